@@ -1,0 +1,1 @@
+"""Catalogues: product photos with fields. `data.sample` draws one, `data.ingest` reads yours."""

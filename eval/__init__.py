@@ -1,0 +1,1 @@
+"""Scoring: predict, compare two runs, hold both backends against the published model."""

@@ -1,0 +1,37 @@
+"""The one exception a user may see: a sentence that names the file, row or flag and the mend."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave (a file, a row, a flag); the message is the whole report."""
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and exit with its status.
+
+    A `UserError` prints as one line and exits 1; a full disk likewise; Ctrl-C exits 130.
+    Anything else is a bug of ours and keeps its traceback.
+    """
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: cannot write{where}: {error.strerror}; free some space or choose another folder", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(status or 0)

@@ -1,0 +1,183 @@
+"""The task: which fields a product has, what the model is asked, what it answers, how an answer is read back.
+
+Training builds its answers and scoring reads them through the same object, so the two cannot drift.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import UserError
+
+FieldKind = Literal["text", "category", "number"]
+ParseStatus = Literal["ok", "missing", "duplicate", "malformed", "truncated"]
+
+# The published training example's prompt and answer (REFERENCE: Burberry price set).
+PROMPT = "<|user|>\n<|image_1|>What is shown in this image?<|end|><|assistant|>\n"
+TEMPLATE = "Product: {title}, Category: {category3_code}, Full Price: {full_price}"
+END = "<|end|>"
+
+_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+_SPECIAL = re.compile(r"<(?=\|[^|<>]*\|>|/?s>|unk>)")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing to read off a photo: `text` (free), `category` (one of a set) or `number` (a price)."""
+
+    name: str
+    kind: FieldKind
+    currency: str | None = None
+
+
+@dataclass(frozen=True)
+class ParsedField:
+    """A field read from an answer: `value` is None unless `status` is "ok". Numbers are floats."""
+
+    value: str | float | None
+    status: ParseStatus
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompt, answer template and fields. Immutable, JSON-serialisable through `to_dict`.
+
+    `template` names each field once in braces; the text before a name is its label. A row without a field
+    leaves out the label too.
+    """
+
+    fields: tuple[Field, ...] = (
+        Field("title", "text"),
+        Field("category3_code", "category"),
+        Field("full_price", "number", "USD"),
+    )
+    prompt: str = PROMPT
+    template: str = TEMPLATE
+    _labels: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names = [item.name for item in self.fields]
+        parts = list(string.Formatter().parse(self.template))
+        used = [name for _, name, _, _ in parts if name is not None]
+        if sorted(used) != sorted(names) or len(set(names)) != len(names):
+            raise UserError(f"the template names {used} but the task's fields are {names}; name each field once, as {{name}}")
+        if parts and parts[-1][1] is None:
+            raise UserError(f"the template ends in text after its last field ({parts[-1][0]!r}); end it with a field")
+        labels = dict(zip(used, (literal for literal, name, _, _ in parts if name is not None)))
+        if any(not labels[name].strip() for name in used[1:]):
+            raise UserError("two fields of the template stand side by side; put a label such as ', Price: ' between them")
+        if len({label.strip(_GLUE) for label in labels.values()}) != len(labels):
+            raise UserError("two fields of the template have the same label; give each its own")
+        order = {name: i for i, name in enumerate(used)}
+        object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda item: order[item.name])))
+        object.__setattr__(self, "_labels", tuple(labels[name] for name in used))
+
+    def answer(self, row: Mapping[str, Any]) -> str:
+        """The text the model should give for `row` (without the end token). Missing fields are left out."""
+        text = ""
+        for item, label in zip(self.fields, self._labels):
+            value = row.get(item.name)
+            if is_missing(value):
+                continue
+            text += (label if text else label.lstrip(_GLUE)) + self.format(item, value)
+        return text
+
+    def format(self, item: Field, value: Any) -> str:
+        """The text of one value: a number as Python's float, text on one line with special tokens defused."""
+        return str(float(value)) if item.kind == "number" else clean_text(str(value))
+
+    def parse(self, text: str, *, truncated: bool = False) -> dict[str, ParsedField]:
+        """Read an answer back, field by field.
+
+        A label that stands twice is "duplicate", none is "missing", a value that does not read is "malformed";
+        with `truncated` (the answer hit its length limit) the last field found is "truncated", since it may be cut.
+        """
+        text = text.split(END)[0]
+        found: dict[str, list[tuple[int, int]]] = {}
+        for item, label in zip(self.fields, self._labels):
+            bare = label.strip(_GLUE)
+            if not bare:  # only a first field may have no label: it starts the text
+                found[item.name] = [(0, 0)]
+                continue
+            spots = [(m.start(), m.end()) for m in re.finditer(r"(?:^|(?<=[\s,;|]))" + re.escape(bare), text)]
+            found[item.name] = spots
+        starts = sorted(start for spots in found.values() for start, _ in spots)
+        parsed: dict[str, ParsedField] = {}
+        last = max(starts, default=0)
+        for item in self.fields:
+            spots = found[item.name]
+            if len(spots) != 1:
+                parsed[item.name] = ParsedField(None, "duplicate" if spots else "missing")
+                continue
+            start, end = spots[0]
+            following = next((s for s in starts if s > start), None)
+            raw = text[end:following]
+            if following is not None:
+                raw = raw.rstrip().rstrip(",;|") if raw.rstrip().endswith((",", ";", "|")) else raw
+            if truncated and start == last:
+                parsed[item.name] = ParsedField(None, "truncated")
+            else:
+                parsed[item.name] = _read(item, raw.strip())
+        return parsed
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as stored in `catalogue.json`."""
+        return {
+            "prompt": self.prompt,
+            "template": self.template,
+            "fields": [
+                {"name": item.name, "kind": item.kind} | ({"currency": item.currency} if item.currency else {})
+                for item in self.fields
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Task:
+        """The inverse of `to_dict`. Raises UserError for an unknown key or kind."""
+        unknown = set(value) - {"prompt", "template", "fields"}
+        if unknown:
+            raise UserError(f"unknown key {sorted(unknown)[0]!r} in the task; known keys: fields, prompt, template")
+        fields = []
+        for item in value.get("fields", [f.__dict__ for f in cls.fields]):
+            extra = set(item) - {"name", "kind", "currency"}
+            if extra:
+                raise UserError(
+                    f"unknown key {sorted(extra)[0]!r} in field {item.get('name')!r}; known keys: currency, kind, name"
+                )
+            if item.get("kind") not in ("text", "category", "number"):
+                raise UserError(f"field {item.get('name')!r} is of kind {item.get('kind')!r}; choose text, category or number")
+            fields.append(Field(item["name"], item["kind"], item.get("currency")))
+        return cls(tuple(fields), value.get("prompt", PROMPT), value.get("template") or default_template(fields))
+
+
+_GLUE = " ,;|\n\t"
+
+
+def default_template(fields: list[Field]) -> str:
+    """`Title: {title}, Category: {category}`: the template where the user gives none."""
+    return ", ".join(f"{item.name.replace('_', ' ').title()}: {{{item.name}}}" for item in fields)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field has no value: None, NaN or blank text."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+
+
+def clean_text(text: str) -> str:
+    """One line, no special tokens: `<|end|>` becomes `‹|end|>`, so user text can never end an answer."""
+    return _SPECIAL.sub("‹", " ".join(text.split()))
+
+
+def _read(item: Field, raw: str) -> ParsedField:
+    if not raw:
+        return ParsedField(None, "malformed")
+    if item.kind != "number":
+        return ParsedField(raw, "ok")
+    if not _NUMBER.fullmatch(raw):
+        return ParsedField(None, "malformed")
+    return ParsedField(float(raw.replace(",", "")), "ok")
