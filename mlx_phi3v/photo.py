@@ -1,0 +1,154 @@
+"""From the bytes of a picture file to the one RGB image that everything else sees."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import UserError
+
+# Pillow's own bound of a picture that is no decompression bomb: 1/4 GiB of RGB.
+MAX_PIXELS = 89_478_485
+MIN_SIDE = 8
+# Beyond this the short side of a resized crop has less than a few pixels.
+MAX_ASPECT = 100
+
+# Plain decoders only: EPS, for one, would start Ghostscript on a stranger's file.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112
+# What Pillow's decoders raise on damaged files, as its own fuzzers list them.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+
+class PhotoError(UserError):
+    """A picture that cannot be used; `reason` is a short fixed word for counting.
+
+    Reasons: "unreadable_file", "not_a_picture", "broken_picture", "too_small", "too_many_pixels", "too_narrow",
+    "unsupported_pixels".
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def open_photo(
+    source: bytes | Path | str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, name: str = "the picture"
+) -> Image.Image:
+    """Decode a picture to RGB, 8 bit, as a person would see it on a white page.
+
+    EXIF orientation is applied, alpha is laid over white, 16 bit is scaled to 8, of an animation the first frame is
+    taken, CMYK and palettes become RGB. Embedded colour profiles are not applied, as in the published code.
+    A plain RGB file comes out as `PIL.Image.open(...).convert("RGB")` gives it, bit for bit.
+
+    `name` stands for the picture in errors where `source` is bytes. Sides and limits are in pixels; both are checked
+    on the header, before anything is decoded.
+
+    Raises PhotoError (a UserError) for a file that is missing, broken, no picture, tiny, huge or a needle.
+    """
+    if not isinstance(source, bytes):
+        name = str(source)
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise PhotoError("unreadable_file", f"picture {name} cannot be read: {error.strerror}") from None
+    image = _open(source, name)
+    _check_size(image.size, name, max_pixels, min_side)
+    try:
+        image.load()
+        image = _oriented(image)
+        return _to_rgb(image, name)
+    except _DECODE_ERRORS as error:
+        if isinstance(error, UserError):
+            raise
+        raise PhotoError(
+            "broken_picture", f"{name} is broken or cut off ({_first_line(error)}); get it again or remove its row"
+        ) from None
+
+
+def is_plain_rgb(data: bytes) -> bool:
+    """Whether a file that `open_photo` accepts is already a clean RGB JPEG or PNG, so that its bytes can be kept."""
+    if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+        return False
+    with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
+        if image.mode != "RGB" or image.has_transparency_data or _orientation(image) in range(2, 9):
+            return False
+        # A 16-bit RGB PNG opens as RGB too (IHDR bit depth), and so does an animated one. A JPEG from a phone
+        # may hold a second picture (MPO) after the first; readers take the first.
+        return image.format != "PNG" or (data[24] == 8 and getattr(image, "n_frames", 1) == 1)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    Image.init()
+    formats = [item for item in _FORMATS if item in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            # Our own limit reports big pictures as an error; Pillow's warning would only be noise before it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError:
+        raise PhotoError("too_many_pixels", f"{name} has far too many pixels; scale it down") from None
+    except _DECODE_ERRORS:
+        raise PhotoError(
+            "not_a_picture", f"{name} is no picture that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+        ) from None
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise PhotoError(
+            "too_many_pixels", f"{name} is {width}x{height}, more than {max_pixels} pixels; scale it down or raise the limit"
+        )
+    if min(size) < min_side:
+        raise PhotoError("too_small", f"{name} is {width}x{height}; a picture needs at least {min_side} pixels a side")
+    if max(size) > MAX_ASPECT * min(size):
+        raise PhotoError("too_narrow", f"{name} is {width}x{height}, longer than {MAX_ASPECT} times its width; crop it")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except _DECODE_ERRORS:
+        return None  # damaged metadata is no reason to lose the picture
+
+
+def _oriented(image: Image.Image) -> Image.Image:
+    if _orientation(image) not in range(2, 9):
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "F":
+        raise PhotoError("unsupported_pixels", f"{name} holds floating-point pixels; save it as PNG or JPEG")
+    if image.mode.startswith("I"):
+        image = _grey16_to_8(image, name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey16_to_8(image: Image.Image, name: str) -> Image.Image:
+    """Grey of 16 bit to 8: 0..65535 to 0..255, rounded (PNG specification, sample depth scaling). [H, W]"""
+    values = np.asarray(image, dtype=np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise PhotoError("unsupported_pixels", f"{name} holds pixels of more than 16 bit; save it as PNG or JPEG")
+    scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
