@@ -54,6 +54,7 @@ _TRIM: Mapping[str, Colour] = {
     "lace": (246, 244, 240),
     "dark": (44, 36, 32),
     "button": (240, 232, 214),
+    "hook": (70, 72, 78),
     "strap": (74, 56, 44),
 }
 _GROUNDS: tuple[Colour, ...] = (
@@ -97,7 +98,7 @@ def _frame(drawing: Drawing, rng: Rng) -> tuple[int, int, NDArray[np.float64], f
     w, h = right - left, bottom - top
     wide, high = w * abs(cosine) + h * abs(sine), w * abs(sine) + h * abs(cosine)
     aspect = float(np.clip((wide / high) ** 0.5 * np.exp(rng.normal(0, 0.22)), 0.5, 2.0))
-    long_side = rng.integers(260, 641)
+    long_side = round(np.exp(rng.uniform(np.log(240), np.log(640))))
     short = max(180, round(long_side * min(aspect, 1 / aspect)))
     width, height = (long_side, short) if aspect >= 1 else (short, long_side)
     scale = rng.uniform(0.72, 0.95) * min(width / wide, height / high)
@@ -116,30 +117,54 @@ def _tile_matrix(rng: Rng, scale: float, angle: float) -> NDArray[np.float64]:
     return np.array([[c, -s, x], [s, c, y]])
 
 
-def _background(rng: Rng, width: int, height: int) -> Picture:
-    ground = np.array(_GROUNDS[rng.integers(len(_GROUNDS))]) * rng.uniform(0.85, 1.08)
-    if rng.random() < 0.25:
-        name = "wall"
-        ground = np.full(3, rng.uniform(205, 250)) + rng.uniform(-6, 6, 3)
-    else:
-        name = textures.BACKGROUNDS[rng.integers(len(textures.BACKGROUNDS))]
+_LUMA = np.array([0.3, 0.59, 0.11])
+
+
+def _ground(rng: Rng, tint: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A background colour that the product's `tint` does not vanish in."""
+    while True:
+        ground = np.array(_GROUNDS[rng.integers(len(_GROUNDS))]) * rng.uniform(0.85, 1.08)
+        if np.abs(ground - tint).max() > 45:
+            return ground
+
+
+def _colourise(shade: NDArray[np.uint8], colour: NDArray[np.float64]) -> Picture:
+    """A grey tile [H, W] (128 neutral) in `colour` -> [H, W, 3]."""
+    ramp = np.clip(np.arange(256)[:, None] / 128 * colour, 0, 255).astype(np.uint8)
+    return np.take(ramp, shade, axis=0)
+
+
+def _background(rng: Rng, width: int, height: int, tint: NDArray[np.float64]) -> Picture:
+    """Wall, floor, carpet or bed sheet, now and then with a second ground or a thing at its edge."""
+    ground = _ground(rng, tint)
+    name = textures.BACKGROUNDS[rng.integers(len(textures.BACKGROUNDS))]
+    if rng.random() < 0.25 and tint @ _LUMA < 200:
+        name, ground = "wall", np.full(3, rng.uniform(205, 250)) + rng.uniform(-6, 6, 3)
     turn = rng.choice([0, 0.5]) * np.pi + rng.uniform(-0.3, 0.3)
-    shade = textures.lay(name, _tile_matrix(rng, rng.uniform(250, 520) / max(width, height), turn), width, height)
-    ramp = np.arange(256)[:, None] / 128 * ground
-    picture = np.clip(ramp, 0, 255).astype(np.uint8)[shade]
-    if name != "wall" and rng.random() < 0.25:  # a hem of cloth, a skirting board: a second ground along one side
-        other = tuple(float(c) for c in _GROUNDS[rng.integers(len(_GROUNDS))])
-        edge = rng.uniform(0.78, 0.95)
-        corner = np.array([(edge, -0.1), (1.1, -0.1), (1.1, 1.1), (edge + rng.uniform(-0.1, 0.1), 1.1)])
+    # Half the resolution is enough behind the product, and a quarter of the work.
+    w, h = (width + 1) // 2, (height + 1) // 2
+    shade = textures.lay(name, _tile_matrix(rng, rng.uniform(250, 520) / max(w, h), turn), w, h)
+    picture = _colourise(shade, ground)
+    if name != "wall" and rng.random() < 0.25:  # a skirting board, the end of the bed
+        edge = rng.uniform(0.8, 0.95)
+        corner = np.array([(edge, -0.1), (1.1, -0.1), (1.1, 1.1), (edge + rng.uniform(-0.08, 0.08), 1.1)]) - 0.5
         spin = [np.eye(2), -np.eye(2), np.array([[0.0, 1.0], [1.0, 0.0]])][rng.integers(3)]
-        corner = (corner - 0.5) @ spin + 0.5
-        _fill(picture, corner * [width, height], np.eye(2, 3), other)
-    return picture
+        _fill(picture, (corner @ spin + 0.5) * [w, h], np.eye(2, 3), _any_colour(rng))
+    if rng.random() < 0.15:  # something that lies about, half out of the picture
+        x, y = (rng.uniform(0, w), rng.choice([0, h])) if rng.random() < 0.5 else (rng.choice([0, w]), rng.uniform(0, h))
+        rx, ry = rng.uniform(0.05, 0.16, 2) * max(w, h)
+        _fill(picture, disc(x, y, rx, ry, steps=int(rng.choice([4, 5, 24]))), np.eye(2, 3), _any_colour(rng))
+    return cv2.resize(picture, (width, height))  # type: ignore[return-value]
+
+
+def _any_colour(rng: Rng) -> Colour:
+    red, green, blue = (float(c) for c in _ground(rng, np.full(3, -255.0)))
+    return red, green, blue
 
 
 def _contrast(rng: Rng, colour: NDArray[np.float64]) -> NDArray[np.float64]:
     """A second colour for a pattern, far from the first in lightness."""
-    light = colour @ [0.3, 0.59, 0.11]
+    light = colour @ _LUMA
     other = np.array(
         COLOURS[("white", "camel", "yellow")[rng.integers(3)]]
         if light < 120
@@ -172,16 +197,17 @@ def _cloth(
         f"folds{rng.integers(4)}", _tile_matrix(rng, rng.uniform(180, 300) / scale, rng.uniform(0, np.pi)), width, height
     )
     shade = cv2.multiply(texture, tone, scale=1 / 128)
-    shade = cv2.multiply(shade, folds, scale=1 / 118)
+    shade = cv2.multiply(shade, folds, scale=1 / 128)
     shade = cv2.multiply(shade, round_mask, scale=1 / 215)
     base = np.clip(colour * (0.9 if material == "leather" else 1.0), 0, 255)
     if pattern == "plain":
-        ramp = np.arange(256)[:, None] / 128 * base
-        picture = np.clip(ramp, 0, 255).astype(np.uint8)[shade]
+        picture = _colourise(shade, base)
     else:
         level = tile_of(pattern, rng.uniform(320, 460))
         ramp = base + np.arange(256)[:, None] / 255 * (_contrast(rng, base) - base)
-        picture = cv2.multiply(np.clip(ramp, 0, 255).astype(np.uint8)[level], cv2.merge([shade] * 3), scale=1 / 128)
+        picture = cv2.multiply(
+            np.take(np.clip(ramp, 0, 255).astype(np.uint8), level, axis=0), cv2.merge([shade] * 3), scale=1 / 128
+        )
     if material == "leather":
         gloss = cv2.multiply(tile_of("gloss", 300.0), tone, scale=1 / 128)
         picture = cv2.add(picture, cv2.merge([gloss] * 3))
@@ -189,6 +215,16 @@ def _cloth(
         sheen = cv2.subtract(shade, np.full_like(shade, 128))
         picture = cv2.addWeighted(picture, 1.0, cv2.merge([sheen] * 3), 0.55, 0)
     return picture  # type: ignore[return-value]
+
+
+def _topstitch(surface: Picture, mask: NDArray[np.uint8], scale: float) -> None:
+    """Light stitches a little inside the outline, as leather goods have."""
+    inset = max(2, round(0.045 * scale))
+    inner = cv2.erode(mask, np.ones((2 * inset + 1, 2 * inset + 1), np.uint8))
+    width = 2 * max(1, round(0.012 * scale)) + 1
+    line = cv2.subtract(inner, cv2.erode(inner, np.ones((width, width), np.uint8)))
+    y, x = np.ogrid[0 : line.shape[0], 0 : line.shape[1]]
+    surface[(line > 128) & ((x + y) % max(5, round(0.08 * scale)) > 0.03 * scale)] = (246, 232, 200)
 
 
 def _emblem(picture: Picture, drawing: Drawing, matrix: NDArray[np.float64], letter: str, dark: bool) -> None:
@@ -221,8 +257,8 @@ def render(rng: Rng, *, shape: str, material: str, colour: str, pattern: str, si
     """
     drawing = SHAPES[shape](rng, size)
     width, height, matrix, scale = _frame(drawing, rng)
-    picture = _background(rng, width, height)
     tint = np.clip(np.array(COLOURS[colour]) * rng.uniform(0.9, 1.1) + rng.uniform(-8, 8, 3), 0, 255)
+    picture = _background(rng, width, height, tint)
 
     corners = np.concatenate([piece.points for piece in drawing.cloth]) @ matrix[:, :2].T + matrix[:, 2]
     low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 2, 0)
@@ -244,17 +280,17 @@ def render(rng: Rng, *, shape: str, material: str, colour: str, pattern: str, si
     round_mask = cv2.addWeighted(cv2.blur(mask, (reach, reach)), 0.55, mask, 0.0, 92)
     surface = _cloth(rng, tone, round_mask, local, tint, material, pattern)  # type: ignore[arg-type]
     window = picture[low[1] : high[1], low[0] : high[0]]
+    if material == "leather":
+        _topstitch(surface, mask, scale)
     share = mask.astype(np.float32) / 255
     window[:] = cv2.blendLinear(surface, np.ascontiguousarray(window), share, 1 - share)
-    if logo:
-        pass
     for accent in drawing.accents:
         _fill(picture, accent.points, matrix, _TRIM[accent.colour])
         if scale * 0.01 > 0.8:
             outline = np.concatenate([accent.points, accent.points[:1]])
             _line(picture, outline, matrix, tuple(0.55 * c for c in _TRIM[accent.colour]), 1)  # type: ignore[arg-type]
     if logo:
-        _emblem(picture, drawing, matrix, letter, dark=bool(tint @ [0.3, 0.59, 0.11] < 150))
+        _emblem(picture, drawing, matrix, letter, dark=bool(tint @ _LUMA < 150))
     return _photograph(rng, picture)
 
 
@@ -265,7 +301,7 @@ def _cast_shadow(rng: Rng, picture: Picture, drawing: Drawing, matrix: NDArray[n
     shrunk = (matrix + np.array([[0, 0, 1], [0, 0, 1]]) * (rng.uniform(-0.08, 0.08, (2, 1)) * scale)) / small
     shadow = np.zeros((height // small + 1, width // small + 1), np.uint8)
     for piece in [*drawing.cloth, *drawing.accents]:
-        _fill(shadow, piece.points, shrunk, 255 * rng.uniform(0.3, 0.3))
+        _fill(shadow, piece.points, shrunk, 76)
     soft = max(3, round(rng.uniform(0.05, 0.14) * scale / small)) | 1
     shadow = cv2.resize(cv2.blur(shadow, (soft, soft)), (width, height))  # type: ignore[assignment]
     picture[:] = cv2.multiply(picture, cv2.merge([255 - shadow] * 3), scale=1 / 255)
@@ -275,11 +311,17 @@ def _photograph(rng: Rng, picture: Picture) -> Picture:
     """Uneven light, a colour cast, a little blur and sensor noise."""
     height, width = picture.shape[:2]
     light = rng.uniform(0.82, 1.12, (2, 2, 1)) * rng.uniform(0.97, 1.03, 3)
-    field = cv2.resize((light * 200).astype(np.float32), (width, height))
-    picture = cv2.multiply(picture, np.clip(field, 0, 255).astype(np.uint8), scale=1 / 200)  # type: ignore[assignment]
+    field = cv2.resize((light * 200).astype(np.uint8), (width, height))
+    if rng.random() < 0.12:  # sun through a window
+        across = rng.uniform(-0.3, 1.0)
+        beam = np.array([(across, 0), (across + 0.35, 0), (across + 0.15, 1), (across - 0.2, 1)]) * [width, height]
+        sun = np.zeros((height, width, 3), np.uint8)
+        _fill(sun, beam, np.eye(2, 3), (44.0, 40.0, 30.0))
+        field = cv2.add(field, sun)
+    picture = cv2.multiply(picture, field, scale=1 / 200)  # type: ignore[assignment]
     if rng.random() < 0.35:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.1))  # type: ignore[assignment]
-    strength = rng.uniform(0.02, 0.22)
+    strength = rng.uniform(0.02, 0.14)
     grain = textures.grain()
     y, x = rng.integers(0, grain.shape[0] - height), rng.integers(0, grain.shape[1] - width)
     return cv2.addWeighted(picture, 1.0, grain[y : y + height, x : x + width], strength, -128 * strength)  # type: ignore[return-value]

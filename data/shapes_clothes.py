@@ -41,6 +41,15 @@ def _sleeves(d: Drawing, rng: Rng, width: float, length: float, upper: float, cu
         )
 
 
+def _hanger(d: Drawing, rng: Rng, width: float) -> None:
+    """Now and then the garment hangs: a hook above the neck."""
+    if rng.random() < 0.25:
+        hook = curve([(0.0, 0.05), (0.0, -0.16), (0.07, -0.22), (0.07, -0.3), (0.0, -0.34), (-0.06, -0.3)])
+        d.accent(band(hook, 0.03), "hook")
+        for side in (1, -1):
+            d.accent(band(np.array([(0.0, 0.0), (side * width * 0.3, 0.05)]), 0.035), "hook")
+
+
 def _body(d: Drawing, width: float, length: float, hem: float, neck: float, dip: float, waist: float = 1.0) -> None:
     """The trunk of a top: neck hole, shoulders at y 0.12, arm holes, waist and hem."""
     half = [
@@ -71,6 +80,7 @@ def tshirt(rng: Rng, size: float) -> Drawing:
     _sleeves(d, rng, width, rng.uniform(0.3, 0.42), 0.38, rng.uniform(0.27, 0.33), rng.uniform(0.5, 0.95))
     dip = rng.uniform(0.08, 0.2)
     _body(d, width, length, width * rng.uniform(0.93, 1.08), neck, dip, rng.uniform(0.9, 1.0))
+    _hanger(d, rng, width)
     d.seam(arc(0, 0, neck + 0.05, dip + 0.055, 0.0, 0.5), 0.014, 0.7)
     d.logo = (0.0, 0.5, 0.24)
     return d
@@ -93,6 +103,7 @@ def shirt(rng: Rng, size: float) -> Drawing:
         d.button(0.0, float(y), 0.026)
     if rng.random() < 0.7:
         d.seam([(0.14, 0.42), (0.36, 0.42), (0.36, 0.63), (0.25, 0.68), (0.14, 0.63), (0.14, 0.42)], 0.014, 0.6)
+    _hanger(d, rng, width)
     d.logo = (-0.26, 0.55, 0.19)
     return d
 
@@ -114,6 +125,7 @@ def sweater(rng: Rng, size: float) -> Drawing:
         d.seam([(0.0, dip), (0.0, length)], 0.02, 0.45)
         for y in np.linspace(dip + 0.1, length - 0.2, 5):
             d.button(0.04, float(y), 0.034)
+    _hanger(d, rng, width)
     d.logo = (0.0 if not deep else -0.27, 0.55, 0.22 if not deep else 0.19)
     return d
 
@@ -172,6 +184,7 @@ def coat(rng: Rng, size: float) -> Drawing:
             0.016,
             0.5,
         )
+    _hanger(d, rng, width)
     d.logo = (-0.33, 0.62, 0.18)
     return d
 

@@ -53,7 +53,7 @@ def _wool() -> Grey:
     columns = 16
     slant = np.abs((x * columns) % 1 - 0.5)
     stitch = np.sin(2 * np.pi * (y * columns * 1.5 - slant * 1.6))
-    groove = np.where(slant > 0.42, -0.55, 0.0) + np.where(slant < 0.06, -0.15, 0.0)
+    groove = np.where(slant > 0.42, -0.5, 0.0) + np.where(slant < 0.06, -0.12, 0.0)
     return _shade(0.98 + 0.24 * stitch + groove + 0.1 * _noise(2, 64))
 
 
@@ -65,23 +65,41 @@ def _silk() -> Grey:
     return _shade(1.05 + 0.42 * np.sign(band) * np.abs(band) ** 1.5)
 
 
+def _lit(height: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    """Light from the upper left on a relief: its slope over `step` pixels, in about -1..1."""
+    slope = height - np.roll(height, (step, step), (0, 1))
+    return np.clip(slope / (2.5 * slope.std()), -1, 1).astype(np.float32)
+
+
 def _leather() -> Grey:
-    """Creases and pebbled grain."""
-    crease = np.abs(_noise(4, 8, 2))
-    grain = np.abs(_noise(5, 32, 2))
-    return _shade(0.85 - 0.55 * np.exp(-((crease / 0.07) ** 2)) - 0.28 * np.exp(-((grain / 0.16) ** 2)) + 0.1 * grain)
+    """Pebbled grain with dark grooves between the pebbles."""
+    x, y = _axes()
+    rng = np.random.default_rng(4)
+    cells = 28
+    # The nearest two of one jittered point per cell: a groove runs where they are equally far.
+    grid = rng.uniform(0.15, 0.85, (cells, cells, 2)).astype(np.float32)
+    column, row = np.floor(x * cells).astype(int), np.floor(y * cells).astype(int)
+    near = np.full((SIZE, SIZE), 9, np.float32)
+    second = near.copy()
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            point = grid[(row + dy) % cells, (column + dx) % cells]
+            away = np.hypot(column + dx + point[..., 0] - x * cells, row + dy + point[..., 1] - y * cells)
+            second = np.minimum(second, np.maximum(near, away))
+            near = np.minimum(near, away)
+    groove = np.exp(-(((second - near) / 0.16) ** 2))
+    return _shade(1.0 - 0.5 * groove + 0.25 * np.clip(0.5 - near, 0, 1) + 0.1 * _lit(_noise(5, 8, 2), 6))
 
 
 def _gloss() -> Grey:
-    """Light that leather throws back: sharp-edged spots to add, not to multiply."""
-    glow = _noise(6, 8, 2)
-    return np.clip((glow - 0.35) * 420, 0, 120).astype(np.uint8)
+    """Light that leather throws back, to add and not to multiply: bright ridges along creases."""
+    return np.clip((_lit(_noise(6, 4, 2), 10) - 0.25) * 190, 0, 130).astype(np.uint8)
 
 
 def _folds(seed: int) -> Grey:
-    """Wrinkles of a worn or laid-out garment, long in one direction."""
-    ridge = 1 - np.abs(_noise(seed, 4, 3))
-    return _shade(0.72 + 0.32 * ridge)
+    """Wrinkles of a worn or laid-out garment, longer one way than the other."""
+    relief = _noise(seed, 4, 3)
+    return _shade(1.0 + 0.2 * _lit(relief, 12) + 0.05 * _lit(relief, 4))
 
 
 def _check() -> Grey:
@@ -120,16 +138,15 @@ def _wood() -> Grey:
     board = np.floor(x * boards)
     rng = np.random.default_rng(7)
     tint = rng.uniform(-0.12, 0.12, boards).astype(np.float32)[board.astype(int) % boards]
-    grain = np.sin(
-        2 * np.pi * (x * 48 + 0.7 * cv2.resize(_noise(8, 4), (SIZE, SIZE)) + 0.3 * np.sin(2 * np.pi * (y + board / 3)))
-    )
+    grain = np.sin(2 * np.pi * (x * 48 + 0.7 * _noise(8, 4) + 0.3 * np.sin(2 * np.pi * (y + board / 3))))
     gap = np.where((x * boards) % 1 < 0.03, -0.35, 0.0)
     return _shade(1 + tint + 0.06 * grain + gap + 0.05 * _noise(9, 64))
 
 
 def _sheet() -> Grey:
-    """A bed sheet: soft creases everywhere."""
-    return _shade(1.02 - 0.35 * np.exp(-((np.abs(_noise(10, 4, 3)) / 0.16) ** 2)) + 0.1 * _noise(11, 4))
+    """A crumpled bed sheet."""
+    relief = _noise(10, 4, 4)
+    return _shade(1 + 0.26 * _lit(np.abs(relief), 10) + 0.12 * _lit(relief, 24))
 
 
 def _tiles() -> Grey:
@@ -151,7 +168,7 @@ def _quilt() -> Grey:
 def _rug() -> Grey:
     x, y = _axes()
     wave = np.sin(2 * np.pi * 3 * x + 2 * _noise(15, 4)) * np.sin(2 * np.pi * 3 * y + 2 * _noise(16, 4))
-    return _shade(1 + 0.35 * np.sign(wave) * np.minimum(1, np.abs(wave) * 4) + 0.1 * _noise(17, 128))
+    return _shade(1 + 0.22 * np.sign(wave) * np.minimum(1, np.abs(wave) * 4) + 0.1 * _noise(17, 128))
 
 
 def _wall() -> Grey:
