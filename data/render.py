@@ -73,6 +73,7 @@ _GROUNDS: tuple[Colour, ...] = (
     (128, 146, 170),
 )
 _FRACTION_BITS = 4  # sub-pixel digits of OpenCV's fixed-point coordinates
+_LIGHT = 24  # cells across the map of light, which is stretched over the picture
 JPEG_QUALITY = 90
 
 
@@ -97,7 +98,7 @@ def _frame(drawing: Drawing, rng: Rng) -> tuple[int, int, NDArray[np.float64], f
     cosine, sine = np.cos(angle), np.sin(angle)
     w, h = right - left, bottom - top
     wide, high = w * abs(cosine) + h * abs(sine), w * abs(sine) + h * abs(cosine)
-    aspect = float(np.clip((wide / high) ** 0.5 * np.exp(rng.normal(0, 0.22)), 0.5, 2.0))
+    aspect = float(np.clip((wide / high) ** 0.7 * np.exp(rng.normal(0, 0.2)), 0.5, 2.0))
     long_side = round(np.exp(rng.uniform(np.log(240), np.log(640))))
     short = max(180, round(long_side * min(aspect, 1 / aspect)))
     width, height = (long_side, short) if aspect >= 1 else (short, long_side)
@@ -311,13 +312,14 @@ def _photograph(rng: Rng, picture: Picture) -> Picture:
     """Uneven light, a colour cast, a little blur and sensor noise."""
     height, width = picture.shape[:2]
     light = rng.uniform(0.82, 1.12, (2, 2, 1)) * rng.uniform(0.97, 1.03, 3)
-    field = cv2.resize((light * 200).astype(np.uint8), (width, height))
+    field = cv2.resize((light * 200).astype(np.uint8), (_LIGHT, _LIGHT))
     if rng.random() < 0.12:  # sun through a window
-        across = rng.uniform(-0.3, 1.0)
-        beam = np.array([(across, 0), (across + 0.35, 0), (across + 0.15, 1), (across - 0.2, 1)]) * [width, height]
-        sun = np.zeros((height, width, 3), np.uint8)
+        x = rng.uniform(-0.3, 1.0)
+        beam = np.array([(x, -0.1), (x + 0.35, -0.1), (x + 0.15, 1.1), (x - 0.2, 1.1)]) * _LIGHT
+        sun = np.zeros((_LIGHT, _LIGHT, 3), np.uint8)
         _fill(sun, beam, np.eye(2, 3), (44.0, 40.0, 30.0))
         field = cv2.add(field, sun)
+    field = cv2.resize(field, (width, height))
     picture = cv2.multiply(picture, field, scale=1 / 200)  # type: ignore[assignment]
     if rng.random() < 0.35:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.1))  # type: ignore[assignment]

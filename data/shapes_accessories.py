@@ -40,9 +40,17 @@ def sneakers(rng: Rng, size: float) -> Drawing:
     for t in np.linspace(0.0, 1.0, 5):
         x, y = -0.3 + 0.62 * t, -ankle + 0.16 + (ankle - 0.52) * t
         d.accent(band(np.array([(x - 0.06, y - 0.02), (x + 0.05, y + 0.13)]), 0.045), "lace")
-    tread = [(-1.0, -0.03), (1.06, -0.03), (1.1, sole * 0.4), (0.98, sole), (-0.98, sole), (-1.05, sole * 0.5)]
-    d.accent(curve(tread, True), "sole")
-    d.accent(box(-1.0, sole - 0.05, 1.0, sole + 0.01), "dark")
+    toe = min(0.1, sole * 0.5)
+    tread = [
+        (-1.03, -0.04),
+        (1.05, -0.06),
+        (1.09, sole * 0.3),
+        (1.06 - toe, sole),
+        (-1.0 + toe * 0.4, sole),
+        (-1.05, sole * 0.5),
+    ]
+    d.accent(tread, "sole")
+    d.accent(box(-1.0, sole - 0.04, 1.06 - toe, sole + 0.015), "dark")
     d.logo = (-0.06, -0.2, 0.17)
     return d
 

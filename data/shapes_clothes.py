@@ -76,7 +76,7 @@ def _top(d: Drawing, rng: Rng, size: float, short: float, long: float) -> tuple[
 def tshirt(rng: Rng, size: float) -> Drawing:
     """Short sleeves, round or V neck; a tunic is half as long again."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.05, 1.75)
+    width, length, neck = _top(d, rng, size, 1.15, 1.95)
     _sleeves(d, rng, width, rng.uniform(0.3, 0.42), 0.38, rng.uniform(0.27, 0.33), rng.uniform(0.5, 0.95))
     dip = rng.uniform(0.08, 0.2)
     _body(d, width, length, width * rng.uniform(0.93, 1.08), neck, dip, rng.uniform(0.9, 1.0))
@@ -89,7 +89,7 @@ def tshirt(rng: Rng, size: float) -> Drawing:
 def shirt(rng: Rng, size: float) -> Drawing:
     """Collar, button line, chest pocket; long or short sleeves."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.15, 1.85)
+    width, length, neck = _top(d, rng, size, 1.25, 2.05)
     long = rng.random() < 0.7
     reach = rng.uniform(1.0, 1.15) if long else rng.uniform(0.36, 0.45)
     _sleeves(d, rng, width, reach, 0.36, 0.2 if long else 0.32, rng.uniform(0.15, 0.5) if long else rng.uniform(0.5, 0.9))
@@ -111,7 +111,7 @@ def shirt(rng: Rng, size: float) -> Drawing:
 def sweater(rng: Rng, size: float) -> Drawing:
     """Long sleeves, ribbed neck, cuffs and hem; some open as a cardigan."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.0, 1.7)
+    width, length, neck = _top(d, rng, size, 1.1, 1.9)
     _sleeves(d, rng, width, rng.uniform(0.95, 1.15), 0.4, 0.2, rng.uniform(0.12, 0.5))
     deep = rng.random() < 0.3
     dip = 0.4 if deep else rng.uniform(0.09, 0.14)
@@ -133,7 +133,7 @@ def sweater(rng: Rng, size: float) -> Drawing:
 def coat(rng: Rng, size: float) -> Drawing:
     """Open front with lapels or a hood, buttons or zip, pockets, belt; a jacket or down to the calf."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.15, 2.35)
+    width, length, neck = _top(d, rng, size, 1.3, 2.5)
     width += 0.08
     sleeveless = rng.random() < 0.12
     if not sleeveless:
@@ -289,6 +289,6 @@ def shorts(rng: Rng, size: float) -> Drawing:
     d = Drawing()
     waist = rng.uniform(0.46, 0.54)
     length = _between(0.7, 1.25, size) * rng.uniform(0.94, 1.06)
-    _legs(d, rng, waist, length, rng.uniform(0.52, 0.6), rng.uniform(0.05, 0.12), rng.uniform(0.48, 0.54))
+    _legs(d, rng, waist, length, rng.uniform(0.42, 0.52), rng.uniform(0.05, 0.1), rng.uniform(0.48, 0.54))
     d.logo = (0.34, length * 0.7, 0.16)
     return d
