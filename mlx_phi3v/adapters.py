@@ -1,0 +1,205 @@
+"""LoRA adapters in PEFT's file format, read and written by both backends.
+
+Keys are PEFT's: `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], and
+`base_model.model.<module>.weight` for a module trained in full. Values are fp32 numpy arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .config import ModelConfig
+from .errors import UserError
+from .files import atomic_path, read_json, write_json
+from .weights import expected_tensors, is_unused
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+# Microsoft's fine-tuning targets for Phi-3-vision, by group.
+LANGUAGE = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+VISION = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+PROJECTOR = ("img_projection.0", "img_projection.2")
+SEPARATORS = ("glb_GN", "sub_GN")
+LM_HEAD = ("lm_head",)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What is adapted and how: PEFT's LoraConfig as far as it is supported."""
+
+    r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | str = (*LANGUAGE, *VISION, *PROJECTOR)
+    modules_to_save: tuple[str, ...] = ()
+    use_rslora: bool = False
+    base_model_name_or_path: str = ""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the low-rank product: alpha / r (alpha / sqrt(r) with rank-stabilised LoRA)."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    def targets(self, module: str) -> bool:
+        """Whether `module` gets LoRA, by PEFT's rule: a regular expression, or a list of name endings."""
+        if isinstance(self.target_modules, str):
+            if self.target_modules == "all-linear":
+                return module != "lm_head"
+            return re.fullmatch(self.target_modules, module) is not None
+        return _ends_with(module, self.target_modules)
+
+    def trains_image_side(self, config: ModelConfig) -> bool:
+        """Whether anything before the language trunk changes: tower, projector or separators."""
+        return any(name.startswith("model.vision_embed_tokens.") for name in adapter_shapes(config, self).modules)
+
+
+def _ends_with(module: str, endings: tuple[str, ...]) -> bool:
+    return any(module == ending or module.endswith("." + ending) for ending in endings)
+
+
+@dataclass(frozen=True)
+class AdapterShapes:
+    """Shapes of an adapter's tensors by key, and the names of the modules they change."""
+
+    lora: dict[str, tuple[int, int]]
+    saved: dict[str, tuple[int, ...]]
+    tensors: dict[str, tuple[int, ...]]
+
+    @property
+    def modules(self) -> list[str]:
+        """All changed modules."""
+        return [*self.lora, *(name.rpartition(".")[0] for name in self.saved)]
+
+
+def saved_key(tensor: str) -> str:
+    """PEFT's key of a fully trained tensor. The separators are bare parameters; as modules they hold a `weight`."""
+    return PREFIX + (tensor + ".weight" if tensor.endswith(SEPARATORS) else tensor)
+
+
+def adapter_shapes(config: ModelConfig, adapter: AdapterConfig) -> AdapterShapes:
+    """What an adapter of this configuration holds for this model. Raises UserError where nothing matches."""
+    lora: dict[str, tuple[int, int]] = {}
+    saved: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected_tensors(config).items():
+        module = name.rpartition(".")[0]
+        if is_unused(name, config):
+            continue
+        if _ends_with(name if name.endswith(SEPARATORS) else module, adapter.modules_to_save):
+            saved[name + ".weight" if name.endswith(SEPARATORS) else name] = shape
+        elif (
+            name.endswith(".weight")
+            and len(shape) == 2
+            and "embed" not in module.rpartition(".")[2]
+            and adapter.targets(module)
+        ):
+            lora[module] = (shape[0], shape[1])
+    if not lora and not saved:
+        raise UserError(f"no module of the model matches target_modules {adapter.target_modules!r}; nothing would be trained")
+    tensors: dict[str, tuple[int, ...]] = {}
+    for module, (rows, columns) in lora.items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = (adapter.r, columns)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = (rows, adapter.r)
+    tensors |= {PREFIX + name: shape for name, shape in saved.items()}
+    return AdapterShapes(lora, saved, tensors)
+
+
+def init_adapter(config: ModelConfig, adapter: AdapterConfig, seed: int) -> dict[str, np.ndarray]:
+    """Fresh LoRA tensors, the same on both backends: A uniform in +-1/sqrt(in) (PEFT's Kaiming rule), B zero.
+
+    Fully trained tensors are not in it: they start from the checkpoint.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for module, (rows, columns) in adapter_shapes(config, adapter).lora.items():
+        random = np.random.Generator(np.random.PCG64([seed, zlib.crc32(module.encode())]))
+        bound = 1 / math.sqrt(columns)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = random.uniform(-bound, bound, (adapter.r, columns)).astype(np.float32)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = np.zeros((rows, adapter.r), np.float32)
+    return tensors
+
+
+def save_adapter(folder: Path, adapter: AdapterConfig, tensors: dict[str, np.ndarray], fingerprint: str) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`, as `peft.PeftModel` reads them."""
+    values: dict[str, Any] = {
+        "peft_type": "LORA", "task_type": None, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+        "init_lora_weights": True, "use_dora": False, **asdict(adapter),
+    }  # fmt: skip
+    values["modules_to_save"] = list(adapter.modules_to_save) or None
+    ordered = {key: np.ascontiguousarray(tensors[key], np.float32) for key in sorted(tensors)}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file(ordered, temporary, metadata={"format": "pt", "base_fingerprint": fingerprint})
+    write_json(folder / CONFIG_FILE, values)
+
+
+def resolve_adapter(path: Path | str) -> Path:
+    """The adapter folder of `path`: itself, or the best (else last) checkpoint of a training run."""
+    path = Path(path).expanduser()
+    for folder in (path, path / "best", path / "last"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise UserError(f"--adapter {path} is no adapter and no training run: it has no {CONFIG_FILE}")
+
+
+def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
+    """Read an adapter and check it against the base model.
+
+    Raises UserError where it is broken, for another base, of an unsupported kind, or does not fit tensor for tensor.
+    """
+    folder = resolve_adapter(path)
+    raw = read_json(folder / CONFIG_FILE, "adapter configuration")
+    if raw.get("peft_type", "LORA") != "LORA":
+        raise UserError(f"{folder} is a {raw['peft_type']} adapter; only LoRA is supported")
+    for key, plain in (
+        ("use_dora", False),
+        ("bias", "none"),
+        ("rank_pattern", {}),
+        ("alpha_pattern", {}),
+        ("fan_in_fan_out", False),
+    ):
+        if raw.get(key) not in (plain, None):
+            raise UserError(f"{folder}: {key} = {raw[key]!r} is not supported; use an adapter without it")
+    targets = raw.get("target_modules") or ()
+    adapter = AdapterConfig(
+        r=int(raw["r"]),
+        lora_alpha=raw["lora_alpha"],
+        lora_dropout=float(raw.get("lora_dropout") or 0.0),
+        target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
+        modules_to_save=tuple(raw.get("modules_to_save") or ()),
+        use_rslora=bool(raw.get("use_rslora")),
+        base_model_name_or_path=raw.get("base_model_name_or_path") or "",
+    )
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="np") as file:
+            made_for = (file.metadata() or {}).get("base_fingerprint")
+            tensors = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, FileNotFoundError, TypeError) as error:
+        raise UserError(f"{folder / WEIGHTS_FILE} is missing or damaged ({error}); copy the adapter again") from None
+    if made_for and made_for != fingerprint:
+        raise UserError(
+            f"adapter {folder} was trained on another base ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
+            f"{made_for[:12]}, this model has {fingerprint[:12]}); give the --model it was trained on"
+        )
+    tensors = {k: v for k, v in tensors.items() if not is_unused(k.removeprefix(PREFIX), config)}
+    expected = adapter_shapes(config, adapter).tensors
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"extra {key}" for key in tensors if key not in expected]
+    problems += [
+        f"{key} is {list(tensors[key].shape)}, the model asks for {list(shape)}"
+        for key, shape in expected.items()
+        if key in tensors and tensors[key].shape != shape
+    ]
+    if problems:
+        raise UserError(
+            f"adapter {folder} does not fit this model: {'; '.join(problems[:5])} ({len(problems)} in all); "
+            "is it for another base?"
+        )
+    return adapter, tensors

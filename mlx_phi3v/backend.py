@@ -1,0 +1,130 @@
+"""What a backend can do, and the only place that chooses one.
+
+Everything that crosses this border is numpy or plain Python, so that the loops above it are written once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .adapters import AdapterConfig
+from .batches import Batch
+from .config import ModelConfig
+from .errors import UserError
+
+BACKENDS = ("mlx", "torch")
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with bias correction and decoupled weight decay."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-7
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Outputs of one whole pass, fp32: hidden states per layer [B, T, H] and logits [B, T', V]."""
+
+    hidden_states: list[np.ndarray]
+    logits: np.ndarray
+
+
+class Backend(Protocol):
+    """A loaded model that can be adapted, trained and asked."""
+
+    name: str
+    config: ModelConfig
+    folder: Path
+    dtype: str
+
+    def device_info(self) -> dict[str, Any]:
+        """Name, chip, BLAS, threads: what a run's manifest says of the machine."""
+
+    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+        """Put a LoRA adapter (PEFT keys, fp32) on the base model. Call once."""
+
+    def adapter_tensors(self) -> dict[str, np.ndarray]:
+        """The adapter's current tensors (PEFT keys, fp32)."""
+
+    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+        """Make the optimiser for the adapter's tensors and set the gradients to zero."""
+
+    def optimizer_tensors(self) -> dict[str, np.ndarray]:
+        """AdamW's moments by PEFT key: `KEY.exp_avg`, `KEY.exp_avg_sq` (fp32)."""
+
+    def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
+        """Restore adapter and moments as they were after `step` updates."""
+
+    def seed(self, value: int) -> None:
+        """Seed dropout."""
+
+    def accumulate(self, batch: Batch) -> float:
+        """Add the gradient of the batch's summed token loss; that sum."""
+
+    def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
+        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; the norm before clipping."""
+
+    def loss(self, batch: Batch) -> float:
+        """Summed token loss without gradients (and without dropout)."""
+
+    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
+        """Read left-padded prompts: logits of the next token, fp32 [B, V], and the cache."""
+
+    def decode(self, cache: Any, tokens: np.ndarray) -> np.ndarray:
+        """Append one token per row, int64 [B]: logits of the next, fp32 [B, V]."""
+
+    def keep_rows(self, cache: Any, rows: list[int]) -> None:
+        """Drop all other rows from the cache."""
+
+    def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
+        """Every layer's hidden states, and logits of positions `logits_from` on."""
+
+    def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
+        """Mean token loss and its gradient by the base model's tensors `names` (checkpoint keys)."""
+
+    def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Projected feature table of crops [N, 3, 336, 336]: fp32 [N * g^2 + 2, H]."""
+
+    def peak_memory(self) -> int:
+        """Most bytes used so far by arrays (device memory) or, on a CPU, by the process."""
+
+    def world(self) -> tuple[int, int]:
+        """(rank, number of ranks) of a distributed run; (0, 1) otherwise."""
+
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum of `values` over all ranks."""
+
+
+def default_backend() -> str:
+    """MLX where it is installed, else torch."""
+    return "mlx" if importlib.util.find_spec("mlx") else "torch"
+
+
+def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options: Any) -> Backend:
+    """Load the model in `folder` on backend `name`. dtype None: fp32 on a CPU, bf16 on an accelerator.
+
+    Raises UserError where the backend is not installed or the checkpoint does not fit.
+    """
+    package = {"mlx": "mlx", "torch": "torch"}.get(name)
+    if package is None:
+        raise UserError(f"--backend {name!r} is unknown; choose mlx or torch")
+    if importlib.util.find_spec(package) is None:
+        extra = "" if name == "mlx" else "[torch]"
+        raise UserError(
+            f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
+        )
+    module = importlib.import_module(f"mlx_phi3v.backend_{name}.backend")
+    backend: Backend = module.load(folder, dtype=dtype, **options)
+    return backend

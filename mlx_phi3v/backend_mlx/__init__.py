@@ -1,0 +1,8 @@
+"""Phi-3-V in MLX. The files mirror `backend_torch`: same files, classes, methods and names, in the same order."""
+
+import sys
+
+if sys.platform == "linux":
+    from ..linux_blas import load
+
+    load()

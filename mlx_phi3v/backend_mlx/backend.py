@@ -1,0 +1,292 @@
+"""The MLX backend: the model behind `backend.Backend`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import psutil
+from mlx.utils import tree_flatten, tree_map
+
+from ..adapters import AdapterConfig, adapter_shapes
+from ..backend import Forward, OptimizerConfig
+from ..batches import Batch
+from ..config import ModelConfig, load_model_config
+from ..prompts import IGNORE
+from ..weights import VISION, is_unused, open_checkpoint
+from . import lora
+from .mlx_vlm_parts import BatchKVCache
+from .model import Phi3VForCausalLM
+from .quantized import quantize_language
+
+
+def load(folder: Path, *, dtype: str | None = None) -> MLXBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU, bf16 on Metal or CUDA."""
+    config = load_model_config(folder)
+    dtype = dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
+    model = Phi3VForCausalLM(config)
+    if config.quantization:
+        quantize_language(model, config.quantization)
+    tensors = open_checkpoint(folder, config)
+    target = getattr(mx, dtype)
+    files = {info.file for info in tensors.values()}
+    arrays = {name: array for file in sorted(files) for name, array in mx.load(str(file)).items()}
+    weights = []
+    for name in tensors:
+        if is_unused(name, config):
+            continue
+        array = arrays.pop(name)
+        weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
+    del arrays
+    model.load_weights(weights)  # strict: every parameter of the model, and no other
+    for _, array in weights:  # one by one, so that the stored and the cast copy are never both whole
+        mx.eval(array)
+    model.freeze()
+    model.eval()
+    return MLXBackend(model, config, folder, dtype)
+
+
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
+
+
+@dataclass
+class Cache:
+    """KV cache of a batch. valid: [B, S], False on padding; lengths: [B], tokens of each row so far."""
+
+    layers: list[Any]
+    valid: np.ndarray
+    lengths: np.ndarray
+
+
+class MLXBackend:
+    """See `backend.Backend`."""
+
+    name = "mlx"
+
+    def __init__(self, model: Phi3VForCausalLM, config: ModelConfig, folder: Path, dtype: str) -> None:
+        self.model = model
+        self.config = config
+        self.folder = folder
+        self.dtype = dtype
+        self.keys: list[str] = []
+        self.optimizer: optim.AdamW
+        self.grads: Any = None
+        self.group = mx.distributed.init()
+        self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self._loss(*arrays))
+
+    def device_info(self) -> dict[str, Any]:
+        """See `backend.Backend`."""
+        info = mx.device_info()
+        blas = None
+        if platform.system() == "Linux":
+            from .. import linux_blas
+
+            blas = linux_blas.loaded
+        return {
+            "name": "cpu" if mx.default_device() == mx.cpu else "gpu",
+            "chip": info.get("device_name") or info.get("architecture") or platform.processor() or platform.machine(),
+            "dtype": self.dtype,
+            "blas": blas,
+            "tf32": None,
+            "threads": psutil.cpu_count(),
+        }
+
+    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+        """See `backend.Backend`."""
+        self.keys = sorted(adapter_shapes(self.config, adapter).tensors)
+        lora.add_lora(self.model, self.config, adapter, tensors, trainable)
+
+    def adapter_tensors(self) -> dict[str, np.ndarray]:
+        """See `backend.Backend`."""
+        return lora.adapter_tensors(self.model, self.keys)
+
+    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+        """See `backend.Backend`."""
+        self.model.model.gradient_checkpointing = grad_checkpoint
+        self.optimizer = optim.AdamW(
+            learning_rate=0.0,
+            betas=list(optimizer.betas),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            bias_correction=True,
+        )
+        self.optimizer.init(self.model.trainable_parameters())
+        self.grads = None
+
+    def optimizer_tensors(self) -> dict[str, np.ndarray]:
+        """See `backend.Backend`."""
+        state = dict(tree_flatten(self.optimizer.state))
+        tensors = {}
+        for ours, theirs in (("exp_avg", "m"), ("exp_avg_sq", "v")):
+            moments = {name.removesuffix("." + theirs): value for name, value in state.items() if name.endswith("." + theirs)}
+            tensors |= {f"{key}.{ours}": value for key, value in lora.from_mlx(moments, self.keys).items()}
+        return tensors
+
+    def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
+        """See `backend.Backend`."""
+        lora.set_adapter_tensors(self.model, adapter)
+        by_name = {}
+        for ours, theirs in (("exp_avg", "m"), ("exp_avg_sq", "v")):
+            moments = {key.removesuffix("." + ours): value for key, value in optimizer.items() if key.endswith("." + ours)}
+            by_name[theirs] = lora.to_mlx(moments)
+        state = dict(tree_flatten(self.optimizer.state))
+        for name in state:
+            parameter, _, moment = name.rpartition(".")
+            if moment in by_name and parameter in by_name[moment]:
+                set_leaf(self.optimizer.state, name, by_name[moment][parameter])
+        self.optimizer.state["step"] = mx.array(step, mx.uint64)
+        mx.eval(self.optimizer.state)
+
+    def seed(self, value: int) -> None:
+        """See `backend.Backend`."""
+        mx.random.seed(value)
+
+    def accumulate(self, batch: Batch) -> float:
+        """See `backend.Backend`."""
+        loss, grads = self._loss_and_grad(*self._loss_inputs(batch))
+        self.grads = grads if self.grads is None else tree_map(mx.add, self.grads, grads)
+        mx.eval(loss, self.grads)
+        return loss.item()
+
+    def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
+        """See `backend.Backend`."""
+        grads = self.grads
+        if self.group.size() > 1:
+            grads = tree_map(lambda g: mx.distributed.all_sum(g, group=self.group), grads)
+        grads = tree_map(lambda g: g / max(tokens, 1), grads)
+        norm = mx.sqrt(sum(g.square().sum() for _, g in tree_flatten(grads)))
+        # The same guard as torch.nn.utils.clip_grad_norm_.
+        scale = mx.minimum(max_grad_norm / (norm + 1e-6), 1.0) if max_grad_norm > 0 else mx.array(1.0)
+        self.optimizer.learning_rate = lr
+        self.optimizer.update(self.model, tree_map(lambda g: g * scale, grads))
+        self.grads = None
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
+        return norm.item()
+
+    def loss(self, batch: Batch) -> float:
+        """See `backend.Backend`."""
+        self.model.eval()
+        value = self._loss(*self._loss_inputs(batch)).item()
+        self.model.train()
+        return value
+
+    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
+        """See `backend.Backend`."""
+        padding = (~batch.attention_mask).sum(1).tolist()
+        layers = [BatchKVCache(padding) for _ in range(self.config.num_hidden_layers)]
+        cache = Cache(layers, batch.attention_mask, batch.attention_mask.sum(1))
+        hidden = self._hidden(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=layers)
+        return to_numpy(self.model.lm_head(hidden[:, -1])), cache
+
+    def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        cache.valid = np.concatenate([cache.valid, np.ones((len(tokens), 1), bool)], axis=1)
+        cache.lengths = cache.lengths + 1
+        hidden = self.model.model(
+            self.model.model.embed_tokens(mx.array(tokens)[:, None]),
+            mx.array(cache.lengths - 1)[:, None],
+            mx.array(cache.lengths),
+            None if cache.valid.all() else mx.array(cache.valid)[:, None, None],
+            cache.layers,
+        )
+        return to_numpy(self.model.lm_head(hidden[:, -1]))
+
+    def keep_rows(self, cache: Cache, rows: list[int]) -> None:
+        """See `backend.Backend`."""
+        for layer in cache.layers:
+            layer.filter(mx.array(rows))
+        cache.lengths = cache.lengths[rows]
+        cache.valid = cache.valid[rows][:, -layer.size() :]  # mlx-vlm's cache also drops columns that only padded
+
+    def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
+        """See `backend.Backend`."""
+        states: list[mx.array] = []
+        hidden = self._hidden(*self._inputs(batch), mask="causal", every_layer=states)
+        return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
+
+    def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
+        """See `backend.Backend`."""
+        self.model.freeze()
+        parameters = {name: parameter_name(name) for name in names}
+        for parameter in parameters.values():
+            module, _, key = parameter.rpartition(".")
+            lora.model_module(self.model, module).unfreeze(keys=[key], recurse=False)
+        loss, grads = self._loss_and_grad(*self._loss_inputs(batch))
+        flat = dict(tree_flatten(grads))
+        result = {name: to_numpy(flat[parameter]) / batch.answer_tokens for name, parameter in parameters.items()}
+        self.model.freeze()
+        return loss.item() / batch.answer_tokens, result
+
+    def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        return to_numpy(self.model.features(mx.array(pixel_values)))
+
+    def peak_memory(self) -> int:
+        """See `backend.Backend`."""
+        return int(mx.get_peak_memory())
+
+    def world(self) -> tuple[int, int]:
+        """See `backend.Backend`."""
+        return self.group.rank(), self.group.size()
+
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        return np.array(mx.distributed.all_sum(mx.array(values), group=self.group))
+
+    def _inputs(self, batch: Batch) -> tuple[mx.array, ...]:
+        lengths = batch.attention_mask.sum(1)
+        return tuple(map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, batch.pixel_values)))
+
+    def _loss_inputs(self, batch: Batch) -> tuple[mx.array, ...]:
+        shifted = batch.labels[:, 1:]
+        rows, columns = np.nonzero(shifted != IGNORE)
+        label_index = mx.array(rows * batch.labels.shape[1] + columns)
+        return (*self._inputs(batch), label_index, mx.array(shifted[rows, columns]))
+
+    def _hidden(
+        self,
+        input_ids: mx.array,
+        positions: mx.array,
+        lengths: mx.array,
+        image_index: mx.array,
+        pixel_values: mx.array,
+        mask: mx.array | str | None = "causal",
+        cache: list[Any] | None = None,
+        every_layer: list[mx.array] | None = None,
+    ) -> mx.array:
+        embeddings = self.model.model.embed(input_ids, image_index, self.model.features(pixel_values))
+        return self.model.model(embeddings, positions, lengths, mask, cache, every_layer)
+
+    def _loss(self, *arrays: mx.array) -> mx.array:
+        *inputs, label_index, targets = arrays
+        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+        return self.model.loss(self._hidden(*inputs), label_index, targets)
+
+
+def prefill_mask(valid: np.ndarray) -> mx.array | str:
+    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
+    if valid.all():
+        return "causal"
+    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
+    return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))
+
+
+def to_numpy(array: mx.array) -> np.ndarray:
+    """fp32 numpy copy."""
+    return np.array(array.astype(mx.float32))
+
+
+def set_leaf(tree: Any, path: str, value: mx.array) -> None:
+    """Set one array of nested dicts and lists by its dotted path."""
+    *parents, last = path.split(".")
+    for part in parents:
+        tree = tree[int(part)] if isinstance(tree, list) else tree[part]
+    tree[last] = value

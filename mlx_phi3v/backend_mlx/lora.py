@@ -1,0 +1,85 @@
+"""LoRA on the MLX model, with PEFT's names and shapes at its border. Layers are mlx-vlm's."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..adapters import PREFIX, AdapterConfig, adapter_shapes
+from ..config import ModelConfig
+from .mlx_vlm_parts import LoRALinear
+
+
+def add_lora(
+    model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
+) -> None:
+    """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
+    model.freeze()
+    shapes = adapter_shapes(config, adapter)
+    layers = [
+        (name, LoRALinear.from_base(model_module(model, name), r=adapter.r, dropout=adapter.lora_dropout, scale=adapter.scale))
+        for name in shapes.lora
+    ]
+    # MLX: names with list positions ("layers.0") become nested lists, which update_modules fills in place.
+    model.update_modules(tree_unflatten(layers))
+    for name, layer in layers:
+        layer.freeze()
+        if trainable:
+            layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+            layer.train()
+    for name in shapes.saved:
+        module, _, parameter = name.rpartition(".")
+        layer = model_module(model, module)
+        layer[parameter] = layer[parameter].astype(mx.float32)
+        if trainable:
+            layer.unfreeze(keys=[parameter], recurse=False)
+    set_adapter_tensors(model, tensors)
+
+
+def model_module(model: nn.Module, name: str) -> nn.Module:
+    """The module at a dotted path."""
+    module = model
+    for part in name.split("."):
+        module = module[int(part)] if isinstance(module, list) else module[part]
+    return module
+
+
+def mlx_name(key: str) -> tuple[str, bool]:
+    """PEFT key -> (name of the MLX parameter, whether it is transposed)."""
+    name = key.removeprefix(PREFIX)
+    for peft, mlx in ((".lora_A.weight", ".lora_a"), (".lora_B.weight", ".lora_b")):
+        if name.endswith(peft):
+            return name.removesuffix(peft) + mlx, True
+    return name, False
+
+
+def to_mlx(tensors: dict[str, np.ndarray]) -> dict[str, mx.array]:
+    """PEFT tensors under the names and in the layout of the MLX parameters."""
+    converted = {}
+    for key, value in tensors.items():
+        name, transposed = mlx_name(key)
+        converted[name] = mx.array(np.ascontiguousarray(value.T) if transposed else value)
+    return converted
+
+
+def from_mlx(parameters: dict[str, mx.array], keys: list[str]) -> dict[str, np.ndarray]:
+    """The inverse of `to_mlx` for the given PEFT keys: fp32 numpy arrays."""
+    tensors = {}
+    for key in keys:
+        name, transposed = mlx_name(key)
+        value = np.array(parameters[name].astype(mx.float32))
+        tensors[key] = np.ascontiguousarray(value.T) if transposed else value
+    return tensors
+
+
+def set_adapter_tensors(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
+    """Load PEFT tensors into the wrapped model."""
+    model.load_weights(list(to_mlx(tensors).items()), strict=False)
+    mx.eval(model.parameters())
+
+
+def adapter_tensors(model: nn.Module, keys: list[str]) -> dict[str, np.ndarray]:
+    """The adapter as PEFT tensors."""
+    return from_mlx(dict(tree_flatten(model.parameters())), keys)

@@ -1,0 +1,317 @@
+"""The torch backend: the model behind `backend.Backend`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from safetensors import safe_open
+from transformers import DynamicCache
+
+from ..adapters import AdapterConfig
+from ..backend import Forward, OptimizerConfig
+from ..batches import Batch
+from ..config import ModelConfig, load_model_config
+from ..prompts import IGNORE
+from ..weights import VISION, TensorInfo, expected_tensors, is_quantized, is_unused, open_checkpoint
+from . import lora
+from .decoder import RotaryEmbedding
+from .model import Phi3VForCausalLM
+from .quantized import dequantize
+
+
+def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "sdpa") -> TorchBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU, bf16 on CUDA."""
+    config = load_model_config(folder)
+    group = join_ranks()
+    device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    with torch.device("meta"):  # no memory is taken for weights that are about to be read
+        model = Phi3VForCausalLM(config, attn_implementation)
+    tensors = open_checkpoint(folder, config)
+    target = getattr(torch, dtype)
+    weights = {}
+    for name in expected_tensors(config):
+        if not is_unused(name, config):
+            weights[parameter_name(name)] = read_tensor(name, tensors, config).to(device=device, dtype=target)
+    model.load_state_dict(weights, strict=True, assign=True)
+    # Buffers are not in the checkpoint: they are made off the meta device.
+    model.model.rotary_emb = RotaryEmbedding(config).to(device)
+    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.position_ids = torch.arange(
+        config.vision.grid**2 + 1, device=device
+    )[None]
+    model.requires_grad_(False)
+    model.eval()
+    return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
+
+
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
+
+
+def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelConfig) -> torch.Tensor:
+    """One tensor of the checkpoint, unpacked where it is quantised."""
+
+    def read(key: str) -> torch.Tensor:
+        with safe_open(tensors[key].file, framework="pt") as file:
+            return file.get_tensor(key)
+
+    if config.quantization and is_quantized(name):
+        stem = name.removesuffix("weight")
+        return dequantize(read(name), read(stem + "scales"), read(stem + "biases"), config.quantization)
+    return read(name)
+
+
+def join_ranks() -> tuple[int, int]:
+    """(rank, ranks) of a torchrun launch; (0, 1) without one."""
+    if "WORLD_SIZE" not in os.environ or not torch.distributed.is_available():
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+@dataclass
+class Cache:
+    """KV cache of a batch. valid: [B, S], False on padding; lengths: [B], tokens of each row so far."""
+
+    layers: DynamicCache
+    valid: np.ndarray
+    lengths: np.ndarray
+
+
+class TorchBackend:
+    """See `backend.Backend`."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: Phi3VForCausalLM,
+        config: ModelConfig,
+        folder: Path,
+        dtype: str,
+        device: torch.device,
+        attn_implementation: str,
+        group: tuple[int, int],
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.folder = folder
+        self.dtype = dtype
+        self.device = device
+        self.attn_implementation = attn_implementation
+        self.group = group
+        self.peft: Any = None
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        self.optimizer: torch.optim.AdamW
+
+    def device_info(self) -> dict[str, Any]:
+        """See `backend.Backend`."""
+        cuda = self.device.type == "cuda"
+        return {
+            "name": self.device.type,
+            "chip": torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine(),
+            "dtype": self.dtype,
+            "blas": "mkl" if torch.backends.mkl.is_available() else None,
+            "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+            "threads": torch.get_num_threads(),
+        }
+
+    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+        """See `backend.Backend`."""
+        self.peft = lora.add_lora(self.model, self.config, adapter, tensors, trainable)
+        self.parameters = lora.parameters_by_key(self.peft)
+        self.peft.train(trainable)
+
+    def adapter_tensors(self) -> dict[str, np.ndarray]:
+        """See `backend.Backend`."""
+        return lora.adapter_tensors(self.peft)
+
+    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+        """See `backend.Backend`."""
+        self.model.model.gradient_checkpointing = grad_checkpoint
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=0.0,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_tensors(self) -> dict[str, np.ndarray]:
+        """See `backend.Backend`."""
+        tensors = {}
+        for key, parameter in self.parameters.items():
+            state = self.optimizer.state[parameter]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{key}.{moment}"] = (
+                    state[moment].cpu().numpy().copy() if state else np.zeros(parameter.shape, np.float32)
+                )
+        return tensors
+
+    def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
+        """See `backend.Backend`."""
+        lora.set_adapter_tensors(self.peft, adapter)
+        for key, parameter in self.parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": torch.from_numpy(optimizer[key + ".exp_avg"].copy()).to(self.device),
+                "exp_avg_sq": torch.from_numpy(optimizer[key + ".exp_avg_sq"].copy()).to(self.device),
+            }
+
+    def seed(self, value: int) -> None:
+        """See `backend.Backend`."""
+        torch.manual_seed(value)
+
+    def accumulate(self, batch: Batch) -> float:
+        """See `backend.Backend`."""
+        loss = self._loss(batch)
+        loss.backward()
+        return loss.item()
+
+    def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
+        """See `backend.Backend`."""
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
+            if parameter.grad is None:  # e.g. the tower, where no row of the step had an image
+                parameter.grad = torch.zeros_like(parameter)
+            if self.group[1] > 1:
+                torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= max(tokens, 1)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    @torch.no_grad()
+    def loss(self, batch: Batch) -> float:
+        """See `backend.Backend`."""
+        self.model.eval()
+        value = self._loss(batch).item()
+        self.model.train()
+        return value
+
+    @torch.inference_mode()
+    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
+        """See `backend.Backend`."""
+        cache = Cache(DynamicCache(), batch.attention_mask, batch.attention_mask.sum(1))
+        mask = (
+            None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
+        )
+        hidden = self._hidden(batch, self._mask(mask), cache=cache.layers)
+        return to_numpy(self.model.lm_head(hidden[:, -1])), cache
+
+    @torch.inference_mode()
+    def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        cache.valid = np.concatenate([cache.valid, np.ones((len(tokens), 1), bool)], axis=1)
+        cache.lengths = cache.lengths + 1
+        hidden = self.model.model(
+            self.model.model.embed_tokens(self._tensor(tokens)[:, None]),
+            self._tensor(cache.lengths - 1)[:, None],
+            self._tensor(cache.lengths),
+            None if cache.valid.all() else self._mask(cache.valid[:, None, None]),
+            cache.layers,
+        )
+        return to_numpy(self.model.lm_head(hidden[:, -1]))
+
+    def keep_rows(self, cache: Cache, rows: list[int]) -> None:
+        """See `backend.Backend`."""
+        cache.layers.batch_select_indices(torch.tensor(rows, device=self.device))
+        cache.lengths = cache.lengths[rows]
+        cache.valid = cache.valid[rows]
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
+        """See `backend.Backend`."""
+        states: list[torch.Tensor] = []
+        hidden = self._hidden(batch, self._causal(batch), every_layer=states)
+        return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
+
+    def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
+        """See `backend.Backend`."""
+        self.model.requires_grad_(False)
+        parameters = {name: self.model.get_parameter(parameter_name(name)).requires_grad_(True) for name in names}
+        loss = self._loss(batch)
+        grads = torch.autograd.grad(loss, list(parameters.values()))
+        self.model.requires_grad_(False)
+        return loss.item() / batch.answer_tokens, {n: to_numpy(g) / batch.answer_tokens for n, g in zip(parameters, grads)}
+
+    @torch.inference_mode()
+    def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        features = self.model.features(self._tensor(pixel_values))
+        assert features is not None
+        return to_numpy(features)
+
+    def peak_memory(self) -> int:
+        """See `backend.Backend`."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        # ru_maxrss is in bytes on macOS, in KiB elsewhere.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def world(self) -> tuple[int, int]:
+        """See `backend.Backend`."""
+        return self.group
+
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
+        """See `backend.Backend`."""
+        if self.group[1] == 1:
+            return values
+        tensor = self._tensor(values)
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _mask(self, mask: np.ndarray | None) -> torch.Tensor | None:
+        """A bool mask as the attention implementation wants it: torch's eager attention adds it to the scores."""
+        if mask is None or self.attn_implementation != "eager":
+            return None if mask is None else self._tensor(mask)
+        dtype = getattr(torch, self.dtype)
+        return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(~self._tensor(mask), torch.finfo(dtype).min)
+
+    def _causal(self, batch: Batch) -> torch.Tensor | None:
+        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+        if self.attn_implementation != "eager":
+            return None
+        return self._mask(np.tril(np.ones((batch.input_ids.shape[1],) * 2, bool))[None, None])
+
+    def _hidden(
+        self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        lengths = self._tensor(batch.attention_mask.sum(1))
+        features = self.model.features(self._tensor(batch.pixel_values))
+        embeddings = self.model.model.embed(self._tensor(batch.input_ids), self._tensor(batch.image_index), features)
+        return self.model.model(embeddings, self._tensor(batch.positions), lengths, mask, cache, every_layer)
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        shifted = batch.labels[:, 1:]
+        rows, columns = np.nonzero(shifted != IGNORE)
+        label_index = self._tensor(rows * batch.labels.shape[1] + columns)
+        return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, self._tensor(shifted[rows, columns]))
+
+
+def prefill_mask(valid: np.ndarray) -> np.ndarray:
+    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
+    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
+    return causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """fp32 numpy copy."""
+    return tensor.detach().float().cpu().numpy()

@@ -1,0 +1,53 @@
+"""LoRA on the torch model: peft's own, fed with the shared format."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+from ..adapters import AdapterConfig, adapter_shapes
+from ..config import ModelConfig
+
+
+def add_lora(
+    model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
+) -> PeftModel:
+    """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
+    lora = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=list(adapter_shapes(config, adapter).lora),
+        modules_to_save=list(adapter.modules_to_save) or None,
+        use_rslora=adapter.use_rslora,
+        inference_mode=not trainable,
+    )
+    wrapped = get_peft_model(model, lora)
+    for name, parameter in wrapped.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data = parameter.data.float()
+    set_adapter_tensors(wrapped, tensors)
+    return wrapped
+
+
+def set_adapter_tensors(model: PeftModel, tensors: dict[str, np.ndarray]) -> None:
+    """Load PEFT tensors into the wrapped model."""
+    set_peft_model_state_dict(model, {key: torch.from_numpy(value) for key, value in tensors.items()})
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, np.ndarray]:
+    """The adapter as PEFT tensors."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value.detach().float().cpu().numpy().copy() for key, value in state.items()}
+
+
+def parameters_by_key(model: PeftModel) -> dict[str, nn.Parameter]:
+    """PEFT key -> trainable parameter, in sorted order: peft's live names carry the adapter's name too."""
+    named = {
+        name.replace(".default.weight", ".weight").replace(".modules_to_save.default.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    return dict(sorted(named.items()))

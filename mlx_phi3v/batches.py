@@ -1,0 +1,155 @@
+"""Rows -> batches of numpy arrays, and the seeded order of rows, the same on both backends.
+
+Letters in shapes: B rows, T tokens, N crops of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import CROP_SIZE, ModelConfig
+from .errors import UserError
+from .images import ProcessedImage, image_token_count, image_token_index, process_image
+from .photo import open_photo
+from .prompts import IGNORE, PromptProcessor
+from .task import Task
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready to be batched. `labels` is all -100 for a prompt to be answered."""
+
+    id: str
+    input_ids: np.ndarray  # int64 [T], image k as -k
+    labels: np.ndarray  # int64 [T]
+    images: tuple[ProcessedImage, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded to one length.
+
+    input_ids, labels, positions: int64 [B, T]; attention_mask: bool [B, T], False on padding.
+    pixel_values: fp32 [N, 3, 336, 336], only real crops.
+    image_index: int64 [B, T], the row of the feature table (see `images.image_token_index`) or -1 for text.
+    """
+
+    ids: tuple[str, ...]
+    input_ids: np.ndarray
+    labels: np.ndarray
+    attention_mask: np.ndarray
+    positions: np.ndarray
+    pixel_values: np.ndarray
+    image_index: np.ndarray
+
+    @property
+    def answer_tokens(self) -> int:
+        """Labels the loss is taken over (the first position of a row predicts nothing)."""
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+
+def distinct_crops(image: ProcessedImage) -> np.ndarray:
+    """The crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
+    return image.pixel_values[:1] if image.grid == (1, 1) else image.pixel_values
+
+
+def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
+    """Pad `examples` to one length: on the right for training, on the left for generation."""
+    length = max(len(e.input_ids) for e in examples)
+    total_crops = sum(len(distinct_crops(image)) for e in examples for image in e.images)
+    shape = (len(examples), length)
+    input_ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORE, np.int64)
+    mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int64)
+    crops: list[np.ndarray] = []
+    first_crop = 0
+    for row, example in enumerate(examples):
+        n = len(example.input_ids)
+        place = slice(length - n, length) if pad_left else slice(0, n)
+        input_ids[row, place], labels[row, place], mask[row, place] = example.input_ids, example.labels, True
+        index = np.full(n, -1, np.int64)
+        for k, image in enumerate(example.images, start=1):
+            pixels = distinct_crops(image)
+            last = first_crop + len(pixels) - 1
+            source = image_token_index(image.grid, first_crop, last, total_crops, config.vision, config.hd_transform_order)
+            where = np.flatnonzero(example.input_ids == -k)
+            index[where] = np.tile(source, len(where) // len(source))  # a tag may stand twice
+            first_crop += len(pixels)
+            crops.append(pixels)
+        image_index[row, place] = index
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    pixel_values = np.concatenate(crops) if crops else np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32)
+    return Batch(tuple(e.id for e in examples), input_ids, labels, mask, positions, pixel_values, image_index)
+
+
+class ExampleMaker:
+    """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
+
+    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take.
+    """
+
+    def __init__(
+        self, prompts: PromptProcessor, config: ModelConfig, task: Task, num_crops: int, max_length: int | None = None
+    ) -> None:
+        self.prompts = prompts
+        self.config = config
+        self.task = task
+        self.num_crops = num_crops
+        self.max_length = max_length or config.max_position_embeddings
+
+    def __call__(self, row: Mapping[str, Any], *, with_answer: bool) -> Example:
+        """Raises UserError, naming the row, for a photo that cannot be read or a row too long."""
+        name = row["id"]
+        try:
+            images = tuple(process_image(open_photo(path), self.num_crops) for path in row["images"])
+            return self.from_images(name, images, self.task.answer(row) if with_answer else None)
+        except UserError as error:
+            raise UserError(f"row {name!r}: {error}") from None
+
+    def from_images(
+        self, name: str, images: tuple[ProcessedImage, ...], answer: str | None, prompt: str | None = None
+    ) -> Example:
+        """An Example of already processed images; `answer` None makes a prompt to be answered."""
+        counts = [image_token_count(image.grid, self.config.vision) for image in images]
+        prompt = self.task_prompt(len(images)) if prompt is None else prompt
+        if answer is None:
+            input_ids = np.asarray(self.prompts.tokenize(prompt, counts), np.int64)
+            labels = np.full(len(input_ids), IGNORE, np.int64)
+        else:
+            input_ids, labels = self.prompts.example(prompt, answer, counts)
+        if len(input_ids) > self.max_length:
+            raise UserError(f"takes {len(input_ids)} tokens, more than {self.max_length}; lower num_crops or raise max_length")
+        return Example(name, input_ids, labels, images)
+
+    def task_prompt(self, images: int) -> str:
+        """The task's prompt for a row with that many images: the tag is repeated, or left out where there is none."""
+        tag = "<|image_1|>"
+        prompt = self.task.prompt
+        if images == 0:
+            return prompt.replace(tag + "\n", "").replace(tag, "")
+        if images > 1 and tag in prompt and "<|image_2|>" not in prompt:
+            return prompt.replace(tag, "\n".join(f"<|image_{k}|>" for k in range(1, images + 1)))
+        return prompt
+
+
+def epoch_order(rows: int, epoch: int, seed: int) -> np.ndarray:
+    """The order of rows in an epoch: a permutation fixed by (seed, epoch), int64 [rows]."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+
+
+def batch_rows(rows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+    """Endless batches of row numbers, epoch after epoch, from batch `start` on.
+
+    A batch never spans two epochs; the last one of an epoch may be short. Batch `start` is found without reading
+    those before it.
+    """
+    per_epoch = -(-rows // batch_size)
+    epoch, first = divmod(start, per_epoch)
+    while True:
+        order = epoch_order(rows, epoch, seed)
+        for i in range(first, per_epoch):
+            yield [int(r) for r in order[i * batch_size : (i + 1) * batch_size]]
+        epoch, first = epoch + 1, 0

@@ -1,0 +1,178 @@
+"""What a checkpoint's `config.json` and `preprocessor_config.json` say, as frozen dataclasses.
+
+The defaults are those of Phi-3-vision-128k-instruct; names are the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import read_json
+
+CROP_SIZE = 336  # pixels; the side of one crop, fixed by the published image processor
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The CLIP tower (`img_processor.clip` in `config.json`; ViT-L/14 at 336 pixels where it is absent)."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    num_channels: int = 3
+    image_size: int = CROP_SIZE
+    patch_size: int = 14
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a crop (24 in ViT-L/14)."""
+        return self.image_size // self.patch_size
+
+    @property
+    def merged_grid(self) -> int:
+        """Features along one side of a crop after the 2x2 merge (12 in ViT-L/14)."""
+        return self.grid // 2
+
+    @property
+    def used_layers(self) -> int:
+        """Layers that are run: the features are `hidden_states[-2]`, so the last one is not."""
+        return self.num_hidden_layers - 1
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Affine group quantisation of the language trunk, as MLX writes it."""
+
+    group_size: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Phi-3-V as `config.json` describes it."""
+
+    vocab_size: int = 32064
+    hidden_size: int = 3072
+    intermediate_size: int = 8192
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 32
+    max_position_embeddings: int = 131072
+    original_max_position_embeddings: int = 4096
+    rope_theta: float = 10000.0
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = False
+    hd_transform_order: str = "sub_glb"
+    num_crops: int = 16
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    quantization: Quantization | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head (96 in Phi-3-mini)."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def qkv_size(self) -> int:
+        """Rows of the fused `qkv_proj`: queries, then keys, then values."""
+        return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+
+
+def _take(cls: type, values: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """The entries of `values` that are fields of `cls`, checked to be of the default's type."""
+    taken: dict[str, Any] = {}
+    for item in fields(cls):
+        if item.name not in values or isinstance(values[item.name], (dict, list)) or item.name == "quantization":
+            continue
+        value, default = values[item.name], item.default
+        if isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(f"{where}: {item.name!r} is {value!r}, expected {type(default).__name__}; is this Phi-3-vision?")
+        taken[item.name] = value
+    return taken
+
+
+def load_model_config(folder: Path | str) -> ModelConfig:
+    """Read `config.json` (and `num_crops` from `preprocessor_config.json`) of a checkpoint folder.
+
+    Raises UserError where the folder is no Phi-3-V checkpoint or describes a variant that was never published.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
+        )
+    if not path.is_file():
+        raise UserError(f"{folder} is no checkpoint: it has no config.json")
+    raw = read_json(path, "model configuration")
+    if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
+        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        raise UserError(f"{path} is for model type {kind!r}; this tool needs Phi-3-vision or Phi-3.5-vision ('phi3_v')")
+    values = _take(ModelConfig, raw, path)
+    values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelConfig.num_attention_heads))
+    scaling = raw.get("rope_scaling")
+    if scaling:
+        if scaling.get("type", scaling.get("rope_type")) not in ("su", "longrope"):
+            raise UserError(
+                f"{path}: rope_scaling type {scaling.get('type')!r} is not 'su'; only the published RoPE is supported"
+            )
+        values["short_factor"] = tuple(map(float, scaling["short_factor"]))
+        values["long_factor"] = tuple(map(float, scaling["long_factor"]))
+    embd = raw.get("embd_layer", {})
+    if not embd.get("use_hd_transform", True) or not embd.get("with_learnable_separator", True):
+        raise UserError(
+            f"{path}: embd_layer without HD transform or separators is not a published Phi-3-V; use the published config"
+        )
+    if embd.get("projection_cls", "mlp") != "mlp":
+        raise UserError(f"{path}: projection_cls {embd['projection_cls']!r} is not supported; the published one is 'mlp'")
+    values["hd_transform_order"] = embd.get("hd_transform_order", "sub_glb")
+    values["vision"] = VisionConfig(**_take(VisionConfig, (raw.get("img_processor") or {}).get("clip", {}), path))
+    quantization = raw.get("quantization")
+    if quantization:
+        values["quantization"] = Quantization(int(quantization["group_size"]), int(quantization["bits"]))
+    preprocessor = folder / "preprocessor_config.json"
+    if preprocessor.is_file():
+        values["num_crops"] = int(
+            read_json(preprocessor, "image processor configuration").get("num_crops", ModelConfig.num_crops)
+        )
+    config = ModelConfig(**values)
+    _check(config, path)
+    return config
+
+
+def _check(config: ModelConfig, path: Path) -> None:
+    vision = config.vision
+    checks = [
+        (config.hidden_size % config.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
+        (
+            config.num_attention_heads % config.num_key_value_heads == 0,
+            "num_attention_heads must be a multiple of num_key_value_heads",
+        ),
+        (config.head_dim % 2 == 0, "the head width must be even for RoPE"),
+        (vision.image_size == CROP_SIZE, f"the tower must read {CROP_SIZE}-pixel crops"),
+        (vision.image_size % vision.patch_size == 0, "image_size must be a multiple of patch_size"),
+        (vision.grid % 2 == 0, "the patch grid must be even for the 2x2 merge"),
+        (vision.hidden_size % vision.num_attention_heads == 0, "the tower's width must be a multiple of its heads"),
+        (vision.num_hidden_layers >= 2, "the tower needs two layers or more"),
+        (vision.hidden_act == "quick_gelu", "the tower's hidden_act must be quick_gelu"),
+        (config.hd_transform_order in ("sub_glb", "glb_sub"), "hd_transform_order must be sub_glb or glb_sub"),
+    ]
+    half = config.head_dim // 2
+    for name, factors in (("short_factor", config.short_factor), ("long_factor", config.long_factor)):
+        checks.append((factors is None or len(factors) == half, f"{name} must have {half} entries"))
+    for good, message in checks:
+        if not good:
+            raise UserError(f"{path}: {message}")

@@ -1,0 +1,76 @@
+"""Text -> token ids, the published Phi3VProcessor: one BOS per piece, image k as its token count of ids -k."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from .errors import UserError
+from .task import END
+
+IGNORE = -100  # label of a token that is not learnt (PyTorch's and transformers' convention)
+_TAG = re.compile(r"<\|image_(\d+)\|>")
+_STOPS = (END, "<|endoftext|>", "</s>")
+
+
+class PromptProcessor:
+    """Tokenises prompts that hold `<|image_k|>` tags. Reads `tokenizer.json` only, never remote code.
+
+    Raises UserError where the folder has no readable tokenizer.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{folder} has no tokenizer.json; copy it from the published model")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises a bare Exception
+            raise UserError(f"{path} is no readable tokenizer ({error}); copy it again from the published model") from None
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        stops = (self.tokenizer.token_to_id(token) for token in _STOPS)
+        self.stop_ids: tuple[int, ...] = tuple(i for i in stops if i is not None)
+        if self.tokenizer.token_to_id(END) is None:
+            raise UserError(f"{path} has no {END} token; it is not Phi-3-vision's tokenizer")
+
+    def tokenize(self, text: str, image_tokens: Sequence[int]) -> list[int]:
+        """Ids of `text`, where image k (from 1) takes `image_tokens[k-1]` ids -k.
+
+        Raises UserError for a tag without an image or an image without a tag.
+        """
+        pieces = _TAG.split(text)
+        tags = [int(k) for k in pieces[1::2]]
+        if set(tags) != set(range(1, len(image_tokens) + 1)):
+            raise UserError(_tag_message(tags, len(image_tokens)))
+        ids = list(self.tokenizer.encode(pieces[0]).ids)
+        for tag, piece in zip(tags, pieces[2::2]):
+            ids += [-tag] * image_tokens[tag - 1]
+            ids += self.tokenizer.encode(piece).ids
+        return ids
+
+    def example(self, prompt: str, answer: str, image_tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels of prompt + answer + `<|end|>`; labels are -100 up to where the answer starts. int64 [T] each."""
+        ids = self.tokenize(prompt + answer + END, image_tokens)
+        before = self.tokenize(prompt, image_tokens)
+        # A prompt that does not end in a special token may merge with the answer: learn from the first id that differs.
+        start = next((i for i, (a, b) in enumerate(zip(ids, before)) if a != b), len(before))
+        input_ids = np.asarray(ids, np.int64)
+        labels = np.where(np.arange(len(ids)) < start, IGNORE, input_ids)
+        return input_ids, np.where(labels < 0, IGNORE, labels)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+
+def _tag_message(tags: list[int], images: int) -> str:
+    missing = sorted(set(range(1, images + 1)) - set(tags))
+    if missing:
+        return f"the prompt has no <|image_{missing[0]}|> tag for image {missing[0]} of {images}; add the tag or drop the image"
+    extra = max(tags)
+    return f"the prompt has <|image_{extra}|> but only {images} image(s) were given; add the image or remove the tag"
