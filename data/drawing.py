@@ -64,10 +64,15 @@ class Drawing:
         """Add a round button."""
         self.accent(disc(x, y, radius), colour)
 
+    def outlines(self) -> list[Points]:
+        """Every polygon that hides the ground: cloth, then accents."""
+        return [piece.points for piece in self.cloth] + [accent.points for accent in self.accents]
+
     def bounds(self) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) of cloth and accents."""
-        every = np.concatenate([piece.points for piece in [*self.cloth, *self.accents]])
-        return (*every.min(axis=0), *every.max(axis=0))  # type: ignore[return-value]
+        every = np.concatenate(self.outlines())
+        (left, top), (right, bottom) = every.min(axis=0), every.max(axis=0)
+        return float(left), float(top), float(right), float(bottom)
 
 
 def both(half: Pairs) -> Pairs:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
@@ -21,7 +22,7 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
 from .brands import BRANDS, get_brand
-from .catalogue import CatalogueWriter
+from .catalogue import Catalogue, CatalogueWriter
 from .products import MAX_PRODUCTS, Product, draw_product, permute
 
 _CHUNK = 25  # products a worker draws at a time
@@ -99,7 +100,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def sample(settings: SampleSettings) -> dict[str, object]:
+def sample(settings: SampleSettings) -> dict[str, Any]:
     """Draw the catalogue of `settings` -> a summary (folder, fingerprint, rows per split, seconds, rate).
 
     Raises UserError for an unknown brand, counts that do not fit, or an output folder that is not empty.
@@ -156,10 +157,11 @@ def sample(settings: SampleSettings) -> dict[str, object]:
             writer.add(split, {**product.row, "images": [image]})
             progress.update(bar, advance=1, rate=(index + 1) / max(time.monotonic() - began, 1e-9))
     seconds = time.monotonic() - began
+    info = Catalogue(settings.output).info
     return {
         "output": str(settings.output),
-        "fingerprint": writer.info["fingerprint"],
-        "rows": {name: entry["rows"] for name, entry in writer.info["splits"].items()},
+        "fingerprint": info["fingerprint"],
+        "rows": {name: entry["rows"] for name, entry in info["splits"].items()},
         "processes": processes,
         "seconds": round(seconds, 2),
         "products_per_second": round(settings.products / seconds, 1),
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.json:
         print(json.dumps(summary))
     else:
-        rows = ", ".join(f"{count:,} {name}" for name, count in summary["rows"].items())  # type: ignore[attr-defined]
+        rows = ", ".join(f"{count:,} {name}" for name, count in summary["rows"].items())
         print(f"{summary['output']}: {rows} in {summary['seconds']} s ({summary['products_per_second']} products/s)")
         print(f"fingerprint {summary['fingerprint']}")
     return 0

@@ -6,7 +6,8 @@ Each tile is [512, 512] uint8. Shade tiles multiply colour (128 leaves it as it 
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Grey = NDArray[np.uint8]
 SIZE = 512
+FOLDS = 4  # kinds of wrinkles: folds0 ..
 
 
 def _noise(seed: int, cells: int, octaves: int = 1) -> NDArray[np.float32]:
@@ -37,7 +39,7 @@ def _axes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return x, y
 
 
-def _shade(values: NDArray[np.float32]) -> Grey:
+def _shade(values: NDArray[np.floating]) -> Grey:
     return np.clip(128 * values, 0, 255).astype(np.uint8)
 
 
@@ -175,7 +177,7 @@ def _wall() -> Grey:
     return _shade(1 + 0.05 * _noise(18, 4, 4))
 
 
-_TILES = {
+_TILES: Mapping[str, Callable[[], Grey]] = {
     "cotton": _cotton,
     "wool": _wool,
     "silk": _silk,
@@ -192,15 +194,13 @@ _TILES = {
     "quilt": _quilt,
     "rug": _rug,
     "wall": _wall,
-}
+} | {f"folds{kind}": partial(_folds, 20 + kind) for kind in range(FOLDS)}
 BACKGROUNDS = ("wood", "sheet", "tiles", "carpet", "quilt", "rug", "wall")
 
 
 @cache
 def tile(name: str) -> Grey:
     """The tile called `name` [512, 512] uint8; drawn on first use."""
-    if name.startswith("folds"):
-        return _folds(20 + int(name[5:]))
     return _TILES[name]()
 
 
@@ -213,4 +213,5 @@ def grain() -> NDArray[np.uint8]:
 def lay(name: str, matrix: NDArray[np.float64], width: int, height: int) -> Grey:
     """Tile `name` over a picture [height, width] uint8; `matrix` [2, 3] takes picture pixels to tile pixels."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(tile(name), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)  # type: ignore[return-value]
+    laid = cv2.warpAffine(tile(name), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(laid, np.uint8)
