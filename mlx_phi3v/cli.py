@@ -17,10 +17,18 @@ T = TypeVar("T")
 
 
 def option(
-    default: Any = dataclasses.MISSING, *, help: str, choices: Sequence[str] | None = None, flags: Sequence[str] = ()
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    choices: Sequence[str] | None = None,
+    flags: Sequence[str] = (),
+    positional: bool = False,
 ) -> Any:
-    """A dataclass field that is also a flag. No default means the flag or key is required."""
-    metadata = {"help": help, "choices": choices, "flags": tuple(flags)}
+    """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
+
+    No default means the flag or key is required.
+    """
+    metadata = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -60,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
             text += f" (default: {field.default})"
         common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         names = [*field.metadata["flags"], name, *aliases]
-        if kind is bool:
+        if field.metadata["positional"]:
+            del common["dest"]
+            parser.add_argument(field.name, nargs="?", type=kind, metavar=field.name.upper(), **common)
+        elif kind is bool:
             parser.add_argument(*names, action=argparse.BooleanOptionalAction, **common)
         elif many:
             parser.add_argument(*names, nargs="+", type=kind, choices=field.metadata["choices"], **common)

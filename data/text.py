@@ -1,0 +1,26 @@
+"""Text from a catalogue made safe and uniform: one Unicode form, one line, no hidden characters."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from mlx_phi3v.task import clean_text
+
+# Zero-width joiners belong to emoji and to Indic and Persian spelling; every other format character is dropped.
+_KEPT_FORMAT = "\u200c\u200d"
+
+
+def normalise(text: str) -> str:
+    """`text` in Unicode NFC, on one line, without control and hidden characters, special tokens defused.
+
+    >>> normalise("Cafe\\u0301  <|end|>\\n")
+    'Café ‹|end|>'
+    """
+    composed = unicodedata.normalize("NFC", text)
+    # White space first (clean_text joins it), hidden characters next: dropping one may build a special token.
+    visible = "".join(
+        character
+        for character in composed
+        if character.isspace() or character in _KEPT_FORMAT or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
+    )
+    return clean_text(visible)
