@@ -80,7 +80,7 @@ class MLXBackend:
         self.optimizer: optim.AdamW
         self.grads: Any = None
         self.group = mx.distributed.init()
-        self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self._loss(*arrays))
+        self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
 
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
@@ -174,7 +174,7 @@ class MLXBackend:
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
         self.model.eval()
-        value = self._loss(*self._loss_inputs(batch)).item()
+        value = self.token_loss(*self._loss_inputs(batch)).item()
         self.model.train()
         return value
 
@@ -265,7 +265,8 @@ class MLXBackend:
         embeddings = self.model.model.embed(input_ids, image_index, self.model.features(pixel_values))
         return self.model.model(embeddings, positions, lengths, mask, cache, every_layer)
 
-    def _loss(self, *arrays: mx.array) -> mx.array:
+    def token_loss(self, *arrays: mx.array) -> mx.array:
+        """Summed cross-entropy of a batch's answer tokens, differentiable."""
         *inputs, label_index, targets = arrays
         # Padding is on the right, behind all that a real token may see: the causal mask is enough.
         return self.model.loss(self._hidden(*inputs), label_index, targets)

@@ -176,7 +176,7 @@ class TorchBackend:
 
     def accumulate(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        loss = self._loss(batch)
+        loss = self.token_loss(batch)
         loss.backward()
         return loss.item()
 
@@ -199,7 +199,7 @@ class TorchBackend:
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
         self.model.eval()
-        value = self._loss(batch).item()
+        value = self.token_loss(batch).item()
         self.model.train()
         return value
 
@@ -244,7 +244,7 @@ class TorchBackend:
         """See `backend.Backend`."""
         self.model.requires_grad_(False)
         parameters = {name: self.model.get_parameter(parameter_name(name)).requires_grad_(True) for name in names}
-        loss = self._loss(batch)
+        loss = self.token_loss(batch)
         grads = torch.autograd.grad(loss, list(parameters.values()))
         self.model.requires_grad_(False)
         return loss.item() / batch.answer_tokens, {n: to_numpy(g) / batch.answer_tokens for n, g in zip(parameters, grads)}
@@ -299,7 +299,8 @@ class TorchBackend:
         embeddings = self.model.model.embed(self._tensor(batch.input_ids), self._tensor(batch.image_index), features)
         return self.model.model(embeddings, self._tensor(batch.positions), lengths, mask, cache, every_layer)
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def token_loss(self, batch: Batch) -> torch.Tensor:
+        """Summed cross-entropy of a batch's answer tokens, differentiable."""
         shifted = batch.labels[:, 1:]
         rows, columns = np.nonzero(shifted != IGNORE)
         label_index = self._tensor(rows * batch.labels.shape[1] + columns)
