@@ -54,6 +54,11 @@ class Brand:
     round_to: int = 10
     currency: str = "USD"
 
+    def __post_init__(self) -> None:
+        for shape, item in self.items.items():
+            if len(item.nouns) != len(self.sizes):
+                raise ValueError(f"brand {self.name}: {shape} has {len(item.nouns)} nouns for {len(self.sizes)} sizes")
+
     def expected_price(self, shape: str, material: str, size: int, logo: bool) -> float:
         """The price in USD before noise and rounding: what a perfect reader of the picture would say."""
         price = self.items[shape].base * self.materials[material].factor * self.sizes[size][1]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ class SampleSettings:
     """What to draw and how to split it."""
 
     output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"])
-    products: int = option(1000, help="how many products, 10 to 1,000,000")
+    products: int = option(1000, help=f"how many products, 10 to {MAX_PRODUCTS:,}")
     seed: int = option(1, help="the same seed gives the same catalogue")
     brand: str = option("sample", help="the house whose catalogue is drawn", choices=tuple(BRANDS))
     processes: int = option(0, help="worker processes; 0 takes one per core, 1 draws in this process")
@@ -76,6 +78,7 @@ def _draw_chunk(brand: str, seed: int, start: int, stop: int) -> list[Product]:
 def _start_worker() -> None:
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)  # one core per worker: OpenCV's own threads would only compete
 
 
@@ -96,6 +99,8 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
                 yield from flying.popleft().result()
         while flying:
             yield from flying.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("a drawing process was killed, most likely for want of memory; lower --processes") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

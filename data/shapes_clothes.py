@@ -76,7 +76,7 @@ def _top(d: Drawing, rng: Rng, size: float, short: float, long: float) -> tuple[
 def tshirt(rng: Rng, size: float) -> Drawing:
     """Short sleeves, round or V neck; a tunic is half as long again."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.15, 1.95)
+    width, length, neck = _top(d, rng, size, 1.1, 2.1)
     _sleeves(d, rng, width, rng.uniform(0.3, 0.42), 0.38, rng.uniform(0.27, 0.33), rng.uniform(0.5, 0.95))
     dip = rng.uniform(0.08, 0.2)
     _body(d, width, length, width * rng.uniform(0.93, 1.08), neck, dip, rng.uniform(0.9, 1.0))
@@ -89,7 +89,7 @@ def tshirt(rng: Rng, size: float) -> Drawing:
 def shirt(rng: Rng, size: float) -> Drawing:
     """Collar, button line, chest pocket; long or short sleeves."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.25, 2.05)
+    width, length, neck = _top(d, rng, size, 1.15, 2.3)
     long = rng.random() < 0.7
     reach = rng.uniform(1.0, 1.15) if long else rng.uniform(0.36, 0.45)
     _sleeves(d, rng, width, reach, 0.36, 0.2 if long else 0.32, rng.uniform(0.15, 0.5) if long else rng.uniform(0.5, 0.9))
@@ -111,7 +111,7 @@ def shirt(rng: Rng, size: float) -> Drawing:
 def sweater(rng: Rng, size: float) -> Drawing:
     """Long sleeves, ribbed neck, cuffs and hem; some open as a cardigan."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.1, 1.9)
+    width, length, neck = _top(d, rng, size, 1.05, 2.2)
     _sleeves(d, rng, width, rng.uniform(0.95, 1.15), 0.4, 0.2, rng.uniform(0.12, 0.5))
     deep = rng.random() < 0.3
     dip = 0.4 if deep else rng.uniform(0.09, 0.14)
@@ -133,7 +133,7 @@ def sweater(rng: Rng, size: float) -> Drawing:
 def coat(rng: Rng, size: float) -> Drawing:
     """Open front with lapels or a hood, buttons or zip, pockets, belt; a jacket or down to the calf."""
     d = Drawing()
-    width, length, neck = _top(d, rng, size, 1.3, 2.5)
+    width, length, neck = _top(d, rng, size, 1.25, 2.8)
     width += 0.08
     sleeveless = rng.random() < 0.12
     if not sleeveless:
@@ -193,9 +193,9 @@ def dress(rng: Rng, size: float) -> Drawing:
     """Fitted top, waist, flared skirt; straps, no sleeves or short ones; above the knee or to the floor."""
     d = Drawing()
     width, neck = rng.uniform(0.36, 0.44), rng.uniform(0.16, 0.24)
-    length = _between(1.5, 2.75, size) * rng.uniform(0.96, 1.04)
-    waist_y, waist = rng.uniform(0.68, 0.85), width * rng.uniform(0.72, 0.88)
-    hem = _between(0.58, 0.85, size) * rng.uniform(0.85, 1.25)
+    length = _between(1.35, 2.9, size) * rng.uniform(0.96, 1.04)
+    waist_y, waist = rng.uniform(0.62, 0.8), width * rng.uniform(0.72, 0.88)
+    hem = _between(0.55, 0.75, size) * rng.uniform(0.85, 1.25)
     kind = rng.choice(["straps", "none", "sleeves"], p=[0.25, 0.35, 0.4])
     if kind == "sleeves":
         _sleeves(d, rng, width, rng.uniform(0.25, 0.55), 0.3, 0.24, rng.uniform(0.4, 0.9))
@@ -275,7 +275,7 @@ def trousers(rng: Rng, size: float) -> Drawing:
     d = Drawing()
     waist = rng.uniform(0.4, 0.47)
     length = rng.uniform(1.95, 2.25)
-    hem = _between(0.2, 0.56, size) * rng.uniform(0.92, 1.08)
+    hem = _between(0.17, 0.66, size) * rng.uniform(0.92, 1.08)
     _legs(d, rng, waist, length, hem, rng.uniform(0.06, 0.14), rng.uniform(0.52, 0.62))
     if rng.random() < 0.3:
         for side in (1, -1):
