@@ -1,0 +1,225 @@
+"""EQUIVALENT, DIFFERENT or INCONCLUSIVE, measure by measure and overall.
+
+A gated measure (category accuracy, price within 10 %, or what the user adds) is
+- `same`       where the 90 % interval of B - A lies inside the margin: two one-sided tests at 5 % each;
+- `different`  where it is not `same` and equality is rejected at 5 % over all gates together (Bonferroni):
+               exact McNemar for a share, else the bootstrap interval leaves out zero;
+- `open`       otherwise.
+Overall: DIFFERENT where any gate is different, EQUIVALENT where all are same, else INCONCLUSIVE. Rows that one run
+lacks count against `same` in the worst way they could fall. So equal systems are called DIFFERENT at most one time
+in twenty, systems at the margin EQUIVALENT at most one time in twenty, and a difference that is real but inside the
+margin is EQUIVALENT.
+
+Against a baseline only a loss counts: NO WORSE where every gate's 95 % one-sided bound is above minus the margin,
+WORSE where any gate is different and lower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Task
+
+from .metrics import METRICS, Metric
+from .statistics import Interval, PairedDifference, PairedProportion, normal_quantile, tango
+
+ALPHA = 0.05
+POWER = 0.80
+MARGINS: dict[str, float] = {"accuracy": 0.02, "within_10": 0.02}
+_TEXT_MARGINS = {"ratio": 0.02}  # where a task has neither category nor price
+
+Verdict = Literal["EQUIVALENT", "DIFFERENT", "INCONCLUSIVE", "NO WORSE", "WORSE"]
+EXIT_STATUS: dict[str, int] = {"EQUIVALENT": 0, "NO WORSE": 0, "DIFFERENT": 1, "WORSE": 1, "INCONCLUSIVE": 3}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gated measure's part of the verdict. Differences are B minus A, in shares (0.02 is two points)."""
+
+    field: str
+    metric: str
+    label: str
+    margin: float
+    difference: float
+    interval: Interval  # 90 %: what is held inside the margin
+    p_value: float | None  # exact McNemar; None for a bootstrapped measure
+    state: Literal["same", "different", "open"]
+    better: int
+    rows: int
+    rows_to_same: int | None  # rows in all at which `same` is found with 80 % power, the observed rates being true
+    rows_to_different: int | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict, its gates, and how many more rows would settle an open one."""
+
+    verdict: Verdict
+    gates: list[Gate]
+    reasons: list[str]
+    more_rows: int | None
+
+
+def gated_metrics(task: Task, margins: Mapping[str, float] | None) -> list[tuple[str, Metric, float]]:
+    """(field, metric, margin) of every gate: `margins` over the defaults; None as a margin takes a default gate out.
+
+    Raises UserError for an unknown measure, a margin outside (0, 1), or a task on which nothing is gated.
+    """
+    known = {metric.name for group in METRICS.values() for metric in group if metric.form == "proportion" or metric.bounded}
+    for name, margin in (margins or {}).items():
+        if name not in known:
+            raise UserError(f"no margin can be set on {name!r}; choose one of {', '.join(sorted(known))}")
+        if margin is not None and not 0 < margin < 1:
+            raise UserError(f"the margin of {name} is {margin:g}; give points above 0 and below 100")
+    kinds = {item.kind for item in task.fields}
+    defaults = MARGINS if kinds & {"category", "number"} else _TEXT_MARGINS
+    chosen = {name: margin for name, margin in {**defaults, **(margins or {})}.items() if margin is not None}
+    gates = [
+        (item.name, metric, chosen[metric.name])
+        for item in task.fields
+        for metric in METRICS[item.kind]
+        if metric.name in chosen
+    ]
+    if not gates:
+        raise UserError("none of the task's fields has a measure with a margin; set one, such as --margin-title")
+    return gates
+
+
+def judge(
+    field: str,
+    metric: Metric,
+    margin: float,
+    difference: PairedDifference,
+    *,
+    gates: int,
+    only_a: int = 0,
+    only_b: int = 0,
+    one_sided: bool = False,
+) -> Gate:
+    """Judge one measure.
+
+    Args:
+        gates: how many measures the verdict rests on; each is tested for a difference at ALPHA / gates.
+        only_a, only_b: rows that only one run has; they widen the interval to where they could move it.
+        one_sided: only a loss of B counts (a baseline).
+    """
+    z = normal_quantile(1 - 2 * ALPHA)
+    interval = _worst_case(difference, z, only_a, only_b) if difference.n else (-1.0, 1.0)
+    same = inside(interval, margin, metric.better if one_sided else 0)
+    found = bool(difference.n) and difference.differs(ALPHA / gates)
+    if one_sided and difference.estimate * metric.better > 0:
+        found = False
+    state: Literal["same", "different", "open"] = "same" if same else "different" if found else "open"
+    rows_to_same, rows_to_different = _rows_needed(difference, margin, gates, metric.better if one_sided else 0)
+    return Gate(
+        field,
+        metric.name,
+        metric.label,
+        margin,
+        difference.estimate,
+        interval,
+        difference.p_value() if difference.n else None,
+        state,
+        metric.better,
+        int(difference.n),
+        rows_to_same,
+        rows_to_different,
+    )
+
+
+def inside(interval: Interval, margin: float, better: int = 0) -> bool:
+    """Whether the interval lies inside the margin; with `better`, whether its worse end does."""
+    low, high = interval
+    if better > 0:
+        return low > -margin
+    if better < 0:
+        return high < margin
+    return -margin < low and high < margin
+
+
+def _worst_case(difference: PairedDifference, z: float, only_a: int, only_b: int) -> Interval:
+    low, high = difference.interval(z)
+    if not only_a + only_b:
+        return low, high
+    if isinstance(difference, PairedProportion):
+        n = difference.n + only_a + only_b
+        low = tango(difference.only_a + only_a + only_b, difference.only_b, n, z)[0]
+        high = tango(difference.only_a, difference.only_b + only_a + only_b, n, z)[1]
+        return low, high
+    shift = (only_a + only_b) / (difference.n + only_a + only_b)
+    return low - shift, high + shift
+
+
+def _rows_needed(difference: PairedDifference, margin: float, gates: int, better: int) -> tuple[int | None, int | None]:
+    """Rows in all at which the measure is found `same`, and `different`, with 80 % power at the observed rates.
+
+    An interval widened by the power's quantile must pass: 0.84 for one end, 1.28 where both ends can fail.
+    """
+    if not difference.n or math.isnan(difference.estimate):
+        return None, None
+    equal_z = normal_quantile(1 - 2 * ALPHA) + normal_quantile(POWER if not better else 2 * POWER - 1)
+    apart_z = normal_quantile(1 - ALPHA / gates) + normal_quantile(2 * POWER - 1)
+
+    def apart(n: int) -> bool:
+        low, high = difference.at(n).interval(apart_z)
+        return low > 0 or high < 0
+
+    return (
+        _first_n(lambda n: inside(difference.at(n).interval(equal_z), margin, better), int(difference.n)),
+        _first_n(apart, int(difference.n)),
+    )
+
+
+def _first_n(settled: Any, n: int) -> int | None:
+    """The fewest rows, from n on, at which `settled` holds; None beyond a hundred million."""
+    low, high = n, max(n, 1)
+    while not settled(high):
+        low, high = high, high * 2
+        if high > 100_000_000:
+            return None
+    while high - low > max(1, low // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return high
+
+
+def decide(gates: list[Gate], *, one_sided: bool = False) -> Decision:
+    """The overall verdict and its reasons, one sentence each."""
+    if any(gate.state == "different" for gate in gates):
+        verdict: Verdict = "WORSE" if one_sided else "DIFFERENT"
+    elif all(gate.state == "same" for gate in gates):
+        verdict = "NO WORSE" if one_sided else "EQUIVALENT"
+    else:
+        verdict = "INCONCLUSIVE"
+    more = _more_rows(gates) if verdict == "INCONCLUSIVE" else None
+    return Decision(verdict, gates, [_reason(gate, one_sided) for gate in gates], more)
+
+
+def _more_rows(gates: list[Gate]) -> int | None:
+    """Rows beyond those at hand: all gates same, or any different, whichever comes first."""
+    n = max(gate.rows for gate in gates)
+    same = [gate.rows_to_same for gate in gates]
+    totals = [gate.rows_to_different for gate in gates if gate.rows_to_different is not None]
+    if all(rows is not None for rows in same):
+        totals.append(max(rows for rows in same if rows is not None))
+    return max(1, min(totals) - n) if totals else None
+
+
+def _reason(gate: Gate, one_sided: bool) -> str:
+    low, high = (100 * end for end in gate.interval)
+    name = f"{gate.field} {gate.label}"
+    if gate.rows == 0:
+        return f"{name}: no row has a true value"
+    spread = f"{100 * gate.difference:+.2f} points, 90 % interval {low:+.2f} to {high:+.2f}"
+    margin = f"{100 * gate.margin:g} points"
+    test = f", exact McNemar p = {gate.p_value:.2g}" if gate.p_value is not None else ""
+    if gate.state == "same":
+        bound = f"not more than {margin} worse" if one_sided else f"inside the margin of {margin}"
+        return f"{name}: {spread}: {bound}"
+    if gate.state == "different":
+        return f"{name}: {spread}: a real difference{test}, and not shown to lie inside {margin}"
+    return f"{name}: {spread}: neither inside the margin of {margin} nor a sure difference{test}"
