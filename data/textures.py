@@ -210,8 +210,17 @@ def grain() -> NDArray[np.uint8]:
     return np.clip(np.random.default_rng(19).normal(128, 40, (1024, 1024, 3)), 0, 255).astype(np.uint8)
 
 
+@cache
+def _repeated(name: str) -> Grey:
+    """Three by three of a tile: OpenCV wraps around a border five times slower than it reads on."""
+    return np.tile(tile(name), (3, 3))
+
+
 def lay(name: str, matrix: NDArray[np.float64], width: int, height: int) -> Grey:
     """Tile `name` over a picture [height, width] uint8; `matrix` [2, 3] takes picture pixels to tile pixels."""
+    corners = matrix @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    matrix = matrix.copy()
+    matrix[:, 2] -= SIZE * np.floor(corners.min(axis=1) / SIZE)  # whole tiles: the same picture, from the first tile on
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    laid = cv2.warpAffine(tile(name), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
+    laid = cv2.warpAffine(_repeated(name), matrix, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
     return np.asarray(laid, np.uint8)
