@@ -122,7 +122,8 @@ def image_token_index(
     """Where each token of an image comes from, int64 [image_token_count].
 
     The source is a table of `total_crops * g^2` merged features, crop by crop, then one row for `sub_GN` and one
-    for `glb_GN`. `first_crop` is the global image, the h*w crops end at `last_crop`. Crops are laid back on their grid, so a row runs across all crops; each row ends in `sub_GN`.
+    for `glb_GN`. `first_crop` is the global image; the h*w crops end at `last_crop` and are laid back on their grid,
+    so a row runs across all crops; each row ends in `sub_GN`.
     """
     g = vision.merged_grid
     separator, global_separator = total_crops * g * g, total_crops * g * g + 1

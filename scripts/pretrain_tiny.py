@@ -91,9 +91,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
-    tokenizer.add_special_tokens(
-        [AddedToken(t, normalized=False, rstrip=any(s in t for s in STRIPPING)) for t in SPECIAL]
-    )
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False, rstrip=any(s in t for s in STRIPPING)) for t in SPECIAL])
     return tokenizer
 
 
@@ -278,9 +276,19 @@ def main() -> int:
                 mean = np.mean(window, axis=0).round(4).tolist()
                 window = []
                 speed = step * settings.batch_size / (time.time() - started)
-                log(step=step, of=total, loss=mean[0], auxiliary=mean[1], seen=mean[2:], rate=round(rate, 6), pictures_s=round(speed, 1))
+                log(
+                    step=step,
+                    of=total,
+                    loss=mean[0],
+                    auxiliary=mean[1],
+                    seen=mean[2:],
+                    rate=round(rate, 6),
+                    pictures_s=round(speed, 1),
+                )
     weights |= {name: model.get_parameter(parameter_name(name)).detach() for name in weights if not is_unused(name, config)}
-    save_file({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}, output / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}, output / "model.safetensors", {"format": "pt"}
+    )
     log(done=True, seconds=round(time.time() - started), torch=torch.__version__, picture_library=Image.__version__)
     write_text(output / "pretrain.log", "\n".join(lines) + "\n")
     return 0

@@ -24,7 +24,7 @@ def add_lora(
     ]
     # MLX: names with list positions ("layers.0") become nested lists, which update_modules fills in place.
     model.update_modules(tree_unflatten(layers))
-    for name, layer in layers:
+    for _, layer in layers:
         layer.freeze()
         if trainable:
             layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)

@@ -14,7 +14,7 @@ FEW_ROWS = 4  # up to here quantized_matmul is no slower on a CPU than dequantis
 
 
 class QuantizedLinear(nn.QuantizedLinear):
-    """MLX: `quantized_matmul` runs at 2 GFLOP/s on a CPU whatever the batch, so more than a few rows dequantise and multiply."""
+    """MLX: `quantized_matmul` runs at 2 GFLOP/s on a CPU whatever the batch: more than a few rows dequantise and multiply."""
 
     def __call__(self, x: mx.array) -> mx.array:
         if mx.default_device() != mx.cpu or math.prod(x.shape[:-1]) <= FEW_ROWS:

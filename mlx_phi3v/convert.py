@@ -1,0 +1,168 @@
+"""Convert a published Phi-3-Vision checkpoint to MLX: other dtype, 8 or 4 bit, tensor by tensor.
+
+    python -m mlx_phi3v.convert --hf-path microsoft/Phi-3-vision-128k-instruct --mlx-path phi3v-4bit -q --q-bits 4
+
+The folder keeps the published names, so both backends and mlx-vlm read it. With -q only the language layers'
+projections are packed; tower, projector, embeddings and lm_head stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__, cli
+from .backend import DTYPES
+from .cli import option
+from .config import load_model_config
+from .errors import UserError, run_cli
+from .files import atomic_folder, read_json, sha256_file, write_json
+from .progress import Progress, result, say
+from .weights import SOURCE_FILE, TensorInfo, base_fingerprint, is_quantized, open_checkpoint, resolve_model
+
+SHARD_BYTES = 4_000_000_000
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
+           "generation_config.json", "LICENSE")  # fmt: skip
+_SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint32": "U32"}
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Settings of a conversion; the flags are mlx-lm's."""
+
+    hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", flags=("--model",))
+    mlx_path: Path = option(Path("mlx_model"), help="folder to write; it must not exist")
+    quantize: bool = option(False, help="pack the language layers", flags=("-q",))
+    q_bits: int = option(4, help="bits per weight: 4 or 8")
+    q_group_size: int = option(64, help="weights that share a scale: 32, 64 or 128")
+    dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
+    json: bool = option(False, help="progress as JSON lines on stdout")
+
+
+class ShardWriter:
+    """Safetensors shards written tensor by tensor: data first to a side file, the header when its size is known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: list[tuple[Path, dict[str, Any], int]] = []
+        self.total = 0
+
+    def add(self, name: str, dtype: str, shape: Sequence[int], data: memoryview) -> None:
+        """Append one tensor; its bytes are not kept."""
+        if not self.shards or self.shards[-1][2] + data.nbytes > SHARD_BYTES:
+            self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": "mlx"}}, 0))
+        path, header, size = self.shards[-1]
+        with open(path, "ab") as file:
+            file.write(data)
+        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [size, size + data.nbytes]}
+        self.shards[-1] = (path, header, size + data.nbytes)
+        self.total += data.nbytes
+
+    def close(self) -> list[str]:
+        """Join headers and data into `model*.safetensors` and write the index; the file names."""
+        weight_map, names = {}, []
+        for i, (path, header, _) in enumerate(self.shards, start=1):
+            single = len(self.shards) == 1
+            name = "model.safetensors" if single else f"model-{i:05d}-of-{len(self.shards):05d}.safetensors"
+            encoded = json.dumps(header, separators=(",", ":")).encode()
+            encoded += b" " * (-len(encoded) % 8)
+            with open(self.folder / name, "wb") as out, open(path, "rb") as data:
+                out.write(struct.pack("<Q", len(encoded)) + encoded)
+                shutil.copyfileobj(data, out, 16 << 20)
+            path.unlink()
+            names.append(name)
+            weight_map |= {tensor: name for tensor in header if tensor != "__metadata__"}
+        write_json(
+            self.folder / "model.safetensors.index.json",
+            {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))},
+        )
+        return names
+
+
+def convert(config: ConvertConfig) -> dict[str, Any]:
+    """Convert; a summary. Raises UserError for a broken source, and leaves nothing behind then."""
+    if config.q_bits not in (4, 8) or config.q_group_size not in (32, 64, 128):
+        raise UserError(
+            f"--q-bits {config.q_bits} --q-group-size {config.q_group_size}: choose 4 or 8 bits, groups of 32, 64 or 128"
+        )
+    started = time.perf_counter()
+    source = resolve_model(config.hf_path)
+    model = load_model_config(source)
+    if model.quantization:
+        raise UserError(f"{config.hf_path} is quantised already; convert from the published weights")
+    if config.quantize:
+        for size in (model.hidden_size, model.intermediate_size, model.num_attention_heads * model.head_dim):
+            if size % config.q_group_size:
+                raise UserError(f"--q-group-size {config.q_group_size} does not divide the model's width {size}; choose 32")
+    tensors = open_checkpoint(source, model)
+    with atomic_folder(config.mlx_path) as folder:
+        writer = ShardWriter(folder)
+        with Progress("converting", len(tensors), as_json=config.json) as progress:
+            for name, info in tensors.items():
+                for piece in _converted(name, info, config):
+                    writer.add(*piece)
+                progress.advance(gb=writer.total / 1e9)
+        files = writer.close()
+        raw = read_json(source / "config.json", "model configuration")
+        raw.pop("auto_map", None)  # it names remote code, which nothing here runs
+        if config.dtype:
+            raw["torch_dtype"] = config.dtype
+        if config.quantize:
+            raw["quantization"] = {"group_size": config.q_group_size, "bits": config.q_bits}
+        write_json(folder / "config.json", raw)
+        for name in _COPIED:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        write_json(
+            folder / SOURCE_FILE,
+            {
+                "source": config.hf_path,
+                "source_fingerprint": base_fingerprint(source),
+                "source_sha256": {path.name: sha256_file(path) for path in sorted({info.file for info in tensors.values()})},
+                "settings": {
+                    "quantize": config.quantize,
+                    "q_bits": config.q_bits,
+                    "q_group_size": config.q_group_size,
+                    "dtype": config.dtype,
+                },
+                "version": __version__,
+            },
+        )
+    seconds = round(time.perf_counter() - started, 2)
+    return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
+
+
+def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+    """The tensors that stand for one source tensor. One is in memory at a time."""
+    from .backend_mlx import arrays
+
+    array = arrays.read(info)
+    if config.dtype:
+        array = array.astype(arrays.dtype(config.dtype))
+    if not (config.quantize and is_quantized(name)):
+        return [(name, *arrays.raw(array))]
+    packed = arrays.quantize(array, config.q_group_size, config.q_bits)
+    stem = name.removesuffix("weight")
+    return [(stem + part, *arrays.raw(value)) for part, value in zip(("weight", "scales", "biases"), packed)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
+    summary = convert(config)
+    result(config.json, event="done", **summary)
+    say(
+        f"wrote {summary['path']}: {summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s",
+        as_json=config.json,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,85 @@
+"""Progress of long work: rich bars on a terminal, JSON lines with `--json`, silence otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_JSON_SECONDS = 0.5  # at most this often does a JSON progress line appear
+
+
+class Progress:
+    """One bar. `advance` moves it, `note` sets the text behind it (loss, rate), `emit` reports a finished fact.
+
+    Bars go to stderr, so that stdout holds results only.
+    """
+
+    def __init__(self, label: str, total: int, *, as_json: bool = False, done: int = 0) -> None:
+        self.label, self.total, self.done, self.as_json = label, total, done, as_json
+        self.fields: dict[str, Any] = {}
+        self._spoken = 0.0
+        self._bar: RichProgress | None = None
+        console = Console(stderr=True)
+        if not as_json and console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(label, total=total, completed=done, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        self._speak()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, amount: int = 1, **fields: Any) -> None:
+        """Move the bar; `fields` (numbers) are shown behind it."""
+        self.done += amount
+        self.fields.update(fields)
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, note=_shown(self.fields))
+        elif time.monotonic() - self._spoken >= _JSON_SECONDS or self.done >= self.total:
+            self._speak()
+
+    def emit(self, **fields: Any) -> None:
+        """A JSON line of its own, whatever the clock says."""
+        if self.as_json:
+            print(json.dumps(fields), flush=True)
+
+    def _speak(self) -> None:
+        self._spoken = time.monotonic()
+        self.emit(event="progress", label=self.label, done=self.done, total=self.total, **self.fields)
+
+
+def _shown(fields: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items())
+
+
+def result(as_json: bool, **fields: Any) -> None:
+    """The outcome of a command, as one JSON line with `--json`."""
+    if as_json:
+        print(json.dumps(fields), flush=True)
+
+
+def say(text: str, *, as_json: bool = False) -> None:
+    """A line to the person at the terminal; nothing with `--json` or off a terminal."""
+    if not as_json and sys.stderr.isatty():
+        Console(stderr=True).print(text, markup=False)

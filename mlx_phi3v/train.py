@@ -1,0 +1,328 @@
+"""Fine-tune Phi-3-Vision with LoRA on a catalogue of product photos, on MLX or torch.
+
+    python -m mlx_phi3v.train --model microsoft/Phi-3-vision-128k-instruct --data catalogue --output runs/mine
+    python -m mlx_phi3v.train --config run.yaml --resume
+
+The loss is taken over the answer only and weighted by its tokens; rows, order and adapters are the same on both
+backends. OUTPUT/best and OUTPUT/last hold the adapter in PEFT's format.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.catalogue import Catalogue, Split
+
+from . import adapters, cli
+from .adapters import AdapterConfig
+from .backend import BACKENDS, DTYPES, Backend, OptimizerConfig, default_backend, load_backend
+from .batches import Batch, ExampleMaker, batch_rows, collate
+from .checkpoints import Checkpoints, TrainState
+from .cli import option
+from .errors import UserError, run_cli
+from .files import write_json
+from .progress import Progress, result, say
+from .prompts import PromptProcessor
+from .schedule import SCHEDULES, learning_rate
+from .weights import base_fingerprint, resolve_model
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run. Defaults follow Microsoft's table for Phi-3-vision (LoRA r 32, alpha 16, lr 2e-4)."""
+
+    data: Path = option(help="catalogue folder, made by data.ingest or data.sample")
+    output: Path = option(help="folder for checkpoints and log")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
+    backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
+    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    resume: bool = option(False, help="go on from OUTPUT/last, bit for bit")
+    epochs: float = option(1.0, help="passes over the training rows")
+    max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
+    batch_size: int = option(4, help="rows per forward pass, over all ranks")
+    grad_accumulation_steps: int = option(1, help="forward passes per optimiser step")
+    learning_rate: float = option(2e-4, help="peak learning rate")
+    lr_schedule: str = option("linear", help="after the warm-up", choices=SCHEDULES)
+    warmup_steps: int = option(50, help="optimiser steps of linear warm-up")
+    weight_decay: float = option(0.01, help="AdamW's decoupled weight decay")
+    adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
+    adam_eps: float = option(1e-7, help="AdamW's epsilon")
+    max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
+    r: int = option(32, help="LoRA rank")
+    lora_alpha: float = option(16.0, help="LoRA alpha; the scale is alpha / r")
+    lora_dropout: float = option(0.0, help="dropout before LoRA")
+    language: str = option("lora", help="language trunk: qkv_proj o_proj gate_up_proj down_proj", choices=("off", "lora"))
+    vision: str = option("lora", help="CLIP tower: q_proj k_proj v_proj out_proj fc1 fc2", choices=("off", "lora"))
+    projector: str = option("lora", help="img_projection", choices=("off", "lora", "full"))
+    separators: str = option("off", help="sub_GN and glb_GN", choices=("off", "full"))
+    lm_head: str = option("off", help="output layer", choices=("off", "lora"))
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
+    grad_checkpoint: bool = option(False, help="compute activations twice to save memory")
+    seed: int = option(0, help="seed of order, LoRA weights and dropout")
+    steps_per_report: int = option(10, help="optimiser steps between log lines")
+    steps_per_eval: int = option(200, help="optimiser steps between validation losses")
+    val_rows: int = option(200, help="validation rows used, 0 for none")
+    save_every: int = option(200, help="optimiser steps between checkpoints")
+    json: bool = option(False, help="progress as JSON lines on stdout")
+
+    def adapter(self) -> AdapterConfig:
+        """The LoRA configuration the group switches ask for. Raises UserError where all are off."""
+        targets: tuple[str, ...] = ()
+        saved: tuple[str, ...] = ()
+        for name, group in _GROUPS.items():
+            choice = getattr(self, name)
+            targets += group if choice == "lora" else ()
+            saved += group if choice == "full" else ()
+        if not targets:
+            raise UserError("language, vision, projector and lm_head are all without LoRA; set at least one of them to lora")
+        return AdapterConfig(self.r, self.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
+
+
+_GROUPS = {
+    "language": adapters.LANGUAGE,
+    "vision": adapters.VISION,
+    "projector": adapters.PROJECTOR,
+    "separators": adapters.SEPARATORS,
+    "lm_head": adapters.LM_HEAD,
+}
+# Settings that may differ when a run is resumed: they do not touch the numbers.
+_FREE = ("resume", "json", "output", "data", "steps_per_report", "save_every")
+
+
+class BatchLoader:
+    """Batches of a split in the seeded order, made a few ahead by threads. Each rank takes its share of every batch."""
+
+    def __init__(self, split: Split, maker: ExampleMaker, config: TrainConfig, world: tuple[int, int]) -> None:
+        self.split, self.maker, self.config = split, maker, config
+        self.rank, self.ranks = world
+
+    def make(self, rows: Sequence[int]) -> Batch | None:
+        """The batch of these rows (right-padded), None where this rank has none of them."""
+        mine = rows[self.rank :: self.ranks]
+        examples = [self.maker(self.split[row], with_answer=True) for row in mine]
+        return collate(examples, self.maker.config) if examples else None
+
+    def __call__(self, start: int, ahead: int = 4) -> Iterator[tuple[list[int], Batch | None]]:
+        """Endless (rows, batch) from batch number `start` on."""
+        rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start)
+        with ThreadPoolExecutor(2) as pool:
+            waiting: list[tuple[list[int], Future[Batch | None]]] = []
+            try:
+                while True:
+                    while len(waiting) < ahead:
+                        upcoming = next(rows)
+                        waiting.append((upcoming, pool.submit(self.make, upcoming)))
+                    ready, future = waiting.pop(0)
+                    yield ready, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Run (or resume) a training; a summary with steps, losses and the checkpoint folder.
+
+    Raises UserError for wrong settings or data and for a non-finite loss.
+    """
+    _check(config)
+    checkpoints = Checkpoints(config.output)
+    catalogue = Catalogue(config.data)
+    split = catalogue.split("train")
+    has_validation = config.val_rows > 0 and catalogue.info["splits"].get("validation", {}).get("rows")
+    if checkpoints.exists() and not config.resume:
+        raise UserError(f"{config.output} holds a training run; add --resume to go on with it, or choose another --output")
+    folder = resolve_model(config.model)
+    say(f"loading {config.model} on {config.backend}", as_json=config.json)
+    backend = load_backend(config.backend, folder, dtype=config.dtype)
+    fingerprint = base_fingerprint(folder)
+    adapter = config.adapter()
+    backend.set_adapter(adapter, adapters.init_adapter(backend.config, adapter, config.seed), trainable=True)
+    backend.start_training(
+        OptimizerConfig((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
+        grad_checkpoint=config.grad_checkpoint,
+    )
+    state = TrainState(0, config.seed, None, None, _settings(config), catalogue.fingerprint, fingerprint)
+    if config.resume and checkpoints.exists():
+        state = _resume(checkpoints, backend, state)
+    config.output.mkdir(parents=True, exist_ok=True)
+    checkpoints.sweep()
+    checkpoints.cut_log(state.step)
+    maker = ExampleMaker(
+        PromptProcessor(folder), backend.config, catalogue.task, config.num_crops or backend.config.num_crops, config.max_length
+    )
+    loader = BatchLoader(split, maker, config, backend.world())
+    total = total_steps(config, len(split))
+    run = _Run(config, backend, adapter, checkpoints, total, backend.world()[0] == 0)
+    validation = (
+        list(_chunks(range(min(config.val_rows, len(v := catalogue.split("validation")))), config.batch_size))
+        if has_validation
+        else []
+    )
+    valid_loader = BatchLoader(v, maker, config, backend.world()) if has_validation else None
+    if run.leads:
+        write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
+    accumulation = config.grad_accumulation_steps
+    batches = loader(state.step * accumulation)
+    with Progress("training", total, as_json=config.json and run.leads, done=state.step) as progress:
+        while state.step < total:
+            record = run.step(state.step, [next(batches) for _ in range(accumulation)])
+            step = state.step + 1
+            state = replace(state, step=step)
+            last = step == total
+            if validation and (last or step % config.steps_per_eval == 0):
+                record["val_loss"] = run.validate(validation)
+                if state.best_loss is None or record["val_loss"] < state.best_loss:
+                    state = replace(state, best_loss=record["val_loss"], best_step=step)
+            shown = {key: record[key] for key in ("loss", "rows_per_second", "peak_gb", "val_loss") if key in record}
+            progress.advance(**shown)
+            if run.leads and (last or step % config.steps_per_report == 0 or "val_loss" in record):
+                checkpoints.log(record)
+                progress.emit(event="step", **record)
+            if run.leads and (last or step % config.save_every == 0 or state.best_step == step):
+                run.save(state)
+    batches.close()
+    return {
+        "steps": total, "rows": len(split), "adapter": str(config.output / "best"), "best_loss": state.best_loss,
+        "best_step": state.best_step, "seconds": round(run.seconds, 1),
+        "rows_per_second": round(run.rows / max(run.seconds, 1e-9), 2),
+    }  # fmt: skip
+
+
+class _Run:
+    """One optimiser step after the other, with the running averages that are reported."""
+
+    def __init__(
+        self, config: TrainConfig, backend: Backend, adapter: AdapterConfig, checkpoints: Checkpoints, total: int, leads: bool
+    ) -> None:
+        self.config, self.backend, self.adapter, self.checkpoints = config, backend, adapter, checkpoints
+        self.total, self.leads = total, leads
+        self.window: list[tuple[float, float, int, float]] = []
+        self.rows, self.seconds = 0, 0.0
+        self.saved: Path | None = checkpoints.output / "last" if checkpoints.exists() else None
+
+    def step(self, step: int, batches: list[tuple[list[int], Batch | None]]) -> dict[str, Any]:
+        """Forward, backward and update; the log record. Raises UserError where the loss is not finite."""
+        started = time.perf_counter()
+        config, backend = self.config, self.backend
+        rate = learning_rate(
+            step,
+            peak=config.learning_rate,
+            total_steps=self.total,
+            warmup_steps=config.warmup_steps,
+            schedule=config.lr_schedule,
+        )
+        # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
+        backend.seed(config.seed * 1_000_003 + step)
+        sums = np.zeros(2)
+        for rows, batch in batches:
+            if batch is not None:
+                loss = backend.accumulate(batch)
+                if not math.isfinite(loss):
+                    raise self._not_finite("loss", loss, step, rows)
+                sums += (loss, batch.answer_tokens)
+        total_loss, tokens = backend.all_sum(sums)
+        norm = backend.update(rate, int(tokens), config.max_grad_norm)
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient norm", norm, step, [row for rows, _ in batches for row in rows])
+        count = sum(len(rows) for rows, _ in batches)
+        self.window.append((float(total_loss), float(tokens), count, time.perf_counter() - started))
+        self.rows, self.seconds = self.rows + count, self.seconds + self.window[-1][3]
+        self.window = self.window[-max(config.steps_per_report, 1) :]
+        return {
+            "step": step + 1,
+            "loss": float(total_loss) / max(float(tokens), 1.0),
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "answer_tokens": int(tokens),
+            "rows_per_second": sum(w[2] for w in self.window) / max(sum(w[3] for w in self.window), 1e-9),
+            "peak_gb": backend.peak_memory() / 1e9,
+        }
+
+    def validate(self, loader: BatchLoader) -> float:
+        """Mean token loss over the first `val_rows` validation rows."""
+        sums = np.zeros(2)
+        rows = range(min(self.config.val_rows, len(loader.split)))
+        for start in range(0, len(rows), self.config.batch_size):
+            batch = loader.make(rows[start : start + self.config.batch_size])
+            if batch is not None:
+                sums += (self.backend.loss(batch), batch.answer_tokens)
+        loss, tokens = self.backend.all_sum(sums)
+        return float(loss / tokens)
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint."""
+        tensors = self.backend.adapter_tensors()
+        self.saved = self.checkpoints.save(state, self.adapter, tensors, self.backend.optimizer_tensors())
+
+    def _not_finite(self, what: str, value: float, step: int, rows: list[int]) -> UserError:
+        good = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written yet"
+        return UserError(
+            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {good}; "
+            "lower --learning-rate, or look at these rows"
+        )
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimiser steps of the run."""
+    if config.max_steps is not None:
+        return config.max_steps
+    batches = -(-rows // config.batch_size)
+    return max(1, round(batches * config.epochs / config.grad_accumulation_steps))
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def _resume(checkpoints: Checkpoints, backend: Backend, fresh: TrainState) -> TrainState:
+    state, tensors, optimizer = checkpoints.load()
+    for key, value in fresh.settings.items():
+        if key not in _FREE and state.settings.get(key) != value:
+            raise UserError(
+                f"--resume: {key} was {state.settings.get(key)!r} and is now {value!r}; give the old value or another --output"
+            )
+    if state.data_fingerprint != fresh.data_fingerprint:
+        raise UserError(
+            "--resume: the catalogue is another one than this run began with; give the old --data or another --output"
+        )
+    if state.base_fingerprint != fresh.base_fingerprint:
+        raise UserError("--resume: the base model is another one than this run began with; give the old --model")
+    backend.load_training(tensors, optimizer, state.step)
+    return state
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("batch_size", "grad_accumulation_steps", "r", "steps_per_report", "steps_per_eval", "save_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+    if config.num_crops is not None and config.num_crops < 1:
+        raise UserError(f"--num-crops is {config.num_crops}; it must be 1 or more")
+    if len(config.adam_betas) != 2:
+        raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
+    if config.max_steps is None and config.epochs <= 0:
+        raise UserError(f"--epochs is {config.epochs}; it must be above 0")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    config = cli.parse(TrainConfig, "python -m mlx_phi3v.train", __doc__ or "", argv)
+    summary = train(config)
+    result(config.json, event="done", **summary)
+    say(
+        f"trained {summary['steps']} steps at {summary['rows_per_second']} rows/s; adapter: {summary['adapter']}",
+        as_json=config.json,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
