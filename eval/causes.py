@@ -70,8 +70,8 @@ def explain(a: Mapping[str, Any], b: Mapping[str, Any], *, near_tie: float, samp
     same_answer = text_a == text_b and text_a is not None and (not tokens_a or not tokens_b or tokens_a == tokens_b)
     if same_answer:
         if a["predicted"] != b["predicted"]:
-            return Parting(PARSE_ONLY, _fields("read", a["predicted"], b["predicted"]))
-        return Parting(SCORE_ONLY, _fields("true value", a["true"], b["true"]))
+            return Parting(PARSE_ONLY, "the same answer, read differently")
+        return Parting(SCORE_ONLY, "the same answer, other true values: " + _fields(a["true"], b["true"]))
     if found := _input_cause(a.get("fingerprints") or {}, b.get("fingerprints") or {}):
         return found
     if not tokens_a or not tokens_b:
@@ -83,14 +83,19 @@ def explain(a: Mapping[str, Any], b: Mapping[str, Any], *, near_tie: float, samp
     return _token_cause(a, b, near_tie)
 
 
-def _fields(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def reading(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """The fields two rows were read differently in: "full_price 120.0 | missing"; empty where in none."""
+    return _fields(a["predicted"], b["predicted"])
+
+
+def _fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     names = [name for name in sorted(set(a) | set(b)) if a.get(name) != b.get(name)]
-    return "; ".join(f"{name} {what} as {_plain(a.get(name))} | {_plain(b.get(name))}" for name in names)
+    return "; ".join(f"{name} {_plain(a.get(name))} | {_plain(b.get(name))}" for name in names)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return str(value.get("value")) if value.get("status") == "ok" else str(value.get("status"))
+        return str(value.get("value")) if value.get("status") == "ok" else f"({value.get('status')})"
     return str(value)
 
 

@@ -251,7 +251,11 @@ class PairedResamples:
     n: int
     identical: bool
     bounded: bool
-    method = "bootstrap"
+
+    @property
+    def method(self) -> str:
+        """How the interval is made: "bootstrap", or "score" where no row differs."""
+        return "score" if self.identical and self.bounded else "bootstrap"
 
     def interval(self, z: float) -> Interval:
         """Percentile interval at the level of normal quantile z."""

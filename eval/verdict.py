@@ -64,7 +64,7 @@ class Decision:
     more_rows: int | None
 
 
-def gated_metrics(task: Task, margins: Mapping[str, float] | None) -> list[tuple[str, Metric, float]]:
+def gated_metrics(task: Task, margins: Mapping[str, float | None] | None) -> list[tuple[str, Metric, float]]:
     """(field, metric, margin) of every gate: `margins` over the defaults; None as a margin takes a default gate out.
 
     Raises UserError for an unknown measure, a margin outside (0, 1), or a task on which nothing is gated.
@@ -221,5 +221,7 @@ def _reason(gate: Gate, one_sided: bool) -> str:
         bound = f"not more than {margin} worse" if one_sided else f"inside the margin of {margin}"
         return f"{name}: {spread}: {bound}"
     if gate.state == "different":
-        return f"{name}: {spread}: a real difference{test}, and not shown to lie inside {margin}"
+        beyond = min(abs(low), abs(high)) > 100 * gate.margin and low * high > 0
+        where = f"beyond the margin of {margin}" if beyond else f"not shown to lie inside {margin}"
+        return f"{name}: {spread}: a real difference{test}, {where}"
     return f"{name}: {spread}: neither inside the margin of {margin} nor a sure difference{test}"

@@ -1,0 +1,116 @@
+"""Put the shards of one run, made on several machines, together.
+
+    python -m eval.merge SHARD_1 SHARD_2 ... --output RUN
+
+Shards must have been asked the same (hashes, settings, task) and be all of 1/n to n/n; rows must not repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mlx_phi3v.cli import add_arguments, build, option
+from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.files import atomic_folder, write_json
+
+from .compare import progress
+from .match import manifest_differences
+from .run import Run, RunWriter
+
+# In what one run's shards may differ: where and when they ran.
+_MACHINE_KEYS = ("code", "packages", "device", "batch_size", "shard")
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """Flags of `python -m eval.merge`."""
+
+    output: Path = option(help="the run folder to write")
+    partial: bool = option(False, help="merge although shards are missing or unfinished; the run stays unfinished")
+
+
+def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) -> Run:
+    """Write all shards' rows as one run.
+
+    Raises UserError where shards differ in what they were asked, one is missing, given twice or unfinished, or a
+    row stands in two of them. `output` appears whole or not at all.
+    """
+    first = shards[0]
+    for shard in shards[1:]:
+        differing = [
+            item
+            for item in manifest_differences(first.manifest, shard.manifest)
+            if item.name.split(".")[0] not in _MACHINE_KEYS
+        ]
+        if differing:
+            raise UserError(f"{first.path} and {shard.path} are no shards of one run: {'; '.join(map(str, differing))}")
+    complete = _check_shards(shards, partial)
+    manifest = {**first.manifest, "shard": None, "merged": [_origin(shard) for shard in shards]}
+    came_from: dict[str, Path] = {}
+    with atomic_folder(output) as temporary:
+        with RunWriter.open(temporary, manifest) as writer:
+            for shard in shards:
+                for _, row in shard.stream():
+                    if row["id"] in came_from:
+                        raise UserError(f"row {row['id']!r} stands in {came_from[row['id']]} and again in {shard.path}")
+                    came_from[row["id"]] = shard.path
+                    writer.write(row)
+            writer.finish(seconds=sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards))
+        if not complete:
+            write_json(temporary / "manifest.json", {**writer.manifest, "end": None})
+    return Run.load(output)
+
+
+def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
+    """Whether the shards are all there and finished; UserError where not and `partial` is false."""
+    numbers = [shard.manifest.get("shard") for shard in shards]
+    missing: list[str] = []
+    if any(number is None for number in numbers):
+        named = next(shard.path for shard, number in zip(shards, numbers) if number is None)
+        raise UserError(f"{named} is no shard; make shards with eval.predict --shard i/n")
+    of = {number[1] for number in numbers}
+    if len(of) != 1:
+        raise UserError(f"shards of different divisions ({', '.join(f'{i}/{n}' for i, n in numbers)}) make no run")
+    n = of.pop()
+    for i in range(1, n + 1):
+        count = sum(number[0] == i for number in numbers)
+        if count > 1:
+            raise UserError(f"shard {i}/{n} is given twice; give each once")
+        if not count:
+            missing.append(f"shard {i}/{n} is missing")
+    missing += [f"{shard.path} is unfinished" for shard in shards if not shard.finished]
+    if missing and not partial:
+        raise UserError(f"{'; '.join(missing)}; finish them, or merge what there is with --partial")
+    return not missing
+
+
+def _origin(shard: Run) -> dict[str, Any]:
+    keys = ("label", "shard", "device", "batch_size", "code", "packages", "start", "end", "rows", "seconds")
+    return {key: shard.manifest.get(key) for key in keys}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", nargs="+", type=Path, metavar="SHARD", help="run folders of eval.predict --shard i/n")
+    add_arguments(parser, MergeSettings)
+    flags = vars(parser.parse_args(argv))
+    shards = [Run.load(path) for path in flags.pop("shards")]
+    settings = build(MergeSettings, flags, "the flags")
+    with progress() as say:
+        say(f"merging {len(shards)} shards")
+        run = merge_runs(shards, settings.output, partial=settings.partial)
+    Console(highlight=False).print(f"wrote {run.manifest['rows']:,} rows to {settings.output}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
