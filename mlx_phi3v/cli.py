@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
         if "help" not in field.metadata:
             continue
         kind, many = _plain_type(hints[field.name])
+        kind = str if kind is Any else kind  # a mapping in YAML, plain text as a flag
         name = "--" + field.name.replace("_", "-")
         aliases = ["--" + field.name] if "_" in field.name else []
         text = field.metadata["help"].replace("%", "%%")

@@ -66,7 +66,8 @@ class ShardWriter:
 
     def close(self) -> list[str]:
         """Join headers and data into `model*.safetensors` and write the index; the file names."""
-        weight_map, names = {}, []
+        weight_map: dict[str, str] = {}
+        names: list[str] = []
         for i, (path, header, _) in enumerate(self.shards, start=1):
             single = len(self.shards) == 1
             name = "model.safetensors" if single else f"model-{i:05d}-of-{len(self.shards):05d}.safetensors"

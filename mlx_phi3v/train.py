@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class BatchLoader:
         examples = [self.maker(self.split[row], with_answer=True) for row in mine]
         return collate(examples, self.maker.config) if examples else None
 
-    def __call__(self, start: int, ahead: int = 4) -> Iterator[tuple[list[int], Batch | None]]:
+    def __call__(self, start: int, ahead: int = 4) -> Generator[tuple[list[int], Batch | None], None, None]:
         """Endless (rows, batch) from batch number `start` on."""
         rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start)
         with ThreadPoolExecutor(2) as pool:
@@ -162,12 +162,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     loader = BatchLoader(split, maker, config, backend.world())
     total = total_steps(config, len(split))
     run = _Run(config, backend, adapter, checkpoints, total, backend.world()[0] == 0)
-    validation = (
-        list(_chunks(range(min(config.val_rows, len(v := catalogue.split("validation")))), config.batch_size))
-        if has_validation
-        else []
-    )
-    valid_loader = BatchLoader(v, maker, config, backend.world()) if has_validation else None
+    validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world()) if has_validation else None
     if run.leads:
         write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
     accumulation = config.grad_accumulation_steps

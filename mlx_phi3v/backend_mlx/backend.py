@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,7 +36,9 @@ def load(folder: Path, *, dtype: str | None = None) -> MLXBackend:
     tensors = open_checkpoint(folder, config)
     target = getattr(mx, dtype)
     files = {info.file for info in tensors.values()}
-    arrays = {name: array for file in sorted(files) for name, array in mx.load(str(file)).items()}
+    arrays: dict[str, mx.array] = {}
+    for file in sorted(files):
+        arrays |= cast(dict[str, mx.array], mx.load(str(file)))
     weights = []
     for name in tensors:
         if is_unused(name, config):
@@ -55,6 +57,16 @@ def load(folder: Path, *, dtype: str | None = None) -> MLXBackend:
 def parameter_name(tensor: str) -> str:
     """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
     return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
+
+
+class Inputs(NamedTuple):
+    """A batch's arrays on the device; see `batches.Batch`. lengths: [B], tokens of each row."""
+
+    input_ids: mx.array
+    positions: mx.array
+    lengths: mx.array
+    image_index: mx.array
+    pixel_values: mx.array
 
 
 @dataclass
@@ -124,7 +136,7 @@ class MLXBackend:
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
         state = dict(tree_flatten(self.optimizer.state))
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for ours, theirs in (("exp_avg", "m"), ("exp_avg_sq", "v")):
             moments = {name.removesuffix("." + theirs): value for name, value in state.items() if name.endswith("." + theirs)}
             tensors |= {f"{key}.{ours}": value for key, value in lora.from_mlx(moments, self.keys).items()}
@@ -154,7 +166,7 @@ class MLXBackend:
         loss, grads = self._loss_and_grad(*self._loss_inputs(batch))
         self.grads = grads if self.grads is None else tree_map(mx.add, self.grads, grads)
         mx.eval(loss, self.grads)
-        return loss.item()
+        return scalar(loss)
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
         """See `backend.Backend`."""
@@ -162,19 +174,19 @@ class MLXBackend:
         if self.group.size() > 1:
             grads = tree_map(lambda g: mx.distributed.all_sum(g, group=self.group), grads)
         grads = tree_map(lambda g: g / max(tokens, 1), grads)
-        norm = mx.sqrt(sum(g.square().sum() for _, g in tree_flatten(grads)))
+        norm = mx.sqrt(mx.stack([g.square().sum() for g in leaves(grads)]).sum())
         # The same guard as torch.nn.utils.clip_grad_norm_.
         scale = mx.minimum(max_grad_norm / (norm + 1e-6), 1.0) if max_grad_norm > 0 else mx.array(1.0)
         self.optimizer.learning_rate = lr
         self.optimizer.update(self.model, tree_map(lambda g: g * scale, grads))
         self.grads = None
         mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
-        return norm.item()
+        return scalar(norm)
 
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
         self.model.eval()
-        value = self.token_loss(*self._loss_inputs(batch)).item()
+        value = scalar(self.token_loss(*self._loss_inputs(batch)))
         self.model.train()
         return value
 
@@ -183,7 +195,7 @@ class MLXBackend:
         padding = (~batch.attention_mask).sum(1).tolist()
         layers = [BatchKVCache(padding) for _ in range(self.config.num_hidden_layers)]
         cache = Cache(layers, batch.attention_mask, batch.attention_mask.sum(1))
-        hidden = self._hidden(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=layers)
+        hidden = self._hidden(self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
@@ -209,7 +221,7 @@ class MLXBackend:
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[mx.array] = []
-        hidden = self._hidden(*self._inputs(batch), mask="causal", every_layer=states)
+        hidden = self._hidden(self._inputs(batch), mask="causal", every_layer=states)
         return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
@@ -223,11 +235,11 @@ class MLXBackend:
         flat = dict(tree_flatten(grads))
         result = {name: to_numpy(flat[parameter]) / batch.answer_tokens for name, parameter in parameters.items()}
         self.model.freeze()
-        return loss.item() / batch.answer_tokens, result
+        return scalar(loss) / batch.answer_tokens, result
 
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        return to_numpy(self.model.features(mx.array(pixel_values)))
+        return to_numpy(self.model.model.vision_embed_tokens(mx.array(pixel_values)))
 
     def peak_memory(self) -> int:
         """See `backend.Backend`."""
@@ -241,9 +253,9 @@ class MLXBackend:
         """See `backend.Backend`."""
         return np.array(mx.distributed.all_sum(mx.array(values), group=self.group))
 
-    def _inputs(self, batch: Batch) -> tuple[mx.array, ...]:
+    def _inputs(self, batch: Batch) -> Inputs:
         lengths = batch.attention_mask.sum(1)
-        return tuple(map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, batch.pixel_values)))
+        return Inputs(*map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, batch.pixel_values)))
 
     def _loss_inputs(self, batch: Batch) -> tuple[mx.array, ...]:
         shifted = batch.labels[:, 1:]
@@ -253,23 +265,20 @@ class MLXBackend:
 
     def _hidden(
         self,
-        input_ids: mx.array,
-        positions: mx.array,
-        lengths: mx.array,
-        image_index: mx.array,
-        pixel_values: mx.array,
+        inputs: Inputs,
         mask: mx.array | str | None = "causal",
         cache: list[Any] | None = None,
         every_layer: list[mx.array] | None = None,
     ) -> mx.array:
-        embeddings = self.model.model.embed(input_ids, image_index, self.model.features(pixel_values))
-        return self.model.model(embeddings, positions, lengths, mask, cache, every_layer)
+        features = self.model.features(inputs.pixel_values)
+        embeddings = self.model.model.embed(inputs.input_ids, inputs.image_index, features)
+        return self.model.model(embeddings, inputs.positions, inputs.lengths, mask, cache, every_layer)
 
     def token_loss(self, *arrays: mx.array) -> mx.array:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""
         *inputs, label_index, targets = arrays
         # Padding is on the right, behind all that a real token may see: the causal mask is enough.
-        return self.model.loss(self._hidden(*inputs), label_index, targets)
+        return self.model.loss(self._hidden(Inputs(*inputs)), label_index, targets)
 
 
 def prefill_mask(valid: np.ndarray) -> mx.array | str:
@@ -278,6 +287,16 @@ def prefill_mask(valid: np.ndarray) -> mx.array | str:
         return "causal"
     causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
     return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))
+
+
+def leaves(tree: Any) -> list[mx.array]:
+    """All arrays of a nested tree."""
+    return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(tree))]
+
+
+def scalar(array: mx.array) -> float:
+    """The number in a 0-d array."""
+    return float(cast(float, array.item()))
 
 
 def to_numpy(array: mx.array) -> np.ndarray:

@@ -45,9 +45,8 @@ def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "
     model.load_state_dict(weights, strict=True, assign=True)
     # Buffers are not in the checkpoint: they are made off the meta device.
     model.model.rotary_emb = RotaryEmbedding(config).to(device)
-    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.position_ids = torch.arange(
-        config.vision.grid**2 + 1, device=device
-    )[None]
+    positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
+    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
     model.requires_grad_(False)
     model.eval()
     return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
@@ -252,9 +251,7 @@ class TorchBackend:
     @torch.inference_mode()
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        features = self.model.features(self._tensor(pixel_values))
-        assert features is not None
-        return to_numpy(features)
+        return to_numpy(self.model.model.vision_embed_tokens(self._tensor(pixel_values)))
 
     def peak_memory(self) -> int:
         """See `backend.Backend`."""

@@ -39,7 +39,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.register_buffer("inverse_frequencies", torch.from_numpy(rope.inverse_frequencies(config)), persistent=False)
+        self.inverse_frequencies = nn.Buffer(torch.from_numpy(rope.inverse_frequencies(config)), persistent=False)
         self.scale = rope.attention_scale(config)
 
     def forward(self, positions: torch.Tensor, use_long: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

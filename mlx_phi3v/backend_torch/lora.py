@@ -17,7 +17,7 @@ def add_lora(
     """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
     lora = LoraConfig(
         r=adapter.r,
-        lora_alpha=adapter.lora_alpha,
+        lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]  # peft takes any number, PEFT files hold floats
         lora_dropout=adapter.lora_dropout,
         target_modules=list(adapter_shapes(config, adapter).lora),
         modules_to_save=list(adapter.modules_to_save) or None,
