@@ -3,14 +3,17 @@
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
     DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns
     DIR/images/ab/ab12....png     a picture, named by the SHA-256 of its bytes
+    DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
 
 The shards are Arrow streams, memory-mapped here and readable by `datasets.load_dataset("arrow", data_files=...)`.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -40,20 +43,20 @@ class Split(Sequence[dict[str, Any]]):
     def __init__(self, folder: Path, name: str, shards: Sequence[str]) -> None:
         self.folder = folder
         self.name = name
-        tables = []
+        self._batches: list[pa.RecordBatch] = []
         for shard in shards:
             path = folder / shard
             try:
-                # The table keeps the map alive; nothing is read before a row is asked for.
-                tables.append(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
+                # The batches keep the map alive; nothing is read before a row is asked for.
+                self._batches += pa.ipc.open_stream(pa.memory_map(str(path)))
             except FileNotFoundError:
                 raise UserError(f"catalogue shard {path} is missing; make the catalogue again") from None
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"catalogue shard {path} cannot be read ({error}); make the catalogue again") from None
-        self._table = pa.concat_tables(tables) if tables else pa.table({})
+        self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -62,13 +65,15 @@ class Split(Sequence[dict[str, Any]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        row = self._table.slice(index, 1).to_pylist()[0]
+        number = bisect.bisect_right(self._ends, index)
+        batch = self._batches[number]
+        row: dict[str, Any] = batch.slice(index - (self._ends[number] - batch.num_rows), 1).to_pylist()[0]
         row["images"] = [str(self.folder / image) for image in row["images"] or []]
         return row
 
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
-        return self._table.column(name).to_pylist()
+        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
 
 
 class Catalogue:
@@ -105,12 +110,31 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
 
 
+def store_picture(folder: Path, data: bytes, suffix: str) -> str:
+    """Store a picture's bytes once under `folder`/images, by content; the path relative to `folder`.
+
+    Several processes may store the same picture at once.
+    """
+    digest = sha256_bytes(data)
+    relative = f"images/{digest[:2]}/{digest}{suffix}"
+    path = folder / relative
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{digest}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return relative
+
+
 class CatalogueWriter:
     """Writes a catalogue row by row in constant memory; `output` appears only when the block ends well.
 
     >>> with CatalogueWriter(output, task, name="sample", source={...}, settings={...}) as writer:
     ...     image = writer.add_image(png_bytes, ".png")
     ...     writer.add("train", {"id": "p1", "images": [image], "title": "Wool scarf", ...})
+
+    What is put into `info` before the block ends stands in `catalogue.json`. With `folder` the catalogue is built
+    there, around the pictures it holds already, and an error leaves it; it must be on the disk of `output`.
 
     Raises UserError where `output` exists and is not empty.
     """
@@ -125,16 +149,24 @@ class CatalogueWriter:
         settings: Mapping[str, Any],
         extra: Mapping[str, pa.DataType] | None = None,
         shard_rows: int = 50_000,
+        folder: Path | None = None,
     ) -> None:
         self.output = Path(output)
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
         self.task = task
-        self.info = {"format": FORMAT, "name": name, "source": dict(source), "settings": dict(settings), "task": task.to_dict()}
+        self.info: dict[str, Any] = {
+            "format": FORMAT,
+            "name": name,
+            "source": dict(source),
+            "settings": dict(settings),
+            "task": task.to_dict(),
+        }
         self.schema = _schema(task, extra or {})
         self.shard_rows = shard_rows
-        self.folder = self.output.with_name(f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp")
-        (self.folder / "images").mkdir(parents=True)
+        self._own_folder = folder is None
+        self.folder = folder or self.output.with_name(f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp")
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._shards: dict[str, list[str]] = {}
         self._rows: dict[str, int] = {}
@@ -143,15 +175,7 @@ class CatalogueWriter:
 
     def add_image(self, data: bytes, suffix: str) -> str:
         """Store a picture's bytes once, by content; the path to put into a row's "images"."""
-        digest = sha256_bytes(data)
-        relative = f"images/{digest[:2]}/{digest}{suffix}"
-        path = self.folder / relative
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        return relative
+        return store_picture(self.folder, data, suffix)
 
     def add(self, split: str, row: Mapping[str, Any]) -> None:
         """Append one row. Columns outside the schema are an error of the caller."""
@@ -192,6 +216,7 @@ class CatalogueWriter:
             writer.close()
         self._open.clear()
         order = sorted(self._rows, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s))
+        self.info["schema"] = {column.name: str(column.type) for column in self.schema}
         self.info["splits"] = {s: {"rows": self._rows[s], "shards": self._shards[s]} for s in order}
         digest = hashlib.sha256(json.dumps(self.info["task"], sort_keys=True).encode())
         for split in order:
@@ -213,7 +238,8 @@ class CatalogueWriter:
         for writer, _ in self._open.values():
             with contextlib.suppress(Exception):
                 writer.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def iterate(split: Split) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,181 @@
+"""Which column of a source becomes which field of the task: read from YAML, flags or a preset, and checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mlx_phi3v.cli import read_yaml, unknown_key
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Field, FieldKind, Task, default_template
+
+from .prices import DecimalMark
+
+PRESETS = ("burberry",)
+KINDS = ("text", "category", "number")
+
+# Taken where the user names no column and the source has exactly this one.
+_USUAL_FIELDS: dict[str, FieldKind] = {"title": "text", "name": "text", "category": "category", "price": "number"}
+_USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
+_USUAL_QUESTION = "What is shown in this image?"
+
+
+@dataclass(frozen=True)
+class MappedField:
+    """One field of the task and the column it is read from. `decimal` is the decimal mark of a number column."""
+
+    name: str
+    column: str
+    kind: FieldKind = "text"
+    currency: str | None = None
+    decimal: DecimalMark | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class FieldMapping:
+    """How the columns of a source become a task's rows."""
+
+    fields: tuple[MappedField, ...]
+    images: tuple[str, ...]
+    code: str | None
+    split: str | None
+    prompt: str | None
+    template: str | None
+
+    def task(self) -> Task:
+        """The task that training and scoring use. Raises UserError where template and fields disagree."""
+        fields = [Field(item.name, item.kind, item.currency) for item in self.fields]
+        return Task(tuple(fields), full_prompt(self.prompt), self.template or default_template(fields))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, kept in `catalogue.json` and compared on resume."""
+        return asdict(self)
+
+
+def full_prompt(question: str | None) -> str:
+    """A question as the model's prompt with one image; text that is a whole prompt already stays as it is."""
+    question = question or _USUAL_QUESTION
+    if "<|user|>" in question:
+        return question
+    return f"<|user|>\n<|image_1|>{' '.join(question.split())}<|end|><|assistant|>\n"
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The keys of a preset, in the form of a user's own YAML."""
+    return read_yaml(Path(__file__).parent / "presets" / f"{name}.yaml")
+
+
+def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str) -> FieldMapping:
+    """Build the mapping from the keys fields, image, code, split, prompt, template, currency.
+
+    `columns` are the source's; what is not named falls back on usual names. `where` names the source in errors.
+    Raises UserError for an unknown key, an unknown column or a field that makes no sense.
+    """
+    if not isinstance(settings.get("fields") or {}, Mapping):
+        raise UserError(f"fields is {settings['fields']!r}; write one line per field, such as title: {{column: name}}")
+    fields = tuple(
+        _field(name, spec, settings.get("currency"), columns, where) for name, spec in (settings.get("fields") or {}).items()
+    ) or _usual_fields(settings.get("currency"), columns, where)
+    images = _column_names("image", settings.get("image"))
+    if not images:
+        images = tuple(name for name in _USUAL_IMAGES if name in columns)[:1]
+    mapping = FieldMapping(
+        fields,
+        images,
+        _one_column("code", settings.get("code")),
+        _one_column("split", settings.get("split")),
+        settings.get("prompt"),
+        settings.get("template"),
+    )
+    for column in (*(f.column for f in fields), *images, *filter(None, (mapping.code, mapping.split))):
+        if column not in columns:
+            raise _unknown_column(column, columns, where)
+    mapping.task()
+    return mapping
+
+
+def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out."""
+    name, mark, rest = text.partition("=")
+    parts = rest.split(":")
+    if not mark or not name or not parts[0] or len(parts) > 3:
+        raise UserError(f"--field {text!r} does not read; write NAME=COLUMN:KIND, such as price=full_price:number:USD")
+    return name, dict(zip(("column", "kind", "currency"), parts))
+
+
+def _field(name: str, spec: Any, currency: str | None, columns: Sequence[str], where: str) -> MappedField:
+    if spec is None:
+        spec = {}
+    if isinstance(spec, str):
+        spec = {"column": spec}
+    if not isinstance(spec, Mapping):
+        raise UserError(f"field {name!r} is {spec!r}; write {name}: {{column: NAME, kind: text}}")
+    known = ("column", "kind", "currency", "decimal", "required")
+    for key in spec:
+        if key not in known:
+            raise unknown_key(str(key), known, f"field {name!r}")
+    kind = spec.get("kind", "number" if spec.get("currency") else "text")
+    if kind not in KINDS:
+        raise UserError(f"field {name!r} is of kind {kind!r}; choose {', '.join(KINDS)}")
+    if spec.get("decimal") not in (None, ".", ","):
+        raise UserError(f'field {name!r} has decimal {spec["decimal"]!r}; write decimal: "." or decimal: ","')
+    if not str(name).isidentifier() or name in ("id", "images"):
+        raise UserError(f"a field cannot be named {name!r}; use letters, digits and _, and neither id nor images")
+    number = kind == "number"
+    if not number and (spec.get("currency") or spec.get("decimal")):
+        raise UserError(f"field {name!r} has a currency or decimal mark but is of kind {kind}; only a number can have one")
+    return MappedField(
+        str(name),
+        str(spec.get("column", name)),
+        cast(FieldKind, kind),
+        (spec.get("currency") or currency) if number else None,
+        cast("DecimalMark | None", spec.get("decimal")),
+        bool(spec.get("required", False)),
+    )
+
+
+def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> tuple[MappedField, ...]:
+    found = tuple(
+        MappedField(name, name, kind, currency if kind == "number" else None)
+        for name, kind in _USUAL_FIELDS.items()
+        if name in columns
+    )
+    if not found:
+        raise UserError(
+            f"{where} has the columns {', '.join(columns)}; say which to learn, for instance --field title={columns[0]}:text"
+        )
+    return found
+
+
+def _column_names(key: str, value: Any) -> tuple[str, ...]:
+    """The columns of `image: {column: a}`, `image: {columns: [a, b]}`, `image: a` or nothing."""
+    if value is None or value == {}:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, Mapping):
+        for name in value:
+            if name not in ("column", "columns"):
+                raise unknown_key(str(name), ("column", "columns"), f"{key!r}")
+        value = value.get("column", value.get("columns"))
+        return _column_names(key, value)
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise UserError(f"{key} is {value!r}; write {key}: {{column: NAME}}")
+
+
+def _one_column(key: str, value: Any) -> str | None:
+    names = _column_names(key, value)
+    if len(names) > 1:
+        raise UserError(f"{key} names the columns {', '.join(names)}; give one")
+    return names[0] if names else None
+
+
+def _unknown_column(column: str, columns: Sequence[str], where: str) -> UserError:
+    close: Literal[""] | list[str] = difflib.get_close_matches(column, columns, n=1) or ""
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(columns)}"
+    return UserError(f"{where} has no column {column!r}{hint}")

@@ -1,0 +1,146 @@
+"""One picture of a row: from whatever the source gives to clean bytes, their hash and what near-duplicates need."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlx_phi3v.files import sha256_bytes
+from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
+
+from .near_duplicates import picture_print
+
+
+class PictureError(Exception):
+    """A picture that cannot be had; `reason` is a short fixed word, `detail` what a person wants to see."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What a picture may be: pixels, the shortest side in pixels and the size of its file in bytes."""
+
+    max_pixels: int = MAX_PIXELS
+    min_side: int = MIN_SIDE
+    max_bytes: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class CleanPicture:
+    """A picture as stored: RGB, upright, 8 bit. `changed` says that its bytes are not those of the source."""
+
+    data: bytes
+    suffix: str
+    sha256: str
+    width: int
+    height: int
+    changed: bool
+    near_print: bytes
+
+
+def picture_references(value: Any) -> list[Any]:
+    """The pictures that one cell holds: bytes, `datasets.Image` structs, paths or URLs, or a list of these."""
+    if value is None or value == "" or value == []:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [item for element in value for item in picture_references(element)]
+    if isinstance(value, Mapping) and not (value.get("bytes") or value.get("path") or value.get("url")):
+        return []
+    return [value]
+
+
+def as_url(reference: Any) -> str | None:
+    """The URL of a reference, if it is one."""
+    if isinstance(reference, Mapping) and not reference.get("bytes"):
+        reference = reference.get("url") or reference.get("path")
+    if not isinstance(reference, str):
+        return None
+    text = reference.strip()
+    if text.startswith("//"):
+        text = "https:" + text
+    # A Windows path such as C:\photo.jpg has a one-letter "scheme".
+    return text if len(_scheme(text)) > 1 and "://" in text else None
+
+
+def _scheme(text: str) -> str:
+    """The scheme of a URL; "" where there is none or the text does not read as one."""
+    try:
+        return urlsplit(text).scheme
+    except ValueError:
+        return "http" if text.lower().startswith("http") else ""
+
+
+def reference_bytes(reference: Any, root: Path | None, fetched: Callable[[str], bytes], limits: PictureLimits) -> bytes:
+    """The bytes of a reference; those of a URL come from `fetched`. Raises PictureError."""
+    url = as_url(reference)
+    if url is not None:
+        return fetched(url)
+    if isinstance(reference, Mapping):
+        reference = reference.get("bytes") or reference.get("path")
+    if isinstance(reference, (bytes, bytearray)):
+        return _within(bytes(reference), "its bytes", limits)
+    if not isinstance(reference, str):
+        raise PictureError("picture_unknown_form", type(reference).__name__)
+    if reference.startswith("data:"):
+        return _within(_data_uri(reference), "its data URI", limits)
+    return _file_bytes(reference.strip(), root, limits)
+
+
+def _within(data: bytes, name: str, limits: PictureLimits) -> bytes:
+    if len(data) > limits.max_bytes:
+        raise PictureError("picture_too_many_bytes", f"{name}: {len(data)} bytes")
+    return data
+
+
+def _data_uri(text: str) -> bytes:
+    head, mark, body = text.partition(",")
+    try:
+        if not mark or not head.endswith(";base64"):
+            raise ValueError
+        return base64.b64decode(body, validate=True)
+    except (ValueError, binascii.Error):
+        raise PictureError("picture_unknown_form", text[:40]) from None
+
+
+def _file_bytes(name: str, root: Path | None, limits: PictureLimits) -> bytes:
+    if root is None:
+        # A data set from the hub must not choose files of this machine.
+        raise PictureError("picture_local_path", name)
+    try:
+        path = root / Path(name).expanduser()
+        if not path.is_file():
+            raise PictureError("picture_missing", name)
+        if path.stat().st_size > limits.max_bytes:
+            raise PictureError("picture_too_many_bytes", name)
+        return path.read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PictureError("picture_unreadable_file", f"{name}: {error}") from None
+
+
+def clean_picture(data: bytes, limits: PictureLimits) -> CleanPicture:
+    """Decode a picture, keep its bytes where they are clean, else store what was decoded as PNG.
+
+    Raises PictureError where it cannot be used.
+    """
+    try:
+        image = open_photo(data, max_pixels=limits.max_pixels, min_side=limits.min_side)
+    except PhotoError as error:
+        raise PictureError(f"picture_{error.reason.removesuffix('_picture')}", str(error)) from None
+    kept = is_plain_rgb(data)
+    if kept:
+        suffix = ".jpg" if data.startswith(b"\xff\xd8") else ".png"
+    else:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=3)
+        data, suffix = buffer.getvalue(), ".png"
+    return CleanPicture(data, suffix, sha256_bytes(data), image.width, image.height, not kept, picture_print(image))

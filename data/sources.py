@@ -1,0 +1,249 @@
+"""What a user may point at: a table file, a folder of photos or tables, a saved `datasets` folder, a hub dataset."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import sha256_json
+from mlx_phi3v.task import Task
+
+from .chat import ChatTable, is_chat
+from .tables import DatasetTable, Row, Table, is_table, open_table
+
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class RawRow(NamedTuple):
+    """One row as the source has it. `number` counts all rows from 1; `place` is where a person finds it."""
+
+    number: int
+    values: Row
+    split: str | None
+    root: str | None  # folder that relative picture paths start from; None: paths are not read
+    place: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of the source with the split that its folder or name gives it."""
+
+    table: Table
+    split: str | None
+    root: Path | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source. `identity` changes when the data does; `columns` is the union over its parts."""
+
+    name: str
+    parts: tuple[Part, ...]
+    identity: str
+
+    @property
+    def kind(self) -> str:
+        """csv, json, parquet, datasets, images or chat."""
+        return self.parts[0].table.kind
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """Column names and types over all parts. Raises UserError where two parts disagree."""
+        columns: dict[str, pa.DataType] = {}
+        for part in self.parts:
+            for name, kind in part.table.columns.items():
+                if columns.setdefault(name, kind) != kind:
+                    first = self.parts[0].place
+                    raise UserError(
+                        f"column {name!r} is {columns[name]} in {first} but {kind} in {part.place}; make them alike"
+                    )
+        return columns
+
+    @property
+    def count(self) -> int:
+        """How many rows there are; an estimate for CSV."""
+        return sum(part.table.count for part in self.parts)
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether folders or names of the source give splits."""
+        return any(part.split for part in self.parts)
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows in order, numbered from 1."""
+        numbers = itertools.count(1)
+        for part in self.parts:
+            root = str(part.root) if part.root else None
+            for line, row in part.table.rows():
+                yield RawRow(next(numbers), row, part.split, root, f"{part.place}:{line}")
+
+
+def open_source(
+    source: str, *, encoding: str = "utf-8", delimiter: str | None = None, answer_task: Task | None = None
+) -> Source:
+    """Open what `source` names. `answer_task` reads the answers of chat rows back into fields.
+
+    Raises UserError where it does not exist or holds nothing to read.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if _HUB_ID.fullmatch(source) and not is_table(path):
+            return _hub(source, answer_task)
+        raise UserError(f"{source} does not exist; give a file, a folder or a hub dataset such as OWNER/NAME")
+    if path.is_file():
+        if not is_table(path):
+            raise UserError(f"{source} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
+        parts = [Part(open_table(path, encoding=encoding, delimiter=delimiter), None, path.parent.resolve(), path.name)]
+    else:
+        parts = list(_folder_parts(path, None, path, encoding, delimiter))
+    parts = _without_lone_train(parts)
+    if not parts:
+        raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
+    parts = [Part(ChatTable(part.table, answer_task), *_rest(part)) if is_chat(part.table) else part for part in parts]
+    return Source(source, tuple(parts), sha256_json(list(_stamps(path))))
+
+
+def _without_lone_train(parts: list[Part]) -> list[Part]:
+    """One split named train is the whole set, still to be split."""
+    if {part.split for part in parts} != {"train"}:
+        return parts
+    return [Part(part.table, None, part.root, part.place) for part in parts]
+
+
+def _rest(part: Part) -> tuple[str | None, Path | None, str]:
+    return part.split, part.root, part.place
+
+
+def _folder_parts(folder: Path, split: str | None, top: Path, encoding: str, delimiter: str | None) -> Iterator[Part]:
+    place = folder.relative_to(top).as_posix() if folder != top else folder.name
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        yield from _saved_dataset(folder, split, place)
+        return
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    split_folders = [entry for entry in entries if entry.is_dir() and entry.name.lower() in SPLIT_NAMES]
+    if split_folders and split is None:
+        for entry in split_folders:
+            yield from _folder_parts(entry, SPLIT_NAMES[entry.name.lower()], top, encoding, delimiter)
+        return
+    tables = _choose_tables(folder, [entry for entry in entries if entry.is_file() and is_table(entry)])
+    for entry in tables:
+        named = re.match(r"[A-Za-z]+", entry.stem)
+        own = SPLIT_NAMES.get(named[0].lower()) if named else None
+        table = open_table(entry, encoding=encoding, delimiter=delimiter)
+        yield Part(table, split or own, folder.resolve(), f"{place}/{entry.name}")
+    if not tables:
+        images = ImageFolder(folder)
+        if images.count:
+            yield Part(images, split, folder.resolve(), place)
+        elif (folder / "data").is_dir():  # a hub repository keeps its tables there
+            yield from _folder_parts(folder / "data", split, top, encoding, delimiter)
+
+
+def _choose_tables(folder: Path, tables: list[Path]) -> list[Path]:
+    """The one table of a folder, `metadata.*` among several, or the shards and splits of one data set."""
+    kinds = {table.suffix.lower() for table in tables}
+    if len(tables) > 1 and (named := [table for table in tables if table.stem == "metadata"]):
+        return named[:1]
+    shards = all(re.match(r"[A-Za-z]+", t.stem) and re.match(r"[A-Za-z]+", t.stem)[0].lower() in SPLIT_NAMES for t in tables)  # type: ignore[index]
+    if len(tables) > 1 and not (len(kinds) == 1 and (shards or kinds == {".parquet"})):
+        raise UserError(f"{folder} holds several tables ({', '.join(t.name for t in tables[:4])}); give the one you mean")
+    return tables
+
+
+class ImageFolder:
+    """Photos in folders named after their category: columns image, category, file."""
+
+    kind = "images"
+    columns: dict[str, pa.DataType] = {"image": pa.string(), "category": pa.string(), "file": pa.string()}  # noqa: RUF012
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = sum(1 for _ in self._paths())
+
+    def _paths(self) -> Iterator[Path]:
+        for parent, folders, files in os.walk(self.folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                if Path(name).suffix.lower() in _PICTURE_SUFFIXES and not name.startswith("."):
+                    yield Path(parent, name)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each photo, in the order of folder and file names."""
+        for number, path in enumerate(self._paths(), 1):
+            relative = path.relative_to(self.folder)
+            category = relative.parent.as_posix()
+            yield (
+                number,
+                {
+                    "image": relative.as_posix(),
+                    "category": None if category == "." else category,
+                    "file": relative.as_posix(),
+                },
+            )
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, size, time) of every file: whether the source is still what it was, without reading it again."""
+    files: Iterable[Path] = [path]
+    if path.is_dir():
+        files = (
+            Path(parent, name) for parent, folders, names in os.walk(path) for name in sorted(names) if folders.sort() is None
+        )
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        yield os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns
+
+
+def _datasets_parts(loaded: Any, split: str | None, root: Path | None, place: str) -> Iterator[Part]:
+    if isinstance(loaded, dict):
+        for name, dataset in loaded.items():
+            yield Part(DatasetTable(dataset), SPLIT_NAMES.get(name.lower(), name), root, f"{place}/{name}")
+    else:
+        yield Part(DatasetTable(loaded), split, root, place)
+
+
+def _saved_dataset(folder: Path, split: str | None, place: str) -> Iterator[Part]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise UserError(f"{folder} cannot be read as a saved dataset ({_short(error)}); save it again") from None
+    yield from _datasets_parts(loaded, split, folder.resolve(), place)
+
+
+def _hub(name: str, answer_task: Task | None) -> Source:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:
+        raise UserError(
+            f"{name} is neither here nor to be had from the hub ({_short(error)}); check the name, the network and HF_TOKEN"
+        ) from None
+    parts = _without_lone_train(list(_datasets_parts(loaded, None, None, name)))
+    parts = [Part(ChatTable(p.table, answer_task), *_rest(p)) if is_chat(p.table) else p for p in parts]
+    stamps = [dataset._fingerprint for dataset in (loaded.values() if isinstance(loaded, dict) else [loaded])]
+    return Source(name, tuple(parts), sha256_json(stamps))
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,216 @@
+"""Which row goes to which split, so that nothing of a product is on two sides.
+
+Rows are one product where they have the same product code, the same picture or near-identical pictures. Whole
+products are dealt out, category by category, in the order of a seeded hash. Keys and rows lie in a SQLite file, so
+memory does not grow with them but for 8 bytes a row while products are joined and 28 bytes a distinct picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .near_duplicates import PRINT_BYTES, Prints, near_pairs
+
+_BATCH = 10_000
+
+
+class SplitRow(NamedTuple):
+    """What splitting needs of a row: `pictures` are (content hash, print) pairs, `given` is the source's own split."""
+
+    row: int
+    category: str | None
+    code: str | None
+    given: str | None
+    pictures: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """How many rows were held together and why, and products that stand in several given splits."""
+
+    products: int
+    rows_held_together: int
+    joined_by: Mapping[str, int]
+    largest_product: int
+    leaking_products: int
+    leaks: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+class Splitter:
+    """Deals rows out. Use: `load` all rows, `join` products, `assign` splits, then read `splits`."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.seed = seed
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prints_path = folder / "prints.bin"
+        database = folder / "splits.sqlite"
+        for path in (database, self.prints_path):
+            path.unlink(missing_ok=True)
+        self.database = sqlite3.connect(database, isolation_level=None)
+        # Scratch: a killed run starts this file anew, so nothing needs to reach the disk in order.
+        self.database.executescript(
+            """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
+            CREATE TABLE rows (place INTEGER PRIMARY KEY, row INTEGER, category TEXT, given TEXT, rank INTEGER, root INTEGER);
+            CREATE TABLE keys (key BLOB, place INTEGER);
+            CREATE TABLE pictures (key BLOB PRIMARY KEY, number INTEGER, place INTEGER) WITHOUT ROWID;
+            CREATE TABLE assigned (root INTEGER PRIMARY KEY, split TEXT);"""
+        )
+        self.rows = 0
+        self.pictures = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    def load(self, rows: Iterable[SplitRow]) -> None:
+        """Take in all rows, in order."""
+        self.database.execute("BEGIN")
+        with open(self.prints_path, "wb") as prints:
+            for row in rows:
+                self._load_row(row, prints)
+        self.database.execute("COMMIT")
+
+    def _load_row(self, row: SplitRow, prints: Any) -> None:
+        place = self.rows
+        self.rows += 1
+        # A product keeps its place in the seeded order when rows are added around it: its rank comes from what it is.
+        identity = row.code or (row.pictures[0][0] if row.pictures else f"row {row.row}")
+        rank = int.from_bytes(_digest(f"{self.seed} {identity}", 8), "big", signed=True)
+        self.database.execute(
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (place, row.row, row.category or "", row.given, rank, place)
+        )
+        keys = [_digest(f"code {row.code}", 12)] if row.code else []
+        for content, near_print in row.pictures:
+            key = _digest(f"picture {content}", 12)
+            keys.append(b"p" + key)
+            added = self.database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (key, self.pictures, place))
+            if added.rowcount:
+                prints.write(near_print)
+                self.pictures += 1
+        self.database.executemany("INSERT INTO keys VALUES (?, ?)", ((key, place) for key in keys))
+
+    def has_picture(self, content: str) -> bool:
+        """Whether a loaded row has the picture with this content hash."""
+        key = _digest(f"picture {content}", 12)
+        return self.database.execute("SELECT 1 FROM pictures WHERE key = ?", (key,)).fetchone() is not None
+
+    def join(self, *, near: bool = True) -> dict[str, int]:
+        """Find products: rows that share a code or picture, or have near-identical ones -> links by cause."""
+        links = {"code": 0, "same_picture": 0, "near_picture": 0}
+        if self.database.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None:
+            return links
+        forest = _Forest(self.rows)
+        last: bytes | None = None
+        first = 0
+        for key, place in self.database.execute("SELECT key, place FROM keys ORDER BY key, place"):
+            if key != last:
+                last, first = key, place
+            elif place != first and forest.union(first, place):
+                links["same_picture" if len(key) == 13 else "code"] += 1
+        if near and self.pictures > 1:
+            owners = np.zeros(self.pictures, dtype=np.int64)
+            for number, place in self.database.execute("SELECT number, place FROM pictures"):
+                owners[number] = place
+            buffer = np.memmap(self.prints_path, dtype=np.uint8, mode="r", shape=(self.pictures, PRINT_BYTES))
+            for one, two in near_pairs(Prints(buffer)):
+                links["near_picture"] += forest.union(int(owners[one]), int(owners[two]))
+        self._store_roots(forest)
+        return links
+
+    def _store_roots(self, forest: _Forest) -> None:
+        self.database.execute("BEGIN")
+        moved = ((root, place) for place in range(self.rows) if (root := forest.find(place)) != place)
+        self.database.executemany("UPDATE rows SET root = ? WHERE place = ?", moved)
+        self.database.execute("COMMIT")
+
+    def assign(self, shares: Mapping[str, float]) -> None:
+        """Give each product a split: the source's own, or by `shares` of the rows for every split but train.
+
+        Within a category, products come in seeded order and fill each split up to its share; what rounding leaves
+        over goes to the next category, so that many small categories still fill it. A category always keeps a
+        product in train.
+        """
+        self.database.execute("BEGIN")
+        self.database.executemany("INSERT INTO assigned VALUES (?, ?)", self._deal(shares))
+        self.database.execute("COMMIT")
+
+    def _deal(self, shares: Mapping[str, float]) -> Iterator[tuple[int, str]]:
+        free = "FROM rows JOIN rows AS top ON top.place = rows.root WHERE rows.given IS NULL"
+        totals = {
+            category: (rows, products)
+            for category, rows, products in self.database.execute(
+                f"SELECT top.category, COUNT(*), COUNT(DISTINCT rows.root) {free} GROUP BY top.category"
+            )
+        }
+        products = self.database.execute(
+            f"SELECT top.category, top.place, COUNT(*) {free} GROUP BY top.place ORDER BY top.category, top.rank, top.place"
+        )
+        carried = dict.fromkeys(shares, 0.0)
+        for category, members in itertools.groupby(products, key=lambda product: product[0]):
+            rows, left = totals[category]
+            wanted = {name: share * rows + carried[name] for name, share in shares.items()}
+            filled = dict.fromkeys(shares, 0)
+            for _, root, size in members:
+                # A small excess covers sums such as 0.1 + 0.2, which fall short of what they mean.
+                fits = (name for name in shares if left > 1 and filled[name] + size <= wanted[name] + 1e-6)
+                chosen = next(fits, "train")
+                if chosen != "train":
+                    filled[chosen] += size
+                    left -= 1
+                yield root, chosen
+            carried = {name: wanted[name] - filled[name] for name in shares}
+
+    def splits(self) -> Iterator[str]:
+        """The split of every row, in the order of the rows."""
+        query = "SELECT COALESCE(rows.given, assigned.split) FROM rows LEFT JOIN assigned USING (root) ORDER BY rows.place"
+        for (split,) in self.database.execute(query):
+            yield split
+
+    def report(self, links: Mapping[str, int]) -> SplitReport:
+        """Figures about products and leaks, after `assign`."""
+        products = self.database.execute("SELECT COUNT(DISTINCT root) FROM rows").fetchone()[0]
+        grouped = "SELECT root, COUNT(*) AS size, COUNT(DISTINCT given) AS givens FROM rows GROUP BY root"
+        held, largest = self.database.execute(f"SELECT SUM(size), MAX(size) FROM ({grouped}) WHERE size > 1").fetchone()
+        leaking = self.database.execute(f"SELECT COUNT(*) FROM ({grouped}) WHERE givens > 1").fetchone()[0]
+        examples = self.database.execute(f"SELECT root FROM ({grouped}) WHERE givens > 1 ORDER BY root LIMIT 100").fetchall()
+        leaks = tuple(
+            {"rows": [{"row": row, "split": given} for row, given in self.database.execute(
+                "SELECT row, given FROM rows WHERE root = ? ORDER BY place LIMIT 20", (root,))]}
+            for (root,) in examples
+        )  # fmt: skip
+        return SplitReport(products, held or 0, dict(links), largest or min(self.rows, 1), leaking, leaks)
+
+
+class _Forest:
+    """Union-find over 0..N-1; the root of a tree is its smallest member, whatever the order of the unions."""
+
+    def __init__(self, count: int) -> None:
+        self.parents: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+
+    def find(self, item: int) -> int:
+        parents = self.parents
+        while (parent := int(parents[item])) != item:
+            parents[item] = parents[parent]
+            item = parent
+        return item
+
+    def union(self, one: int, two: int) -> bool:
+        """Join two trees; False where they are one already."""
+        one, two = self.find(one), self.find(two)
+        if one == two:
+            return False
+        self.parents[max(one, two)] = min(one, two)
+        return True
+
+
+def _digest(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()

@@ -1,0 +1,63 @@
+"""Fetched pictures on disk, by the hash of their URL: whole or not there, and the reasons of those that failed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from .pictures import PictureError
+
+
+def url_key(url: str) -> str:
+    """The name under which a URL's bytes are stored: never anything from the URL itself."""
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _place(folder: Path, url: str) -> Path:
+    key = url_key(url)
+    return folder / key[:2] / key
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where fetched pictures lie, and the reasons of those that could not be had.
+
+    The two are apart so that pictures may be kept for later runs while failures are tried again.
+    """
+
+    pictures: Path
+    failures: Path
+
+    def is_settled(self, url: str) -> bool:
+        """Whether a URL's picture lies there whole, or its failure is on record."""
+        return _place(self.pictures, url).exists() or _place(self.failures, url).exists()
+
+    def read(self, url: str) -> bytes:
+        """The bytes fetched from a URL. Raises PictureError with the reason where there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            return _place(self.pictures, url).read_bytes()
+        try:
+            reason, _, detail = _place(self.failures, url).read_text(encoding="utf-8").partition("\n")
+        except FileNotFoundError:
+            raise PictureError("download_missing", url) from None
+        raise PictureError(reason, f"{url} {detail}".strip())
+
+    def keep(self, url: str, data: bytes) -> None:
+        """Store a whole picture."""
+        _write_whole(_place(self.pictures, url), data)
+
+    def fail(self, url: str, reason: str, detail: str) -> None:
+        """Put a failure on record."""
+        _write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    # No fsync: this guards against a killed process; a picture lost with the power is caught when it is decoded.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,231 @@
+"""Tables read row by row in constant memory: CSV, JSON, JSON lines, Parquet, `datasets`."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from mlx_phi3v.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+_BATCH_ROWS = 256
+_DELIMITERS = ",;\t|"
+
+
+class Fault(str):
+    """The reason why a row of a table could not be read; stands in the place of its values."""
+
+
+Row = dict[str, Any] | Fault
+
+
+class Table(Protocol):
+    """Rows with named columns. `rows` starts anew at each call; `count` may be an estimate."""
+
+    kind: str
+    columns: dict[str, pa.DataType]
+    count: int
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """(line or row number as an editor shows it, values by column or the Fault)."""
+
+
+def open_table(path: Path, *, encoding: str = "utf-8", delimiter: str | None = None) -> Table:
+    """A table file by its suffix; `.gz` may follow it for text. Raises UserError where it cannot be read."""
+    suffix = _suffix(path)
+    try:
+        if suffix in (".csv", ".tsv"):
+            return CsvTable(path, encoding, delimiter or ("\t" if suffix == ".tsv" else None))
+        if suffix in (".json", ".jsonl", ".ndjson"):
+            return JsonTable(path)
+        return ParquetTable(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def is_table(path: Path) -> bool:
+    """Whether `open_table` knows the suffix."""
+    return _suffix(path) in SUFFIXES
+
+
+def _suffix(path: Path) -> str:
+    names = [suffix.lower() for suffix in path.suffixes]
+    if names[-1:] == [".gz"] and names[-2:-1] != [".parquet"]:
+        names = names[:-1]
+    return names[-1] if names else ""
+
+
+def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
+    file = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
+    # The mark that Excel puts at the start of a UTF-8 file is no part of the first column's name.
+    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    try:
+        return io.TextIOWrapper(file, encoding=name, newline="")
+    except LookupError:
+        raise UserError(f"--encoding {encoding} is unknown; try utf-8, cp1252 or utf-16") from None
+
+
+class CsvTable:
+    """A CSV file with a header. All values are text, so that codes keep their zeros and prices their marks."""
+
+    kind = "csv"
+
+    def __init__(self, path: Path, encoding: str, delimiter: str | None) -> None:
+        self.path = path
+        self.encoding = encoding
+        with _open_text(path, encoding) as file:
+            header = self._read(file)
+        if not header.strip():
+            raise UserError(f"{path} is empty; a CSV file needs a header line with the names of its columns")
+        self.delimiter = delimiter or max(_DELIMITERS, key=header.count)
+        names = next(csv.reader([header], delimiter=self.delimiter))
+        self.names = [name.strip() for name in names]
+        if "" in self.names:
+            raise UserError(f"{path} has no name for column {self.names.index('') + 1}; name every column in its first line")
+        doubled = next((name for name in self.names if self.names.count(name) > 1), None)
+        if doubled:
+            raise UserError(f"{path} has two columns named {doubled!r}; rename one in its first line")
+        self.columns = {name: pa.string() for name in self.names}
+        self.count = max(0, _count_lines(path) - 1)
+
+    def _read(self, file: io.TextIOWrapper) -> str:
+        try:
+            return file.readline()
+        except UnicodeError:
+            raise self._wrong_encoding("its first line") from None
+
+    def _wrong_encoding(self, place: str) -> UserError:
+        return UserError(f"{self.path} is not {self.encoding} text ({place}); give its encoding, such as --encoding cp1252")
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each data row with the number of its last line in the file."""
+        with _open_text(self.path, self.encoding) as file:
+            reader = csv.reader(file, delimiter=self.delimiter)
+            next(reader)
+            while True:
+                try:
+                    values = next(reader)
+                except StopIteration:
+                    return
+                except UnicodeError:
+                    raise self._wrong_encoding(f"after line {reader.line_num}") from None
+                except csv.Error:
+                    yield reader.line_num, Fault("malformed_row")
+                    continue
+                if not values:
+                    continue  # a blank line
+                if len(values) != len(self.names):
+                    yield reader.line_num, Fault("wrong_number_of_columns")
+                else:
+                    yield reader.line_num, dict(zip(self.names, values))
+
+
+def _count_lines(path: Path) -> int:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        pieces = iter(lambda: file.read(1 << 20), b"")
+        return sum(piece.count(b"\n") for piece in pieces)
+
+
+class JsonTable:
+    """A JSON list of objects, or one object a line. Columns are those that any row has; carried along as text."""
+
+    kind = "json"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _open_text(path, "utf-8") as file:
+            self.is_list = self._first_character(file) == "["
+        self.columns: dict[str, pa.DataType] = {}
+        self.count = 0
+        for _, row in self.rows():
+            self.count += 1
+            if not isinstance(row, Fault):
+                self.columns.update((key, pa.string()) for key in row.keys() - self.columns.keys() if key)
+        if not self.columns:
+            raise UserError(f"{path} holds no rows; write a JSON list of objects or one object a line")
+        self.columns = dict(sorted(self.columns.items()))
+
+    def _first_character(self, file: io.TextIOWrapper) -> str:
+        try:
+            while (character := file.read(1)).isspace():
+                pass
+        except UnicodeError:
+            raise UserError(f"{self.path} is not UTF-8 text; save it as UTF-8") from None
+        return character
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each object with its line (JSON lines) or its place in the list, from 1."""
+        return self._listed() if self.is_list else self._lines()
+
+    def _lines(self) -> Iterator[tuple[int, Row]]:
+        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line.decode("utf-8-sig"))
+                except (ValueError, RecursionError):
+                    yield number, Fault("malformed_row")
+                    continue
+                yield number, value if isinstance(value, dict) else Fault("malformed_row")
+
+    def _listed(self) -> Iterator[tuple[int, Row]]:
+        import ijson  # type: ignore[import-untyped, unused-ignore]
+
+        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
+            try:
+                for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
+                    yield number, value if isinstance(value, dict) else Fault("malformed_row")
+            except ijson.JSONError as error:
+                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be cut off") from None
+
+
+class ParquetTable:
+    """A Parquet file, read a few rows at a time."""
+
+    kind = "parquet"
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as parquet
+
+        self.path = path
+        try:
+            with parquet.ParquetFile(path) as file:
+                self.columns = {field.name: field.type for field in file.schema_arrow}
+                self.count = file.metadata.num_rows
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row with its number, from 1."""
+        import pyarrow.parquet as parquet
+
+        numbers = itertools.count(1)
+        with parquet.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                yield from zip(numbers, batch.to_pylist())
+
+
+class DatasetTable:
+    """One split of a `datasets.Dataset`; pictures stay as bytes or paths, undecoded."""
+
+    kind = "datasets"
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset.with_format("arrow")
+        self.columns = {field.name: field.type for field in dataset.features.arrow_schema}
+        self.count = len(dataset)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row with its number, from 1."""
+        numbers = itertools.count(1)
+        for table in self.dataset.iter(batch_size=_BATCH_ROWS):
+            yield from zip(numbers, table.to_pylist())
