@@ -22,7 +22,7 @@ from data.catalogue import Catalogue, iterate
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_folder
-from mlx_phi3v.task import Field, Task, is_missing
+from mlx_phi3v.task import Field, Task, clean_text, is_missing
 
 from .run import Run, RunWriter, predicted_values, split_hash, true_values
 
@@ -88,6 +88,8 @@ def read_field(item: Field, value: Any) -> dict[str, Any]:
         return {"value": None, "status": "missing"}
     if item.kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return {"value": float(value), "status": "ok"}
+    if item.kind != "number":
+        return {"value": clean_text(str(value)), "status": "ok"}
     # The task's own reading of one value, so that a brought price and a predicted one follow the same rule.
     alone = Task((item,), "", f"{item.name}: {{{item.name}}}")
     return predicted_values(alone, f"{item.name}: {value}", truncated=False)[item.name]

@@ -69,17 +69,19 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
 
 def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
     """Whether the shards are all there and finished; UserError where not and `partial` is false."""
-    numbers = [shard.manifest.get("shard") for shard in shards]
+    numbers: list[tuple[int, int]] = []
     missing: list[str] = []
-    if any(number is None for number in numbers):
-        named = next(shard.path for shard, number in zip(shards, numbers) if number is None)
-        raise UserError(f"{named} is no shard; make shards with eval.predict --shard i/n")
-    of = {number[1] for number in numbers}
+    for shard in shards:
+        if not shard.manifest.get("shard"):
+            raise UserError(f"{shard.path} is no shard; make shards with eval.predict --shard i/n")
+        i, n = shard.manifest["shard"]
+        numbers.append((i, n))
+    of = {n for _, n in numbers}
     if len(of) != 1:
         raise UserError(f"shards of different divisions ({', '.join(f'{i}/{n}' for i, n in numbers)}) make no run")
     n = of.pop()
     for i in range(1, n + 1):
-        count = sum(number[0] == i for number in numbers)
+        count = sum(number == i for number, _ in numbers)
         if count > 1:
             raise UserError(f"shard {i}/{n} is given twice; give each once")
         if not count:

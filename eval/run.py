@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path, read_json, sha256_json, write_json
@@ -215,7 +215,7 @@ class Run:
         self._start = start
 
     @classmethod
-    def load(cls, path: Path | str) -> Run:
+    def load(cls, path: Path | str) -> Self:
         """Open a run folder or a baseline file. Raises UserError where it is neither."""
         path = Path(path)
         if path.is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Reread(Run):
 
     changed = 0
 
-    def stream(self) -> Any:
+    def stream(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """As `Run.stream`, each row's fields read again from its text."""
         self.changed = 0
         for offset, row in super().stream():
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write_run(run: Run, output: Path) -> None:
+def _write_run(run: Reread, output: Path) -> None:
     with RunWriter.open(output, run.manifest, resume=False) as writer:
         for _, row in run.stream():
             writer.write(row)

@@ -1,0 +1,85 @@
+"""An example comparison for the page's test and for the screenshots in docs/: made-up runs, drawn pictures, hostile answers."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
+
+from eval.comparison import Comparison, compare_runs
+
+HOSTILE = (
+    "Product: <script>document.title = 'owned'</script><img src=x onerror=alert(1)> [bold]wool[/bold], "
+    "Category: BAGS, Full Price: 10.0"
+)
+
+
+def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
+    """Two runs of which B answers 5 % of the categories, and some prices and titles, otherwise."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    products = make_rows(rows, right=0.93)
+    for i, row in enumerate(products):
+        row["image"] = str(_picture(pictures / f"{i % 40}.png", i % 40))
+    generator = np.random.default_rng(1)
+    draw = generator.random(rows)
+
+    def change(row: Row) -> None:
+        text, place = row["text"], draw[int(row["id"][1:])]
+        if place < 0.05:
+            said = str(row["predicted"]["category3_code"]["value"])
+            other = CATEGORIES[(CATEGORIES.index(said) + 1) % len(CATEGORIES)]
+            answer(row, text.replace(f"Category: {said}", f"Category: {other}"))
+        elif place < 0.08:
+            answer(row, text.replace("Full Price: ", "Full Price: 1"))
+        elif place < 0.1:
+            answer(row, text.split(", Full Price")[0])
+        elif place < 0.12:
+            row["fingerprints"]["pixels"] = row["fingerprints"]["pixel_values"] = "other"
+            answer(row, text.replace("Product: ", "Product: deep blue "))
+
+    for row in products:
+        _near_tie(row, float(draw[int(row["id"][1:])]))
+    changed_rows = changed(products, lambda i, row: draw[i] < 0.12, change)
+    answer(products[7], HOSTILE)
+    answer(changed_rows[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
+    for row in changed_rows:
+        _near_tie(row, float(draw[int(row["id"][1:])]))
+    a = write_run(folder / "cuda", products, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
+    b = write_run(
+        folder / "mlx",
+        changed_rows,
+        label="LoRA on a Mac, bf16",
+        backend="mlx",
+        settings={"dtype": "bfloat16"},
+        device={"name": "gpu", "chip": "Apple M3 Max", "dtype": "bfloat16", "blas": "Metal"},
+    )
+    return compare_runs(a, b)
+
+
+def _near_tie(row: Row, place: float) -> None:
+    """Make every token's runner-up any letter, so close that half of the rows are near-ties."""
+    gap = 0.1 if int(place * 10000) % 2 else 1.5
+    row["top_k"] = [
+        [[token, -0.7], *[[ord(c), -0.7 - gap] for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 bdw,"]]
+        for token in row["token_ids"]
+    ]
+    row["logprobs"] = [-0.7] * len(row["token_ids"])
+
+
+def _picture(path: Path, i: int) -> Path:
+    if not path.exists():
+        hue = colorsys.hsv_to_rgb(i / 40, 0.5, 0.85)
+        image = Image.new("RGB", (300, 400), "white")
+        draw = ImageDraw.Draw(image)
+        colour = tuple(int(255 * value) for value in hue)
+        if i % 2:
+            draw.polygon([(60, 120), (240, 120), (270, 360), (30, 360)], fill=colour)
+            draw.arc((90, 40, 210, 200), 180, 360, fill=colour, width=14)
+        else:
+            draw.rounded_rectangle((70, 60, 230, 360), 30, fill=colour)
+        image.save(path)
+    return path
