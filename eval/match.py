@@ -18,8 +18,8 @@ from .columns import Columns, Ints
 from .run import Run
 
 # Hashes that identify the system under test, not the question put to it.
-_SUBJECT_HASHES = ("base", "adapter")
-_SUBJECT_SETTINGS = ("dtype", "backend", "batch_size", "device", "attention", "processes", "workers")
+_SUBJECT_HASHES = {"base": "base weights", "adapter": "adapter weights"}
+_SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "backend", "batch_size", "device", "processes")
 _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and say nothing.
 _SILENT = (
@@ -74,7 +74,7 @@ def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Dif
         left, right = hashes_a.get(name), hashes_b.get(name)
         known = left is not None and right is not None
         if left != right:
-            found.append(Difference(name, left, right, known and name not in _SUBJECT_HASHES))
+            found.append(Difference(_SUBJECT_HASHES.get(name, name), left, right, known and name not in _SUBJECT_HASHES))
     settings_a, settings_b = a.get("settings") or {}, b.get("settings") or {}
     for name in sorted(set(settings_a) | set(settings_b)):
         left, right = settings_a.get(name), settings_b.get(name)

@@ -42,7 +42,7 @@ def read_again(row: dict[str, Any], run: Run) -> dict[str, Any]:
     """The row with its answer read by this version's task; a row that kept no text stays as it is."""
     if row.get("text") is None:
         return row
-    return {**row, "predicted": predicted_values(run.task, row["text"], truncated=row.get("finish") == "length")}
+    return {**row, "predicted": predicted_values(run.task, row["text"], truncated=row.get("finish") not in (None, "end"))}
 
 
 class Reread(Run):

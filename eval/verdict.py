@@ -17,9 +17,11 @@ WORSE where any gate is different and lower.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from scipy import stats
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
@@ -50,7 +52,7 @@ class Gate:
     state: Literal["same", "different", "open"]
     better: int
     rows: int
-    rows_to_same: int | None  # rows in all at which `same` is found with 80 % power, the observed rates being true
+    rows_to_same: int | None  # of an open gate: rows in all at which `same` is found with 80 % power, these rates being true
     rows_to_different: int | None
 
 
@@ -99,6 +101,7 @@ def judge(
     only_a: int = 0,
     only_b: int = 0,
     one_sided: bool = False,
+    project: bool = True,
 ) -> Gate:
     """Judge one measure.
 
@@ -106,6 +109,7 @@ def judge(
         gates: how many measures the verdict rests on; each is tested for a difference at ALPHA / gates.
         only_a, only_b: rows that only one run has; they widen the interval to where they could move it.
         one_sided: only a loss of B counts (a baseline).
+        project: also find how many rows would settle an open gate.
     """
     z = normal_quantile(1 - 2 * ALPHA)
     interval = _worst_case(difference, z, only_a, only_b) if difference.n else (-1.0, 1.0)
@@ -114,7 +118,9 @@ def judge(
     if one_sided and difference.estimate * metric.better > 0:
         found = False
     state: Literal["same", "different", "open"] = "same" if same else "different" if found else "open"
-    rows_to_same, rows_to_different = _rows_needed(difference, margin, gates, metric.better if one_sided else 0)
+    needed: tuple[int | None, int | None] = (None, None)
+    if state == "open" and project:
+        needed = rows_needed(difference, margin, gates=gates, better=metric.better if one_sided else 0)
     return Gate(
         field,
         metric.name,
@@ -126,8 +132,7 @@ def judge(
         state,
         metric.better,
         int(difference.n),
-        rows_to_same,
-        rows_to_different,
+        *needed,
     )
 
 
@@ -154,34 +159,44 @@ def _worst_case(difference: PairedDifference, z: float, only_a: int, only_b: int
     return low - shift, high + shift
 
 
-def _rows_needed(difference: PairedDifference, margin: float, gates: int, better: int) -> tuple[int | None, int | None]:
-    """Rows in all at which the measure is found `same`, and `different`, with 80 % power at the observed rates.
+def rows_needed(
+    difference: PairedDifference, margin: float, *, gates: int = 1, better: int = 0
+) -> tuple[int | None, int | None]:
+    """Rows in all at which the measure is found `same`, and `different`, with 80 % power, these rates being true.
 
-    An interval widened by the power's quantile must pass: 0.84 for one end, 1.28 where both ends can fail.
+    Normal approximations; for exact McNemar with Fleiss's continuity correction (2 / |difference| more rows).
+    None where no number of rows does: a difference beyond the margin is never `same`, none at all never `different`.
     """
     if not difference.n or math.isnan(difference.estimate):
         return None, None
-    equal_z = normal_quantile(1 - 2 * ALPHA) + normal_quantile(POWER if not better else 2 * POWER - 1)
-    apart_z = normal_quantile(1 - ALPHA / gates) + normal_quantile(2 * POWER - 1)
+    estimate = difference.estimate
+    z_same = normal_quantile(1 - 2 * ALPHA)
+    z_different = normal_quantile(1 - ALPHA / gates)
 
-    def apart(n: int) -> bool:
-        low, high = difference.at(n).interval(apart_z)
-        return low > 0 or high < 0
+    def error(n: int) -> float:
+        low, high = difference.at(n).interval(z_same)
+        return (high - low) / (2 * z_same)
 
-    return (
-        _first_n(lambda n: inside(difference.at(n).interval(equal_z), margin, better), int(difference.n)),
-        _first_n(apart, int(difference.n)),
-    )
+    def finds_same(n: int) -> bool:
+        ends = [math.inf if better < 0 else margin + estimate, math.inf if better > 0 else margin - estimate]
+        return sum(float(stats.norm.cdf(end / max(error(n), 1e-12) - z_same)) for end in ends) - 1 >= POWER
+
+    def finds_different(n: int) -> bool:
+        fewer = n - 2 / abs(estimate) if isinstance(difference, PairedProportion) else n
+        return fewer > 0 and abs(estimate) / error(int(max(fewer, 1))) - z_different >= float(stats.norm.ppf(POWER))
+
+    start = int(difference.n)
+    return _first_n(finds_same, start), _first_n(finds_different, start) if abs(estimate) > 1e-12 else None
 
 
-def _first_n(settled: Any, n: int) -> int | None:
+def _first_n(settled: Callable[[int], bool], n: int) -> int | None:
     """The fewest rows, from n on, at which `settled` holds; None beyond a hundred million."""
     low, high = n, max(n, 1)
     while not settled(high):
         low, high = high, high * 2
         if high > 100_000_000:
             return None
-    while high - low > max(1, low // 200):
+    while high - low > max(1, low // 500):
         middle = (low + high) // 2
         low, high = (low, middle) if settled(middle) else (middle, high)
     return high
@@ -201,12 +216,12 @@ def decide(gates: list[Gate], *, one_sided: bool = False) -> Decision:
 
 def _more_rows(gates: list[Gate]) -> int | None:
     """Rows beyond those at hand: all gates same, or any different, whichever comes first."""
-    n = max(gate.rows for gate in gates)
-    same = [gate.rows_to_same for gate in gates]
-    totals = [gate.rows_to_different for gate in gates if gate.rows_to_different is not None]
-    if all(rows is not None for rows in same):
-        totals.append(max(rows for rows in same if rows is not None))
-    return max(1, min(totals) - n) if totals else None
+    waiting = [gate for gate in gates if gate.state == "open"]
+    totals = [gate.rows_to_different - gate.rows for gate in waiting if gate.rows_to_different is not None]
+    same = [gate.rows_to_same - gate.rows for gate in waiting if gate.rows_to_same is not None]
+    if len(same) == len(waiting):
+        totals.append(max(same))
+    return max(1, min(totals)) if totals else None
 
 
 def _reason(gate: Gate, one_sided: bool) -> str:
