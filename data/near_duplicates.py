@@ -1,8 +1,8 @@
 """Pictures that show the same photo: re-encoded, scaled or slightly cropped copies.
 
 Two steps. A perceptual hash (Zauner's pHash, as in the imagehash package) of the picture and of twelve crops of it finds
-candidates; two 32x32 grey thumbnails, laid over each other at all small crops, decide. The hash alone would either
-miss crops or join strangers (docs/data.md has the measured rates).
+candidates; two colour thumbnails, laid over each other at all small crops, decide. The hash alone would either miss
+crops or join strangers (docs/data.md has the measured rates).
 """
 
 from __future__ import annotations
@@ -31,32 +31,36 @@ _CROPS = (
     (0.05, 0, 0, 0.05),
     (0, 0, 0.05, 0.05),
 )
-_THUMB = 32
+_SQUARE = 32  # what the hash reads
 _REDUCED = 128
+_THUMB = 24
 _HASH_BYTES = 8 * len(_CROPS)
-PRINT_BYTES = _HASH_BYTES + _THUMB * _THUMB
+PRINT_BYTES = _HASH_BYTES + _THUMB * _THUMB * 3
 
 MAX_DISTANCE = 7  # bits of 64; what the lookup below finds without fail
-MIN_CORRELATION = 0.97
-_MIN_CONTRAST = 3.0  # standard deviation in grey levels; a blank picture is like any other blank picture
+MIN_CORRELATION = 0.965
+_MIN_CONTRAST = 3.0  # standard deviation in levels of 0 to 255; a blank picture is like any other blank picture
 
 _BANDS = 4
 _BAND_BITS = 64 // _BANDS
 
 
 def picture_print(image: Image.Image) -> bytes:
-    """What comparing needs of an RGB picture: 13 hashes of 8 bytes and a 32x32 grey thumbnail."""
+    """What comparing needs of an RGB picture: 13 hashes of 8 bytes and a thumbnail [24, 24, 3] of uint8."""
     grey = image.convert("L")
-    # LANCZOS as imagehash resizes; the crops come from a small copy, or each would read the whole picture.
-    small = grey.resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS)
-    thumb = np.asarray(grey.resize((_THUMB, _THUMB), Image.Resampling.LANCZOS), dtype=np.uint8)
-    boxes = [
-        (_REDUCED * left, _REDUCED * top, _REDUCED * (1 - right), _REDUCED * (1 - bottom))
-        for left, top, right, bottom in _CROPS
-    ]
-    squares = [small.resize((_THUMB, _THUMB), Image.Resampling.LANCZOS, box=box) for box in boxes[1:]]
-    hashes = perceptual_hashes(np.stack([thumb, *(np.asarray(square) for square in squares)]))
+    # LANCZOS as imagehash resizes, with Pillow's quick first step for large pictures. The crops come from a small copy,
+    # or each would read the whole picture.
+    small = grey.resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    whole = grey.resize((_SQUARE, _SQUARE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    crops = [small.resize((_SQUARE, _SQUARE), Image.Resampling.BILINEAR, box=_box(crop)) for crop in _CROPS[1:]]
+    thumb = image.resize((_THUMB, _THUMB), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    hashes = perceptual_hashes(np.stack([np.asarray(square) for square in (whole, *crops)]))
     return hashes.astype("<u8").tobytes() + thumb.tobytes()
+
+
+def _box(crop: tuple[float, ...]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = crop
+    return (_REDUCED * left, _REDUCED * top, _REDUCED * (1 - right), _REDUCED * (1 - bottom))
 
 
 def perceptual_hashes(squares: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -70,7 +74,7 @@ def perceptual_hashes(squares: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 class Prints:
-    """Prints of N distinct pictures in one buffer, as arrays: `hashes` [N, 13] uint64 and `thumbs` [N, 32, 32] uint8."""
+    """Prints of N distinct pictures in one buffer, as arrays: hashes [N, 13] and thumbnails [N, 24, 24, 3]."""
 
     def __init__(self, buffer: NDArray[np.uint8]) -> None:
         rows = buffer.reshape(-1, PRINT_BYTES)
@@ -87,13 +91,13 @@ class Prints:
         return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
     def contrasts(self, block: int) -> NDArray[np.float32]:
-        """The standard deviation of each thumbnail, in grey levels [N]."""
+        """The standard deviation of each thumbnail, in levels of 0 to 255 [N]."""
         parts = [self._rows[s : s + block, _HASH_BYTES:].std(axis=1, dtype=np.float32) for s in range(0, self.count, block)]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def thumb(self, index: int) -> NDArray[np.float32]:
-        """The thumbnail of one picture [32, 32]."""
-        return self._rows[index, _HASH_BYTES:].reshape(_THUMB, _THUMB).astype(np.float32)
+        """The thumbnail of one picture [24, 24, 3]."""
+        return self._rows[index, _HASH_BYTES:].reshape(_THUMB, _THUMB, 3).astype(np.float32)
 
 
 def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:
@@ -103,7 +107,7 @@ def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:
     """
     contrasts = prints.contrasts(block)
     index = _BandIndex(prints.plain_hashes(block))
-    matcher = _Aligner()
+    aligner = Aligner()
     for start in range(0, prints.count, block):
         hashes = prints.hashes(start, start + block)
         seen: set[tuple[int, int]] = set()
@@ -114,7 +118,7 @@ def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:
                 if query == other or pair in seen or min(contrasts[query], contrasts[other]) < _MIN_CONTRAST:
                     continue
                 seen.add(pair)
-                if matcher.correlation(prints.thumb(query), prints.thumb(other)) >= MIN_CORRELATION:
+                if aligner.correlation(prints.thumb(query), prints.thumb(other)) >= MIN_CORRELATION:
                     yield pair
 
 
@@ -155,17 +159,26 @@ class _BandIndex:
         return np.concatenate(found_queries), np.concatenate(found)
 
 
-class _Aligner:
-    """The best correlation of two thumbnails over crops of up to 7.5 % a side of either."""
+class Aligner:
+    """The best correlation of two thumbnails over crops of up to 6 % a side of either.
 
-    _STEPS = (0.0, 0.025, 0.05, 0.075)
-    _SIZE = 24
+    With R_k the matrix that samples 16 points between the k-th pair of ends, a crop of A is R_k A R_l'. Its product with
+    the other thumbnail, its sum and its square sum are bilinear in R_k and R_l, so all 256 crops come from a few small
+    matrix products.
+    """
+
+    _STEPS = (0.0, 0.02, 0.04, 0.06)
+    _SIZE = 16
 
     def __init__(self) -> None:
-        self._crops = np.stack([self._sampler(a, b) for a in self._STEPS for b in self._STEPS])  # [16, 24, 32]
+        self._samplers = np.stack([self._sampler(a, b) for a in self._STEPS for b in self._STEPS])  # R [16, 16, 24]
+        count = len(self._samplers)
+        self._flat = self._samplers.reshape(count, -1)  # [16, 16 * 24]
+        self._squares = (self._samplers.transpose(0, 2, 1) @ self._samplers).reshape(count, -1)  # R'R [16, 24 * 24]
+        self._sums = self._samplers.sum(axis=1)  # [16, 24]
 
     def _sampler(self, before: float, after: float) -> NDArray[np.float32]:
-        """The matrix [24, 32] that samples 24 points of 32 pixels, linearly, with the ends cut off."""
+        """The matrix [16, 24] that samples 16 points of 24 pixels, linearly, with the ends cut off."""
         points = (before + (np.arange(self._SIZE) + 0.5) / self._SIZE * (1 - before - after)) * _THUMB - 0.5
         low = np.clip(np.floor(points).astype(int), 0, _THUMB - 1)
         high = np.clip(low + 1, 0, _THUMB - 1)
@@ -177,14 +190,20 @@ class _Aligner:
         return matrix
 
     def correlation(self, one: NDArray[np.float32], two: NDArray[np.float32]) -> float:
-        """Pearson correlation in [-1, 1] at the best alignment."""
+        """Pearson correlation of all three channels together, in [-1, 1], at the best alignment. Inputs [24, 24, 3]."""
+        # Correlation does not see a common offset, but small numbers keep its sums exact.
+        offset = one.mean()
+        one, two = (one - offset).transpose(2, 0, 1), (two - offset).transpose(2, 0, 1)
         return max(self._best(one, two), self._best(two, one))
 
     def _best(self, cropped: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
-        rows = self._crops @ cropped  # [16, 24, 32]
-        crops = np.matmul(rows[:, None], self._crops.transpose(0, 2, 1)[None])  # [16, 16, 24, 24]
-        target = self._crops[0] @ whole @ self._crops[0].T
-        crops = crops - crops.mean(axis=(2, 3), keepdims=True)
+        plain = self._samplers[0]
+        target = plain @ whole @ plain.T  # [3, 16, 16]
         target = target - target.mean()
-        norm = np.sqrt((crops**2).sum(axis=(2, 3)) * (target**2).sum()) + 1e-6
-        return float(((crops * target).sum(axis=(2, 3)) / norm).max())
+        rows = self._samplers[:, None] @ cropped[None]  # R_k A [16, 3, 16, 24]
+        stacked = rows.reshape(len(rows), -1, _THUMB)  # [16, 3 * 16, 24]
+        products = (target.reshape(-1, self._SIZE).T @ stacked).reshape(len(rows), -1) @ self._flat.T  # [16, 16]
+        squares = (stacked.transpose(0, 2, 1) @ stacked).reshape(len(rows), -1) @ self._squares.T
+        sums = stacked.sum(axis=1) @ self._sums.T
+        variance = squares - sums**2 / target.size
+        return float((products / np.sqrt(np.maximum(variance * (target**2).sum(), 1e-6))).max())

@@ -100,11 +100,24 @@ def resize_bicubic(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return _weigh([values[:, rows[:, i]] for i in range(4)], [weights[:, i, None] for i in range(4)])
 
 
+# Every 8-bit value normalised once, fp32 [3, 256]: a look-up gives the same bits as the arithmetic, far sooner.
+_NORMALISED = np.stack(
+    [
+        (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+        for mean, std in zip(IMAGE_MEAN, IMAGE_STD)
+    ]
+)
+
+
+def normalise(canvas: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> fp32 [3, H, W], scaled to [0, 1] and normalised with CLIP's mean and deviation."""
+    return np.stack([table[canvas[:, :, channel]] for channel, table in enumerate(_NORMALISED)])
+
+
 def process_image(image: Image.Image, num_crops: int) -> ProcessedImage:
     """The published processor on one RGB image. Raises UserError where `num_crops` is below 1."""
     canvas = hd_transform(image if image.mode == "RGB" else image.convert("RGB"), num_crops)
-    mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
-    pixels = (np.ascontiguousarray(canvas.transpose(2, 0, 1)).astype(np.float32) / np.float32(255) - mean) / std
+    pixels = normalise(canvas)
     h, w = canvas.shape[0] // CROP_SIZE, canvas.shape[1] // CROP_SIZE
     crops = pixels.reshape(3, h, CROP_SIZE, w, CROP_SIZE).transpose(1, 3, 0, 2, 4).reshape(h * w, 3, CROP_SIZE, CROP_SIZE)
     return ProcessedImage(np.concatenate([resize_bicubic(pixels, CROP_SIZE, CROP_SIZE)[None], crops]), (h, w))

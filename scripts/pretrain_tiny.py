@@ -14,7 +14,7 @@ import os
 import random
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +36,7 @@ from mlx_phi3v.cli import option, parse
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelConfig, load_model_config
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.files import write_json, write_text
-from mlx_phi3v.images import ProcessedImage, hd_transform, image_token_count
+from mlx_phi3v.images import ProcessedImage, hd_transform, image_token_count, normalise
 from mlx_phi3v.photo import open_photo
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.schedule import learning_rate
@@ -195,11 +195,10 @@ class Data:
 
     def batch(self, rows: np.ndarray) -> tuple[Batch, torch.Tensor]:
         """The rows as a batch, with what was drawn."""
-        mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
         examples = []
         for i in rows:
-            pixels = (self.squares[i].transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std
-            examples.append(Example(str(i), *self.tokens[i], (ProcessedImage(np.stack([pixels, pixels]), (1, 1)),)))
+            crops = np.broadcast_to(normalise(self.squares[i]), (2, 3, CROP_SIZE, CROP_SIZE))
+            examples.append(Example(str(i), *self.tokens[i], (ProcessedImage(crops, (1, 1)),)))
         return collate(examples, self.config), torch.from_numpy(self.looks[rows])
 
 
@@ -243,6 +242,12 @@ def main() -> int:
     data = Data(settings, PromptProcessor(output), config, pictures(settings))
     log(pictures=settings.products, seconds=round(time.time() - started))
 
+    def save() -> None:
+        current = {n: model.get_parameter(parameter_name(n)).detach() for n in weights if not is_unused(n, config)}
+        stored = {name: value.to(torch.bfloat16).contiguous() for name, value in (weights | current).items()}
+        save_file(stored, output / "model.safetensors", {"format": "pt"})
+        write_text(output / "pretrain.log", "\n".join(lines) + "\n")
+
     auxiliary = Auxiliary(config.vision.hidden_size, data.classes)
     features: list[torch.Tensor] = []
     model.model.vision_embed_tokens.img_processor.vision_model.register_forward_hook(lambda m, i, out: features.append(out))
@@ -252,12 +257,16 @@ def main() -> int:
         [{"params": decayed, "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}],
         lr=settings.learning_rate, betas=(0.9, 0.98),
     )  # fmt: skip
+    loader = ThreadPoolExecutor(1)
     per_epoch = settings.products // settings.batch_size
     total, step, window, started = per_epoch * settings.epochs, 0, [], time.time()
     for epoch in range(settings.epochs):
         order = np.random.default_rng([settings.seed, epoch]).permutation(settings.products)
+        parts = [order[i * settings.batch_size : (i + 1) * settings.batch_size] for i in range(per_epoch)]
+        upcoming = loader.submit(data.batch, parts[0])
         for i in range(per_epoch):
-            batch, looks = data.batch(order[i * settings.batch_size : (i + 1) * settings.batch_size])
+            batch, looks = upcoming.result()
+            upcoming = loader.submit(data.batch, parts[min(i + 1, per_epoch - 1)])
             rate = learning_rate(
                 step, peak=settings.learning_rate, total_steps=total, warmup_steps=min(300, total // 10), schedule="cosine"
             )
@@ -285,10 +294,7 @@ def main() -> int:
                     rate=round(rate, 6),
                     pictures_s=round(speed, 1),
                 )
-    weights |= {name: model.get_parameter(parameter_name(name)).detach() for name in weights if not is_unused(name, config)}
-    save_file(
-        {k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()}, output / "model.safetensors", {"format": "pt"}
-    )
+    save()
     log(done=True, seconds=round(time.time() - started), torch=torch.__version__, picture_library=Image.__version__)
     write_text(output / "pretrain.log", "\n".join(lines) + "\n")
     return 0
