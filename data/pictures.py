@@ -124,7 +124,7 @@ def _file_bytes(name: str, root: Path | None, limits: PictureLimits) -> bytes:
             raise PictureError("picture_too_many_bytes", name)
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
-        raise PictureError("picture_unreadable_file", f"{name}: {error}") from None
+        raise PictureError("picture_unreadable", f"{name}: {error}") from None
 
 
 def clean_picture(data: bytes, limits: PictureLimits) -> CleanPicture:
@@ -135,7 +135,7 @@ def clean_picture(data: bytes, limits: PictureLimits) -> CleanPicture:
     try:
         image = open_photo(data, max_pixels=limits.max_pixels, min_side=limits.min_side)
     except PhotoError as error:
-        raise PictureError(f"picture_{error.reason.removesuffix('_picture')}", str(error)) from None
+        raise PictureError(error.reason, str(error)) from None
     kept = is_plain_rgb(data)
     if kept:
         suffix = ".jpg" if data.startswith(b"\xff\xd8") else ".png"

@@ -29,8 +29,8 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyErr
 class PhotoError(UserError):
     """A picture that cannot be used; `reason` is a short fixed word for counting.
 
-    Reasons: "unreadable_file", "not_a_picture", "broken_picture", "too_small", "too_many_pixels", "too_narrow",
-    "unsupported_pixels".
+    Reasons: picture_unreadable, not_a_picture, picture_broken, picture_too_small, picture_too_many_pixels,
+    picture_too_narrow, picture_unsupported_pixels.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -57,7 +57,7 @@ def open_photo(
         try:
             source = Path(source).read_bytes()
         except OSError as error:
-            raise PhotoError("unreadable_file", f"picture {name} cannot be read: {error.strerror}") from None
+            raise PhotoError("picture_unreadable", f"picture {name} cannot be read: {error.strerror}") from None
     image = _open(source, name)
     _check_size(image.size, name, max_pixels, min_side)
     try:
@@ -68,7 +68,7 @@ def open_photo(
         if isinstance(error, UserError):
             raise
         raise PhotoError(
-            "broken_picture", f"{name} is broken or cut off ({_first_line(error)}); get it again or remove its row"
+            "picture_broken", f"{name} is broken or cut off ({_first_line(error)}); get it again or remove its row"
         ) from None
 
 
@@ -93,7 +93,7 @@ def _open(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
-        raise PhotoError("too_many_pixels", f"{name} has far too many pixels; scale it down") from None
+        raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
     except _DECODE_ERRORS:
         raise PhotoError(
             "not_a_picture", f"{name} is no picture that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
@@ -104,12 +104,13 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int
     width, height = size
     if width * height > max_pixels:
         raise PhotoError(
-            "too_many_pixels", f"{name} is {width}x{height}, more than {max_pixels} pixels; scale it down or raise the limit"
+            "picture_too_many_pixels",
+            f"{name} is {width}x{height}, more than {max_pixels} pixels; scale it down or raise the limit",
         )
     if min(size) < min_side:
-        raise PhotoError("too_small", f"{name} is {width}x{height}; a picture needs at least {min_side} pixels a side")
+        raise PhotoError("picture_too_small", f"{name} is {width}x{height}; a picture needs at least {min_side} pixels a side")
     if max(size) > MAX_ASPECT * min(size):
-        raise PhotoError("too_narrow", f"{name} is {width}x{height}, longer than {MAX_ASPECT} times its width; crop it")
+        raise PhotoError("picture_too_narrow", f"{name} is {width}x{height}, longer than {MAX_ASPECT} times its width; crop it")
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -129,7 +130,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode == "F":
-        raise PhotoError("unsupported_pixels", f"{name} holds floating-point pixels; save it as PNG or JPEG")
+        raise PhotoError("picture_unsupported_pixels", f"{name} holds floating-point pixels; save it as PNG or JPEG")
     if image.mode.startswith("I"):
         image = _grey16_to_8(image, name)
     if image.has_transparency_data:
@@ -142,7 +143,7 @@ def _grey16_to_8(image: Image.Image, name: str) -> Image.Image:
     """Grey of 16 bit to 8: 0..65535 to 0..255, rounded (PNG specification, sample depth scaling). [H, W]"""
     values = np.asarray(image, dtype=np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise PhotoError("unsupported_pixels", f"{name} holds pixels of more than 16 bit; save it as PNG or JPEG")
+        raise PhotoError("picture_unsupported_pixels", f"{name} holds pixels of more than 16 bit; save it as PNG or JPEG")
     scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
