@@ -25,6 +25,7 @@ from .run import STATUSES, Run
 
 BANDS = (1, 5, 10, 25)
 NOT_PARSED = "(not parsed)"
+_SLIP_BAND = 1.25  # a slip is within this factor of ten or a hundred times the true price, or of that part of it
 _ROUNDING = 1e-9  # 110 is within 10 % of 100 also in binary
 
 Form = Literal["proportion", "mean", "median", "macro_f1"]
@@ -101,7 +102,7 @@ def _number_values(column: FieldColumn, metric: str) -> tuple[Floats, Bools]:
     if metric == "log_error":
         return log_error, positive
     tens = log_error / np.log(10)
-    near = np.abs(tens - np.round(tens)) < np.log10(1.05)
+    near = np.abs(tens - np.round(tens)) <= np.log10(_SLIP_BAND)
     return (positive & near & np.isin(np.abs(np.round(tens)), (1, 2))).astype(np.float64), judged
 
 

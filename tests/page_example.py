@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
 
+from eval.causes import first_difference
 from eval.comparison import Comparison, compare_runs
 
 HOSTILE = (
@@ -41,13 +42,11 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
             row["fingerprints"]["pixels"] = row["fingerprints"]["pixel_values"] = "other"
             answer(row, text.replace("Product: ", "Product: deep blue "))
 
-    for row in products:
-        _near_tie(row, float(draw[int(row["id"][1:])]))
     changed_rows = changed(products, lambda i, row: draw[i] < 0.12, change)
     answer(products[7], HOSTILE)
     answer(changed_rows[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
-    for row in changed_rows:
-        _near_tie(row, float(draw[int(row["id"][1:])]))
+    for i, (a, b) in enumerate(zip(products, changed_rows)):
+        _margin(a, b, 0.1 if i % 2 else 1.5)
     a = write_run(folder / "cuda", products, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
     b = write_run(
         folder / "mlx",
@@ -60,14 +59,13 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     return compare_runs(a, b)
 
 
-def _near_tie(row: Row, place: float) -> None:
-    """Make every token's runner-up any letter, so close that half of the rows are near-ties."""
-    gap = 0.1 if int(place * 10000) % 2 else 1.5
-    row["top_k"] = [
-        [[token, -0.7], *[[ord(c), -0.7 - gap] for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 bdw,"]]
-        for token in row["token_ids"]
-    ]
-    row["logprobs"] = [-0.7] * len(row["token_ids"])
+def _margin(a: Row, b: Row, nats: float) -> None:
+    """Where two answers first differ, let each side hold the other's token `nats` below its own."""
+    k = first_difference(a["token_ids"], b["token_ids"])
+    if k < min(len(a["token_ids"]), len(b["token_ids"])):
+        for row, other in ((a, b), (b, a)):
+            row["logprobs"][k] = -0.7
+            row["top_k"][k] = [[row["token_ids"][k], -0.7], [other["token_ids"][k], -0.7 - nats]]
 
 
 def _picture(path: Path, i: int) -> Path:
