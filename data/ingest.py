@@ -236,6 +236,7 @@ def _make_stage(settings: IngestSettings, plan: Plan, work: Path) -> Stage:
         pictures_per_row=placeholders,
         question=plan.mapping.prompt if asks else None,
         store=Store(settings.downloads or work / "downloads", work / "failures"),
+        near_duplicates=settings.near_duplicates,
     )
 
 

@@ -91,9 +91,10 @@ class Prints:
         return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
     def contrasts(self, block: int) -> NDArray[np.float32]:
-        """The standard deviation of each thumbnail, in levels of 0 to 255 [N]."""
-        parts = [self._rows[s : s + block, _HASH_BYTES:].std(axis=1, dtype=np.float32) for s in range(0, self.count, block)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        """The standard deviation over each thumbnail, of its liveliest channel, in levels of 0 to 255 [N]."""
+        starts = range(0, self.count, block)
+        parts = [self._rows[s : s + block, _HASH_BYTES:].reshape(-1, _THUMB**2, 3) for s in starts]
+        return np.concatenate([part.std(axis=1, dtype=np.float32).max(axis=1) for part in parts] or [np.zeros(0, np.float32)])
 
     def thumb(self, index: int) -> NDArray[np.float32]:
         """The thumbnail of one picture [24, 24, 3]."""

@@ -1,4 +1,4 @@
-"""One picture of a row: from whatever the source gives to clean bytes, their hash and what near-duplicates need."""
+"""One picture of a row: from whatever the source gives to clean bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlx_phi3v.files import sha256_bytes
-from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
+from PIL import Image
 
-from .near_duplicates import picture_print
+from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
 
 
 class PictureError(Exception):
@@ -37,15 +36,12 @@ class PictureLimits:
 
 @dataclass(frozen=True)
 class CleanPicture:
-    """A picture as stored: RGB, upright, 8 bit. `changed` says that its bytes are not those of the source."""
+    """A picture as stored: RGB, upright, 8 bit. `image` is what it decodes to; `changed` says that it is not the source's bytes."""
 
     data: bytes
     suffix: str
-    sha256: str
-    width: int
-    height: int
+    image: Image.Image
     changed: bool
-    near_print: bytes
 
 
 def picture_references(value: Any) -> list[Any]:
@@ -143,4 +139,4 @@ def clean_picture(data: bytes, limits: PictureLimits) -> CleanPicture:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
         data, suffix = buffer.getvalue(), ".png"
-    return CleanPicture(data, suffix, sha256_bytes(data), image.width, image.height, not kept, picture_print(image))
+    return CleanPicture(data, suffix, image, not kept)

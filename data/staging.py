@@ -26,6 +26,7 @@ from mlx_phi3v.task import is_missing
 
 from .catalogue import store_picture
 from .mapping import FieldMapping, MappedField
+from .near_duplicates import picture_print
 from .pictures import CleanPicture, PictureError, PictureLimits, clean_picture, picture_references, reference_bytes
 from .prices import PriceError, parse_price
 from .sources import SPLIT_NAMES, RawRow
@@ -60,6 +61,7 @@ class Stage:
     pictures_per_row: int
     question: str | None  # chat rows must ask this; None: any
     store: Store
+    near_duplicates: bool = True
 
     def piece_path(self, number: int) -> Path:
         """The file of a finished piece."""
@@ -187,7 +189,7 @@ def check_row(stage: Stage, row: RawRow) -> dict[str, Any]:
     staged |= {name: _carried(values.get(column), stage.schema.field(name).type) for name, column in stage.extras.items()}
     pictures = _pictures(stage, row, values) if mapping.images else []
     staged["images"] = [store_picture(stage.work / "catalogue", picture.data, picture.suffix) for picture in pictures]
-    staged[PRINTS] = [picture.near_print for picture in pictures]
+    staged[PRINTS] = [picture_print(picture.image) if stage.near_duplicates else b"" for picture in pictures]
     staged[CHANGED] = sum(picture.changed for picture in pictures)
     return staged
 
