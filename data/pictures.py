@@ -36,7 +36,7 @@ class PictureLimits:
 
 @dataclass(frozen=True)
 class CleanPicture:
-    """A picture as stored: RGB, upright, 8 bit. `image` is what it decodes to; `changed` says that it is not the source's bytes."""
+    """A picture as stored: RGB, upright, 8 bit. `image` is what it decodes to; `changed`: not the source's bytes."""
 
     data: bytes
     suffix: str
