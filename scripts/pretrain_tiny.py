@@ -281,7 +281,7 @@ def main() -> int:
             optimizer.zero_grad(set_to_none=True)
             window.append([loss.item(), seen.item(), *right.tolist()])
             step += 1
-            if step % 50 == 0 or step == total:
+            if step % 25 == 0 or step == total:
                 mean = np.mean(window, axis=0).round(4).tolist()
                 window = []
                 speed = step * settings.batch_size / (time.time() - started)
