@@ -53,11 +53,12 @@ def check(backend: str, stage: str, where: str, error: float, note: str = "", to
     return Check(backend, stage, where, float(error), TOLERANCES[stage] if tolerance is None else tolerance, note)
 
 
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference over the largest magnitude of `theirs`; infinite where shapes differ."""
+def relative_error(ours: np.ndarray, theirs: np.ndarray, magnitude: float | None = None) -> float:
+    """Largest difference over `magnitude` (by default the largest in `theirs`); infinite where shapes differ."""
     if ours.shape != theirs.shape:
         return float("inf")
-    return float(np.abs(ours.astype(np.float64) - theirs).max() / max(float(np.abs(theirs).max()), 1e-30))
+    largest = float(np.abs(theirs).max()) if magnitude is None else magnitude
+    return float(np.abs(ours.astype(np.float64) - theirs).max() / max(largest, 1e-30))
 
 
 def mismatch(ours: object, theirs: object) -> tuple[float, str]:
