@@ -255,7 +255,7 @@ def test_a_killed_run_fetches_nothing_twice(server: Server, tmp_path: Path) -> N
     finished = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert len(whole) >= 10
     assert all(server.requests[path] == counted[path] for path in whole)
-    info = json.loads(finished.stdout)
+    info = json.loads(finished.stdout.splitlines()[-1])
     assert info["counts"]["kept"] == 60
     assert info["counts"]["rejected"] == {"download_http_404": 1, "download_http_500": 1}
 

@@ -1,0 +1,1 @@
+"""Columns, prompts and templates of known data sets, as YAML."""
