@@ -117,7 +117,9 @@ def _check_outputs(backend: Backend, case: GoldenCase) -> list[Check]:
         largest = float(np.abs(layers).max())
         for i, (state, expected) in enumerate(zip(forward.hidden_states, layers)):
             checks.append(
-                check(name, "hidden states", f"{case.name} {key} layer {i}", relative_error(state[0, position], expected, largest))
+                check(
+                    name, "hidden states", f"{case.name} {key} layer {i}", relative_error(state[0, position], expected, largest)
+                )
             )
     logits = case.recorded("logits")
     checks.append(check(name, "logits", case.name, relative_error(forward.logits[0], logits.reshape(-1, logits.shape[-1]))))
