@@ -71,6 +71,11 @@ class Split(Sequence[dict[str, Any]]):
         row["images"] = [str(self.folder / image) for image in row["images"] or []]
         return row
 
+    def batches(self, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """Rows in order, some thousand at a time, with these columns only; "images" stay relative to the folder."""
+        for batch in self._batches:
+            yield batch.select(list(columns)).to_pylist()
+
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]

@@ -113,11 +113,12 @@ def _checked(amount: Decimal) -> Decimal:
 
 def _plain(text: str) -> str:
     """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents"."""
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
-    text = text.translate(_PLAIN_MARKS)
-    # Bidirectional and zero-width marks come with prices from right-to-left shops.
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    if not text.isascii() or "`" in text:
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
+        text = text.translate(_PLAIN_MARKS)
+        # Bidirectional and zero-width marks come with prices from right-to-left shops.
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return _NO_CENTS.sub(lambda m: "" if m["mark"] == ":" else m["mark"] + "00", " ".join(text.split()))
 
 

@@ -96,7 +96,8 @@ class Splitter:
             if added.rowcount:
                 prints.write(near_print)
                 self.pictures += 1
-        self.database.executemany("INSERT INTO keys VALUES (?, ?)", ((key, place) for key in keys))
+        for key in keys:
+            self.database.execute("INSERT INTO keys VALUES (?, ?)", (key, place))
 
     def has_picture(self, content: str) -> bool:
         """Whether a loaded row has the picture with this content hash."""

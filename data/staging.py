@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import atomic_path
 from mlx_phi3v.task import is_missing
 
 from .catalogue import store_picture
@@ -30,7 +29,7 @@ from .near_duplicates import picture_print
 from .pictures import CleanPicture, PictureError, PictureLimits, clean_picture, picture_references, reference_bytes
 from .prices import PriceError, parse_price
 from .sources import SPLIT_NAMES, RawRow
-from .store import Store
+from .store import Store, write_whole
 from .tables import Fault
 from .text import normalise
 
@@ -165,10 +164,11 @@ def stage_piece(stage: Stage, number: int, rows: Sequence[RawRow]) -> tuple[int,
             kept.append(check_row(stage, row))
         except RejectedError as error:
             rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
-    with atomic_path(stage.rejected_path(number)) as path:
-        path.write_text("".join(json.dumps(item) + "\n" for item in rejected), encoding="utf-8")
-    with atomic_path(stage.piece_path(number)) as path, pa.ipc.new_file(str(path), stage.schema) as writer:
+    write_whole(stage.rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, stage.schema) as writer:
         writer.write_table(pa.Table.from_pylist(kept, schema=stage.schema))
+    write_whole(stage.piece_path(number), buffer.getvalue())
     return len(kept), len(rejected)
 
 

@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from .pictures import PictureError
 
 
@@ -48,15 +50,18 @@ class Store:
 
     def keep(self, url: str, data: bytes) -> None:
         """Store a whole picture."""
-        _write_whole(_place(self.pictures, url), data)
+        write_whole(_place(self.pictures, url), data)
 
     def fail(self, url: str, reason: str, detail: str) -> None:
         """Put a failure on record."""
-        _write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
+        write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    # No fsync: this guards against a killed process; a picture lost with the power is caught when it is decoded.
+def write_whole(path: Path, data: bytes | pa.Buffer) -> None:
+    """Write a file of the work folder, whole or not at all even if this process is killed.
+
+    No fsync, unlike mlx_phi3v.files: after a power cut the work may have to start again, the catalogue is safe.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_bytes(data)

@@ -16,6 +16,8 @@ def normalise(text: str) -> str:
     >>> normalise("Cafe\\u0301  <|end|>\\n")
     'Café ‹|end|>'
     """
+    if text.isascii() and text.isprintable():
+        return clean_text(text)  # most titles: nothing to compose, nothing hidden
     composed = unicodedata.normalize("NFC", text)
     # White space first (clean_text joins it), hidden characters next: dropping one may build a special token.
     visible = "".join(

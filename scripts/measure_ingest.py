@@ -21,8 +21,22 @@ import psutil
 
 from data.catalogue import Catalogue, iterate
 
-_WORDS = "Wool Silk Cotton Linen Check Striped Plain Quilted Belted Short Long Classic Cropped".split()
-_KINDS = "Scarf Coat Shirt Dress Bag Belt Hat Shoe Sock Skirt".split()
+_WORDS = [
+    "Wool",
+    "Silk",
+    "Cotton",
+    "Linen",
+    "Check",
+    "Striped",
+    "Plain",
+    "Quilted",
+    "Belted",
+    "Short",
+    "Long",
+    "Classic",
+    "Cropped",
+]
+_KINDS = ["Scarf", "Coat", "Shirt", "Dress", "Bag", "Belt", "Hat", "Shoe", "Sock", "Skirt"]
 
 
 def written_rows(count: int) -> Iterable[list[str]]:
