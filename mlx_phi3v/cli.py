@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required:
             text += " (required)"
-        elif field.default is not dataclasses.MISSING and field.default not in (None, ""):
+        elif field.default is not dataclasses.MISSING and field.default not in (None, "", ()):
             text += f" (default: {field.default})"
         common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         names = [*field.metadata["flags"], name, *aliases]
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
             del common["dest"]
             parser.add_argument(field.name, nargs="?", type=kind, metavar=field.name.upper(), **common)
         elif kind is bool:
-            parser.add_argument(*names, action=argparse.BooleanOptionalAction, **common)
+            parser.add_argument(*field.metadata["flags"], name, action=argparse.BooleanOptionalAction, **common)
         elif many:
             parser.add_argument(*names, nargs="+", type=kind, choices=field.metadata["choices"], **common)
         else:

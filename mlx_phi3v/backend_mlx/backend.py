@@ -171,6 +171,8 @@ class MLXBackend:
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
         """See `backend.Backend`."""
         grads = self.grads
+        if grads is None:  # a rank without rows in this step
+            grads = tree_map(mx.zeros_like, self.model.trainable_parameters())
         if self.group.size() > 1:
             grads = tree_map(lambda g: mx.distributed.all_sum(g, group=self.group), grads)
         grads = tree_map(lambda g: g / max(tokens, 1), grads)
