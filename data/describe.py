@@ -70,6 +70,7 @@ def show(description: Description, console: Console) -> None:
     for fault in d.unreadable:
         console.print(f"  cannot be opened: {fault}", style="red", markup=False)
     if d.tokens:
+        console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", pictures only (give --model for the text)"))
         console.print(_token_table(d))
     for preview in d.previews:
         text = Text(f"\n{preview.row}: ", style="dim")
