@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.prices import PriceError, parse_price
@@ -167,6 +167,7 @@ def test_numbers_are_checked_too(value: float, reason: str) -> None:
         parse_price(value)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10**9),
     st.integers(0, 99),
@@ -178,6 +179,7 @@ def test_a_written_price_reads_back(whole: int, cents: int, marks: tuple[str, st
     assert parse_price(text).amount == Decimal(f"{whole}.{cents:02d}")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
