@@ -24,6 +24,7 @@ _GROUNDS: tuple[Colour, ...] = (
     (60, 62, 70),
     (128, 146, 170),
 )
+_STUDIO_SHARE = 0.65  # shops photograph most products before a plain ground
 _LIGHT = 24  # cells across the map of light, which is stretched over the picture
 
 
@@ -41,11 +42,12 @@ def _any_colour(rng: Rng) -> Colour:
 
 
 def background(rng: Rng, width: int, height: int, tint: Vector) -> Picture:
-    """Wall, floor, carpet or bed sheet, now and then with a second ground or a thing at its edge."""
+    """Studio ground, wall, floor, carpet or bed sheet, now and then with a second ground or a thing at its edge."""
     ground = _ground(rng, tint)
     name = textures.BACKGROUNDS[rng.integers(len(textures.BACKGROUNDS))]
-    if rng.random() < 0.25 and tint @ LUMA < 200:
-        name, ground = "wall", np.full(3, rng.uniform(205, 250)) + rng.uniform(-6, 6, 3)
+    if rng.random() < _STUDIO_SHARE:
+        grey = rng.uniform(205, 250) if tint @ LUMA < 200 else rng.uniform(90, 150)
+        name, ground = "wall", np.full(3, grey) + rng.uniform(-6, 6, 3)
     turn = rng.choice([0, 0.5]) * np.pi + rng.uniform(-0.3, 0.3)
     # Half the resolution is enough behind the product, and a quarter of the work.
     w, h = (width + 1) // 2, (height + 1) // 2
