@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
@@ -56,11 +56,14 @@ class Settings:
 
     output: Path = option(help="folder for the checkpoint")
     products: int = option(20000, help="pictures to draw")
+    first: int = option(0, help="number of the first of them, to go on with new ones")
     epochs: int = option(3, help="passes over them")
     batch_size: int = option(32, help="rows a step")
     learning_rate: float = option(1.5e-3, help="peak rate")
     seed: int = option(7, help="seed of weights, products and order")
     vocab_size: int = option(900, help="tokens before the special ones")
+    vision_epochs: float = option(0.0, help="of the epochs, how many train the tower alone, by the auxiliary loss")
+    start: Path | None = option(None, help="checkpoint of an earlier run of this script to go on from")
     auxiliary: float = option(0.5, help="weight of a loss that asks pooled features for what was drawn")
     cache: Path = option(Path("/tmp/pretrain_tiny"), help="folder for the drawn pictures")
     processes: int = option(2, help="processes that draw")
@@ -126,14 +129,15 @@ def draw(job: tuple[int, int, int]) -> list[np.ndarray]:
 def pictures(settings: Settings) -> np.ndarray:
     """All drawn pictures as one memory-mapped array, drawn once and kept in `cache`."""
     settings.cache.mkdir(parents=True, exist_ok=True)
-    path = settings.cache / f"{BRAND}-{settings.seed}-{settings.products}.npy"
+    path = settings.cache / f"{BRAND}-{settings.seed}-{settings.products}-{settings.first}.npy"
     if path.exists():
         return np.load(path, mmap_mode="r")
     temporary = path.with_suffix(".tmp.npy")
     shape = (settings.products, CROP_SIZE, CROP_SIZE, 3)
     array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
     starts = range(0, settings.products, 100)
-    jobs = [(settings.seed, start, min(start + 100, settings.products)) for start in starts]
+    last = settings.first + settings.products
+    jobs = [(settings.seed, settings.first + i, min(settings.first + i + 100, last)) for i in starts]
     with ProcessPoolExecutor(settings.processes, get_context("spawn")) as pool:
         for start, squares in zip(starts, pool.map(draw, jobs)):
             array[start : start + len(squares)] = squares
@@ -184,7 +188,7 @@ class Data:
         self.tokens: list[tuple[np.ndarray, np.ndarray]] = []
         looks = []
         count = image_token_count((1, 1), config.vision)
-        for i in range(settings.products):
+        for i in range(settings.first, settings.first + settings.products):
             look = choose_look(brand, settings.seed, i)
             looks.append((look.shape, look.material, look.colour, look.pattern, str(look.size), str(look.logo)))
             row = make_row(brand, settings.seed, i)[1]
@@ -233,6 +237,9 @@ def main() -> int:
     config = load_model_config(output)
     model = Phi3VForCausalLM(config)
     weights = initial_weights(config, settings.seed)
+    if settings.start:
+        weights = {name: value.float() for name, value in load_file(settings.start / "model.safetensors").items()}
+        lines += (settings.start / "pretrain.log").read_text().splitlines()
     used = {parameter_name(k): v for k, v in weights.items() if not is_unused(k, config)}
     model.load_state_dict(used, strict=True)
     model.model.rotary_emb = RotaryEmbedding(config)
@@ -250,7 +257,8 @@ def main() -> int:
 
     auxiliary = Auxiliary(config.vision.hidden_size, data.classes)
     features: list[torch.Tensor] = []
-    model.model.vision_embed_tokens.img_processor.vision_model.register_forward_hook(lambda m, i, out: features.append(out))
+    tower = model.model.vision_embed_tokens.img_processor.vision_model
+    tower.register_forward_hook(lambda module, inputs, out: features.append(out))
     parameters = [*model.parameters(), *auxiliary.parameters()]
     decayed = [p for p in parameters if p.ndim > 1]
     optimizer = torch.optim.AdamW(
@@ -260,6 +268,7 @@ def main() -> int:
     loader = ThreadPoolExecutor(1)
     per_epoch = settings.products // settings.batch_size
     total, step, window, started = per_epoch * settings.epochs, 0, [], time.time()
+    vision_steps = round(per_epoch * settings.vision_epochs)
     for epoch in range(settings.epochs):
         order = np.random.default_rng([settings.seed, epoch]).permutation(settings.products)
         parts = [order[i * settings.batch_size : (i + 1) * settings.batch_size] for i in range(per_epoch)]
@@ -273,7 +282,11 @@ def main() -> int:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             features.clear()
-            loss = backend.token_loss(batch) / batch.answer_tokens
+            if step < vision_steps:
+                tower(torch.from_numpy(batch.pixel_values))
+                loss = torch.zeros(())
+            else:
+                loss = backend.token_loss(batch) / batch.answer_tokens
             seen, right = auxiliary(features[0], looks)
             (loss + settings.auxiliary * seen).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
