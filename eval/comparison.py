@@ -172,7 +172,7 @@ def compare_runs(
         differences=differences,
         notes=_notes(run_a, run_b, columns_a, columns_b, joined),
         metrics=rows,
-        both_parsed=measure_both_parsed(data, seed=seed, resamples=resamples) if breakdown else [],
+        both_parsed=measure_both_parsed(data, rows, seed=seed, resamples=resamples) if breakdown else [],
         by_category=measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {},
         agreement=_agreement(data),
         outcomes={name: count for name, count in zip(OUTCOMES, _outcome_counts(data))},

@@ -106,15 +106,23 @@ def _same_values(a: FieldColumn, b: FieldColumn) -> bool:
 
 
 def measure(
-    data: Joined, rows: Ints, *, seed: int, resamples: int, only: str | None = None
+    data: Joined, rows: Ints, *, seed: int, resamples: int, only: str | None = None, one_category: bool = False
 ) -> tuple[list[MetricRow], dict[tuple[str, str], PairedDifference]]:
-    """Every measure of every field (or of field `only`) on these joined rows."""
+    """Every measure of every field (or of field `only`) on these joined rows.
+
+    `one_category` leaves out macro-F1, which says nothing where the truth is one class.
+    """
     fields = {
         name: (column.take(rows), data.fields_b[name].take(rows))
         for name, column in data.fields_a.items()
         if only in (None, name)
     }
-    wanted = [(name, metric) for name, (a, _) in fields.items() for metric in METRICS[a.kind]]
+    wanted = [
+        (name, metric)
+        for name, (a, _) in fields.items()
+        for metric in METRICS[a.kind]
+        if not (one_category and metric.form == "macro_f1")
+    ]
     sides = [metrics.paired_statistics(metric, list(fields[name])) for name, metric in wanted]
     drawn = [i for i, (_, metric) in enumerate(wanted) if metric.form != "proportion"]
     flat = [side for i in drawn for side in sides[i]]
@@ -157,14 +165,15 @@ def _metric_row(
     )
 
 
-def measure_both_parsed(data: Joined, *, seed: int, resamples: int) -> list[MetricRow]:
-    """Each field's measures over the rows whose answers both parsed in that field."""
+def measure_both_parsed(data: Joined, everything: list[MetricRow], *, seed: int, resamples: int) -> list[MetricRow]:
+    """Each field's measures over the rows whose answers both parsed in that field; `everything` over all rows."""
     found: list[MetricRow] = []
     for name, column in data.fields_a.items():
-        rows = np.flatnonzero(column.parsed & data.fields_b[name].parsed)
-        found += [
-            row for row in measure(data, rows, seed=seed, resamples=resamples, only=name)[0] if row.metric != "parse_failures"
-        ]
+        both = column.parsed & data.fields_b[name].parsed
+        rows = everything
+        if not both.all():
+            rows = measure(data, np.flatnonzero(both), seed=seed, resamples=resamples, only=name)[0]
+        found += [row for row in rows if row.field == name and row.metric != "parse_failures"]
     return found
 
 
@@ -175,5 +184,6 @@ def measure_by_category(data: Joined, *, seed: int, resamples: int) -> dict[str,
     names = np.array([NO_CATEGORY if value is None else value for value in data.category], dtype=object)
     sizes = Counter(names.tolist())
     return {
-        name: measure(data, np.flatnonzero(names == name), seed=seed, resamples=resamples)[0] for name, _ in sizes.most_common()
+        name: measure(data, np.flatnonzero(names == name), seed=seed, resamples=resamples, one_category=True)[0]
+        for name, _ in sizes.most_common()
     }

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import orjson
+
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path, read_json, sha256_json, write_json
 from mlx_phi3v.task import Task, is_missing
@@ -193,9 +195,16 @@ def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
     return done
 
 
+def _read_json(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # Python writes NaN, which JSON has not
+        return json.loads(line)
+
+
 def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = _read_json(line)
     except ValueError:
         raise UserError(f"{path} line {number} is not whole JSON; remove that line and resume the run") from None
     if not isinstance(row, dict) or not {"id", "true", "predicted"} <= set(row):
@@ -258,7 +267,7 @@ class Run:
     def read(self, offset: int) -> dict[str, Any]:
         """The row at a byte offset that `stream` gave."""
         self._handle.seek(offset)
-        row: dict[str, Any] = json.loads(self._handle.readline())
+        row: dict[str, Any] = _read_json(self._handle.readline())
         return row
 
     @cached_property

@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import stats
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -111,19 +111,40 @@ class Median:
         """The statistic on the data; NaN where no row counts."""
         return float(np.median(self.values[self.mask])) if self.mask.any() else math.nan
 
-    def resampled(self, weights: Floats) -> Floats:
-        """Weighted medians; weights [r, n] -> [r]."""
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
         kept = np.flatnonzero(self.mask)
-        order = kept[np.argsort(self.values[kept], kind="stable")]
+        return kept[np.argsort(self.values[kept], kind="stable")]
+
+    def resampled(self, weights: Floats) -> Floats:
+        """Weighted medians; weights [r, n] -> [r].
+
+        The weight below a rank has a standard deviation of at most sqrt(n) / 2, so a window of 8 sqrt(n) ranks around
+        the middle holds the median of all but freak resamples; where it does not, all ranks are taken.
+        """
+        order = self._order
         if not len(order):
             return np.full(len(weights), math.nan)
-        ranked = self.values[order]
-        reached = np.cumsum(weights[:, order], axis=1)
-        half = reached[:, -1:] / 2
+        half = (weights @ self.mask.astype(np.float64))[:, None] / 2
+        reach = int(4 * math.sqrt(len(order))) + 1
+        start, stop = max(0, len(order) // 2 - reach), min(len(order), len(order) // 2 + reach)
+        medians, sure = self._within(weights, half, start, stop)
+        if not sure:
+            medians, _ = self._within(weights, half, 0, len(order))
+        return np.where(half[:, 0] > 0, medians, math.nan)
+
+    def _within(self, weights: Floats, half: Floats, start: int, stop: int) -> tuple[Floats, bool]:
+        """(medians, whether all lie among the ranks [start, stop))."""
+        below = np.zeros(len(self.values))
+        below[self._order[:start]] = 1.0
+        window = self._order[start:stop]
+        ranked = self.values[window]
+        begin = (weights @ below)[:, None]
+        reached = begin + np.cumsum(weights[:, window], axis=1)
         lower = (reached >= half).argmax(axis=1)
         upper = (reached > half).argmax(axis=1)
-        medians = (ranked[lower] + ranked[upper]) / 2
-        return np.where(reached[:, -1] > 0, medians, math.nan)
+        sure = bool((begin < half).all() and (reached[:, -1:] > half).all()) or (start == 0 and stop == len(self._order))
+        return np.asarray((ranked[lower] + ranked[upper]) / 2), sure
 
 
 @dataclass(frozen=True)
@@ -138,9 +159,12 @@ class MacroF1:
     predicted: NDArray[np.int64]
     classes: int
 
-    def _counts(self, codes: NDArray[np.int64], keep: Bools) -> Any:
-        rows = np.flatnonzero(keep & (codes >= 0))
-        return sparse.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=(self.classes, len(codes)))
+    @cached_property
+    def _cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(each row's cell of the confusion matrix [n], the cells' codes [k])."""
+        codes = np.where(self.true < 0, -1, self.true * (self.classes + 1) + self.predicted + 1)
+        cells, rows = np.unique(codes, return_inverse=True)
+        return rows, cells
 
     def point(self) -> float:
         """The statistic on the data; NaN where no row has truth."""
@@ -148,13 +172,17 @@ class MacroF1:
 
     def resampled(self, weights: Floats) -> Floats:
         """Macro-F1 of each resample; weights [r, n] -> [r]."""
-        judged = self.true >= 0
-        support = self._counts(self.true, judged) @ weights.T  # [classes, r]
-        answered = self._counts(self.predicted, judged) @ weights.T
-        hits = self._counts(self.true, self.true == self.predicted) @ weights.T
+        rows, cells = self._cells
+        counts = np.stack([np.bincount(rows, weights=line, minlength=len(cells)) for line in weights])  # [r, k]
+        true, predicted = cells // (self.classes + 1), cells % (self.classes + 1) - 1
+        judged = cells >= 0
+        classes = np.arange(self.classes)
+        is_true = ((true[:, None] == classes) & judged[:, None]).astype(np.float64)  # [k, classes]
+        is_predicted = ((predicted[:, None] == classes) & judged[:, None]).astype(np.float64)
+        support, answered, hits = counts @ is_true, counts @ is_predicted, counts @ (is_true * is_predicted)
         with np.errstate(invalid="ignore", divide="ignore"):
             f1 = np.where(support > 0, 2 * hits / (support + answered), 0.0)
-            return np.asarray(f1.sum(axis=0) / (support > 0).sum(axis=0))
+            return np.asarray(f1.sum(axis=1) / (support > 0).sum(axis=1))
 
 
 Statistic = Mean | Median | MacroF1
@@ -166,9 +194,8 @@ def resample_weights(n: int, seed: int, resamples: int) -> Iterator[Floats]:
     chunk = max(1, min(resamples, _CHUNK_WEIGHTS // max(n, 1)))
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        drawn = generator.integers(0, n, size=(size, n))
-        drawn += np.arange(size)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        # Row by row: the counts of one resample stay in the cache.
+        yield np.stack([np.bincount(generator.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
 
 
 def bootstrap(statistics: list[Statistic], n: int, *, seed: int, resamples: int) -> Floats:
