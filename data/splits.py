@@ -2,7 +2,7 @@
 
 Rows are one product where they have the same product code, the same picture or near-identical pictures. Whole
 products are dealt out, category by category, in the order of a seeded hash. Keys and rows lie in a SQLite file, so
-memory does not grow with them but for 8 bytes a row while products are joined and 28 bytes a distinct picture.
+memory does not grow with them but for 4 bytes a row while products are joined and 32 bytes a distinct picture.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Splitter:
             elif place != first and forest.union(first, place):
                 links["same_picture" if len(key) == 13 else "code"] += 1
         if near and self.pictures > 1:
-            owners = np.zeros(self.pictures, dtype=np.int64)
+            owners = np.zeros(self.pictures, dtype=np.uint32)
             for number, place in self.database.execute("SELECT number, place FROM pictures"):
                 owners[number] = place
             buffer = np.memmap(self.prints_path, dtype=np.uint8, mode="r", shape=(self.pictures, PRINT_BYTES))
@@ -195,7 +195,7 @@ class _Forest:
     """Union-find over 0..N-1; the root of a tree is its smallest member, whatever the order of the unions."""
 
     def __init__(self, count: int) -> None:
-        self.parents: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+        self.parents: NDArray[np.unsignedinteger] = np.arange(count, dtype=np.uint32 if count < 2**32 else np.uint64)
 
     def find(self, item: int) -> int:
         parents = self.parents
