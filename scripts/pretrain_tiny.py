@@ -254,8 +254,12 @@ def main() -> int:
         stored = {name: value.to(torch.bfloat16).contiguous() for name, value in (weights | current).items()}
         save_file(stored, output / "model.safetensors", {"format": "pt"})
         write_text(output / "pretrain.log", "\n".join(lines) + "\n")
+        torch.save(auxiliary.state_dict(), heads)
 
     auxiliary = Auxiliary(config.vision.hidden_size, data.classes)
+    heads = settings.cache / "auxiliary.pt"  # not part of the model: only for --start
+    if settings.start and heads.exists():
+        auxiliary.load_state_dict(torch.load(heads))
     features: list[torch.Tensor] = []
     tower = model.model.vision_embed_tokens.img_processor.vision_model
     tower.register_forward_hook(lambda module, inputs, out: features.append(out))
@@ -294,6 +298,8 @@ def main() -> int:
             optimizer.zero_grad(set_to_none=True)
             window.append([loss.item(), seen.item(), *right.tolist()])
             step += 1
+            if step % 250 == 0:
+                save()
             if step % 25 == 0 or step == total:
                 mean = np.mean(window, axis=0).round(4).tolist()
                 window = []
