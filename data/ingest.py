@@ -35,7 +35,7 @@ from .pictures import PictureLimits, as_url
 from .plan import IngestSettings, Plan, check_settings, make_plan
 from .published import PublishedCsv
 from .splits import SplitRow, Splitter
-from .staging import CHANGED, CODE, PRINTS, ROW, SPLIT, Stage, row_references, stage_all
+from .staging import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT, Stage, row_references, stage_all
 from .store import Store
 
 _RARE = 5
@@ -97,8 +97,6 @@ def _prepare_work(work: Path, plan: Plan) -> None:
 
 
 def _make_stage(settings: IngestSettings, plan: Plan, work: Path) -> Stage:
-    prompt = plan.task.prompt
-    placeholders = sum(f"<|image_{k}|>" in prompt for k in range(1, prompt.count("<|image_") + 1))
     asks = plan.source.kind == "chat" and settings.prompt is None
     return Stage(
         work=work,
@@ -106,7 +104,7 @@ def _make_stage(settings: IngestSettings, plan: Plan, work: Path) -> Stage:
         extras=plan.extras,
         schema=plan.schema,
         limits=PictureLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
-        pictures_per_row=placeholders,
+        pictures_per_row=plan.mapping.pictures_per_row(),
         question=plan.mapping.prompt if asks else None,
         store=Store(settings.downloads or work / "downloads", work / "failures"),
         near_duplicates=settings.near_duplicates,
@@ -185,8 +183,8 @@ def _write(settings: IngestSettings, plan: Plan, stage: Stage, pieces: int) -> d
         report = splitter.report(links)
         bar.advance()
     _remove_strays(stage.work / "catalogue", splitter)
-    hidden = (ROW, SPLIT, CODE, PRINTS, CHANGED)
-    changed, counted = 0, {name: Counter[str]() for name in categories}
+    hidden = (ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT)
+    changed, left_out, counted = 0, 0, {name: Counter[str]() for name in categories}
     writer = CatalogueWriter(
         settings.output,
         plan.task,
@@ -200,6 +198,7 @@ def _write(settings: IngestSettings, plan: Plan, stage: Stage, pieces: int) -> d
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         for row, split in zip(_staged_rows(stage, pieces), splitter.splits(), strict=True):
             changed += row[CHANGED]
+            left_out += row[LEFT_OUT]
             for name in categories:
                 counted[name][row[name] or ""] += 1
             clean = {name: value for name, value in row.items() if name not in hidden}
@@ -216,6 +215,7 @@ def _write(settings: IngestSettings, plan: Plan, stage: Stage, pieces: int) -> d
                 "rejected": dict(rejected.most_common()),
                 "pictures": splitter.pictures,
                 "pictures_changed": changed,
+                "pictures_left_out": left_out,
             },
             "categories": {name: _category_report(counts) for name, counts in counted.items()},
             "products": dataclasses.asdict(report),
@@ -287,6 +287,8 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
     if counts["rejected"]:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected"].items())
         lines.append(f"left out, see rejected.csv: {reasons}")
+    if counts["pictures_left_out"]:
+        lines.append(f"{counts['pictures_left_out']} further pictures of rows were left out: the prompt does not show them")
     if products["leaking_products"]:
         lines.append(f"warning: {products['leaking_products']} products stand in several of the source's own splits")
     for name, report in info["categories"].items():

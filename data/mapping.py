@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ KINDS = ("text", "category", "number")
 # Taken where the user names no column and the source has exactly this one.
 _USUAL_FIELDS: dict[str, FieldKind] = {"title": "text", "name": "text", "category": "category", "price": "number"}
 _USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
+_TAG = re.compile(r"<\|image_\d+\|>")
 _USUAL_QUESTION = "What is shown in this image?"
 
 
@@ -49,19 +51,25 @@ class FieldMapping:
     def task(self) -> Task:
         """The task that training and scoring use. Raises UserError where template and fields disagree."""
         fields = [Field(item.name, item.kind, item.currency) for item in self.fields]
-        return Task(tuple(fields), full_prompt(self.prompt), self.template or default_template(fields))
+        prompt = full_prompt(self.prompt, len(self.images))
+        return Task(tuple(fields), prompt, self.template or default_template(fields))
+
+    def pictures_per_row(self) -> int:
+        """How many pictures the prompt shows."""
+        return len(set(_TAG.findall(full_prompt(self.prompt, len(self.images)))))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, kept in `catalogue.json` and compared on resume."""
         return asdict(self)
 
 
-def full_prompt(question: str | None) -> str:
-    """A question as the model's prompt with one image; text that is a whole prompt already stays as it is."""
+def full_prompt(question: str | None, pictures: int) -> str:
+    """A question as the model's prompt with so many pictures; text that is a whole prompt already stays as it is."""
     question = question or _USUAL_QUESTION
     if "<|user|>" in question:
         return question
-    return f"<|user|>\n<|image_1|>{' '.join(question.split())}<|end|><|assistant|>\n"
+    tags = "".join(f"<|image_{k}|>" for k in range(1, pictures + 1))
+    return f"<|user|>\n{tags}{' '.join(question.split())}<|end|><|assistant|>\n"
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         if column not in columns:
             raise _unknown_column(column, columns, where)
     mapping.task()
+    if mapping.pictures_per_row() and not images:
+        raise UserError(f"the prompt shows a picture but no column of {where} is named as one; give --image COLUMN")
     return mapping
 
 

@@ -38,7 +38,7 @@ from .text import normalise
 _PIECE_ROWS = 1000
 _PIECE_BYTES = 16_000_000
 # Columns of a staged piece that the catalogue does not have.
-ROW, SPLIT, CODE, PRINTS, CHANGED = "_row", "_split", "_code", "_prints", "_changed"
+ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
 
 
 class RejectedError(Exception):
@@ -79,7 +79,7 @@ def stage_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa
     columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
     columns += list(extras.items())
     columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
-    columns += [(PRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32())]
+    columns += [(PRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
     return pa.schema(columns)
 
 
@@ -202,6 +202,7 @@ def check_row(stage: Stage, row: RawRow) -> dict[str, Any]:
     staged["images"] = [store_picture(stage.work / "catalogue", picture.data, picture.suffix) for picture in pictures]
     staged[PRINTS] = [picture_print(picture.image) if stage.near_duplicates else b"" for picture in pictures]
     staged[CHANGED] = sum(picture.changed for picture in pictures)
+    staged[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)
     return staged
 
 
