@@ -63,10 +63,7 @@ def _verdict(comparison: Comparison) -> RenderableType:
 
 
 def _warnings(comparison: Comparison) -> RenderableType | None:
-    allowed, _ = words.differences(comparison)
-    lines = [_text(f"! {note}", "yellow") for note in comparison.notes]
-    lines += [_text(f"! allowed difference: {item}", "yellow") for item in allowed]
-    lines += [_text(f"! {line}", "yellow") for line in words.inputs(comparison) if line.startswith("INPUTS DIFFER")]
+    lines = [_text(f"! {line}", "yellow") for line in words.warnings(comparison)]
     return Group(*lines) if lines else None
 
 

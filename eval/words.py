@@ -85,6 +85,14 @@ def differences(comparison: Comparison) -> tuple[list[Difference], list[Differen
     return [item for item in found if item.refuses], [item for item in found if not item.refuses]
 
 
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader must know before believing the figures."""
+    allowed, _ = differences(comparison)
+    differing = [line for line in inputs(comparison) if line.startswith(_DIFFER)]
+    return [*comparison.notes, *(f"allowed difference: {item}" for item in allowed), *differing]
+
+
+_DIFFER = "INPUTS DIFFER"
 STAGE_NAMES = {
     "file": "picture file",
     "pixels": "decoded pixels",
@@ -103,7 +111,7 @@ def inputs(comparison: Comparison) -> list[str]:
         return [f"Inputs are identical on all {max(of for _, of in known.values()):,} rows ({_names(list(known))})."]
     first = next(iter(differing))
     lines = [f"{STAGE_NAMES[stage]} differ on {count:,} of {of:,} rows" for stage, (count, of) in differing.items()]
-    return [f"INPUTS DIFFER, first in the {STAGE_NAMES[first]}: {'; '.join(lines)}."]
+    return [f"{_DIFFER}, first in the {STAGE_NAMES[first]}: {'; '.join(lines)}."]
 
 
 def _names(stages: Sequence[str]) -> str:

@@ -67,17 +67,18 @@ def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) 
         writer.finish(seconds=1.0)
 
 
-def measure(command: list[str]) -> tuple[float, float, int]:
-    """(seconds, peak resident GB, exit status) of a command."""
-    start, peak = time.perf_counter(), 0
+def measure(command: list[str]) -> tuple[float, float, float, int]:
+    """(seconds, of these on a processor, peak resident GB, exit status) of a command."""
+    start, peak, busy = time.perf_counter(), 0, 0.0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             peak = max(peak, process.memory_info().rss)
+            busy = sum(process.cpu_times()[:2])
         except psutil.Error:
             break
         time.sleep(0.02)
-    return time.perf_counter() - start, peak / 1e9, process.wait()
+    return time.perf_counter() - start, busy, peak / 1e9, process.wait()
 
 
 def main() -> int:
@@ -94,9 +95,10 @@ def main() -> int:
         runs, html = [str(folder / "a"), str(folder / "b")], folder / "report.html"
         report = folder / "report.json"
         command = [sys.executable, "-m", "eval.compare", *runs, "--html", str(html), "--json", str(report)]
-        seconds, peak, status = measure(command)
+        seconds, busy, peak, status = measure(command)
         print(f"{options.rows:,} rows of {(folder / 'a' / 'predictions.jsonl').stat().st_size / options.rows:.0f} bytes each")
-        print(f"{seconds:.1f} s, peak {peak:.2f} GB, exit status {status}, page {html.stat().st_size / 1e6:.2f} MB")
+        print(f"{seconds:.1f} s ({busy:.1f} s of processor time), peak {peak:.2f} GB, exit status {status}")
+        print(f"page {html.stat().st_size / 1e6:.2f} MB")
         print(f"verdict {json.loads(report.read_text())['verdict']}")
     return 0
 

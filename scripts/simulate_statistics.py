@@ -153,7 +153,7 @@ def main() -> int:
             print(f"  only A {pair.only_a:.0%}, only B {pair.only_b:.0%}, {n} rows: {held[0]:.1%} {held[1]:.1%}")
     print("\nbootstrap interval, 95 %")
     for n in (200, 1000):
-        found = bootstrap_coverage(n, level=0.95, replicates=options.replicates // 4, resamples=1000, seed=options.seed)
+        found = bootstrap_coverage(n, level=0.95, replicates=options.replicates // 4, resamples=500, seed=options.seed)
         print(f"  {n} rows: " + ", ".join(f"{name} {share:.1%}" for name, share in found.items()))
     print("\nthe number of rows asked for, 80 % power")
     for pair, what in (

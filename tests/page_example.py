@@ -1,16 +1,27 @@
-"""An example comparison for the page's test and for the screenshots in docs/: made-up runs, drawn pictures, hostile answers."""
+"""An example comparison for the page's test and for the pictures in docs/: made-up runs, drawn pictures, hostile answers.
+
+python tests/page_example.py docs      draws docs/comparison-390.png and docs/comparison-1280.png
+"""
 
 from __future__ import annotations
 
 import colorsys
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
 
+from eval import page
 from eval.causes import first_difference
 from eval.comparison import Comparison, compare_runs
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+_HEIGHTS = {390: 2600, 1280: 2100}
 
 HOSTILE = (
     "Product: <script>document.title = 'owned'</script><img src=x onerror=alert(1)> [bold]wool[/bold], "
@@ -81,3 +92,40 @@ def _picture(path: Path, i: int) -> Path:
             draw.rounded_rectangle((70, 60, 230, 360), 30, fill=colour)
         image.save(path)
     return path
+
+
+def chromium() -> str | None:
+    """A Chromium of this machine: on the path, a Mac's application, or playwright's own."""
+    from playwright.sync_api import sync_playwright
+
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if found := shutil.which(name):
+            return found
+    if Path(_MAC).exists():
+        return _MAC
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if own and Path(own).exists() else None
+
+
+def draw(folder: Path) -> None:
+    """The example's page at phone and desk width, as pictures."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    if path is None:
+        raise SystemExit("no Chromium on this machine: install chromium or Google Chrome")
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        report = Path(temporary) / "report.html"
+        page.write_page(report, example_comparison(Path(temporary) / "runs"))
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        for width, height in _HEIGHTS.items():
+            tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+            tab.goto(report.as_uri())
+            clip = {"x": 0, "y": 0, "width": width, "height": height}
+            tab.screenshot(path=folder / f"comparison-{width}.png", clip=clip, full_page=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))

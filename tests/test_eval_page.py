@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_example import example_comparison
+from page_example import CHROMIUM_FLAGS, chromium, example_comparison
 from synthetic_runs import answer, changed, make_rows, write_run
 
 from eval import page
@@ -15,21 +14,6 @@ from eval.comparison import Comparison, compare_runs
 from eval.page.rows import split_answers, thumbnail
 
 playwright_api = pytest.importorskip("playwright.sync_api")
-
-_MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-def chromium() -> str | None:
-    """A Chromium of this machine: on the path, a Mac's application, or playwright's own."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        if found := shutil.which(name):
-            return found
-    if Path(_MAC).exists():
-        return _MAC
-    with playwright_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    return own if own and Path(own).exists() else None
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +34,7 @@ def browser() -> Iterator[object]:
     if path is None:
         pytest.skip("no Chromium on this machine: install chromium, Google Chrome or `playwright install chromium`")
     with playwright_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield opened
         opened.close()
 

@@ -180,3 +180,13 @@ def test_intervals_cover_at_their_nominal_rate(simulate: ModuleType) -> None:
     held = simulate.bootstrap_coverage(300, level=0.95, replicates=500, resamples=400, seed=7, population=100_000)
     # 500 replicates know the rate to one point, so the allowance of two points is widened by that much.
     assert all(abs(share - 0.95) < 0.035 for share in held.values()), held
+
+
+def test_the_median_is_right_also_where_the_middle_ranks_do_not_hold_it() -> None:
+    generator = np.random.default_rng(8)
+    values, everything = generator.normal(size=3000), np.ones(3000, dtype=bool)
+    drawn = next(statistics.resample_weights(3000, 0, 5))
+    lopsided = np.where(values > 1.5, 50.0, 1.0)[None]
+    for weights in (drawn, lopsided):
+        expected = [np.median(np.repeat(values, line.astype(int))) for line in weights]
+        assert Median(values, everything).resampled(weights) == pytest.approx(expected)

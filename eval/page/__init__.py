@@ -55,7 +55,6 @@ def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> st
         script=script,
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
-        allowed=words.differences(comparison)[0],
         margins={(gate.field, gate.metric): gate.margin for gate in comparison.gates},
         by_field=by_field,
         bar=lambda row, margin=None: interval_bar(row, scale, margin),
