@@ -97,6 +97,10 @@ def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
         return []
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return [leaf for key in sorted(set(a) | set(b)) for leaf in _walk(f"{name}.{key}", a.get(key), b.get(key))]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        places = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
+        first, more = places[0], f" and {len(places) - 1} more" if len(places) > 1 else ""
+        return [(f"{name}[{first}]{more}", a[first], b[first])]
     return [(name, a, b)]
 
 

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ import numpy as np
 
 from data.catalogue import Catalogue, Split, iterate
 from mlx_phi3v import __version__, cli
-from mlx_phi3v.adapters import WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE, resolve_adapter
 from mlx_phi3v.backend import BACKENDS, DTYPES, Backend, default_backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import atomic_path, sha256_bytes, sha256_file, sha256_json
+from mlx_phi3v.files import atomic_path, read_json, sha256_bytes, sha256_file, sha256_json
 from mlx_phi3v.generate import Generation, Sampling, answer_text, generate, load_model, log_softmax
 from mlx_phi3v.photo import open_photo
 from mlx_phi3v.progress import Progress, result, say
@@ -119,6 +119,8 @@ def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> d
         "shard": list(shard) if shard else None,
         "model": config.model,
         "adapter": config.adapter,
+        "model_config": asdict(backend.config),
+        "adapter_config": read_json(resolve_adapter(config.adapter) / CONFIG_FILE, "adapter") if config.adapter else None,
         "code": code_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "device": backend.device_info(),
