@@ -254,16 +254,19 @@ def trace(config: PredictConfig, backend: Backend, maker: ExampleMaker, split: S
     run, other = Run.load(config.output), Run.load(config.trace)
     where = {row["id"]: i for i, row in enumerate(iterate(split))}
     path = trace_path(run, other)
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        with Progress("tracing", len(other.rows), as_json=config.json) as progress:
-            for row in other.rows:
-                if row["id"] not in where:
-                    raise UserError(
-                        f"{config.trace} has the row {row['id']!r}, which split {config.split!r} lacks; give its --data"
-                    )
-                example = maker(split[where[row["id"]]], with_answer=False)
-                file.write(json.dumps({"id": row["id"], **scored(backend, example, row["token_ids"])}) + "\n")
-                progress.advance()
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+        Progress("tracing", len(other.rows), as_json=config.json) as progress,
+    ):
+        for row in other.rows:
+            if row["id"] not in where:
+                raise UserError(
+                    f"{config.trace} has the row {row['id']!r}, which split {config.split!r} lacks; give its --data"
+                )
+            example = maker(split[where[row["id"]]], with_answer=False)
+            file.write(json.dumps({"id": row["id"], **scored(backend, example, row["token_ids"])}) + "\n")
+            progress.advance()
     return {"trace": str(path), "rows": len(other.rows)}
 
 

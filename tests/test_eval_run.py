@@ -60,28 +60,28 @@ def test_a_run_cut_at_any_byte_resumes_to_the_same_result(tmp_path: Path, data: 
     assert [row["id"] for row in run.rows] == [row["id"] for row in rows]
 
 
-def test_a_killed_process_loses_no_whole_row(tmp_path: Path) -> None:
+def test_a_run_killed_ten_times_loses_and_repeats_no_row(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
         sys.path[:0] = [{tests!r}, {root!r}]
         from synthetic_runs import make_rows, manifest
         from eval.run import RunWriter
         with RunWriter.open({folder!r}, manifest()) as writer:
-            for row in make_rows(60):
+            for row in make_rows(100):
                 if row["id"] not in writer.done:
                     writer.write(row)
                     print(row["id"], flush=True)
-                    time.sleep(0.005)
+                    time.sleep(0.002)
     """).format(tests=str(ROOT / "tests"), root=str(ROOT), folder=str(tmp_path / "run"))
-    for _ in range(2):
+    for _ in range(10):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        seen = [process.stdout.readline().strip() for _ in range(12)]
+        seen = [process.stdout.readline().strip() for _ in range(6)]
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         kept = {row["id"] for row in Run.load(tmp_path / "run").rows}
         assert set(seen) <= kept
-    rows = make_rows(60)
+    rows = make_rows(100)
     assert resume(tmp_path / "run", rows).content_hash() == write_run(tmp_path / "whole", rows).content_hash()
 
 
