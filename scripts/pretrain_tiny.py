@@ -57,13 +57,14 @@ class Settings:
     output: Path = option(help="folder for the checkpoint")
     products: int = option(20000, help="pictures to draw")
     first: int = option(0, help="number of the first of them, to go on with new ones")
-    epochs: int = option(3, help="passes over them")
+    epochs: float = option(3.0, help="passes over them")
     batch_size: int = option(32, help="rows a step")
     learning_rate: float = option(1.5e-3, help="peak rate")
     seed: int = option(7, help="seed of weights, products and order")
     vocab_size: int = option(900, help="tokens before the special ones")
     vision_epochs: float = option(0.0, help="of the epochs, how many train the tower alone, by the auxiliary loss")
     start: Path | None = option(None, help="checkpoint of an earlier run of this script to go on from")
+    spread_positions: bool = option(False, help="with --start: give the positions a say, see `spread_positions`")
     auxiliary: float = option(0.5, help="weight of a loss that asks pooled features for what was drawn")
     cache: Path = option(Path("/tmp/pretrain_tiny"), help="folder for the drawn pictures")
     processes: int = option(2, help="processes that draw")
@@ -163,6 +164,19 @@ def initial_weights(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
     return weights
 
 
+def spread_positions(weights: dict[str, torch.Tensor], seed: int) -> None:
+    """Bring patches and positions to one size before the pre-norm, in place.
+
+    A patch's embedding sums 2,352 pixels of one sign, so its norm comes to about 100 where a position's is 0.6: the
+    tower saw what there was, but not where. The pre-norm takes out the common scale, so shrinking the patches is safe.
+    """
+    embeddings = "model.vision_embed_tokens.img_processor.vision_model.embeddings."
+    generator = torch.Generator().manual_seed(seed)
+    weights[embeddings + "patch_embedding.weight"] *= 0.05
+    position = weights[embeddings + "position_embedding.weight"]
+    position += 0.3 * torch.randn(position.shape, generator=generator)
+
+
 class Auxiliary(nn.Module):
     """Asks the pooled picture features what was drawn, so that the tower learns to see from the first steps."""
 
@@ -237,8 +251,11 @@ def main() -> int:
     config = load_model_config(output)
     model = Phi3VForCausalLM(config)
     weights = initial_weights(config, settings.seed)
+    spread_positions(weights, settings.seed)
     if settings.start:
         weights = {name: value.float() for name, value in load_file(settings.start / "model.safetensors").items()}
+        if settings.spread_positions:
+            spread_positions(weights, settings.seed)
         lines += (settings.start / "pretrain.log").read_text().splitlines()
     used = {parameter_name(k): v for k, v in weights.items() if not is_unused(k, config)}
     model.load_state_dict(used, strict=True)
@@ -271,15 +288,16 @@ def main() -> int:
     )  # fmt: skip
     loader = ThreadPoolExecutor(1)
     per_epoch = settings.products // settings.batch_size
-    total, step, window, started = per_epoch * settings.epochs, 0, [], time.time()
+    total, step, window, started = round(per_epoch * settings.epochs), 0, [], time.time()
     vision_steps = round(per_epoch * settings.vision_epochs)
-    for epoch in range(settings.epochs):
+    for epoch in range(math.ceil(settings.epochs)):
         order = np.random.default_rng([settings.seed, epoch]).permutation(settings.products)
-        parts = [order[i * settings.batch_size : (i + 1) * settings.batch_size] for i in range(per_epoch)]
+        count = min(per_epoch, total - step)
+        parts = [order[i * settings.batch_size : (i + 1) * settings.batch_size] for i in range(count)]
         upcoming = loader.submit(data.batch, parts[0])
-        for i in range(per_epoch):
+        for i in range(count):
             batch, looks = upcoming.result()
-            upcoming = loader.submit(data.batch, parts[min(i + 1, per_epoch - 1)])
+            upcoming = loader.submit(data.batch, parts[min(i + 1, count - 1)])
             rate = learning_rate(
                 step, peak=settings.learning_rate, total_steps=total, warmup_steps=min(300, total // 10), schedule="cosine"
             )
