@@ -54,12 +54,12 @@ def show(checks: Sequence[Check], console: Console) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for worst in worst_by_stage(checks):
         verdict = "[green]pass[/]" if worst.passed else "[red]FAIL[/]"
-        table.add_row(worst.backend, worst.stage, f"{worst.error:.2e}", f"{worst.tolerance:.0e}", worst.where, verdict)
+        table.add_row(worst.backend, worst.stage, f"{worst.error:.2e}", f"{worst.tolerance:.1e}", worst.where, verdict)
     console.print(table)
     failed = [check for check in checks if not check.passed]
     for check in failed[:20]:
         console.print(
-            f"[red]FAIL[/] {check.backend} {check.stage} {check.where}: {check.error:.3e} > {check.tolerance:.0e} {check.note}"
+            f"[red]FAIL[/] {check.backend} {check.stage} {check.where}: {check.error:.3e} > {check.tolerance:.1e} {check.note}"
         )
     first = first_parting(checks)
     if first:
