@@ -117,9 +117,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         if config.quantize:
             raw["quantization"] = {"group_size": config.q_group_size, "bits": config.q_bits}
         write_json(folder / "config.json", raw)
-        for name in _COPIED:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+        copy_processor(source, folder)
         write_json(
             folder / SOURCE_FILE,
             {
@@ -137,6 +135,13 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         )
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
+
+
+def copy_processor(source: Path, folder: Path) -> None:
+    """Copy tokenizer and image processor settings beside the weights."""
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:

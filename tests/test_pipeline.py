@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -121,6 +122,49 @@ def test_an_adapter_answers_alike_on_both_backends(
         assert row["fingerprints"] == texts["torch"][identity]["fingerprints"]
     done = run("eval.compare", tmp_path / "mlx", tmp_path / "torch", status=3)  # eight rows settle nothing
     assert "INCONCLUSIVE" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_fused_model_computes_what_base_and_adapter_do(
+    backend: str, trained: dict[str, Path], converted: Path, tmp_path: Path
+) -> None:
+    from mlx_phi3v.adapters import load_adapter
+    from mlx_phi3v.backend import load_backend
+    from mlx_phi3v.batches import Example, collate
+    from mlx_phi3v.errors import UserError
+    from mlx_phi3v.images import process_image
+    from mlx_phi3v.prompts import IGNORE, PromptProcessor
+    from mlx_phi3v.task import PROMPT
+    from mlx_phi3v.weights import base_fingerprint
+
+    run("mlx_phi3v.fuse", "--model", converted, "--adapter", trained["mlx"], "--save-path", tmp_path / "fused")
+    image = process_image(Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)), 1)
+    ids = np.array(PromptProcessor(converted).tokenize(PROMPT, [85]))
+    example = Example("q", ids, np.full(len(ids), IGNORE), (image,))
+    tuned, fused = load_backend(backend, converted), load_backend(backend, tmp_path / "fused")
+    untuned = tuned.forward(collate([example], tuned.config)).logits
+    tuned.set_adapter(*load_adapter(trained["mlx"], tuned.config, base_fingerprint(converted)), trainable=False)
+    logits = [loaded.forward(collate([example], loaded.config)).logits for loaded in (tuned, fused)]
+    # One fp32 rounding of each merged weight; the adapter itself moves the logits a thousand times further.
+    largest = np.abs(logits[0]).max()
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4 * largest)
+    assert np.abs(logits[0] - untuned).max() > 1e-2 * largest
+    with pytest.raises(UserError, match="another base"):
+        load_adapter(trained["mlx"], fused.config, base_fingerprint(tmp_path / "fused"))
+
+
+def test_peft_loads_an_adapter_trained_on_mlx(trained: dict[str, Path]) -> None:
+    from peft import PeftModel
+
+    from mlx_phi3v.backend_torch.backend import load
+    from mlx_phi3v.weights import resolve_model
+
+    model = PeftModel.from_pretrained(load(resolve_model("tiny")).model, str(trained["mlx"] / "last"))
+    stored = load_file(trained["mlx"] / "last" / "adapter_model.safetensors")
+    live = {name.replace(".default.", "."): value for name, value in model.named_parameters() if "lora_" in name}
+    assert live.keys() == stored.keys()
+    for name, value in stored.items():
+        np.testing.assert_array_equal(live[name].detach().numpy(), value)
 
 
 def test_four_bit_weights_read_alike_on_both_backends(tmp_path: Path) -> None:

@@ -28,6 +28,21 @@ def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.
     return mx.quantize(array, group_size=group_size, bits=bits)
 
 
+def dequantize(packed: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
+    """The inverse of `quantize`."""
+    return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)
+
+
+def from_numpy(array: np.ndarray) -> mx.array:
+    """fp32 array."""
+    return mx.array(array)
+
+
+def add(array: mx.array, delta: np.ndarray) -> mx.array:
+    """array + delta in fp32."""
+    return array.astype(mx.float32) + mx.array(delta)
+
+
 def raw(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
     """dtype name, shape and bytes."""
     mx.eval(array)
