@@ -72,5 +72,5 @@ def _tag_message(tags: list[int], images: int) -> str:
     missing = sorted(set(range(1, images + 1)) - set(tags))
     if missing:
         return f"the prompt has no <|image_{missing[0]}|> tag for image {missing[0]} of {images}; add the tag or drop the image"
-    extra = max(tags)
+    extra = next(tag for tag in tags if not 1 <= tag <= images)
     return f"the prompt has <|image_{extra}|> but only {images} image(s) were given; add the image or remove the tag"

@@ -106,7 +106,8 @@ class Task:
                 continue
             spots = [(m.start(), m.end()) for m in re.finditer(r"(?:^|(?<=[\s,;|]))" + re.escape(bare), text)]
             found[item.name] = spots
-        starts = sorted(start for spots in found.values() for start, _ in spots)
+        glues = {start: _glue_before(label) for (name, label) in zip(found, self._labels) for start, _ in found[name]}
+        starts = sorted(glues)
         parsed: dict[str, ParsedField] = {}
         last = max(starts, default=0)
         for item in self.fields:
@@ -118,7 +119,9 @@ class Task:
             following = next((s for s in starts if s > start), None)
             raw = text[end:following]
             if following is not None:
-                raw = raw.rstrip().rstrip(",;|") if raw.rstrip().endswith((",", ";", "|")) else raw
+                # What the template puts before the next label; of another separator, one sign.
+                glue = glues[following]
+                raw = raw.removesuffix(glue) if glue and raw.endswith(glue) else re.sub(r"[,;|]\s*$", "", raw)
             if truncated and start == last:
                 parsed[item.name] = ParsedField(None, "truncated")
             else:
@@ -156,6 +159,10 @@ class Task:
 
 
 _GLUE = " ,;|\n\t"
+
+
+def _glue_before(label: str) -> str:
+    return label[: len(label) - len(label.lstrip(_GLUE))]
 
 
 def default_template(fields: list[Field]) -> str:
