@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .errors import UserError
 
@@ -155,12 +155,18 @@ def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, as for every other mistake, instead of the whole usage."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def parse(cls: type[T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
     """Read `cls` from flags over `--config file.yaml` over the defaults.
 
-    Raises UserError for an unknown key or a value of the wrong type; argparse exits with 2 for a wrong flag.
+    Raises UserError for an unknown flag or key and for a value of the wrong type.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings as YAML; flags win over it")
     add_arguments(parser, cls)
     flags = vars(parser.parse_args(argv))
