@@ -90,10 +90,10 @@ class ModelConfig:
 
 
 def _take(cls: type, values: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The entries of `values` that are fields of `cls`, checked to be of the default's type."""
+    """The entries of `values` that are fields of `cls`, checked to be of the default's type; null means the default."""
     taken: dict[str, Any] = {}
     for item in fields(cls):
-        if item.name not in values or isinstance(values[item.name], (dict, list)) or item.name == "quantization":
+        if values.get(item.name) is None or isinstance(values[item.name], (dict, list)) or item.name == "quantization":
             continue
         value, default = values[item.name], item.default
         if isinstance(default, float) and isinstance(value, int):
@@ -129,9 +129,12 @@ def load_model_config(folder: Path | str) -> ModelConfig:
             raise UserError(
                 f"{path}: rope_scaling type {scaling.get('type')!r} is not 'su'; only the published RoPE is supported"
             )
-        values["short_factor"] = tuple(map(float, scaling["short_factor"]))
-        values["long_factor"] = tuple(map(float, scaling["long_factor"]))
-    embd = raw.get("embd_layer", {})
+        for name in ("short_factor", "long_factor"):
+            try:
+                values[name] = tuple(map(float, scaling[name]))
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path}: rope_scaling has no list of numbers {name!r}; use the published config") from None
+    embd = raw.get("embd_layer") or {}
     if not embd.get("use_hd_transform", True) or not embd.get("with_learnable_separator", True):
         raise UserError(
             f"{path}: embd_layer without HD transform or separators is not a published Phi-3-V; use the published config"
@@ -142,12 +145,19 @@ def load_model_config(folder: Path | str) -> ModelConfig:
     values["vision"] = VisionConfig(**_take(VisionConfig, (raw.get("img_processor") or {}).get("clip", {}), path))
     quantization = raw.get("quantization")
     if quantization:
-        values["quantization"] = Quantization(int(quantization["group_size"]), int(quantization["bits"]))
+        group_size, bits = quantization.get("group_size"), quantization.get("bits")
+        if bits not in (4, 8) or group_size not in (32, 64, 128):
+            raise UserError(
+                f"{path}: quantization of {bits} bits in groups of {group_size} is not supported; convert to 4 or 8 bits "
+                "in groups of 32, 64 or 128"
+            )
+        values["quantization"] = Quantization(group_size, bits)
     preprocessor = folder / "preprocessor_config.json"
     if preprocessor.is_file():
-        values["num_crops"] = int(
-            read_json(preprocessor, "image processor configuration").get("num_crops", ModelConfig.num_crops)
-        )
+        num_crops = read_json(preprocessor, "image processor configuration").get("num_crops", ModelConfig.num_crops)
+        if type(num_crops) is not int or num_crops < 1:
+            raise UserError(f"{preprocessor}: num_crops is {num_crops!r}; it must be a whole number of 1 or more")
+        values["num_crops"] = num_crops
     config = ModelConfig(**values)
     _check(config, path)
     return config
@@ -155,6 +165,11 @@ def load_model_config(folder: Path | str) -> ModelConfig:
 
 def _check(config: ModelConfig, path: Path) -> None:
     vision = config.vision
+    for part in (config, vision):
+        for item in fields(part):
+            size = getattr(part, item.name)
+            if type(size) is int and size < 1:
+                raise UserError(f"{path}: {item.name} is {size}; it must be 1 or more")
     checks = [
         (config.hidden_size % config.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
         (

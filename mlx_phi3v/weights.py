@@ -150,12 +150,18 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise UserError(f"{path} is no safetensors file or is damaged; download or convert it again") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing; download or convert the checkpoint again") from None
-    header.pop("__metadata__", None)
     tensors: dict[str, TensorInfo] = {}
     end = 8 + length
-    for name, entry in header.items():
-        begin, stop = entry["data_offsets"]
-        info = TensorInfo(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, stop - begin)
+    try:
+        entries = [
+            (name, entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is no safetensors file or is damaged; download or convert it again") from None
+    for name, dtype, shape, begin, stop in entries:
+        info = TensorInfo(path, dtype, shape, 8 + length + begin, stop - begin)
         if info.size != math.prod(info.shape) * _ITEM_SIZE.get(info.dtype, 1):
             raise UserError(f"{path}: tensor {name} has {info.size} bytes, which do not fit its shape; download it again")
         tensors[name] = info
@@ -218,7 +224,10 @@ def base_fingerprint(folder: Path) -> str:
     """
     source = folder / SOURCE_FILE
     if source.is_file():
-        return str(read_json(source, "conversion record")["source_fingerprint"])
+        fingerprint = read_json(source, "conversion record").get("source_fingerprint")
+        if not fingerprint:
+            raise UserError(f"{source} has no source_fingerprint; convert the checkpoint again")
+        return str(fingerprint)
     digest = hashlib.sha256()
     tensors = read_tensors(folder)
     for name in sorted(tensors):
