@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError, deserialize, safe_open
 
 from .config import ModelConfig
 from .errors import UserError
-from .files import atomic_path, read_json, write_json
+from .files import read_json, write_json, write_tensors
 from .weights import expected_tensors, is_unused
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -135,8 +134,7 @@ def save_adapter(folder: Path, adapter: AdapterConfig, tensors: dict[str, np.nda
     }  # fmt: skip
     values["modules_to_save"] = list(adapter.modules_to_save) or None
     ordered = {key: np.ascontiguousarray(tensors[key], np.float32) for key in sorted(tensors)}
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(ordered, temporary, metadata={"format": "pt", "base_fingerprint": fingerprint})
+    write_tensors(folder / WEIGHTS_FILE, ordered, {"format": "pt", "base_fingerprint": fingerprint})
     write_json(folder / CONFIG_FILE, values)
 
 
@@ -149,6 +147,25 @@ def resolve_adapter(path: Path | str) -> Path:
     raise UserError(f"--adapter {path} is no adapter and no training run: it has no {CONFIG_FILE}")
 
 
+def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """Tensors of an adapter file as fp32, whatever they are stored in, and the base they were trained on.
+
+    Raises UserError where the file is missing or damaged.
+    """
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    tensors = {}
+    try:
+        with safe_open(path, framework="np") as file:
+            made_for = (file.metadata() or {}).get("base_fingerprint")
+        for key, value in deserialize(path.read_bytes()):
+            array = np.frombuffer(value["data"], kinds[value["dtype"]]).reshape(value["shape"])
+            # numpy has no bfloat16: it is the upper half of an fp32.
+            tensors[key] = (array.astype(np.uint32) << 16).view(np.float32) if value["dtype"] == "BF16" else array
+    except (SafetensorError, FileNotFoundError, KeyError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); copy the adapter again") from None
+    return {key: value.astype(np.float32) for key, value in tensors.items()}, made_for
+
+
 def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
     """Read an adapter and check it against the base model.
 
@@ -156,17 +173,29 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
     """
     folder = resolve_adapter(path)
     raw = read_json(folder / CONFIG_FILE, "adapter configuration")
-    if raw.get("peft_type", "LORA") != "LORA":
+    if isinstance(raw, dict) and raw.get("peft_type", "LORA") != "LORA":
         raise UserError(f"{folder} is a {raw['peft_type']} adapter; only LoRA is supported")
+    if not isinstance(raw, dict) or "r" not in raw or "lora_alpha" not in raw:
+        raise UserError(
+            f"{folder / CONFIG_FILE} is no LoRA configuration (it has no r or no lora_alpha); copy the adapter again"
+        )
     for key, plain in (
         ("use_dora", False),
         ("bias", "none"),
         ("rank_pattern", {}),
         ("alpha_pattern", {}),
         ("fan_in_fan_out", False),
+        ("lora_bias", False),
+        ("layer_replication", None),
+        ("target_parameters", None),
     ):
         if raw.get(key) not in (plain, None):
             raise UserError(f"{folder}: {key} = {raw[key]!r} is not supported; use an adapter without it")
+    if str(raw.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")):
+        raise UserError(
+            f"{folder}: init_lora_weights = {raw['init_lora_weights']!r} changes the base too; save it with peft's "
+            "path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        )
     targets = raw.get("target_modules") or ()
     adapter = AdapterConfig(
         r=int(raw["r"]),
@@ -177,12 +206,7 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
         use_rslora=bool(raw.get("use_rslora")),
         base_model_name_or_path=raw.get("base_model_name_or_path") or "",
     )
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="np") as file:
-            made_for = (file.metadata() or {}).get("base_fingerprint")
-            tensors = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, FileNotFoundError, TypeError) as error:
-        raise UserError(f"{folder / WEIGHTS_FILE} is missing or damaged ({error}); copy the adapter again") from None
+    tensors, made_for = _read_tensors(folder / WEIGHTS_FILE)
     if made_for and made_for != fingerprint:
         raise UserError(
             f"adapter {folder} was trained on another base ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "

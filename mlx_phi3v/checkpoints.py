@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from .adapters import WEIGHTS_FILE, AdapterConfig, save_adapter
 from .errors import UserError
-from .files import atomic_folder, atomic_path, read_json, write_json, write_text
+from .files import atomic_folder, read_json, write_json, write_tensors, write_text
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Checkpoints:
         folder = self.folder(state.step)
         with atomic_folder(folder, overwrite=True) as temporary:
             save_adapter(temporary, adapter, tensors, state.base_fingerprint)
-            with atomic_path(temporary / "optimizer.safetensors") as file:
-                save_file(optimizer, file)
+            write_tensors(temporary / "optimizer.safetensors", optimizer)
             write_json(temporary / "state.json", state.__dict__)
-        self._link("last", folder)
+        # `last` last: a run killed between the two goes on from the older checkpoint and links `best` again.
         if state.best_step in (None, state.step):
             self._link("best", folder)
+        self._link("last", folder)
         kept = {(self.output / name).resolve() for name in ("last", "best")}
         for old in self.output.glob("step-*"):
             if old.resolve() not in kept:
@@ -87,7 +87,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""
-        for leftover in self.output.glob(".*.tmp"):
+        for leftover in (*self.output.glob(".*.tmp"), *self.output.glob(".*.old")):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

@@ -15,12 +15,15 @@ def add_lora(
     model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
 ) -> PeftModel:
     """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
+    shapes = adapter_shapes(config, adapter)
+    # Whole names: of an ending such as "embed_tokens" peft would also take `vision_embed_tokens`.
+    saved = sorted({name.rpartition(".")[0] for name in shapes.saved})
     lora = LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]  # peft takes any number, PEFT files hold floats
         lora_dropout=adapter.lora_dropout,
-        target_modules=list(adapter_shapes(config, adapter).lora),
-        modules_to_save=list(adapter.modules_to_save) or None,
+        target_modules=list(shapes.lora),
+        modules_to_save=saved or None,
         use_rslora=adapter.use_rslora,
         inference_mode=not trainable,
     )
@@ -28,7 +31,8 @@ def add_lora(
     for name, parameter in wrapped.named_parameters():
         if "modules_to_save" in name:
             parameter.data = parameter.data.float()
-    set_adapter_tensors(wrapped, tensors)
+    # peft wants every tensor; those trained in full start from the checkpoint where they are not given.
+    set_adapter_tensors(wrapped, adapter_tensors(wrapped) | tensors)
     return wrapped
 
 
@@ -46,7 +50,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, np.ndarray]:
 def parameters_by_key(model: PeftModel) -> dict[str, nn.Parameter]:
     """PEFT key -> trainable parameter, in sorted order: peft's live names carry the adapter's name too."""
     named = {
-        name.replace(".default.weight", ".weight").replace(".modules_to_save.default.", "."): parameter
+        name.replace(".modules_to_save.default.", ".").replace(".default.weight", ".weight"): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
