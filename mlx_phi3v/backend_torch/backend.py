@@ -244,7 +244,8 @@ class TorchBackend:
         self.model.requires_grad_(False)
         parameters = {name: self.model.get_parameter(parameter_name(name)).requires_grad_(True) for name in names}
         loss = self.token_loss(batch)
-        grads = torch.autograd.grad(loss, list(parameters.values()))
+        # Zeros for what the batch does not use, such as the tower where no row has an image.
+        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         self.model.requires_grad_(False)
         return loss.item() / batch.answer_tokens, {n: to_numpy(g) / batch.answer_tokens for n, g in zip(parameters, grads)}
 
