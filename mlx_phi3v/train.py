@@ -56,7 +56,7 @@ class TrainConfig:
     adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
     adam_eps: float = option(1e-7, help="AdamW's epsilon")
     max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
-    r: int = option(32, help="LoRA rank")
+    r: int = option(32, help="LoRA rank", flags=("--lora-rank",))  # torchrun takes --r for its own
     lora_alpha: float = option(16.0, help="LoRA alpha; the scale is alpha / r")
     lora_dropout: float = option(0.0, help="dropout before LoRA")
     language: str = option("lora", help="language trunk: qkv_proj o_proj gate_up_proj down_proj", choices=("off", "lora"))
@@ -153,15 +153,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
     state = TrainState(0, config.seed, None, None, _settings(config), catalogue.fingerprint, fingerprint)
     if config.resume and checkpoints.exists():
         state = _resume(checkpoints, backend, state)
-    config.output.mkdir(parents=True, exist_ok=True)
-    checkpoints.sweep()
-    checkpoints.cut_log(state.step)
+    leads = backend.world()[0] == 0  # of several ranks, one writes
+    if leads:
+        config.output.mkdir(parents=True, exist_ok=True)
+        checkpoints.sweep()
+        checkpoints.cut_log(state.step)
     maker = ExampleMaker(
         PromptProcessor(folder), backend.config, catalogue.task, config.num_crops or backend.config.num_crops, config.max_length
     )
     loader = BatchLoader(split, maker, config, backend.world())
     total = total_steps(config, len(split))
-    run = _Run(config, backend, adapter, checkpoints, total, backend.world()[0] == 0)
+    run = _Run(config, backend, adapter, checkpoints, total, leads)
     validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world()) if has_validation else None
     if run.leads:
         write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
@@ -203,6 +205,7 @@ class _Run:
         self.window: list[tuple[float, float, int, float]] = []
         self.rows, self.seconds = 0, 0.0
         self.saved: Path | None = checkpoints.output / "last" if checkpoints.exists() else None
+        self.recent: tuple[list[int], Batch] | None = None
 
     def step(self, step: int, batches: list[tuple[list[int], Batch | None]]) -> dict[str, Any]:
         """Forward, backward and update; the log record. Raises UserError where the loss is not finite."""
@@ -218,13 +221,17 @@ class _Run:
         # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
         backend.seed(config.seed * 1_000_003 + step)
         sums = np.zeros(2)
+        suspects: list[int] = []
         for rows, batch in batches:
             if batch is not None:
                 loss = backend.accumulate(batch)
-                if not math.isfinite(loss):
-                    raise self._not_finite("loss", loss, step, rows)
+                suspects += rows if not math.isfinite(loss) else []
                 sums += (loss, batch.answer_tokens)
+                self.recent = rows, batch
+        # Summed first, so that all ranks stop together.
         total_loss, tokens = backend.all_sum(sums)
+        if not math.isfinite(total_loss):
+            raise self._not_finite("loss", total_loss, step, suspects or [row for rows, _ in batches for row in rows])
         norm = backend.update(rate, int(tokens), config.max_grad_norm)
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, step, [row for rows, _ in batches for row in rows])
@@ -251,17 +258,26 @@ class _Run:
             if batch is not None:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
         loss, tokens = self.backend.all_sum(sums)
-        return float(loss / tokens)
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss is {loss}; {self._last_good()}; lower --learning-rate")
+        return float(loss / max(tokens, 1.0))
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint. Raises UserError where the last update has broken the adapter: what is saved is good."""
         tensors = self.backend.adapter_tensors()
+        if self.recent is not None:
+            rows, batch = self.recent
+            loss = self.backend.loss(batch)
+            if not math.isfinite(loss) or not all(np.isfinite(value).all() for value in tensors.values()):
+                raise self._not_finite("loss after the update", loss, state.step - 1, rows)
         self.saved = self.checkpoints.save(state, self.adapter, tensors, self.backend.optimizer_tensors())
 
+    def _last_good(self) -> str:
+        return f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written yet"
+
     def _not_finite(self, what: str, value: float, step: int, rows: list[int]) -> UserError:
-        good = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written yet"
         return UserError(
-            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {good}; "
+            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}; "
             "lower --learning-rate, or look at these rows"
         )
 
@@ -299,8 +315,14 @@ def _check(config: TrainConfig) -> None:
     for name in ("batch_size", "grad_accumulation_steps", "r", "steps_per_report", "steps_per_eval", "save_every"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
-    if config.num_crops is not None and config.num_crops < 1:
-        raise UserError(f"--num-crops is {config.num_crops}; it must be 1 or more")
+    for name in ("num_crops", "max_steps", "max_length"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+    if not config.learning_rate > 0 or not 0 <= config.lora_dropout < 1:
+        raise UserError(
+            f"--learning-rate {config.learning_rate} --lora-dropout {config.lora_dropout}: the rate must be above 0, "
+            "the dropout from 0 to below 1"
+        )
     if len(config.adam_betas) != 2:
         raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
     if config.max_steps is None and config.epochs <= 0:
