@@ -24,7 +24,15 @@ from .config import load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
 from .progress import Progress, result, say
-from .weights import SOURCE_FILE, TensorInfo, base_fingerprint, is_quantized, open_checkpoint, resolve_model
+from .weights import (
+    SOURCE_FILE,
+    TensorInfo,
+    base_fingerprint,
+    expected_tensors,
+    is_quantized,
+    open_checkpoint,
+    resolve_model,
+)
 
 SHARD_BYTES = 4_000_000_000
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
@@ -101,7 +109,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         for size in (model.hidden_size, model.intermediate_size, model.num_attention_heads * model.head_dim):
             if size % config.q_group_size:
                 raise UserError(f"--q-group-size {config.q_group_size} does not divide the model's width {size}; choose 32")
-    tensors = open_checkpoint(source, model)
+    # Without what older transformers wrote beside the weights (position_ids) and nobody reads.
+    tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
     with atomic_folder(config.mlx_path) as folder:
         writer = ShardWriter(folder)
         with Progress("converting", len(tensors), as_json=config.json) as progress:

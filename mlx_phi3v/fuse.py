@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from . import __version__, cli
-from .adapters import PREFIX, WEIGHTS_FILE, load_adapter, resolve_adapter, saved_key
+from .adapters import PREFIX, WEIGHTS_FILE, AdapterConfig, load_adapter, resolve_adapter, saved_key
 from .cli import option
-from .config import load_model_config
+from .config import Quantization, load_model_config
 from .convert import ShardWriter, copy_processor
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .progress import Progress, result, say
-from .weights import SOURCE_FILE, base_fingerprint, expected_tensors, is_quantized, open_checkpoint, resolve_model
+from .weights import SOURCE_FILE, TensorInfo, base_fingerprint, expected_tensors, is_quantized, open_checkpoint, resolve_model
 
 
 @dataclass(frozen=True)
@@ -37,44 +37,60 @@ class FuseConfig:
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
+@dataclass(frozen=True)
+class _Merge:
+    """One tensor of the base and its adapter -> the tensors to write (name, dtype, shape, bytes)."""
+
+    tensors: dict[str, TensorInfo]
+    adapter: AdapterConfig
+    deltas: dict[str, np.ndarray]
+    packed: Quantization | None
+    dequantize: bool
+
+    def __call__(self, name: str) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+        from .backend_mlx import arrays
+
+        module = name.removesuffix(".weight")
+        unpack = self.packed if is_quantized(name) else None
+        names = [name, f"{module}.scales", f"{module}.biases"] if unpack else [name]
+        stored = [arrays.read(self.tensors[part]) for part in names]
+        down, whole = self.deltas.get(f"{PREFIX}{module}.lora_A.weight"), self.deltas.get(saved_key(name))
+        changed = down is not None or whole is not None
+        if not changed and not (unpack and self.dequantize):
+            return [(part, *arrays.raw(array)) for part, array in zip(names, stored)]
+        dtype = stored[-1].dtype
+        array = stored[0]
+        if unpack:
+            array = arrays.dequantize(array, stored[1], stored[2], unpack.group_size, unpack.bits)
+        if down is not None:
+            up = self.deltas[f"{PREFIX}{module}.lora_B.weight"]
+            array = arrays.add(array, np.float32(self.adapter.scale) * (up @ down))
+        elif whole is not None:
+            array = arrays.from_numpy(whole)
+        array = array.astype(dtype)
+        if unpack and not self.dequantize:
+            packed = arrays.quantize(array, unpack.group_size, unpack.bits)
+            return [(part, *arrays.raw(value)) for part, value in zip(names, packed)]
+        return [(name, *arrays.raw(array))]
+
+
 def fuse(config: FuseConfig) -> dict[str, Any]:
     """Merge; a summary. Raises UserError where the adapter does not fit the base."""
-    from .backend_mlx import arrays
-
     source = resolve_model(config.model)
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
     adapter, deltas = load_adapter(config.adapter, model, base_fingerprint(source))
-    packed = model.quantization
+    merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
         writer = ShardWriter(folder)
         with Progress("fusing", len(expected_tensors(model)), as_json=config.json) as progress:
             for name in expected_tensors(model):
-                module = name.removesuffix(".weight")
-                array = arrays.read(tensors[name])
-                unpack = packed is not None and is_quantized(name)
-                if packed and unpack:
-                    scales, biases = (arrays.read(tensors[f"{module}.{part}"]) for part in ("scales", "biases"))
-                    dtype = scales.dtype
-                    array = arrays.dequantize(array, scales, biases, packed.group_size, packed.bits)
-                else:
-                    dtype = array.dtype
-                if (down := deltas.get(f"{PREFIX}{module}.lora_A.weight")) is not None:
-                    up = deltas[f"{PREFIX}{module}.lora_B.weight"]
-                    array = arrays.add(array, np.float32(adapter.scale) * (up @ down))
-                elif (whole := deltas.get(saved_key(name))) is not None:
-                    array = arrays.from_numpy(whole)
-                array = array.astype(dtype)
-                if packed and unpack and not config.dequantize:
-                    for part, value in zip(
-                        ("weight", "scales", "biases"), arrays.quantize(array, packed.group_size, packed.bits)
-                    ):
-                        writer.add(f"{module}.{part}", *arrays.raw(value))
-                else:
-                    writer.add(name, *arrays.raw(array))
+                for piece in merge(name):
+                    writer.add(*piece)
                 progress.advance()
         writer.close()
         raw = read_json(source / "config.json", "model configuration")
+        raw.pop("auto_map", None)  # it names remote code, which nothing here runs
         if config.dequantize:
             raw.pop("quantization", None)
         write_json(folder / "config.json", raw)
@@ -86,9 +102,11 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
             {
                 "source": config.model,
                 # Another base than its source: what was trained on that does not fit here.
-                "source_fingerprint": sha256_json([base, digest]),
+                "source_fingerprint": sha256_json([base, digest, adapter.scale]),
                 "adapter": config.adapter,
                 "adapter_sha256": digest,
+                "adapter_scale": adapter.scale,
+                "settings": {"dequantize": config.dequantize},
                 "version": __version__,
             },
         )

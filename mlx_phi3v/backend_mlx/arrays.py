@@ -29,7 +29,8 @@ def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.
 
 
 def dequantize(packed: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
-    """The inverse of `quantize`."""
+    """The inverse of `quantize`, in fp32."""
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)
 
 
