@@ -62,8 +62,9 @@ def test_only_the_language_layers_are_packed(checkpoint: Path, tmp_path: Path, b
             assert [str(part.dtype) for part in parts] == ["mlx.core.uint32", f"mlx.core.{stored}", f"mlx.core.{stored}"]
             scales, biases = (part.astype(mx.float32) for part in parts[1:])
             unpacked = np.array(mx.dequantize(parts[0], scales, biases, group_size=32, bits=bits))
+            # Within a step: MLX moves the grid so that its furthest value is exact.
             rounding = {None: 0, "bfloat16": 2**-7, "float16": 2**-10}[dtype] * np.abs(np.array(value)).max()
-            assert np.abs(unpacked - np.array(value)).max() < 0.51 * np.array(mx.abs(scales)).max() + rounding
+            assert np.abs(unpacked - np.array(value)).max() < 1.01 * np.array(mx.abs(scales)).max() + rounding
         else:
             expected = value.astype(getattr(mx, stored)).astype(mx.float32)
             np.testing.assert_array_equal(np.array(packed[name].astype(mx.float32)), np.array(expected), err_msg=name)
