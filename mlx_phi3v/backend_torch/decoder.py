@@ -27,6 +27,8 @@ def phi3_config(config: ModelConfig, attn_implementation: str) -> Phi3Config:
         num_key_value_heads=config.num_key_value_heads,
         max_position_embeddings=config.max_position_embeddings,
         rms_norm_eps=config.rms_norm_eps,
+        bos_token_id=None,
+        eos_token_id=None,
         pad_token_id=None,
         sliding_window=None,  # the published windows are as long as the context
     )

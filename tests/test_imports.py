@@ -1,0 +1,74 @@
+"""Each side runs without the other's framework, and what is neutral without either."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MLX = {"mlx", "mlx_vlm", "mlx_lm"}
+TORCH = {"torch", "transformers", "peft", "accelerate"}
+NEUTRAL = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for package in ("mlx_phi3v", "data", "eval")
+    for path in (ROOT / package).rglob("*.py")
+    if "backend_" not in str(path) and path.name != "__main__.py"
+)
+
+# Loads a model, trains a step on a batch, and answers: all that a command does with a backend.
+USE = """
+import sys
+from pathlib import Path
+from mlx_phi3v.train import TrainConfig, train
+from mlx_phi3v.generate import generate, load_model
+from mlx_phi3v.batches import ExampleMaker
+from mlx_phi3v.task import Task
+from data.catalogue import Catalogue
+backend, model, data, output = sys.argv[1:]
+settings = dict(max_steps=1, batch_size=2, r=2, num_crops=1)
+train(TrainConfig(data=Path(data), output=Path(output), model=model, backend=backend, **settings))
+loaded, prompts = load_model(model, backend, output)
+maker = ExampleMaker(prompts, loaded.config, Task(), 1)
+question = maker(Catalogue(data).split("test")[0], with_answer=False)
+assert len(generate(loaded, [question], max_new_tokens=2, stop_ids=())[0].token_ids) == 2
+"""
+
+
+def loaded_after(code: str, *arguments: object) -> set[str]:
+    """The packages that are in sys.modules after running `code` in a fresh interpreter."""
+    code += "\nimport sys\nprint(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(done.stdout.split())
+
+
+def test_neutral_modules_load_neither_framework() -> None:
+    assert len(NEUTRAL) > 60 and {"mlx_phi3v.train", "data.sample", "eval.compare", "eval.parity"} <= set(NEUTRAL)
+    packages = loaded_after("\n".join(f"import {name}" for name in NEUTRAL))
+    assert not packages & (MLX | TORCH) and "numpy" in packages
+
+
+@pytest.mark.parametrize(("backend", "other"), [("mlx", TORCH), ("torch", MLX)])
+def test_a_backend_is_used_without_the_other(
+    backend: str, other: set[str], checkpoint: Path, small_catalogue: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend)
+    packages = loaded_after(USE, backend, checkpoint, small_catalogue, tmp_path / "run")
+    assert backend in packages and not packages & other
+
+
+def test_conversion_and_fusing_need_no_torch(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlx")
+    code = """
+import sys
+from pathlib import Path
+from mlx_phi3v.convert import ConvertConfig, convert
+convert(ConvertConfig(sys.argv[1], Path(sys.argv[2]), quantize=True, q_group_size=32))
+"""
+    packages = loaded_after(code, checkpoint, tmp_path / "out")
+    assert "mlx" in packages and not packages & TORCH
