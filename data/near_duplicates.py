@@ -8,7 +8,9 @@ crops or join strangers (docs/data.md has the measured rates).
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import scipy.fft
@@ -74,31 +76,40 @@ def perceptual_hashes(squares: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 class Prints:
-    """Prints of N distinct pictures in one buffer, as arrays: hashes [N, 13] and thumbnails [N, 24, 24, 3]."""
+    """Prints of N distinct pictures, one after the other in a binary file: hashes [N, 13] and thumbnails [N, 24, 24, 3].
 
-    def __init__(self, buffer: NDArray[np.uint8]) -> None:
-        rows = buffer.reshape(-1, PRINT_BYTES)
-        self._rows = rows
-        self.count = len(rows)
+    They are read as they are asked for; mapping the file would let it fill the memory.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.count = file.seek(0, os.SEEK_END) // PRINT_BYTES
+
+    def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        self._file.seek(start * PRINT_BYTES)
+        data = self._file.read((min(stop, self.count) - start) * PRINT_BYTES)
+        return np.frombuffer(data, dtype=np.uint8).reshape(-1, PRINT_BYTES)
 
     def hashes(self, start: int, stop: int) -> NDArray[np.uint64]:
         """Hashes of pictures start..stop [stop - start, 13]."""
-        return np.ascontiguousarray(self._rows[start:stop, :_HASH_BYTES]).view("<u8").astype(np.uint64)
+        return np.ascontiguousarray(self._read(start, stop)[:, :_HASH_BYTES]).view("<u8").astype(np.uint64)
 
     def plain_hashes(self, block: int) -> NDArray[np.uint64]:
         """The hash of each whole picture [N], read `block` pictures at a time."""
-        parts = [self.hashes(start, start + block)[:, 0] for start in range(0, self.count, block)]
+        parts = [self.hashes(start, start + block)[:, 0].copy() for start in range(0, self.count, block)]
         return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
     def contrasts(self, block: int) -> NDArray[np.float32]:
         """The standard deviation over each thumbnail, of its liveliest channel, in levels of 0 to 255 [N]."""
-        starts = range(0, self.count, block)
-        parts = [self._rows[s : s + block, _HASH_BYTES:].reshape(-1, _THUMB**2, 3) for s in starts]
-        return np.concatenate([part.std(axis=1, dtype=np.float32).max(axis=1) for part in parts] or [np.zeros(0, np.float32)])
+        found = [np.zeros(0, np.float32)]
+        for start in range(0, self.count, block):
+            thumbs = self._read(start, start + block)[:, _HASH_BYTES:].reshape(-1, _THUMB**2, 3)
+            found.append(thumbs.std(axis=1, dtype=np.float32).max(axis=1))
+        return np.concatenate(found)
 
     def thumb(self, index: int) -> NDArray[np.float32]:
         """The thumbnail of one picture [24, 24, 3]."""
-        return self._rows[index, _HASH_BYTES:].reshape(_THUMB, _THUMB, 3).astype(np.float32)
+        return self._read(index, index + 1)[0, _HASH_BYTES:].reshape(_THUMB, _THUMB, 3).astype(np.float32)
 
 
 def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:

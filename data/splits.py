@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .near_duplicates import PRINT_BYTES, Prints, near_pairs
+from .near_duplicates import Prints, near_pairs
 
 _BATCH = 10_000
 
@@ -121,9 +121,9 @@ class Splitter:
             owners = np.zeros(self.pictures, dtype=np.uint32)
             for number, place in self.database.execute("SELECT number, place FROM pictures"):
                 owners[number] = place
-            buffer = np.memmap(self.prints_path, dtype=np.uint8, mode="r", shape=(self.pictures, PRINT_BYTES))
-            for one, two in near_pairs(Prints(buffer)):
-                links["near_picture"] += forest.union(int(owners[one]), int(owners[two]))
+            with open(self.prints_path, "rb") as file:
+                for one, two in near_pairs(Prints(file)):
+                    links["near_picture"] += forest.union(int(owners[one]), int(owners[two]))
         self._store_roots(forest)
         return links
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import resource
@@ -51,10 +52,11 @@ def written_rows(count: int) -> Iterable[list[str]]:
 
 
 def catalogue_rows(folder: Path, count: int) -> Iterable[list[str]]:
-    """The first `count` rows of a catalogue's train split, with the paths of their pictures."""
-    split = Catalogue(folder).split("train")
+    """The first `count` rows of a catalogue, all splits, with the paths of their pictures."""
+    catalogue = Catalogue(folder)
+    rows = itertools.chain.from_iterable(iterate(catalogue.split(name)) for name in catalogue.info["splits"])
     yield ["title", "category", "price", "product_code", "image"]
-    for _, row in zip(range(count), iterate(split)):
+    for _, row in zip(range(count), rows):
         yield [row["title"], row["category3_code"], str(row["full_price"]), row["product_code"], row["images"][0]]
 
 
@@ -96,10 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print one JSON line per size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows at 100 %% (default: 1000000)")
-    parser.add_argument("--catalogue", type=Path, help="take rows and pictures from this catalogue's train split")
+    parser.add_argument("--catalogue", type=Path, help="take rows and pictures from this catalogue")
     parser.add_argument("--processes", type=int, default=2)
     settings = parser.parse_args(argv)
-    rows = min(settings.rows, len(Catalogue(settings.catalogue).split("train"))) if settings.catalogue else settings.rows
+    rows = settings.rows
+    if settings.catalogue:
+        rows = sum(entry["rows"] for entry in Catalogue(settings.catalogue).info["splits"].values())
     for share in (0.1, 0.5, 1.0):
         with tempfile.TemporaryDirectory() as folder:
             count = int(rows * share)

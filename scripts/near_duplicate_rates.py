@@ -45,7 +45,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def is_found(one: bytes, two: bytes, aligner: Aligner) -> bool:
     """Whether two prints are taken for the same photo, as `near_pairs` would."""
-    prints = Prints(np.frombuffer(one + two, dtype=np.uint8))
+    prints = Prints(io.BytesIO(one + two))
     first, second = prints.hashes(0, 2)
     distance = min(np.bitwise_count(first ^ second[0]).min(), np.bitwise_count(second ^ first[0]).min())
     return bool(distance <= MAX_DISTANCE) and aligner.correlation(prints.thumb(0), prints.thumb(1)) >= MIN_CORRELATION
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = sorted(path for folder in settings.photos for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     images = [open_photo(path) for path in paths]
     prints = [picture_print(image) for image in images]
-    joined = {tuple(sorted(pair)) for pair in near_pairs(Prints(np.frombuffer(b"".join(prints), dtype=np.uint8)))}
+    joined = {tuple(sorted(pair)) for pair in near_pairs(Prints(io.BytesIO(b"".join(prints))))}
     aligner = Aligner()
     chosen = range(0, len(images), settings.every)
     missed = {

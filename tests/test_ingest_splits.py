@@ -104,7 +104,7 @@ def test_a_given_split_is_kept_and_its_leaks_are_reported(tmp_path: Path) -> Non
 
 
 def prints_of(images: list[Image.Image]) -> Prints:
-    return Prints(np.frombuffer(b"".join(map(picture_print, images)), dtype=np.uint8))
+    return Prints(io.BytesIO(b"".join(map(picture_print, images))))
 
 
 def test_the_hash_is_that_of_imagehash() -> None:
