@@ -23,7 +23,6 @@ from rich.console import Console
 
 from mlx_phi3v.cli import add_arguments, build, option, read_yaml
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import write_json
 
 from . import page, report, table, trace
 from .comparison import RESAMPLES, Comparison, compare_runs
@@ -47,7 +46,7 @@ class CompareSettings:
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
     near_tie: float | None = option(None, help="widest margin called a near-tie, in nats (default: 0.01 in fp32, else 0.25)")
     html: Path | None = option(None, help="write the whole report as one self-contained page")
-    json: str | None = option(None, help="write the whole report as JSON to a file; - prints it instead of the report")
+    json: bool = option(False, help="print the whole report as JSON instead of tables")
     rows: int = option(10, help="how many of the worst rows the terminal lists")
     seed: int = option(0, help="seed of the bootstrap")
     resamples: int = option(RESAMPLES, help="bootstrap resamples")
@@ -140,15 +139,12 @@ def _table(console: Console, paths: list[Path], settings: CompareSettings) -> in
 
 
 def _write(console: Console, settings: CompareSettings, value: object, show: Callable[[], None]) -> None:
-    if settings.json == "-":
+    if settings.json:
         print(json.dumps(value, ensure_ascii=False, indent=2))
         return
     show()
-    if settings.json:
-        write_json(settings.json, value)
-    for path in (settings.html, settings.json):
-        if path:
-            console.print(f"wrote {path}", markup=False, style="dim", soft_wrap=True)
+    if settings.html:
+        console.print(f"wrote {settings.html}", markup=False, style="dim", soft_wrap=True)
 
 
 @contextlib.contextmanager

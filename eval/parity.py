@@ -1,7 +1,7 @@
 """Hold the backends against the published model's own outputs, or against each other, stage by stage.
 
     python -m eval.parity --golden ../shared/golden               both backends against recorded outputs
-    python -m eval.parity --golden DIR --backend mlx --json out.json
+    python -m eval.parity --golden DIR --backend mlx --json > checks.json
     python -m eval.parity --model M --image photo.jpg             MLX against torch, naming the first layer that parts
 
 Prints the worst error of every stage beside its tolerance. Exit status 0 only if all pass.
@@ -9,6 +9,7 @@ Prints the worst error of every stage beside its tolerance. Exit status 0 only i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from mlx_phi3v import cli
 from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import say
 
 from .stages import Check
@@ -37,7 +37,7 @@ class ParityConfig:
     num_crops: int | None = option(None, help="with --model: most crops a photo is cut into")
     new_tokens: int = option(16, help="with --model: tokens generated greedily")
     backend: tuple[str, ...] = option(BACKENDS, help="with --golden: backends to check", choices=BACKENDS)
-    json: Path | None = option(None, help="write every check to this file")
+    json: bool = option(False, help="print every check as JSON instead of the table")
 
 
 def show(checks: Sequence[Check], console: Console) -> None:
@@ -104,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ParityConfig, "python -m eval.parity", __doc__ or "", argv)
     checks = run(config)
-    show(checks, Console(width=None if Console().is_terminal else 120))
     if config.json:
-        write_json(config.json, [{**asdict(check), "passed": check.passed} for check in checks])
+        print(json.dumps([{**asdict(check), "passed": check.passed} for check in checks], indent=2))
+    else:
+        show(checks, Console(width=None if Console().is_terminal else 120))
     return 0 if all(check.passed for check in checks) else 1
 
 

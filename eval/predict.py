@@ -23,11 +23,12 @@ import numpy as np
 
 from data.catalogue import Catalogue, Split, iterate
 from mlx_phi3v import __version__, cli
-from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE, load_adapter, resolve_adapter
 from mlx_phi3v.backend import BACKENDS, DTYPES, Backend, default_backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.features import FeatureCache
 from mlx_phi3v.files import atomic_path, read_json, sha256_bytes, sha256_file, sha256_json
 from mlx_phi3v.generate import Generation, Sampling, answer_text, generate, load_model, log_softmax
 from mlx_phi3v.photo import open_photo
@@ -64,6 +65,8 @@ class PredictConfig:
     temperature: float = option(0.0, help="0 is greedy")
     seed: int = option(0, help="seed of sampling")
     label: str | None = option(None, help="name of the run in reports; by default the folder's")
+    feature_cache: Path | None = option(None, help="folder of photo features, kept so that each photo is encoded once")
+    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
     trace: Path | None = option(None, help="score this run's tokens under the model, into OUTPUT, instead of answering")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
@@ -196,7 +199,11 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
     backend, prompts = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
-    maker = ExampleMaker(prompts, backend.config, catalogue.task, config.num_crops or backend.config.num_crops)
+    num_crops = config.num_crops or backend.config.num_crops
+    cache = _feature_cache(config, backend, num_crops)
+    # With its crops, for their fingerprints.
+    open_image = (lambda path: cache.image(path, with_crops=True)) if cache else None
+    maker = ExampleMaker(prompts, backend.config, catalogue.task, num_crops, open_image=open_image)
     if config.trace:
         return trace(config, backend, maker, split)
     sampling = Sampling(config.temperature, seed=config.seed, top_k_logged=_TOP_K)
@@ -206,9 +213,10 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         with Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress:
             for batch in batches_ahead(split, left, maker, config.batch_size):
                 began = time.perf_counter()
+                examples = [example for _, example, _ in batch]
                 answers = generate(
                     backend,
-                    [example for _, example, _ in batch],
+                    cache.complete(examples) if cache else examples,
                     max_new_tokens=config.max_new_tokens,
                     stop_ids=prompts.stop_ids,
                     sampling=sampling,
@@ -221,7 +229,17 @@ def predict(config: PredictConfig) -> dict[str, Any]:
                     len(batch), rows_per_second=round((progress.done + len(batch) - len(rows) + len(left)) / elapsed, 2)
                 )
         writer.finish(seconds=time.perf_counter() - started)
+    if cache:
+        say(cache.summary(), as_json=config.json)
     return {"run": str(config.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _feature_cache(config: PredictConfig, backend: Backend, num_crops: int) -> FeatureCache | None:
+    if config.feature_cache is None:
+        return None
+    fingerprint = base_fingerprint(backend.folder)
+    adapter = load_adapter(config.adapter, backend.config, fingerprint) if config.adapter else None
+    return FeatureCache(config.feature_cache, backend, num_crops, config.feature_cache_gb, adapter)
 
 
 def _ids(split: Split, rows: range) -> list[str]:

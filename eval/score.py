@@ -18,7 +18,6 @@ from rich.console import Console
 
 from mlx_phi3v.cli import add_arguments, build, option
 from mlx_phi3v.errors import run_cli
-from mlx_phi3v.files import write_json
 
 from . import report
 from .compare import progress
@@ -33,7 +32,7 @@ class ScoreSettings:
 
     output: Path | None = option(None, help="write the run, its answers read anew, to this folder")
     baseline: Path | None = option(None, help="keep the run as a baseline in this one file")
-    json: str | None = option(None, help="write the scores as JSON to a file; - prints them instead of the report")
+    json: bool = option(False, help="print the scores as JSON instead of the report")
     seed: int = option(0, help="seed of the bootstrap")
     resamples: int = option(RESAMPLES, help="bootstrap resamples")
 
@@ -78,13 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _write_run(run, settings.output)
         if settings.baseline:
             write_baseline(run, settings.baseline)
-    if settings.json == "-":
-        print(json.dumps(scores, ensure_ascii=False, indent=2))
-        return 0
-    console = Console(highlight=False)
-    report.print_scores(console, scores)
     if settings.json:
-        write_json(settings.json, scores)
+        print(json.dumps(scores, ensure_ascii=False, indent=2))
+    else:
+        report.print_scores(Console(highlight=False), scores)
     return 0
 
 

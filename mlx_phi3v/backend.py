@@ -95,7 +95,7 @@ class Backend(Protocol):
         """Mean token loss and its gradient by the base model's tensors `names` (checkpoint keys)."""
 
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
-        """Projected feature table of crops [N, 3, 336, 336]: fp32 [N * g^2 + 2, H]."""
+        """Projected feature table of crops [N, 3, 336, 336]: fp32 [N * g^2 + 2, H]; the separators' are the last two."""
 
     def peak_memory(self) -> int:
         """Most bytes used so far by arrays (device memory) or, on a CPU, by the process."""

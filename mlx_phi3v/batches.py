@@ -5,7 +5,7 @@ Letters in shapes: B rows, T tokens, N crops of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,9 @@ class Batch:
     """Rows padded to one length.
 
     input_ids, labels, positions: int64 [B, T]; attention_mask: bool [B, T], False on padding.
-    pixel_values: fp32 [N, 3, 336, 336], only real crops.
+    pixel_values: fp32 [N, 3, 336, 336], only real crops; none where the features are given.
     image_index: int64 [B, T], the row of the feature table (see `images.image_token_index`) or -1 for text.
+    features: fp32 [N * g^2 + 2, H], the feature table where it is known (see `features.FeatureCache`).
     """
 
     ids: tuple[str, ...]
@@ -45,6 +46,7 @@ class Batch:
     positions: np.ndarray
     pixel_values: np.ndarray
     image_index: np.ndarray
+    features: np.ndarray | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -52,15 +54,12 @@ class Batch:
         return int((self.labels[:, 1:] != IGNORE).sum())
 
 
-def distinct_crops(image: ProcessedImage) -> np.ndarray:
-    """The crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
-    return image.pixel_values[:1] if image.grid == (1, 1) else image.pixel_values
-
-
 def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
     """Pad `examples` to one length: on the right for training, on the left for generation."""
     length = max(len(e.input_ids) for e in examples)
-    total_crops = sum(len(distinct_crops(image)) for e in examples for image in e.images)
+    images = [image for e in examples for image in e.images]
+    total_crops = sum(image.crop_count for image in images)
+    known = bool(images) and all(image.features is not None for image in images)
     shape = (len(examples), length)
     input_ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORE, np.int64)
     mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int64)
@@ -72,39 +71,50 @@ def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool 
         input_ids[row, place], labels[row, place], mask[row, place] = example.input_ids, example.labels, True
         index = np.full(n, -1, np.int64)
         for k, image in enumerate(example.images, start=1):
-            pixels = distinct_crops(image)
-            last = first_crop + len(pixels) - 1
+            last = first_crop + image.crop_count - 1
             source = image_token_index(image.grid, first_crop, last, total_crops, config.vision, config.hd_transform_order)
             where = np.flatnonzero(example.input_ids == -k)
             index[where] = np.tile(source, len(where) // len(source))  # a tag may stand twice
-            first_crop += len(pixels)
-            crops.append(pixels)
+            first_crop += image.crop_count
+            crops.append(image.features[:-2] if known and image.features is not None else image.distinct_crops)
         image_index[row, place] = index
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    pixel_values = np.concatenate(crops) if crops else np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32)
-    return Batch(tuple(e.id for e in examples), input_ids, labels, mask, positions, pixel_values, image_index)
+    pixel_values, features = np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), None
+    if known and images[-1].features is not None:
+        features = np.concatenate([*crops, images[-1].features[-2:]])
+    elif crops:
+        pixel_values = np.concatenate(crops)
+    return Batch(tuple(e.id for e in examples), input_ids, labels, mask, positions, pixel_values, image_index, features)
 
 
 class ExampleMaker:
     """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
 
-    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take.
+    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. open_image: reads a
+    picture in another way, such as from a `features.FeatureCache`.
     """
 
     def __init__(
-        self, prompts: PromptProcessor, config: ModelConfig, task: Task, num_crops: int, max_length: int | None = None
+        self,
+        prompts: PromptProcessor,
+        config: ModelConfig,
+        task: Task,
+        num_crops: int,
+        max_length: int | None = None,
+        open_image: Callable[[str], ProcessedImage] | None = None,
     ) -> None:
         self.prompts = prompts
         self.config = config
         self.task = task
         self.num_crops = num_crops
         self.max_length = max_length or config.max_position_embeddings
+        self.open_image = open_image or (lambda path: process_image(open_photo(path), num_crops))
 
     def __call__(self, row: Mapping[str, Any], *, with_answer: bool) -> Example:
         """Raises UserError, naming the row, for a photo that cannot be read or a row too long."""
         name = row["id"]
         try:
-            images = tuple(process_image(open_photo(path), self.num_crops) for path in row["images"])
+            images = tuple(map(self.open_image, row["images"]))
             return self.from_images(name, images, self.task.answer(row) if with_answer else None)
         except UserError as error:
             raise UserError(f"row {name!r}: {error}") from None

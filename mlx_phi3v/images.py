@@ -22,15 +22,30 @@ class ProcessedImage:
 
     pixel_values: fp32 [1 + h*w, 3, 336, 336], the global image first, then the crops row by row.
     grid: (h, w), in crops.
+    key: names the picture's file in a `features.FeatureCache`.
+    features: fp32 [crop_count * g^2 + 2, H], its projected features and the two separators', where they are known;
+    pixel_values may then be empty.
     """
 
     pixel_values: np.ndarray
     grid: tuple[int, int]
+    key: str | None = None
+    features: np.ndarray | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels after the HD transform, as the published processor reports it."""
         return self.grid[0] * CROP_SIZE, self.grid[1] * CROP_SIZE
+
+    @property
+    def crop_count(self) -> int:
+        """Crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
+        return 1 if self.grid == (1, 1) else 1 + self.grid[0] * self.grid[1]
+
+    @property
+    def distinct_crops(self) -> np.ndarray:
+        """The crops to encode, fp32 [crop_count, 3, 336, 336]."""
+        return self.pixel_values[: self.crop_count]
 
 
 def crop_grid(width: int, height: int, num_crops: int) -> tuple[int, int, int, int]:

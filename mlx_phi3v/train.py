@@ -24,10 +24,11 @@ from data.catalogue import Catalogue, Split
 from . import adapters, cli
 from .adapters import AdapterConfig
 from .backend import BACKENDS, DTYPES, Backend, OptimizerConfig, default_backend, load_backend
-from .batches import Batch, ExampleMaker, batch_rows, collate
+from .batches import Batch, Example, ExampleMaker, batch_rows, collate
 from .checkpoints import Checkpoints, TrainState
 from .cli import option
 from .errors import UserError, run_cli
+from .features import FeatureCache
 from .files import write_json
 from .progress import Progress, result, say
 from .prompts import PromptProcessor
@@ -67,6 +68,11 @@ class TrainConfig:
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
     max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory")
+    feature_cache: Path | None = option(
+        None, help="folder to keep photo features in, so that each photo is encoded once; only where nothing before the "
+        "language trunk trains",
+    )  # fmt: skip
+    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
     seed: int = option(0, help="seed of order, LoRA weights and dropout")
     steps_per_report: int = option(10, help="optimiser steps between log lines")
     steps_per_eval: int = option(200, help="optimiser steps between validation losses")
@@ -95,34 +101,48 @@ _GROUPS = {
     "lm_head": adapters.LM_HEAD,
 }
 # Settings that may differ when a run is resumed: they do not touch the numbers.
-_FREE = ("resume", "json", "output", "data", "steps_per_report", "save_every")
+_FREE = ("resume", "json", "output", "data", "steps_per_report", "save_every", "feature_cache", "feature_cache_gb")
 
 
 class BatchLoader:
     """Batches of a split in the seeded order, made a few ahead by threads. Each rank takes its share of every batch."""
 
-    def __init__(self, split: Split, maker: ExampleMaker, config: TrainConfig, world: tuple[int, int]) -> None:
-        self.split, self.maker, self.config = split, maker, config
+    def __init__(
+        self, split: Split, maker: ExampleMaker, config: TrainConfig, world: tuple[int, int], cache: FeatureCache | None
+    ) -> None:
+        self.split, self.maker, self.config, self.cache = split, maker, config, cache
         self.rank, self.ranks = world
 
     def make(self, rows: Sequence[int]) -> Batch | None:
         """The batch of these rows (right-padded), None where this rank has none of them."""
+        return self._finish(self._begin(rows))
+
+    def _begin(self, rows: Sequence[int]) -> Batch | list[Example] | None:
+        """What can be done beside the model's own work: all, unless features of pictures are to be looked up."""
         mine = rows[self.rank :: self.ranks]
         examples = [self.maker(self.split[row], with_answer=True) for row in mine]
+        if self.cache and examples:
+            return examples
         return collate(examples, self.maker.config) if examples else None
+
+    def _finish(self, begun: Batch | list[Example] | None) -> Batch | None:
+        if self.cache and isinstance(begun, list):
+            return collate(self.cache.complete(begun), self.maker.config)
+        assert not isinstance(begun, list)
+        return begun
 
     def __call__(self, start: int, ahead: int = 4) -> Generator[tuple[list[int], Batch | None], None, None]:
         """Endless (rows, batch) from batch number `start` on."""
         rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start)
         with ThreadPoolExecutor(2) as pool:
-            waiting: list[tuple[list[int], Future[Batch | None]]] = []
+            waiting: list[tuple[list[int], Future[Batch | list[Example] | None]]] = []
             try:
                 while True:
                     while len(waiting) < ahead:
                         upcoming = next(rows)
-                        waiting.append((upcoming, pool.submit(self.make, upcoming)))
+                        waiting.append((upcoming, pool.submit(self._begin, upcoming)))
                     ready, future = waiting.pop(0)
-                    yield ready, future.result()
+                    yield ready, self._finish(future.result())
             finally:
                 for _, future in waiting:
                     future.cancel()
@@ -158,13 +178,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config.output.mkdir(parents=True, exist_ok=True)
         checkpoints.sweep()
         checkpoints.cut_log(state.step)
+    num_crops = config.num_crops or backend.config.num_crops
+    cache = _feature_cache(config, backend, adapter, num_crops)
     maker = ExampleMaker(
-        PromptProcessor(folder), backend.config, catalogue.task, config.num_crops or backend.config.num_crops, config.max_length
+        PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length, cache.image if cache else None
     )
-    loader = BatchLoader(split, maker, config, backend.world())
+    loader = BatchLoader(split, maker, config, backend.world(), cache)
     total = total_steps(config, len(split))
     run = _Run(config, backend, adapter, checkpoints, total, leads)
-    validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world()) if has_validation else None
+    validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world(), cache) if has_validation else None
     if run.leads:
         write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
     accumulation = config.grad_accumulation_steps
@@ -187,6 +209,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if run.leads and (last or step % config.save_every == 0 or state.best_step == step):
                 run.save(state)
     batches.close()
+    if cache:
+        say(cache.summary(), as_json=config.json)
     return {
         "steps": total, "rows": len(split), "adapter": str(config.output / "best"), "best_loss": state.best_loss,
         "best_step": state.best_step, "seconds": round(run.seconds, 1),
@@ -280,6 +304,17 @@ class _Run:
             f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}; "
             "lower --learning-rate, or look at these rows"
         )
+
+
+def _feature_cache(config: TrainConfig, backend: Backend, adapter: AdapterConfig, num_crops: int) -> FeatureCache | None:
+    if config.feature_cache is None:
+        return None
+    if adapter.trains_image_side(backend.config):
+        raise UserError(
+            "--feature-cache keeps what the image side computes, and this run trains it; leave the flag out, or add "
+            "--vision off --projector off --separators off"
+        )
+    return FeatureCache(config.feature_cache, backend, num_crops, config.feature_cache_gb)
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:

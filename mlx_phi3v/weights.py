@@ -239,6 +239,20 @@ def base_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def tensors_digest(folder: Path, prefix: str) -> str:
+    """SHA-256 over names, shapes, dtypes and every byte of the tensors whose names begin with `prefix`."""
+    digest = hashlib.sha256()
+    for name, info in sorted(read_tensors(folder).items()):
+        if not name.startswith(prefix):
+            continue
+        digest.update(f"{name}{info.shape}{info.dtype}".encode())
+        with open(info.file, "rb") as file:
+            file.seek(info.start)
+            for start in range(0, info.size, 1 << 20):
+                digest.update(file.read(min(info.size - start, 1 << 20)))
+    return digest.hexdigest()
+
+
 def _listed(items: Iterable[str], most: int = 5) -> str:
     items = list(items)
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -67,18 +66,19 @@ def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) 
         writer.finish(seconds=1.0)
 
 
-def measure(command: list[str]) -> tuple[float, float, float, int]:
-    """(seconds, of these on a processor, peak resident GB, exit status) of a command."""
+def measure(command: list[str], output: Path) -> tuple[float, float, float, int]:
+    """(seconds, of these on a processor, peak resident GB, exit status) of a command that prints into `output`."""
     start, peak, busy = time.perf_counter(), 0, 0.0
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        try:
-            peak = max(peak, process.memory_info().rss)
-            busy = sum(process.cpu_times()[:2])
-        except psutil.Error:
-            break
-        time.sleep(0.02)
-    return time.perf_counter() - start, busy, peak / 1e9, process.wait()
+    with open(output, "w", encoding="utf-8") as printed:
+        process = psutil.Popen(command, stdout=printed)
+        while process.poll() is None:
+            try:
+                peak = max(peak, process.memory_info().rss)
+                busy = sum(process.cpu_times()[:2])
+            except psutil.Error:
+                break
+            time.sleep(0.02)
+        return time.perf_counter() - start, busy, peak / 1e9, process.wait()
 
 
 def main() -> int:
@@ -93,9 +93,9 @@ def main() -> int:
             if not (folder / label / "manifest.json").exists():
                 write_run(folder / label, options.rows, seed=seed, differing=differing, label=label)
         runs, html = [str(folder / "a"), str(folder / "b")], folder / "report.html"
+        command = [sys.executable, "-m", "eval.compare", *runs, "--html", str(html), "--json"]
         report = folder / "report.json"
-        command = [sys.executable, "-m", "eval.compare", *runs, "--html", str(html), "--json", str(report)]
-        seconds, busy, peak, status = measure(command)
+        seconds, busy, peak, status = measure(command, report)
         print(f"{options.rows:,} rows of {(folder / 'a' / 'predictions.jsonl').stat().st_size / options.rows:.0f} bytes each")
         print(f"{seconds:.1f} s ({busy:.1f} s of processor time), peak {peak:.2f} GB, exit status {status}")
         print(f"page {html.stat().st_size / 1e6:.2f} MB")

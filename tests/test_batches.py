@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.catalogue import Catalogue
-from mlx_phi3v.batches import Batch, Example, ExampleMaker, batch_rows, collate, distinct_crops, epoch_order
+from mlx_phi3v.batches import Batch, Example, ExampleMaker, batch_rows, collate, epoch_order
 from mlx_phi3v.config import ModelConfig, load_model_config
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes
@@ -78,9 +78,9 @@ def test_each_row_keeps_its_tokens_positions_and_crops(maker: ExampleMaker, smal
 def test_an_image_of_one_crop_is_encoded_once(maker: ExampleMaker) -> None:
     small, large = (process_image(random_picture(*size, 0), 4) for size in ((100, 90), (400, 100)))
     one = process_image(random_picture(100, 90, 0), 1)
-    assert len(distinct_crops(one)) == 1 and one.grid == (1, 1)
+    assert len(one.distinct_crops) == 1 and one.grid == (1, 1)
     np.testing.assert_array_equal(one.pixel_values[0], one.pixel_values[1])
-    assert len(distinct_crops(small)) == 5 and len(distinct_crops(large)) == 1 + large.grid[0] * large.grid[1]
+    assert len(small.distinct_crops) == 5 and len(large.distinct_crops) == 1 + large.grid[0] * large.grid[1]
 
 
 def test_answer_tokens_leave_out_what_nothing_predicts(maker: ExampleMaker) -> None:

@@ -230,7 +230,7 @@ def test_an_empty_or_unreadable_cell_is_a_parse_failure_not_a_guess(tmp_path: Pa
 def test_scoring_again_reads_answers_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slip = changed(make_rows(20), lambda i, row: i < 3, lambda row: row["predicted"]["full_price"].update(value=1.0))
     write_run(tmp_path / "run", slip)
-    assert score_main([str(tmp_path / "run"), "--json", "-", "--output", str(tmp_path / "again")]) == 0
+    assert score_main([str(tmp_path / "run"), "--json", "--output", str(tmp_path / "again")]) == 0
     assert json.loads(capsys.readouterr().out)["read_differently"] == 3
     assert Run.load(tmp_path / "again").content_hash() == write_run(tmp_path / "clean", make_rows(20)).content_hash()
 

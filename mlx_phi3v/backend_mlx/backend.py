@@ -60,13 +60,16 @@ def parameter_name(tensor: str) -> str:
 
 
 class Inputs(NamedTuple):
-    """A batch's arrays on the device; see `batches.Batch`. lengths: [B], tokens of each row."""
+    """A batch's arrays on the device; see `batches.Batch`. lengths: [B], tokens of each row.
+
+    images: pixel_values [N, 3, 336, 336], or features [rows, H] where they are known.
+    """
 
     input_ids: mx.array
     positions: mx.array
     lengths: mx.array
     image_index: mx.array
-    pixel_values: mx.array
+    images: mx.array
 
 
 @dataclass
@@ -257,7 +260,8 @@ class MLXBackend:
 
     def _inputs(self, batch: Batch) -> Inputs:
         lengths = batch.attention_mask.sum(1)
-        return Inputs(*map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, batch.pixel_values)))
+        images = batch.pixel_values if batch.features is None else batch.features
+        return Inputs(*map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, images)))
 
     def _loss_inputs(self, batch: Batch) -> tuple[mx.array, ...]:
         shifted = batch.labels[:, 1:]
@@ -272,7 +276,7 @@ class MLXBackend:
         cache: list[Any] | None = None,
         every_layer: list[mx.array] | None = None,
     ) -> mx.array:
-        features = self.model.features(inputs.pixel_values)
+        features = self.model.features(inputs.images) if inputs.images.ndim == 4 else inputs.images
         embeddings = self.model.model.embed(inputs.input_ids, inputs.image_index, features)
         return self.model.model(embeddings, inputs.positions, inputs.lengths, mask, cache, every_layer)
 

@@ -293,7 +293,10 @@ class TorchBackend:
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
         lengths = self._tensor(batch.attention_mask.sum(1))
-        features = self.model.features(self._tensor(batch.pixel_values))
+        if batch.features is None:
+            features = self.model.features(self._tensor(batch.pixel_values))
+        else:
+            features = self._tensor(batch.features)
         embeddings = self.model.model.embed(self._tensor(batch.input_ids), self._tensor(batch.image_index), features)
         return self.model.model(embeddings, self._tensor(batch.positions), lengths, mask, cache, every_layer)
 
