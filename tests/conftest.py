@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from checkpoint import Shape, write_checkpoint
+from hypothesis import settings
 from PIL import Image
 
 from data.catalogue import CatalogueWriter
@@ -25,6 +26,10 @@ from mlx_phi3v.task import Task
 
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # Width x height of the shared catalogue's pictures: several crop counts, portrait and landscape; two and none in a row.
 _SIZES = (((300, 300),), ((500, 200),), ((160, 420),), ((300, 310), (90, 60)), (), ((64, 64),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.text import normalise
@@ -32,7 +32,6 @@ def test_a_title_is_normalised(given_text: str, expected: str) -> None:
     assert normalise(given_text) == expected
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("<|end>/s unk_image1\u200b\u0301 a\n"), max_size=40))
 def test_no_special_token_survives_and_twice_changes_nothing(text: str) -> None:
     once = normalise(text)

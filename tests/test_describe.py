@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from misbehaving_server import photo_bytes
 from tokenizers import Regex, Tokenizer
@@ -123,7 +123,6 @@ def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> None:
         main([str(folder), "--num-crops", "0"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=200), st.booleans())
 def test_a_histogram_counts_every_value_once(values: list[float], logarithmic: bool) -> None:
     bins = histogram(values, logarithmic=logarithmic)
@@ -131,7 +130,6 @@ def test_a_histogram_counts_every_value_once(values: list[float], logarithmic: b
     assert bins[0].low == min(values) and bins[-1].high == max(values)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 5), st.integers(1, 7))
 def test_a_shuffle_takes_every_row_once_however_many_readers(length: int, seed: int, epoch: int, readers: int) -> None:
     order = list(Shuffle(length, seed, epoch))
