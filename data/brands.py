@@ -171,7 +171,55 @@ _ATELIER = Brand(
     round_to=5,
 )
 
-BRANDS: Mapping[str, Brand] = {brand.name: brand for brand in (_SAMPLE, _ATELIER)}
+_KONTOR = Brand(
+    name="kontor",
+    items={
+        "tshirt": Item("LEIBCHEN", ("Leibchen", "Kittel"), 240),
+        "shirt": Item("HEMDEN", ("Hemd", "Hemdjacke"), 390),
+        "sweater": Item("PULLOVER", ("Pullover", "Langpullover"), 480),
+        "coat": Item("JACKEN", ("Joppe", "Mantel"), 1290),
+        "dress": Item("KLEIDER", ("Kurzkleid", "Abendkleid"), 870),
+        "skirt": Item("ROECKE", ("Kurzrock", "Langrock"), 450),
+        "trousers": Item("HOSEN", ("Hose", "Weithose"), 560),
+        "shorts": Item("KURZHOSEN", ("Kurzhose", "Kniehose"), 310),
+        "sneakers": Item("TURNSCHUHE", ("Turnschuhe", "Plateauschuhe"), 520),
+        "boots": Item("STIEFEL", ("Halbstiefel", "Stiefel"), 980),
+        "hat": Item("HUETE", ("Mütze", "Sonnenhut"), 220),
+        "bag": Item("TASCHEN", ("Täschchen", "Tragetasche"), 1080),
+        "scarf": Item("TUECHER", ("Schal", "Umhang"), 270),
+        "belt": Item("GUERTEL", ("Gürtel", "Breitgürtel"), 190),
+    },
+    materials={
+        "cotton": Material("Baumwolle", 1.0, ("plain", "check", "stripe", "dots")),
+        "wool": Material("Wolle", 1.4, ("plain", "check", "stripe", "herringbone")),
+        "silk": Material("Seide", 1.6, ("plain", "stripe", "dots")),
+        "leather": Material("Leder", 2.0, ("plain", "plain", "check")),
+    },
+    colours={
+        "black": "Schwarz",
+        "white": "Weiß",
+        "grey": "Grau",
+        "camel": "Sand",
+        "brown": "Braun",
+        "red": "Rot",
+        "pink": "Rosa",
+        "orange": "Kupfer",
+        "yellow": "Gelb",
+        "green": "Grün",
+        "blue": "Blau",
+        "navy": "Nachtblau",
+        "purple": "Lila",
+    },
+    patterns={"plain": "", "check": "kariert", "stripe": "gestreift", "dots": "gepunktet", "herringbone": "mit Fischgrat"},
+    sizes=(("kurz", 1.0), ("lang", 1.4)),
+    seasons=("FS24", "HW24", "FS25", "HW25"),
+    title="{logo} {noun} aus {material} {pattern} in {colour}",
+    logo_word="Signet",
+    letter="X",
+    logo_factor=1.25,
+)
+
+BRANDS: Mapping[str, Brand] = {brand.name: brand for brand in (_SAMPLE, _ATELIER, _KONTOR)}
 
 
 def get_brand(name: str) -> Brand:

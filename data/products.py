@@ -101,12 +101,17 @@ def make_row(brand: Brand, seed: int, index: int) -> tuple[Look, dict[str, Any]]
     }
 
 
+def picture_stream(brand: Brand, seed: int, index: int, look: Look) -> tuple[np.random.Generator, float]:
+    """The random stream of product `index`'s picture, as `render` takes it, and the size from 0 to 1 to draw it in."""
+    rng = _stream(brand, seed, index, 2)
+    last = max(1, len(brand.sizes) - 1)
+    return rng, float(np.clip(look.size / last + rng.uniform(-0.12, 0.12) / last, 0, 1))
+
+
 def draw_product(brand: Brand, seed: int, index: int) -> Product:
     """Row and JPEG of product `index` of the catalogue `seed`: a pure function, under 10 ms a product."""
     look, row = make_row(brand, seed, index)
-    rng = _stream(brand, seed, index, 2)
-    last = max(1, len(brand.sizes) - 1)
-    size = float(np.clip(look.size / last + rng.uniform(-0.12, 0.12) / last, 0, 1))
+    rng, size = picture_stream(brand, seed, index, look)
     picture = render.render(
         rng,
         shape=look.shape,

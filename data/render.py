@@ -130,14 +130,22 @@ def _emblem(picture: Picture, drawing: Drawing, matrix: Matrix, letter: str, dar
         line(picture, np.asarray(stroke) * radius * 0.55 * [flip, 1] + np.array([x, y]), matrix, ink, width)
 
 
+def lay_out(rng: Rng, shape: str, size: float) -> tuple[Drawing, int, int, Matrix]:
+    """The drawing, the picture's width and height in pixels, and the matrix [2, 3] from the drawing's units to pixels.
+
+    `render` begins with it, so the same stream state gives the geometry of the same picture.
+    """
+    drawing = SHAPES[shape](rng, size)
+    return drawing, *_frame(drawing, rng)
+
+
 def render(rng: Rng, *, shape: str, material: str, colour: str, pattern: str, size: float, logo: bool, letter: str) -> Picture:
     """Draw one product photo -> [H, W, 3] uint8 RGB, sides 180 to 640 pixels, aspect 1:2 to 2:1.
 
     The keys are those of `SHAPES` and `COLOURS`, a material and a pattern tile of `textures`; `size` runs from 0
     (smallest) to 1. The same stream state gives the same pixels.
     """
-    drawing = SHAPES[shape](rng, size)
-    width, height, matrix = _frame(drawing, rng)
+    drawing, width, height, matrix = lay_out(rng, shape, size)
     scale = _scale(matrix)
     tint = np.clip(np.array(COLOURS[colour]) * rng.uniform(0.9, 1.1) + rng.uniform(-8, 8, 3), 0, 255)
     picture = background(rng, width, height, tint)

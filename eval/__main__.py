@@ -43,8 +43,8 @@ class DemoConfig:
     """Settings of the built-in job."""
 
     output: Path = option(Path("runs/sample"), help="folder for everything the job makes")
-    products: int = option(2200, help="products in the sample catalogue, of which 100 validate and --test are held out")
-    test: int = option(400, help="products never trained on")
+    products: int = option(4600, help="products in the sample catalogue, of which 100 validate and --test are held out")
+    test: int = option(500, help="products never trained on")
     seed: int = option(1, help="seed of the catalogue")
     model: str = option("tiny", help="model to start from")
     backends: tuple[str, ...] = option(BACKENDS, help="backends to tune on", choices=BACKENDS)
@@ -159,7 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--products {config.products} leaves none to train on after {validation} for validation and --test {config.test}"
         )
-    epochs = float(cli.read_yaml(config.recipe).get("epochs", 1))
+    recipe = cli.read_yaml(config.recipe)
+    epochs = float(recipe.get("epochs", 1))
+    # Only then may a training use kept features; answering always may.
+    frozen = recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off")
     rows = config.products - config.test - validation
     # Work in pictures: reading a prompt and answering costs about as much as training on one.
     predicting, training = float(config.test), rows * epochs
@@ -188,7 +191,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def predict(name: str, backend: str, adapter: Path | None) -> Job:
             arguments = ["--backend", backend, "--model", models[backend], "--data", str(catalogue)]
-            arguments += ["--output", str(out / name), "--label", name, *(["--adapter", str(adapter)] if adapter else [])]
+            arguments += [
+                "--output",
+                str(out / name),
+                "--label",
+                name,
+                "--feature-cache",
+                str(out / "features"),
+                *(["--adapter", str(adapter)] if adapter else []),
+            ]
             return Job(f"{name} answering", "eval.predict", arguments, predicting)
 
         with display.stage(f"Asking the untuned model about {config.test} test products"):
@@ -198,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for backend in config.backends:
                 arguments = ["--config", str(config.recipe), "--backend", backend, "--model", models[backend]]
                 arguments += ["--data", str(catalogue), "--output", str(out / f"{backend}-adapter"), "--resume"]
+                arguments += ["--feature-cache", str(out / "features")] if frozen else []
                 jobs.append(Job(f"{backend} tuning", "mlx_phi3v.train", arguments, training))
             run_jobs(jobs, display)
         with display.stage(f"Asking the tuned models about {config.test} test products"):

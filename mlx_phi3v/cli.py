@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -91,8 +92,15 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises UserError where it does not."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """As YAML 1.2 has it, on, off, yes and no are words: `vision: off` says off."""
+
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers
+    tag = "tag:yaml.org,2002:bool"
+    Loader.yaml_implicit_resolvers = {first: [r for r in found if r[0] != tag] for first, found in resolvers.items()}
+    Loader.add_implicit_resolver(tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise UserError(f"--config {path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

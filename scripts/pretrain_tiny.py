@@ -1,33 +1,37 @@
 """Pre-train the built-in tiny Phi-3-V on the generated catalogue of the brand "atelier".
 
-    python scripts/pretrain_tiny.py --output mlx_phi3v/tiny --products 20000 --epochs 3
+    python scripts/pretrain_tiny.py --output mlx_phi3v/tiny
 
-Writes a checkpoint in the published layout: config, bf16 weights, tokenizer, image processor settings and the log of
-this run. Nothing of the sample brand is seen: only tuning can teach a model its names and prices.
+The tower learns to see first: every patch is asked what it shows, where on the product it lies and what the product
+is. Then the whole model learns to answer in the words of two made-up houses and in plain English. Nothing of the sample
+brand is seen: only tuning can teach a model its names and prices. Writes a checkpoint in the published layout: config,
+bf16 weights, tokenizer, image processor settings and the log of this run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
-import random
-import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import nn
+from tiny_model import EMBEDDINGS, initial_weights, model_json, see_principal_parts
+from tiny_pictures import Pictures, load_pictures, patches, vary
+from tiny_texts import BRAND, COPY_PROMPT, question, scribble, train_tokenizer, training_texts
+from torch import distributed, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, smooth_l1_loss
 
 from data.brands import get_brand
-from data.products import choose_look, draw_product, make_row
+from data.products import choose_look
 from mlx_phi3v.backend_torch.backend import TorchBackend, parameter_name
 from mlx_phi3v.backend_torch.decoder import RotaryEmbedding
 from mlx_phi3v.backend_torch.model import Phi3VForCausalLM
@@ -36,18 +40,13 @@ from mlx_phi3v.cli import option, parse
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelConfig, load_model_config
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.files import write_json, write_text
-from mlx_phi3v.images import ProcessedImage, hd_transform, image_token_count, normalise
-from mlx_phi3v.photo import open_photo
+from mlx_phi3v.images import ProcessedImage, image_token_count, normalise
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.schedule import learning_rate
-from mlx_phi3v.task import Task
-from mlx_phi3v.weights import expected_tensors, is_unused
+from mlx_phi3v.weights import is_unused
 
-BRAND = "atelier"
-# The published special tokens, in their published order; these strip the white space after them.
-SPECIAL = ["<|endoftext|>", "<|assistant|>", *(f"<|placeholder{i}|>" for i in range(1, 5)), "<|system|>", "<|end|>",
-           "<|placeholder5|>", "<|placeholder6|>", "<|user|>"]  # fmt: skip
-STRIPPING = ("<|assistant|>", "placeholder")
+LOOKS = ("shape", "material", "colour", "pattern", "size", "logo")
+VOICES = (0.5, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
@@ -55,191 +54,271 @@ class Settings:
     """Of one pre-training run."""
 
     output: Path = option(help="folder for the checkpoint")
-    products: int = option(20000, help="pictures to draw")
-    first: int = option(0, help="number of the first of them, to go on with new ones")
-    epochs: float = option(3.0, help="passes over them")
-    batch_size: int = option(32, help="rows a step")
-    learning_rate: float = option(1.5e-3, help="peak rate")
+    products: int = option(48000, help="pictures to draw; the last 1,000 are kept for testing")
+    half_steps: int = option(3000, help="steps of the tower alone, on half of the patches")
+    full_steps: int = option(500, help="steps of the tower alone, on all patches")
+    joint_steps: int = option(1300, help="steps of the whole model")
+    batch_size: int = option(64, help="pictures a step, over all workers")
+    vision_rate: float = option(1e-3, help="peak rate of the tower alone")
+    joint_rate: float = option(1.5e-3, help="peak rate of the whole model; the tower learns at a tenth of it")
+    copies: int = option(8, help="rows of text to copy a step, over all workers")
     seed: int = option(7, help="seed of weights, products and order")
-    vocab_size: int = option(900, help="tokens before the special ones")
-    vision_epochs: float = option(0.0, help="of the epochs, how many train the tower alone, by the auxiliary loss")
-    start: Path | None = option(None, help="checkpoint of an earlier run of this script to go on from")
-    spread_positions: bool = option(False, help="with --start: give the positions a say, see `spread_positions`")
-    auxiliary: float = option(0.5, help="weight of a loss that asks pooled features for what was drawn")
-    cache: Path = option(Path("/tmp/pretrain_tiny"), help="folder for the drawn pictures")
-    processes: int = option(2, help="processes that draw")
+    vocab_size: int = option(1100, help="tokens before the special ones")
+    cache: Path = option(Path("/tmp/pretrain_tiny"), help="folder for the drawn pictures and the tower that learnt alone")
+    workers: int = option(2, help="processes that draw and train, one thread each")
+
+    @property
+    def alone(self) -> int:
+        """Steps of the tower alone."""
+        return self.half_steps + self.full_steps
+
+    @property
+    def tower_file(self) -> Path:
+        """Where the tower that learnt alone is kept: named after all that made it."""
+        later = ("output", "cache", "joint_steps", "joint_rate", "copies", "vocab_size")
+        made_by = json.dumps({k: v for k, v in asdict(self).items() if k not in later}, sort_keys=True)
+        return self.cache / f"tower-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.safetensors"
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A byte-fallback BPE of the published form: ▁ for spaces, single digits, the special tokens at the end."""
-    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
-    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(alphabet), special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
-        initial_alphabet=[chr(c) for c in range(33, 127)],
-    )  # fmt: skip
-    trained.train_from_iterator(texts, trainer)
-    learnt = json.loads(trained.to_str())["model"]
-    tokens = sorted(learnt["vocab"], key=learnt["vocab"].get)
-    tokens = tokens[:3] + alphabet + tokens[3:]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = trained.normalizer
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, rstrip=any(s in t for s in STRIPPING)) for t in SPECIAL])
-    return tokenizer
-
-
-def model_json(vocab_size: int) -> dict[str, object]:
-    """`config.json` of the tiny model: Phi-3-V's architecture with 28-pixel patches and narrow layers."""
-    half = 20
-    return {
-        "architectures": ["Phi3VForCausalLM"], "model_type": "phi3_v", "attention_dropout": 0.0,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": vocab_size,
-        "hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5,
-        "initializer_range": 0.02, "max_position_embeddings": 16384, "original_max_position_embeddings": 2048,
-        "rope_theta": 10000.0, "sliding_window": 16384, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-        "rope_scaling": {"type": "su", "short_factor": [1.0] * half, "long_factor": [1.0 + i / 4 for i in range(half)]},
-        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
-                       "use_hd_transform": True, "with_learnable_separator": True},
-        "img_processor": {
-            "name": "clip_vision_model", "model_name": "tiny", "image_dim_out": 160, "num_img_tokens": 36,
-            "clip": {"hidden_size": 160, "intermediate_size": 480, "num_hidden_layers": 6, "num_attention_heads": 5,
-                     "image_size": 336, "patch_size": 28},
-        },
-    }  # fmt: skip
-
-
-def draw(job: tuple[int, int, int]) -> list[np.ndarray]:
-    """White-padded 336-pixel squares of a range of products, uint8 [336, 336, 3] each."""
-    seed, start, stop = job
-    brand = get_brand(BRAND)
-    return [hd_transform(open_photo(draw_product(brand, seed, i).picture), 1) for i in range(start, stop)]
-
-
-def pictures(settings: Settings) -> np.ndarray:
-    """All drawn pictures as one memory-mapped array, drawn once and kept in `cache`."""
-    settings.cache.mkdir(parents=True, exist_ok=True)
-    path = settings.cache / f"{BRAND}-{settings.seed}-{settings.products}-{settings.first}.npy"
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    temporary = path.with_suffix(".tmp.npy")
-    shape = (settings.products, CROP_SIZE, CROP_SIZE, 3)
-    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-    starts = range(0, settings.products, 100)
-    last = settings.first + settings.products
-    jobs = [(settings.seed, settings.first + i, min(settings.first + i + 100, last)) for i in starts]
-    with ProcessPoolExecutor(settings.processes, get_context("spawn")) as pool:
-        for start, squares in zip(starts, pool.map(draw, jobs)):
-            array[start : start + len(squares)] = squares
-    array.flush()
-    os.replace(temporary, path)
-    return np.load(path, mmap_mode="r")
-
-
-def initial_weights(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Random weights: normal of 0.02, output projections smaller by depth (GPT-2), norms one, biases zero."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, shape in expected_tensors(config).items():
-        if name.endswith("bias"):
-            weights[name] = torch.zeros(shape)
-        elif "norm" in name and name.endswith("weight"):
-            weights[name] = torch.ones(shape)
-        else:
-            std = 0.02 if "embed" in name or name.startswith("lm_head") else math.prod(shape[1:]) ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight")):
-                std /= math.sqrt(2 * config.num_hidden_layers)
-            weights[name] = torch.randn(shape, generator=generator) * std
-    return weights
-
-
-def spread_positions(weights: dict[str, torch.Tensor], seed: int) -> None:
-    """Bring patches and positions to one size before the pre-norm, in place.
-
-    A patch's embedding sums 2,352 pixels of one sign, so its norm comes to about 100 where a position's is 0.6: the
-    tower saw what there was, but not where. The pre-norm takes out the common scale, so shrinking the patches is safe.
-    """
-    embeddings = "model.vision_embed_tokens.img_processor.vision_model.embeddings."
-    generator = torch.Generator().manual_seed(seed)
-    weights[embeddings + "patch_embedding.weight"] *= 0.05
-    position = weights[embeddings + "position_embedding.weight"]
-    position += 0.3 * torch.randn(position.shape, generator=generator)
-
-
-class Auxiliary(nn.Module):
-    """Asks the pooled picture features what was drawn, so that the tower learns to see from the first steps."""
+class Questions(nn.Module):
+    """Asks the tower's features what was drawn; no part of the model."""
 
     def __init__(self, size: int, classes: list[int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(2 * size, n) for n in classes)
+        self.classes = classes
+        self.pooled = nn.Linear(2 * size, sum(classes))
+        self.by_patch = nn.Linear(size, sum(classes))
+        self.where = nn.Linear(size, 3)
 
-    def forward(self, features: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """features: [N, positions, C]; targets: [N, heads]. Mean loss and accuracy by head."""
-        pooled = torch.cat([features.mean(1), features.amax(1)], dim=1)
-        logits = [head(pooled) for head in self.heads]
-        loss = sum(nn.functional.cross_entropy(x, targets[:, i]) for i, x in enumerate(logits)) / len(logits)
-        right = torch.stack([(x.argmax(1) == targets[:, i]).float().mean() for i, x in enumerate(logits)])
+    def forward(
+        self, features: torch.Tensor, looks: torch.Tensor, share: torch.Tensor, place: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [N, K, C], looks [N, 6], share [N, K], place [N, K, 2] -> loss, and the accuracy of each look."""
+        pooled = self.pooled(torch.cat([features.mean(1), features.amax(1)], dim=1)).split(self.classes, dim=1)
+        where = self.where(features)
+        loss = binary_cross_entropy_with_logits(where[..., 0], share)
+        on = share > 0.5
+        loss = loss + smooth_l1_loss(where[..., 1:][on], place[on], beta=0.1)
+        by_patch = self.by_patch(features[on]).split(self.classes, dim=1)
+        labels = looks[:, None].expand(-1, share.shape[1], -1)[on]
+        for i in range(len(self.classes)):
+            loss = loss + (cross_entropy(pooled[i], looks[:, i]) + cross_entropy(by_patch[i], labels[:, i])) / 4
+        right = torch.stack([(x.argmax(1) == looks[:, i]).float().mean() for i, x in enumerate(pooled)])
         return loss, right
 
 
+@dataclass
+class Step:
+    """What one worker needs for one step; `batch` is None where the tower learns alone."""
+
+    patches: torch.Tensor | None
+    kept: torch.Tensor
+    looks: torch.Tensor
+    share: torch.Tensor
+    place: torch.Tensor
+    batch: Batch | None
+
+
 class Data:
-    """Pictures and answers of all products, batch by batch."""
+    """Pictures, looks and answers of all products, step by step."""
 
-    def __init__(self, settings: Settings, prompts: PromptProcessor, config: ModelConfig, squares: np.ndarray) -> None:
-        self.config, self.squares = config, squares
-        brand = get_brand(BRAND)
-        self.tokens: list[tuple[np.ndarray, np.ndarray]] = []
-        looks = []
-        count = image_token_count((1, 1), config.vision)
-        for i in range(settings.first, settings.first + settings.products):
-            look = choose_look(brand, settings.seed, i)
-            looks.append((look.shape, look.material, look.colour, look.pattern, str(look.size), str(look.logo)))
-            row = make_row(brand, settings.seed, i)[1]
-            self.tokens.append(prompts.example(Task().prompt, Task().answer(row), [count]))
-        names = [sorted(set(column)) for column in zip(*looks)]
+    def __init__(self, settings: Settings, config: ModelConfig, prompts: PromptProcessor, pictures: Pictures) -> None:
+        self.settings, self.config, self.prompts, self.pictures = settings, config, prompts, pictures
+        self.size, self.count = config.vision.patch_size, image_token_count((1, 1), config.vision)
+        looks = [choose_look(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]
+        columns = [[str(getattr(look, name)) for look in looks] for name in LOOKS]
+        names = [sorted(set(column)) for column in columns]
         self.classes = [len(column) for column in names]
-        self.looks = np.array([[names[j].index(value) for j, value in enumerate(look)] for look in looks])
+        self.looks = torch.tensor([[n.index(v) for n, v in zip(names, row)] for row in zip(*columns)])
 
-    def batch(self, rows: np.ndarray) -> tuple[Batch, torch.Tensor]:
-        """The rows as a batch, with what was drawn."""
+    def step(self, rows: np.ndarray, rng: np.random.Generator, *, keep: float, joint: bool) -> Step:
+        """One worker's rows; `keep` is the share of patches to see."""
+        grid = CROP_SIZE // self.size
+        crops, share, place = (np.stack(x) for x in zip(*(vary(self.pictures, i, self.size, rng) for i in rows)))
+        kept = np.sort(np.argsort(rng.random((len(rows), grid * grid)), axis=1)[:, : round(keep * grid * grid)], axis=1)
+        at = np.arange(len(rows))[:, None]
+        rest = torch.from_numpy(kept), self.looks[rows], torch.from_numpy(share[at, kept]), torch.from_numpy(place[at, kept])
+        if not joint:
+            return Step(torch.from_numpy(patches(crops, kept, self.size)), *rest, None)
         examples = []
-        for i in rows:
-            crops = np.broadcast_to(normalise(self.squares[i]), (2, 3, CROP_SIZE, CROP_SIZE))
-            examples.append(Example(str(i), *self.tokens[i], (ProcessedImage(crops, (1, 1)),)))
-        return collate(examples, self.config), torch.from_numpy(self.looks[rows])
+        for crop, i in zip(crops, rows):
+            prompt, answer = question(int(rng.choice(3, p=VOICES)), self.settings.seed, int(i))
+            image = ProcessedImage(np.broadcast_to(normalise(crop), (2, 3, CROP_SIZE, CROP_SIZE)), (1, 1))
+            examples.append(Example(str(i), *self.prompts.example(prompt, answer, [self.count]), (image,)))
+        for _ in range(self.settings.copies // self.settings.workers):
+            text = scribble(rng)
+            examples.append(Example("copy", *self.prompts.example(COPY_PROMPT.format(text=text), text, []), ()))
+        return Step(None, *rest, collate(examples, self.config))
+
+    def steps(self, rank: int, first: int, last: int) -> Iterator[Step]:
+        """Some steps of one worker, each made while the one before it is learnt."""
+        s = self.settings
+        size = s.batch_size // s.workers
+        per_epoch = (s.products - 1000) // s.batch_size
+
+        def make(step: int) -> Step:
+            order = np.random.default_rng([s.seed, step // per_epoch]).permutation(s.products - 1000)
+            start = step % per_epoch * s.batch_size + rank * size
+            rng = np.random.default_rng([s.seed, step, rank, 5])
+            keep = 0.5 if step < s.half_steps else 1.0
+            return self.step(order[start : start + size], rng, keep=keep, joint=step >= s.alone)
+
+        with ThreadPoolExecutor(1) as pool:
+            upcoming = pool.submit(make, first)
+            for step in range(first, last):
+                ready = upcoming.result()
+                if step + 1 < last:
+                    upcoming = pool.submit(make, step + 1)
+                yield ready
 
 
-def main() -> int:
-    """Draw, train, write."""
-    settings = parse(Settings, "scripts/pretrain_tiny.py", __doc__ or "")
-    random.seed(settings.seed)
+def look_at(tower: nn.Module, seen: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Features [N, K, C] of some patches [N, K, 3 * size^2] alone: as the tower's forward, without the class token's."""
+    embeddings = tower.embeddings
+    x = linear(seen, embeddings.patch_embedding.weight.flatten(1)) + embeddings.position_embedding.weight[kept + 1]
+    first = (embeddings.class_embedding + embeddings.position_embedding.weight[0]).expand(len(x), 1, -1)
+    x = tower.pre_layrnorm(torch.cat([first, x], dim=1))
+    for layer in tower.encoder.layers:
+        x = layer(x, attention_mask=None)
+    return x[:, 1:]
+
+
+def sum_over_workers(parameters: list[nn.Parameter], statistics: torch.Tensor, workers: int) -> torch.Tensor:
+    """Average gradients, in place, and `statistics` over all workers."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), statistics])
+    distributed.all_reduce(flat)
+    flat /= workers
+    for gradient, part in zip(gradients, flat.split([*(g.numel() for g in gradients), len(statistics)])):
+        gradient.copy_(part.view_as(gradient))
+    return flat[-len(statistics) :]
+
+
+@torch.no_grad()
+def examine(tower: nn.Module, questions: Questions, data: Data) -> dict[str, float]:
+    """How often the looks of the 1,000 pictures kept for testing are named."""
+    rights = []
+    for first in range(data.settings.products - 1000, data.settings.products, 50):
+        rng = np.random.default_rng([first, 6])
+        step = data.step(np.arange(first, first + 50), rng, keep=1.0, joint=False)
+        assert step.patches is not None
+        rights.append(questions(look_at(tower, step.patches, step.kept), step.looks, step.share, step.place)[1])
+    return dict(zip(LOOKS, torch.stack(rights).mean(0).double().numpy().round(4).tolist()))
+
+
+def rate_of(settings: Settings, step: int) -> tuple[float, float]:
+    """Rates (tower, language model) of a step: a warm-up and a half cosine for each of the two stages."""
+    s, alone = settings, settings.alone
+    if step < alone:
+        return learning_rate(step, peak=s.vision_rate, total_steps=alone, warmup_steps=300, schedule="cosine"), 0.0
+    rate = learning_rate(step - alone, peak=s.joint_rate, total_steps=s.joint_steps, warmup_steps=100, schedule="cosine")
+    return rate / 10, rate
+
+
+def train(rank: int, settings: Settings, meeting: str) -> None:
+    """One worker's part; worker 0 logs and saves."""
+    torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
-    output, brand = settings.output, get_brand(BRAND)
-    output.mkdir(parents=True, exist_ok=True)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.workers)
     lines: list[str] = []
 
     def log(**values: object) -> None:
-        lines.append(json.dumps(values))
-        print(lines[-1], flush=True)
+        if rank == 0:
+            lines.append(json.dumps(values))
+            print(lines[-1], flush=True)
 
+    config = load_model_config(settings.output)
+    pictures = load_pictures(settings.cache, BRAND, settings.seed, settings.products, settings.workers)
+    data = Data(settings, config, PromptProcessor(settings.output), pictures)
+    weights = initial_weights(config, settings.seed)
+    rng = np.random.default_rng([settings.seed, 8])
+    chosen = np.stack([pictures.crops[i] for i in rng.integers(settings.products - 1000, size=1500)])
+    kept = rng.integers((CROP_SIZE // data.size) ** 2, size=(1500, 16))
+    see_principal_parts(weights, patches(chosen, kept, data.size).reshape(1500 * 16, -1))
+    model = Phi3VForCausalLM(config)
+    model.load_state_dict({parameter_name(k): v for k, v in weights.items() if not is_unused(k, config)}, strict=True)
+    model.model.rotary_emb = RotaryEmbedding(config)
+    backend = TorchBackend(model, config, settings.output, "float32", torch.device("cpu"), "sdpa", (0, 1))
     log(settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}, brand=BRAND)
-    texts = [Task().answer(make_row(brand, settings.seed, i)[1]) for i in range(min(4000, settings.products))]
-    texts += [Task().prompt, "What does it cost? What is it made of? Describe the product in this photo."]
-    tokenizer = train_tokenizer(texts, settings.vocab_size)
-    vocab_size = -(-tokenizer.get_vocab_size() // 32) * 32
+    log(parameters=sum(v.numel() for v in weights.values()), vocab_size=config.vocab_size, torch=torch.__version__)
+
+    tower = model.model.vision_embed_tokens.img_processor.vision_model
+    questions = Questions(config.vision.hidden_size, data.classes)
+    features: list[torch.Tensor] = []
+    tower.register_forward_hook(lambda module, inputs, out: features.append(out))
+    groups = []
+    patch_embedding = model.get_parameter(parameter_name(EMBEDDINGS + "patch_embedding.weight"))
+    vision = {id(p) for p in [*tower.parameters(), *questions.parameters()]}
+    parameters = [*model.parameters(), *questions.parameters()]
+    for p in parameters:
+        # A patch's filter sums thousands of pixels alike in sign: at the full rate it would forget where it started.
+        scale = 0.03 if p is patch_embedding else 1.0
+        decay = 0.05 if p.ndim > 1 and p is not patch_embedding else 0.0
+        groups.append({"params": [p], "weight_decay": decay, "scale": scale, "part": 0 if id(p) in vision else 1})
+
+    def save() -> None:
+        current = {n: model.get_parameter(parameter_name(n)).detach() for n in weights if not is_unused(n, config)}
+        stored = {name: value.to(torch.bfloat16).contiguous() for name, value in (weights | current).items()}
+        save_file(stored, settings.output / "model.safetensors", {"format": "pt"})
+        write_text(settings.output / "pretrain.log", "\n".join(lines) + "\n")
+
+    def learn(first: int, last: int) -> None:
+        optimizer = torch.optim.AdamW(groups, lr=settings.vision_rate, betas=(0.9, 0.98), fused=True)
+        window, started = [], time.time()
+        for number, step in enumerate(data.steps(rank, first, last), start=first + 1):
+            rates = rate_of(settings, number - 1)
+            for group in optimizer.param_groups:
+                group["lr"] = rates[group["part"]] * group["scale"]
+            features.clear()
+            loss = torch.zeros(())
+            if step.batch is None:
+                assert step.patches is not None
+                seen, right = questions(look_at(tower, step.patches, step.kept), step.looks, step.share, step.place)
+            else:
+                loss = backend.token_loss(step.batch) / step.batch.answer_tokens
+                seen, right = questions(features[0], step.looks, step.share, step.place)
+            (loss + (seen if step.batch is None else 0.3 * seen)).backward()
+            statistics = torch.cat([torch.stack([loss.detach(), seen.detach()]), right])
+            window.append(sum_over_workers(parameters, statistics, settings.workers).double().numpy())
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if number % 100 == 0:
+                mean = np.mean(window, axis=0).round(4).tolist()
+                speed = round(len(window) * settings.batch_size / (time.time() - started), 1)
+                of = settings.alone + settings.joint_steps
+                seen_now = dict(zip(LOOKS, mean[2:]))
+                log(step=number, of=of, loss=mean[0], questions=mean[1], seen=seen_now, pictures_s=speed)
+                window, started = [], time.time()
+            if rank == 0 and (number % 500 == 0 or number == last):
+                log(step=number, unseen=examine(tower, questions, data))
+                save()
+                started = time.time()
+
+    seeing = nn.ModuleList([tower, questions])
+    if not settings.tower_file.exists():
+        learn(0, settings.alone)
+        if rank == 0:
+            temporary = settings.tower_file.with_suffix(".tmp")
+            save_file(seeing.state_dict(), temporary, {"log": json.dumps(lines)})
+            os.replace(temporary, settings.tower_file)
+    distributed.barrier()
+    seeing.load_state_dict(load_file(settings.tower_file))
+    with safe_open(settings.tower_file, "pt") as stored:
+        lines[:] = json.loads(stored.metadata()["log"])
+    log(settings={k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()})
+    learn(settings.alone, settings.alone + settings.joint_steps)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def write_checkpoint_files(settings: Settings) -> None:
+    """Tokenizer, config and processor settings."""
+    output = settings.output
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(training_texts(settings.seed), settings.vocab_size)
     tokenizer.save(str(output / "tokenizer.json"))
-    write_json(output / "config.json", model_json(vocab_size))
+    write_json(output / "config.json", model_json(-(-tokenizer.get_vocab_size() // 32) * 32))
     write_json(output / "preprocessor_config.json", {
         "image_processor_type": "Phi3VImageProcessor", "processor_class": "Phi3VProcessor", "num_crops": 1,
         "num_img_tokens": 36, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD,
@@ -248,95 +327,18 @@ def main() -> int:
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|endoftext|>", "unk_token": "<unk>",
         "pad_token": "<|endoftext|>", "model_max_length": 16384,
     })  # fmt: skip
-    config = load_model_config(output)
-    model = Phi3VForCausalLM(config)
-    weights = initial_weights(config, settings.seed)
-    spread_positions(weights, settings.seed)
-    if settings.start:
-        weights = {name: value.float() for name, value in load_file(settings.start / "model.safetensors").items()}
-        if settings.spread_positions:
-            spread_positions(weights, settings.seed)
-        lines += (settings.start / "pretrain.log").read_text().splitlines()
-    used = {parameter_name(k): v for k, v in weights.items() if not is_unused(k, config)}
-    model.load_state_dict(used, strict=True)
-    model.model.rotary_emb = RotaryEmbedding(config)
-    backend = TorchBackend(model, config, output, "float32", torch.device("cpu"), "sdpa", (0, 1))
-    log(parameters=sum(v.numel() for v in weights.values()), vocab_size=vocab_size)
-    started = time.time()
-    data = Data(settings, PromptProcessor(output), config, pictures(settings))
-    log(pictures=settings.products, seconds=round(time.time() - started))
 
-    def save() -> None:
-        current = {n: model.get_parameter(parameter_name(n)).detach() for n in weights if not is_unused(n, config)}
-        stored = {name: value.to(torch.bfloat16).contiguous() for name, value in (weights | current).items()}
-        save_file(stored, output / "model.safetensors", {"format": "pt"})
-        write_text(output / "pretrain.log", "\n".join(lines) + "\n")
-        torch.save(auxiliary.state_dict(), heads)
 
-    auxiliary = Auxiliary(config.vision.hidden_size, data.classes)
-    heads = settings.cache / "auxiliary.pt"  # not part of the model: only for --start
-    if settings.start and heads.exists():
-        auxiliary.load_state_dict(torch.load(heads))
-    features: list[torch.Tensor] = []
-    tower = model.model.vision_embed_tokens.img_processor.vision_model
-    tower.register_forward_hook(lambda module, inputs, out: features.append(out))
-    parameters = [*model.parameters(), *auxiliary.parameters()]
-    decayed = [p for p in parameters if p.ndim > 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}],
-        lr=settings.learning_rate, betas=(0.9, 0.98),
-    )  # fmt: skip
-    loader = ThreadPoolExecutor(1)
-    per_epoch = settings.products // settings.batch_size
-    total, step, window, started = round(per_epoch * settings.epochs), 0, [], time.time()
-    vision_steps = round(per_epoch * settings.vision_epochs)
-    for epoch in range(math.ceil(settings.epochs)):
-        order = np.random.default_rng([settings.seed, epoch]).permutation(settings.products)
-        count = min(per_epoch, total - step)
-        parts = [order[i * settings.batch_size : (i + 1) * settings.batch_size] for i in range(count)]
-        upcoming = loader.submit(data.batch, parts[0])
-        for i in range(count):
-            batch, looks = upcoming.result()
-            upcoming = loader.submit(data.batch, parts[min(i + 1, count - 1)])
-            rate = learning_rate(
-                step, peak=settings.learning_rate, total_steps=total, warmup_steps=min(300, total // 10), schedule="cosine"
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            features.clear()
-            if step < vision_steps:
-                tower(torch.from_numpy(batch.pixel_values))
-                loss = torch.zeros(())
-            else:
-                loss = backend.token_loss(batch) / batch.answer_tokens
-            seen, right = auxiliary(features[0], looks)
-            (loss + settings.auxiliary * seen).backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            window.append([loss.item(), seen.item(), *right.tolist()])
-            step += 1
-            if step % 250 == 0:
-                save()
-            if step % 25 == 0 or step == total:
-                mean = np.mean(window, axis=0).round(4).tolist()
-                window = []
-                speed = step * settings.batch_size / (time.time() - started)
-                log(
-                    step=step,
-                    of=total,
-                    loss=mean[0],
-                    auxiliary=mean[1],
-                    seen=mean[2:],
-                    rate=round(rate, 6),
-                    pictures_s=round(speed, 1),
-                )
-    save()
-    log(done=True, seconds=round(time.time() - started), torch=torch.__version__, picture_library=Image.__version__)
-    write_text(output / "pretrain.log", "\n".join(lines) + "\n")
+def main() -> int:
+    """Draw, train, write."""
+    settings = parse(Settings, "python scripts/pretrain_tiny.py", __doc__ or "")
+    write_checkpoint_files(settings)
+    load_pictures(settings.cache, BRAND, settings.seed, settings.products, settings.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (settings, os.path.join(folder, "meeting"))
+        torch.multiprocessing.start_processes(train, arguments, nprocs=settings.workers, start_method="spawn")
     return 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     run_cli(main)

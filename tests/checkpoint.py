@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.weights import expected_tensors, resolve_model
 
-VOCABULARY = 704
+VOCABULARY = 1120
 
 
 @dataclass(frozen=True)

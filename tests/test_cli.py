@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_phi3v.cli import build, option, parse
+from mlx_phi3v.cli import build, option, parse, read_yaml
 from mlx_phi3v.errors import UserError
 
 
@@ -99,3 +99,8 @@ def test_built_settings_are_checked_like_read_ones() -> None:
     assert build(Example, {"data": "x"}, "a test").data == Path("x")
     with pytest.raises(UserError, match="unknown key 'datum' in a test"):
         build(Example, {"datum": "x"}, "a test")
+
+
+def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("vision: off\nlanguage: on\njson: true\nresume: False\n")
+    assert read_yaml(tmp_path / "run.yaml") == {"vision": "off", "language": "on", "json": True, "resume": False}
