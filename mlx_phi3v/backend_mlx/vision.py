@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import VisionConfig
+from .streams import spread
 
 
 class VisionEmbeddings(nn.Module):
@@ -111,6 +112,10 @@ class VisionModel(nn.Module):
         self.encoder = VisionEncoder(config)
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
+        return spread(self.encode, pixel_values)
+
+    def encode(self, pixel_values: mx.array) -> mx.array:
+        """All layers, one after the other."""
         x = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
             x = layer(x)
