@@ -33,8 +33,9 @@ SCHEMA = 1
 HASHES = ("base", "adapter", "catalogue", "split", "template", "tokenizer", "decoding")
 STATUSES = ("ok", "missing", "duplicate", "malformed", "truncated")
 
-# What a resumed run must share with its beginning; batch size, processes and code may change.
-_RESUME_KEYS = ("backend", "task", "catalogue", "split", "limit", "shard")
+# What a resumed run must share with its beginning, beside hashes and settings; batch size, processes, code and the
+# places of folders may change.
+_RESUME_KEYS = ("backend", "task", "split", "limit", "shard")
 
 
 def true_values(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,10 +92,10 @@ def test_resuming_another_run_names_what_differs(tmp_path: Path) -> None:
     assert "settings.num_crops was 4, is 16" in str(error.value)
 
 
-def test_resuming_may_change_batch_size_and_device(tmp_path: Path) -> None:
+def test_resuming_may_change_batch_size_device_and_folders(tmp_path: Path) -> None:
     rows = make_rows(6)
     write_run(tmp_path / "run", rows[:4], finish=False)
-    with RunWriter.open(tmp_path / "run", manifest(batch_size=1, device={"name": "gpu"})) as writer:
+    with RunWriter.open(tmp_path / "run", manifest(batch_size=1, device={"name": "gpu"}, catalogue="moved/here")) as writer:
         assert writer.done == {row["id"] for row in rows[:4]}
 
 
