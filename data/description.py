@@ -305,11 +305,9 @@ def _token_figures(num_crops: int, looks: list[_Look], vision: VisionConfig, lim
 
 
 def _image_tokens(size: tuple[int, int], num_crops: int, vision: VisionConfig) -> int:
-    from mlx_phi3v.images import crop_grid, image_token_count
+    from mlx_phi3v.images import crop_grid_of, image_token_count
 
-    rows, columns, _, _ = crop_grid(max(size), min(size), num_crops)
-    grid = (rows, columns) if size[0] >= size[1] else (columns, rows)
-    return image_token_count(grid, vision)
+    return image_token_count(crop_grid_of(size, num_crops), vision)
 
 
 def _open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelConfig | None]:

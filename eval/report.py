@@ -115,9 +115,9 @@ def _categories(comparison: Comparison) -> RenderableType | None:
     if not comparison.by_category:
         return None
     gated = [(gate.field, gate.metric, f"{gate.label}") for gate in comparison.gates][:2]
-    columns = [("\nCategory", 15, "left"), ("\nrows", 6, "right")]
+    columns = [("\nCategory", 13, "left"), ("\nrows", 5, "right")]
     for _, _, label in gated:
-        columns += [(f"{label}\nA", 11, "right"), ("\nB", 7, "right"), ("\nB - A", 8, "right")]
+        columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
     grid = _grid(*columns)
     for name, rows in list(comparison.by_category.items())[:_CATEGORIES]:
         cells: list[RenderableType] = [_text(name), f"{max((row.rows for row in rows), default=0):,}"]

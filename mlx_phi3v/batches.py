@@ -13,8 +13,8 @@ import numpy as np
 
 from .config import CROP_SIZE, ModelConfig
 from .errors import UserError
-from .images import ProcessedImage, image_token_count, image_token_index, process_image
-from .photo import open_photo
+from .images import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
+from .photo import open_photo, photo_size
 from .prompts import IGNORE, PromptProcessor
 from .task import Task
 
@@ -52,6 +52,11 @@ class Batch:
     def answer_tokens(self) -> int:
         """Labels the loss is taken over (the first position of a row predicts nothing)."""
         return int((self.labels[:, 1:] != IGNORE).sum())
+
+    @property
+    def padding(self) -> int:
+        """Positions that hold no token."""
+        return int(self.attention_mask.size - self.attention_mask.sum())
 
 
 def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
@@ -119,6 +124,15 @@ class ExampleMaker:
         except UserError as error:
             raise UserError(f"row {name!r}: {error}") from None
 
+    def length(self, row: Mapping[str, Any]) -> int:
+        """Tokens of a row with its answer, from the headers of its pictures; 0 where one cannot be read."""
+        try:
+            grids = [crop_grid_of(photo_size(path), self.num_crops) for path in row["images"]]
+        except UserError:
+            return 0  # who opens it says what is wrong
+        counts = [image_token_count(grid, self.config.vision) for grid in grids]
+        return len(self.prompts.example(self.task_prompt(len(counts)), self.task.answer(row), counts)[0])
+
     def from_images(
         self, name: str, images: tuple[ProcessedImage, ...], answer: str | None, prompt: str | None = None
     ) -> Example:
@@ -150,16 +164,35 @@ def epoch_order(rows: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
 
 
-def batch_rows(rows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[int]]:
+def batch_rows(
+    rows: int, batch_size: int, seed: int, start: int = 0, length: Callable[[int], int] | None = None
+) -> Iterator[list[int]]:
     """Endless batches of row numbers, epoch after epoch, from batch `start` on.
 
     A batch never spans two epochs; the last one of an epoch may be short. Batch `start` is found without reading
-    those before it.
+    those before it. With `length` (row number -> tokens) rows of like length share a batch: they are sorted within
+    windows of `GROUP_BATCHES` batches, whose order is then drawn.
     """
     per_epoch = -(-rows // batch_size)
     epoch, first = divmod(start, per_epoch)
     while True:
-        order = epoch_order(rows, epoch, seed)
-        for i in range(first, per_epoch):
-            yield [int(r) for r in order[i * batch_size : (i + 1) * batch_size]]
+        order = epoch_order(rows, epoch, seed).tolist()
+        window = 1 if length is None else GROUP_BATCHES
+        for begin in range(first - first % window, per_epoch, window):
+            part = order[begin * batch_size : (begin + window) * batch_size]
+            if length is not None:
+                part = _grouped(part, batch_size, length, np.random.Generator(np.random.PCG64([seed, epoch, begin])))
+            for i in range(max(first, begin), min(begin + window, per_epoch)):
+                yield part[(i - begin) * batch_size : (i - begin + 1) * batch_size]
         epoch, first = epoch + 1, 0
+
+
+GROUP_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
+
+
+def _grouped(rows: list[int], batch_size: int, length: Callable[[int], int], random: np.random.Generator) -> list[int]:
+    """Rows sorted by length, the longest first, and then their batches shuffled; a short batch stays the last."""
+    rows = sorted(rows, key=length, reverse=True)
+    whole = len(rows) // batch_size
+    batches = [rows[i * batch_size : (i + 1) * batch_size] for i in random.permutation(whole)]
+    return [row for batch in batches for row in batch] + rows[whole * batch_size :]

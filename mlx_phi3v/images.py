@@ -39,13 +39,18 @@ class ProcessedImage:
 
     @property
     def crop_count(self) -> int:
-        """Crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
-        return 1 if self.grid == (1, 1) else 1 + self.grid[0] * self.grid[1]
+        """Crops to encode."""
+        return encoded_crops(self.grid)
 
     @property
     def distinct_crops(self) -> np.ndarray:
         """The crops to encode, fp32 [crop_count, 3, 336, 336]."""
         return self.pixel_values[: self.crop_count]
+
+
+def encoded_crops(grid: tuple[int, int]) -> int:
+    """Crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
+    return 1 if grid == (1, 1) else 1 + grid[0] * grid[1]
 
 
 def crop_grid(width: int, height: int, num_crops: int) -> tuple[int, int, int, int]:
@@ -62,6 +67,12 @@ def crop_grid(width: int, height: int, num_crops: int) -> tuple[int, int, int, i
     # The published code fails on a strip thinner than 1/336 of its length; one pixel stands in.
     new_height = max(1, int(new_width / ratio))
     return math.ceil(new_height / CROP_SIZE), scale, new_height, new_width
+
+
+def crop_grid_of(size: tuple[int, int], num_crops: int) -> tuple[int, int]:
+    """Grid (h, w) in crops of a picture of `size` (width, height) in pixels."""
+    rows, columns, _, _ = crop_grid(max(size), min(size), num_crops)
+    return (columns, rows) if size[0] < size[1] else (rows, columns)
 
 
 def hd_transform(image: Image.Image, num_crops: int) -> np.ndarray:

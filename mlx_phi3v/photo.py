@@ -72,6 +72,18 @@ def open_photo(
         ) from None
 
 
+def photo_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) in pixels that `open_photo` gives, from the header alone. Raises PhotoError where it has none."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PhotoError("picture_unreadable", f"picture {path} cannot be read: {error.strerror}") from None
+    image = _open(data, str(path))
+    _check_size(image.size, str(path), MAX_PIXELS, MIN_SIDE)
+    turned = _orientation(image) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
 def is_plain_rgb(data: bytes) -> bool:
     """Whether a file that `open_photo` accepts is already a clean RGB JPEG or PNG, so that its bytes can be kept."""
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from .cli import option
 from .errors import UserError, run_cli
 from .features import FeatureCache
 from .files import write_json
+from .footprint import INTERPRETER, Training, catalogue_sizes, footprint, largest_batch, within
 from .progress import Progress, result, say
 from .prompts import PromptProcessor
 from .schedule import SCHEDULES, learning_rate
@@ -67,7 +68,12 @@ class TrainConfig:
     lm_head: str = option("off", help="output layer", choices=("off", "lora"))
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
     max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
+    group_by_length: bool = option(False, help="rows of like length share a batch, so that less is padding")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory")
+    memory_limit: float | None = option(
+        None, help="gigabytes to stay within, on MLX: the rows of a step are shared out over as many passes as that "
+        "takes, with --grad-checkpoint where it must be",
+    )  # fmt: skip
     feature_cache: Path | None = option(
         None, help="folder to keep photo features in, so that each photo is encoded once; only where nothing before the "
         "language trunk trains",
@@ -101,7 +107,17 @@ _GROUPS = {
     "lm_head": adapters.LM_HEAD,
 }
 # Settings that may differ when a run is resumed: they do not touch the numbers.
-_FREE = ("resume", "json", "output", "data", "steps_per_report", "save_every", "feature_cache", "feature_cache_gb")
+_FREE = (
+    "resume",
+    "json",
+    "output",
+    "data",
+    "memory_limit",
+    "steps_per_report",
+    "save_every",
+    "feature_cache",
+    "feature_cache_gb",
+)
 
 
 class BatchLoader:
@@ -112,6 +128,7 @@ class BatchLoader:
     ) -> None:
         self.split, self.maker, self.config, self.cache = split, maker, config, cache
         self.rank, self.ranks = world
+        self.waited = 0.0  # seconds that the model had no batch to work on
 
     def make(self, rows: Sequence[int]) -> Batch | None:
         """The batch of these rows (right-padded), None where this rank has none of them."""
@@ -133,7 +150,8 @@ class BatchLoader:
 
     def __call__(self, start: int, ahead: int = 4) -> Generator[tuple[list[int], Batch | None], None, None]:
         """Endless (rows, batch) from batch number `start` on."""
-        rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start)
+        length = (lambda row: self.maker.length(self.split[row])) if self.config.group_by_length else None
+        rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start, length)
         with ThreadPoolExecutor(2) as pool:
             waiting: list[tuple[list[int], Future[Batch | list[Example] | None]]] = []
             try:
@@ -142,7 +160,10 @@ class BatchLoader:
                         upcoming = next(rows)
                         waiting.append((upcoming, pool.submit(self._begin, upcoming)))
                     ready, future = waiting.pop(0)
-                    yield ready, self._finish(future.result())
+                    asked = time.perf_counter()
+                    begun = future.result()
+                    self.waited += time.perf_counter() - asked
+                    yield ready, self._finish(begun)
             finally:
                 for _, future in waiting:
                     future.cancel()
@@ -163,6 +184,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder = resolve_model(config.model)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     backend = load_backend(config.backend, folder, dtype=config.dtype)
+    num_crops = config.num_crops or backend.config.num_crops
+    prompts = PromptProcessor(folder)
+    if config.memory_limit is not None:
+        config = _within_memory(config, backend, split, ExampleMaker(prompts, backend.config, catalogue.task, num_crops))
     fingerprint = base_fingerprint(folder)
     adapter = config.adapter()
     backend.set_adapter(adapter, adapters.init_adapter(backend.config, adapter, config.seed), trainable=True)
@@ -178,22 +203,18 @@ def train(config: TrainConfig) -> dict[str, Any]:
         config.output.mkdir(parents=True, exist_ok=True)
         checkpoints.sweep()
         checkpoints.cut_log(state.step)
-    num_crops = config.num_crops or backend.config.num_crops
     cache = _feature_cache(config, backend, adapter, num_crops)
-    maker = ExampleMaker(
-        PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length, cache.image if cache else None
-    )
+    maker = ExampleMaker(prompts, backend.config, catalogue.task, num_crops, config.max_length, cache.image if cache else None)
     loader = BatchLoader(split, maker, config, backend.world(), cache)
     total = total_steps(config, len(split))
     run = _Run(config, backend, adapter, checkpoints, total, leads)
     validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world(), cache) if has_validation else None
     if run.leads:
         write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
-    accumulation = config.grad_accumulation_steps
-    batches = loader(state.step * accumulation)
+    batches = loader(state.step * config.grad_accumulation_steps)
     with Progress("training", total, as_json=config.json and run.leads, done=state.step) as progress:
         while state.step < total:
-            record = run.step(state.step, [next(batches) for _ in range(accumulation)])
+            record = run.step(state.step, batches, loader)
             step = state.step + 1
             state = replace(state, step=step)
             last = step == total
@@ -213,9 +234,30 @@ def train(config: TrainConfig) -> dict[str, Any]:
         say(cache.summary(), as_json=config.json)
     return {
         "steps": total, "rows": len(split), "adapter": str(config.output / "best"), "best_loss": state.best_loss,
-        "best_step": state.best_step, "seconds": round(run.seconds, 1),
-        "rows_per_second": round(run.rows / max(run.seconds, 1e-9), 2),
+        "best_step": state.best_step, "seconds": round(run.whole.seconds, 1),
+        "rows_per_second": round(run.whole.rate, 2),
+        "data_wait": round(run.whole.waited / max(run.whole.seconds, 1e-9), 4),
+        "padding": round(run.whole.padding / max(run.whole.positions, 1), 4),
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What some steps took. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    positions: int = 0
+    padding: int = 0
+
+    def __add__(self, other: _Count) -> _Count:
+        return _Count(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+    @property
+    def rate(self) -> float:
+        """Rows a second, pictures' way to the model included."""
+        return self.rows / max(self.seconds, 1e-9)
 
 
 class _Run:
@@ -226,15 +268,16 @@ class _Run:
     ) -> None:
         self.config, self.backend, self.adapter, self.checkpoints = config, backend, adapter, checkpoints
         self.total, self.leads = total, leads
-        self.window: list[tuple[float, float, int, float]] = []
-        self.rows, self.seconds = 0, 0.0
+        self.window: list[_Count] = []
+        self.whole = _Count()
         self.saved: Path | None = checkpoints.output / "last" if checkpoints.exists() else None
         self.recent: tuple[list[int], Batch] | None = None
 
-    def step(self, step: int, batches: list[tuple[list[int], Batch | None]]) -> dict[str, Any]:
+    def step(self, step: int, source: Iterator[tuple[list[int], Batch | None]], loader: BatchLoader) -> dict[str, Any]:
         """Forward, backward and update; the log record. Raises UserError where the loss is not finite."""
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), loader.waited
         config, backend = self.config, self.backend
+        batches = [next(source) for _ in range(config.grad_accumulation_steps)]
         rate = learning_rate(
             step,
             peak=config.learning_rate,
@@ -259,17 +302,26 @@ class _Run:
         norm = backend.update(rate, int(tokens), config.max_grad_norm)
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, step, [row for rows, _ in batches for row in rows])
-        count = sum(len(rows) for rows, _ in batches)
-        self.window.append((float(total_loss), float(tokens), count, time.perf_counter() - started))
-        self.rows, self.seconds = self.rows + count, self.seconds + self.window[-1][3]
-        self.window = self.window[-max(config.steps_per_report, 1) :]
+        mine = [batch for _, batch in batches if batch is not None]
+        count = _Count(
+            rows=sum(len(rows) for rows, _ in batches),
+            seconds=time.perf_counter() - started,
+            waited=loader.waited - waited,
+            positions=sum(batch.attention_mask.size for batch in mine),
+            padding=sum(batch.padding for batch in mine),
+        )
+        self.window = [*self.window, count][-max(config.steps_per_report, 1) :]
+        self.whole = self.whole + count
+        recent = sum(self.window, _Count())
         return {
             "step": step + 1,
             "loss": float(total_loss) / max(float(tokens), 1.0),
             "grad_norm": norm,
             "learning_rate": rate,
             "answer_tokens": int(tokens),
-            "rows_per_second": sum(w[2] for w in self.window) / max(sum(w[3] for w in self.window), 1e-9),
+            "rows_per_second": recent.rate,
+            "data_wait": recent.waited / max(recent.seconds, 1e-9),
+            "padding": count.padding / max(count.positions, 1),
             "peak_gb": backend.peak_memory() / 1e9,
         }
 
@@ -317,6 +369,41 @@ def _feature_cache(config: TrainConfig, backend: Backend, adapter: AdapterConfig
     return FeatureCache(config.feature_cache, backend, num_crops, config.feature_cache_gb)
 
 
+def training_of(config: TrainConfig) -> Training:
+    """What of the settings decides the run's memory and time."""
+    return Training(config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None)
+
+
+def _within_memory(config: TrainConfig, backend: Backend, split: Split, maker: ExampleMaker) -> TrainConfig:
+    """The settings with rows per pass, passes per step and checkpointing chosen so that --memory-limit holds."""
+    assert config.memory_limit is not None
+    if config.backend != "mlx":
+        raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
+    on_cpu = backend.device_info()["name"] == "cpu"
+    training = replace(training_of(config), dtype=backend.dtype, cpu=on_cpu)
+    work = largest_batch(catalogue_sizes(split), maker, config.batch_size)
+    found = within(backend.config, work, training, int(config.memory_limit * 1e9))
+    if found is None:
+        least = footprint(
+            backend.config, replace(work, rows=1, crops=-(-work.crops // work.rows)), replace(training, grad_checkpoint=True)
+        )
+        raise UserError(
+            f"--memory-limit {config.memory_limit:g}: one row at a time with checkpointing still takes "
+            f"{(least.total + INTERPRETER) / 1e9:.1f} GB; python -m mlx_phi3v.plan says what else can be made smaller"
+        )
+    rows, grad_checkpoint = found
+    passes = config.grad_accumulation_steps * config.batch_size // rows
+    part = replace(work, rows=rows, crops=-(-work.crops * rows // work.rows))
+    peak = footprint(backend.config, part, replace(training, grad_checkpoint=grad_checkpoint)).total + INTERPRETER
+    checkpointing = ", with checkpointing" if grad_checkpoint else ""
+    say(
+        f"--memory-limit {config.memory_limit:g}: {rows} rows a pass, {passes} passes a step{checkpointing}; "
+        f"foreseen peak {peak / 1e9:.1f} GB",
+        as_json=config.json,
+    )
+    return replace(config, batch_size=rows, grad_accumulation_steps=passes, grad_checkpoint=grad_checkpoint)
+
+
 def total_steps(config: TrainConfig, rows: int) -> int:
     """Optimiser steps of the run."""
     if config.max_steps is not None:
@@ -331,10 +418,12 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def _resume(checkpoints: Checkpoints, backend: Backend, fresh: TrainState) -> TrainState:
     state, tensors, optimizer = checkpoints.load()
+    # A setting that the version which began the run did not have stood at its default.
+    began = {f.name: f.default for f in fields(TrainConfig) if f.default is not MISSING} | state.settings
     for key, value in fresh.settings.items():
-        if key not in _FREE and state.settings.get(key) != value:
+        if key not in _FREE and began.get(key) != value:
             raise UserError(
-                f"--resume: {key} was {state.settings.get(key)!r} and is now {value!r}; give the old value or another --output"
+                f"--resume: {key} was {began.get(key)!r} and is now {value!r}; give the old value or another --output"
             )
     if state.data_fingerprint != fresh.data_fingerprint:
         raise UserError(
@@ -360,6 +449,8 @@ def _check(config: TrainConfig) -> None:
         )
     if len(config.adam_betas) != 2:
         raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
+    if config.memory_limit is not None and config.memory_limit <= 0:
+        raise UserError(f"--memory-limit is {config.memory_limit:g}; it must be above 0 gigabytes")
     if config.max_steps is None and config.epochs <= 0:
         raise UserError(f"--epochs is {config.epochs}; it must be above 0")
 

@@ -27,7 +27,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig
 from mlx_phi3v.config import load_model_config
+from mlx_phi3v.footprint import Training, Workload, step_flops
 from mlx_phi3v.weights import resolve_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,24 +50,6 @@ GENERATE = {
     "mlx, pictures seen before": {"who": "mlx", "cached": True},
     "torch, pictures seen before": {"who": "torch", "cached": True},
 }
-
-
-def step_flops(model: str, job: dict[str, Any], tokens: int, images: int) -> float:
-    """Multiply-adds times two of one training step, from shapes: frozen weights need forward and the inputs' gradient.
-
-    Counted are matrix products of trunk, attention and tower; LoRA, norms and softmax are left out (under 2 %).
-    """
-    config = load_model_config(resolve_model(model))
-    h, i, v = config.hidden_size, config.intermediate_size, config.vision
-    heads = config.num_key_value_heads / config.num_attention_heads
-    layer = 2 * tokens * h * (h * (2 + 2 * heads) + 3 * i) + 2 * tokens * tokens * h  # causal: half of the square
-    trunk = config.num_hidden_layers * layer * 2
-    if job.get("cached"):
-        return trunk
-    positions = v.grid**2 + 1
-    block = 2 * positions * v.hidden_size * (4 * v.hidden_size + 2 * v.intermediate_size) + 4 * positions**2 * v.hidden_size
-    tower = images * (v.num_hidden_layers - 1) * block
-    return trunk + tower * (2 if job.get("vision") else 1)
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -106,11 +90,19 @@ def bench_train(options: argparse.Namespace, console: Console) -> dict[str, Any]
     results = in_turn(_chosen(TRAIN, options), common, options.rounds, console)
     top = peaks(options.rounds)
     for figures in results.values():
-        flops = step_flops(options.model, figures["job"], sum(figures["tokens"]), sum(figures["images"]))
+        flops = _flops(options.model, figures)
         figures["tflop"] = round(flops / 1e12, 3)
         who = "torch" if figures["job"]["who"] == "torch" else "mlx"
         figures["share_of_peak"] = round(flops / 1e9 / statistics.median(figures["seconds"]) / top[who], 3)
     return {"bench": "train", "peak_gflops": top, "results": results}
+
+
+def _flops(model: str, figures: dict[str, Any]) -> float:
+    job = figures["job"]
+    targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
+    training = Training(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
+    work = Workload(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
+    return sum(step_flops(load_model_config(resolve_model(model)), work, training))
 
 
 def bench_generate(options: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -42,6 +42,35 @@ def test_an_epoch_holds_each_row_once(rows: int, batch_size: int, seed: int) -> 
         assert all(len(batch) == batch_size for batch in epoch[:-1])
 
 
+@given(rows=st.integers(1, 700), batch_size=st.integers(1, 9), seed=st.integers(0, 5), start=st.integers(0, 300))
+def test_batches_by_length_hold_each_row_once_from_any_number_on(rows: int, batch_size: int, seed: int, start: int) -> None:
+    per_epoch = -(-rows // batch_size)
+    start %= 2 * per_epoch
+    lengths = np.random.Generator(np.random.PCG64(seed)).integers(1, 1000, rows)
+    whole = list(itertools.islice(batch_rows(rows, batch_size, seed, 0, lengths.__getitem__), start + per_epoch))
+    assert sorted(itertools.chain(*whole[:per_epoch])) == list(range(rows))
+    assert all(len(batch) == batch_size for batch in whole[: per_epoch - 1])
+    assert list(itertools.islice(batch_rows(rows, batch_size, seed, start, lengths.__getitem__), per_epoch)) == whole[start:]
+
+
+def test_batches_by_length_hold_little_padding_and_come_in_no_order_of_length() -> None:
+    lengths = np.random.Generator(np.random.PCG64(0)).integers(100, 1000, 1600)
+
+    def padding(batches: list[list[int]]) -> float:
+        return 1 - sum(lengths) / sum(len(batch) * max(lengths[batch]) for batch in batches)
+
+    plain = list(itertools.islice(batch_rows(1600, 16, 3), 100))
+    grouped = list(itertools.islice(batch_rows(1600, 16, 3, 0, lengths.__getitem__), 100))
+    assert padding(plain) > 0.3 and padding(grouped) < 0.03
+    longest = [max(lengths[batch]) for batch in grouped]
+    assert 15 < sum(a < b for a, b in itertools.pairwise(longest)) < 85
+
+
+def test_a_rows_length_is_known_without_decoding_its_pictures(maker: ExampleMaker, small_catalogue: Path) -> None:
+    for row in Catalogue(small_catalogue).split("train"):
+        assert maker.length(row) == len(maker(row, with_answer=True).input_ids)
+
+
 def test_the_order_depends_on_seed_and_epoch() -> None:
     orders = [tuple(epoch_order(30, epoch, seed)) for epoch in range(3) for seed in range(3)]
     assert len(set(orders)) == 9

@@ -5,6 +5,7 @@ Tolerances are for fp32, of the largest magnitude: sums in another order differ 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,30 @@ def test_memory_and_device_are_told(load: Load, checkpoint: Path) -> None:
     assert backend.peak_memory() > 100_000
     assert backend.device_info().keys() == {"name", "chip", "dtype", "blas", "tf32", "threads"}
     assert backend.world() == (0, 1) and backend.all_sum(np.array([1.5, 2.0])).tolist() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("part", ["vision", "decoder"])
+def test_gradient_checkpointing_computes_every_trained_layer_twice(load: Load, checkpoint: Path, part: str) -> None:
+    backend: Any = load(checkpoint)
+    module = importlib.import_module(f"mlx_phi3v.backend_{backend.name}.{part}")
+    kind, call = getattr(module, "VisionLayer" if part == "vision" else "DecoderLayer"), "__call__"
+    if backend.name == "torch":
+        call = "forward"
+    runs: list[int] = []
+    whole = getattr(kind, call)
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        runs.append(1)
+        return whole(*inputs, **options)
+
+    counts = []
+    batch = batch_of(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, call, counted)
+        for on in (False, True):
+            trained_gradient(load(checkpoint), batch, on, steps=1)
+            counts.append(len(runs))
+            runs.clear()
+    plain, checkpointed = counts
+    losses = plain // 2  # one pass trains, one only takes the loss
+    assert checkpointed == plain + losses

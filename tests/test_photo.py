@@ -17,7 +17,7 @@ from PIL import Image
 
 from data.pictures import PictureError, PictureLimits, clean_picture
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo
+from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo, photo_size
 
 
 def pixels(width: int = 20, height: int = 12, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_a_plain_rgb_file_is_what_pillow_gives_bit_for_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     values = pixels()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -55,6 +55,8 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     data = encode(Image.fromarray(values), "PNG", exif=exif)
     assert np.array_equal(np.asarray(open_photo(data)), upright)
     assert is_plain_rgb(data) is (orientation == 1)
+    (tmp_path / "photo.png").write_bytes(data)
+    assert photo_size(tmp_path / "photo.png") == open_photo(data).size
 
 
 def test_alpha_lies_over_white() -> None:

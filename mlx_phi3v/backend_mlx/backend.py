@@ -125,7 +125,10 @@ class MLXBackend:
 
     def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
+        # A tower that does not train keeps no activations anyway.
+        trains = any(".vision_model." in key for key in self.keys)
         self.model.model.gradient_checkpointing = grad_checkpoint
+        self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
         self.optimizer = optim.AdamW(
             learning_rate=0.0,
             betas=list(optimizer.betas),

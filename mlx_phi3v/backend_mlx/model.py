@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from .. import rope
 from ..config import ModelConfig
+from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
 from .vision import VisionModel
 
@@ -115,17 +116,6 @@ class Phi3VModel(nn.Module):
         if every_layer is not None:
             every_layer.append(hidden)
         return hidden
-
-
-def checkpointed(layer: nn.Module) -> Any:
-    """The layer with its activations computed again in the backward pass. MLX: its parameters must be arguments."""
-
-    def forward(parameters: dict[str, Any], *inputs: Any) -> mx.array:
-        layer.update(parameters)
-        return layer(*inputs)
-
-    run = mx.checkpoint(forward)
-    return lambda *inputs: run(layer.trainable_parameters(), *inputs)
 
 
 class Phi3VForCausalLM(nn.Module):

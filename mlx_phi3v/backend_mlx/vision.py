@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import VisionConfig
+from .checkpointing import checkpointed
 from .streams import spread
 
 
@@ -110,6 +111,7 @@ class VisionModel(nn.Module):
         self.embeddings = VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = VisionEncoder(config)
+        self.gradient_checkpointing = False
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
         return spread(self.encode, pixel_values)
@@ -118,5 +120,5 @@ class VisionModel(nn.Module):
         """All layers, one after the other."""
         x = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
-            x = layer(x)
+            x = (checkpointed(layer) if self.gradient_checkpointing else layer)(x)
         return x[:, 1:]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from .. import rope
 from ..config import ModelConfig
+from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
 from .vision import VisionModel
 
@@ -114,11 +114,6 @@ class Phi3VModel(nn.Module):
         if every_layer is not None:
             every_layer.append(hidden)
         return hidden
-
-
-def checkpointed(layer: nn.Module) -> Any:
-    """The layer with its activations computed again in the backward pass."""
-    return lambda *inputs, **options: checkpoint(layer, *inputs, use_reentrant=False, **options)
 
 
 class Phi3VForCausalLM(nn.Module):

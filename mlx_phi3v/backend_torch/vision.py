@@ -17,6 +17,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer as VisionLay
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings as VisionEmbeddings
 
 from ..config import VisionConfig
+from .checkpointing import checkpointed
 
 __all__ = ["VisionAttention", "VisionEmbeddings", "VisionEncoder", "VisionLayer", "VisionMLP", "VisionModel"]
 
@@ -45,10 +46,12 @@ class VisionModel(nn.Module):
         self.embeddings = VisionEmbeddings(clip)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = VisionEncoder(config, clip)
+        self.gradient_checkpointing = False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See the class."""
         x = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
-            x = layer(x, attention_mask=None)
+            run = checkpointed(layer) if self.gradient_checkpointing and torch.is_grad_enabled() else layer
+            x = run(x, attention_mask=None)
         return x[:, 1:]

@@ -1,0 +1,235 @@
+"""What a training run will take, before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
+
+    python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
+    python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
+
+Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only. Memory comes
+from shapes (`mlx_phi3v.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.catalogue import Catalogue
+
+from . import cli
+from .batches import ExampleMaker
+from .cli import option
+from .config import ModelConfig, Quantization, load_model_config
+from .errors import UserError, run_cli
+from .footprint import (
+    INTERPRETER,
+    Training,
+    Workload,
+    adapter_parameters,
+    catalogue_sizes,
+    fits,
+    footprint,
+    largest_batch,
+    step_flops,
+    weight_bytes,
+    within,
+)
+from .progress import result
+from .prompts import PromptProcessor
+from .task import Task
+from .train import TrainConfig, training_of
+from .weights import resolve_model
+
+MACS = (8, 16, 32, 64)  # GB of unified memory
+# The part of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
+METAL_SHARE = 0.75
+# Part of the matrix-product peak that a step reaches, as measured by `python scripts/bench.py train` (docs/performance.md).
+TRUNK_SHARE, TOWER_SHARE = 0.5, 0.4
+_ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
+
+
+@dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """Settings of a training run, and what its photos look like."""
+
+    data: Path | None = option(None, help="catalogue; its first rows give photo sizes and text lengths")  # type: ignore[assignment]
+    output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
+    photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data")
+    gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
+
+
+def workload(config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, num_crops: int) -> Workload:
+    """The largest batch of the catalogue, or of the one photo that is described."""
+    if config.data is not None:
+        catalogue = Catalogue(config.data)
+        maker = ExampleMaker(prompts, model, catalogue.task, num_crops)
+        return largest_batch(catalogue_sizes(catalogue.split("train")), maker, config.batch_size)
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", config.photo)
+    if not match:
+        raise UserError(f"--photo {config.photo} is not of the form WIDTHxHEIGHT, such as 1600x1200")
+    photo = [(_ANSWER, [(int(match[1]), int(match[2]))])]
+    return largest_batch(photo, ExampleMaker(prompts, model, Task(), num_crops), config.batch_size)
+
+
+def matmul_gflops(backend: str = "mlx") -> float:
+    """GFLOP/s of an fp32 product of [2048, 3072] and [3072, 3072] here, the best of ten."""
+    m, k, n = 2048, 3072, 3072
+    if backend == "torch":
+        import torch
+
+        a, b = torch.randn(m, k), torch.randn(k, n)
+
+        def once() -> None:
+            (a @ b).sum().item()
+    else:
+        importlib.import_module("mlx_phi3v.backend_mlx")  # on Linux it loads a fast BLAS before mlx is imported
+        import mlx.core as mx
+
+        x, y = mx.random.normal((m, k)), mx.random.normal((k, n))
+        mx.eval(x, y)
+
+        def once() -> None:
+            mx.eval(x @ y)
+
+    once()
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - began)
+    return 2 * m * k * n / min(seconds) / 1e9
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to make a run smaller, and what it gives up."""
+
+    change: str
+    model: ModelConfig
+    work: Workload
+    training: Training
+
+
+def smaller(
+    config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, work: Workload, training: Training
+) -> Iterator[Choice]:
+    """The run as asked for, then with one concession more each time, the mildest first."""
+    yield Choice("", model, work, training)
+    notes: list[str] = []
+    if model.quantization is None:
+        for bits in (8, 4):
+            model = replace(model, quantization=Quantization(64, bits))
+            notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
+            yield Choice(notes[0], model, work, training)
+    if config.vision != "off" or config.projector != "off" or config.separators != "off":
+        frozen = replace(config, vision="off", projector="off", separators="off")
+        if frozen.language != "off" or frozen.lm_head != "off":
+            training = replace(training_of(frozen), dtype=training.dtype, cpu=training.cpu)
+            notes.append("--vision off --projector off")
+            yield Choice(", ".join(notes), model, work, training)
+    num_crops = config.num_crops or model.num_crops
+    for fewer in (8, 4, 1):
+        if fewer < num_crops:
+            work = workload(config, model, prompts, fewer)
+            yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, work, training)
+
+
+def advice(
+    config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, work: Workload, training: Training, limit: int
+) -> str | None:
+    """What to change so that the run fits into `limit` bytes: "" for nothing, None where no change helps."""
+    for choice in smaller(config, model, prompts, work, training):
+        found = within(choice.model, choice.work, choice.training, limit)
+        if found:
+            rows, checkpointing = found
+            flags = [choice.change] if choice.change else []
+            flags += ["--grad-checkpoint"] if checkpointing and not config.grad_checkpoint else []
+            if rows < work.rows:
+                passes = config.grad_accumulation_steps * work.rows // rows
+                flags += [f"--batch-size {rows} --grad-accumulation-steps {passes}"]
+            return ", ".join(flags)
+    return None
+
+
+def plan(config: PlanConfig) -> dict[str, Any]:
+    """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
+    folder = resolve_model(config.model)
+    model, prompts = load_model_config(folder), PromptProcessor(folder)
+    num_crops = config.num_crops or model.num_crops
+    work = workload(config, model, prompts, num_crops)
+    # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.
+    training = replace(training_of(config), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    taken = footprint(model, work, training)
+    gflops = config.gflops or matmul_gflops()
+    trunk, tower = step_flops(model, work, training)
+    seconds = (trunk / TRUNK_SHARE + tower / TOWER_SHARE) / gflops / 1e9
+    limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
+    if config.memory_limit:
+        limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
+    return {
+        "model": config.model,
+        "num_crops": num_crops,
+        **asdict(work),
+        "parameters": weight_bytes(replace(model, quantization=None), "float32") // 4,
+        "trained": adapter_parameters(model, training.adapter),
+        "dtype": training.dtype,
+        "weights_gb": taken.weights / 1e9,
+        "adapter_gb": taken.adapter / 1e9,
+        "activations_gb": taken.activations / 1e9,
+        "peak_gb": (taken.total + INTERPRETER) / 1e9,
+        "tflop": (trunk + tower) / 1e12,
+        "gflops": gflops,
+        "seconds_per_step": seconds * config.grad_accumulation_steps,
+        "fits": {name: fits(model, work, training, limit) for name, limit in limits.items()},
+        "advice": {name: advice(config, model, prompts, work, training, limit) for name, limit in limits.items()},
+    }
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """The plan as a table and the advice below it."""
+    table = Table(title=f"A training step of {figures['model']}, {figures['dtype']}", title_justify="left", show_header=False)
+    table.add_column("what", width=34)
+    table.add_column("how much", justify="right")
+    rows = {
+        "rows a pass": f"{figures['rows']}",
+        "tokens of the longest row": f"{figures['tokens']:,}, of which {figures['labels']} answer",
+        f"crops to encode (num_crops {figures['num_crops']})": f"{figures['crops']}",
+        "parameters": f"{figures['parameters'] / 1e6:,.1f} million",
+        "trained": f"{figures['trained'] / 1e6:,.2f} million",
+        "weights": f"{figures['weights_gb']:.2f} GB",
+        "adapter and optimiser": f"{figures['adapter_gb']:.2f} GB",
+        "activations": f"{figures['activations_gb']:.2f} GB",
+        "peak memory, with the interpreter": f"{figures['peak_gb']:.2f} GB",
+        "work": f"{figures['tflop']:.2f} TFLOP",
+        f"time, at {figures['gflops']:,.0f} GFLOP/s": f"{figures['seconds_per_step']:.1f} s",
+    }
+    for row in rows.items():
+        table.add_row(*row)
+    console.print(table)
+    for name, change in figures["advice"].items():
+        text = "does not fit, whatever is changed" if change is None else f"fits with {change}" if change else "fits as it is"
+        console.print(f"{name}: {text}", highlight=False)
+    console.print(
+        "Batches are counted as large as they can come; a Mac's GPU may have three quarters of its memory.", style="dim"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    config = cli.parse(PlanConfig, "python -m mlx_phi3v.plan", __doc__ or "", argv)
+    figures = plan(config)
+    if config.json:
+        result(True, event="plan", **figures)
+    else:
+        show(figures, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
