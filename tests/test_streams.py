@@ -1,4 +1,4 @@
-"""Crops spread over CPU streams give what one stream gives."""
+"""Work in parts on CPU streams gives what it gives in one piece."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ import numpy as np
 import pytest
 
 from mlx_phi3v.backend import load_backend
-from mlx_phi3v.backend_mlx import streams
 from mlx_phi3v.batches import Batch
 
 mx = pytest.importorskip("mlx.core")
 
+from mlx_phi3v.backend_mlx import streams  # noqa: E402
 
-@pytest.fixture
-def two_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = (mx.new_stream(mx.cpu), mx.new_stream(mx.cpu))
+pytestmark = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="streams are for the CPU")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(("rows", "part"), [(1, 1), (2, 100), (5, 3), (7, 6), (9, 1)])
+def test_parts_come_back_in_order(monkeypatch: pytest.MonkeyPatch, rows: int, part: int, count: int) -> None:
+    made = tuple(mx.new_stream(mx.cpu) for _ in range(count))
     monkeypatch.setattr(streams, "cpu_streams", lambda: made)
+    monkeypatch.setattr(streams, "PART", part)
+    x = np.arange(rows * 3).reshape(rows, 3)
+    double, total = streams.spread(lambda a, b: (a * 2, a + b), mx.array(x), mx.array(x[:, :1]))
+    np.testing.assert_array_equal(np.array(double), x * 2)
+    np.testing.assert_array_equal(np.array(total), x + x[:, :1])
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_parts_come_back_in_order(two_streams: None, count: int) -> None:
-    x = mx.arange(count * 3).reshape(count, 3)
-    np.testing.assert_array_equal(
-        np.array(streams.spread(lambda part: part * 2, x)), np.arange(count * 3).reshape(count, 3) * 2
-    )
-
-
-@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="streams are for the CPU")
-def test_features_and_gradients_are_those_of_one_stream(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_and_gradients_do_not_depend_on_the_parts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = np.random.default_rng(0).standard_normal((5, 3, 336, 336)).astype(np.float32)
-    ids = np.full((1, 8), 5)
-    batch = Batch(("a",), ids, ids, np.ones((1, 8), bool), np.arange(8)[None], crops, np.arange(8)[None])
-    name = "model.vision_embed_tokens.img_processor.vision_model.encoder.layers.0.mlp.fc1.weight"
+    ids = np.full((1, 140), 5)
+    index = np.full((1, 140), -1)
+    index[0, :8] = np.arange(8)
+    batch = Batch(("a",), ids, ids, np.ones((1, 140), bool), np.arange(140)[None], crops, index)
+    names = ["model.vision_embed_tokens.img_processor.vision_model.encoder.layers.0.mlp.fc1.weight",
+             "model.layers.0.self_attn.qkv_proj.weight"]  # fmt: skip
     results = []
-    for made in ((), (mx.new_stream(mx.cpu), mx.new_stream(mx.cpu))):
-        monkeypatch.setattr(streams, "cpu_streams", lambda made=made: made)
+    for part in (1 << 30, 500):
+        monkeypatch.setattr(streams, "PART", part)
         backend = load_backend("mlx", checkpoint, dtype="float32")
-        loss, gradients = backend.gradients(batch, [name])
-        results.append((backend.vision_features(crops), loss, gradients[name]))
-    for one, two in zip(*results):
-        # A matrix product over fewer rows may be summed in another order.
-        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6 * np.abs(one).max())
+        loss, gradients = backend.gradients(batch, names)
+        results.append((backend.vision_features(crops), loss, *(gradients[name] for name in names)))
+    for whole, parts in zip(*results):
+        np.testing.assert_array_equal(parts, whole)

@@ -4,5 +4,7 @@ import sys
 
 if sys.platform == "linux":
     from ..linux_blas import load
+    from ..linux_malloc import keep_freed_memory
 
     load()
+    keep_freed_memory()

@@ -12,6 +12,15 @@ from ..config import ModelConfig
 from .mlx_vlm_parts import LoRALinear
 
 
+class ThinScaled(LoRALinear):
+    """mlx-vlm's layer with the scale on the thin side of the product: a pass over the wide side less."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[..., in] -> [..., out]."""
+        low = self.scale * (self.dropout(x) @ self.lora_a)
+        return self.linear(x) + (low @ self.lora_b).astype(x.dtype)
+
+
 def add_lora(
     model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
 ) -> None:
@@ -22,6 +31,8 @@ def add_lora(
         (name, LoRALinear.from_base(model_module(model, name), r=adapter.r, dropout=adapter.lora_dropout, scale=adapter.scale))
         for name in shapes.lora
     ]
+    for _, layer in layers:
+        layer.__class__ = ThinScaled
     # MLX: names with list positions ("layers.0") become nested lists, which update_modules fills in place.
     model.update_modules(tree_unflatten(layers))
     for _, layer in layers:

@@ -1,36 +1,42 @@
-"""CPU streams: MLX runs element-wise work of one stream on one thread, so crops are spread over as many as there are cores.
+"""Element-wise work on a CPU in parts: MLX runs a stream on one thread, so parts go round the streams, one per core.
 
-On Metal or CUDA everything stays on the default stream.
+A part is small enough for the caches: a chain of operations on it then costs less than on the whole, even on one stream.
+On Metal or CUDA everything stays whole, on the default stream.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import cache
 
 import mlx.core as mx
 
-_MOST = 4  # beyond it the matrix products, which use all cores anyway, gain nothing
+PART = 2**19  # numbers: 2 MiB, about what a core keeps close
+_MOST = 4  # streams; the matrix products use all cores anyway
 
 
 @cache
 def cpu_streams() -> tuple[mx.Stream, ...]:
-    """One stream per core this process may use (OMP_NUM_THREADS is heeded); none on an accelerator."""
-    if mx.default_device() != mx.cpu:
-        return ()
+    """One stream per core this process may use (OMP_NUM_THREADS is heeded), on a CPU."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(wanted) if wanted.isdigit() else os.cpu_count() or 1
-    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores, _MOST))) if cores > 1 else ()
+    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores, _MOST))) if cores > 1 else (mx.default_stream(mx.cpu),)
 
 
-def spread(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
-    """`function(x)`, for a function that treats the first axis element by element, its parts on several streams."""
-    streams = cpu_streams()[: len(x)]
-    if len(streams) < 2:
-        return function(x)
-    parts = []
-    for i, stream in enumerate(streams):
-        with mx.stream(stream):
-            parts.append(function(x[i * len(x) // len(streams) : (i + 1) * len(x) // len(streams)]))
-    return mx.concatenate(parts)
+def spread(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
+    """`function(*arrays)`, for a function that treats the arrays' common first axis element by element.
+
+    A gradient through it would be slow (one whole array of zeros a part): use it inside an `mx.custom_function`.
+    """
+    rows = len(arrays[0])
+    parts = min(rows, math.ceil(max(array.size for array in arrays) / PART))
+    if parts < 2 or mx.default_device() != mx.cpu:
+        return function(*arrays)
+    done = []
+    streams = cpu_streams()
+    for i in range(parts):
+        with mx.stream(streams[i % len(streams)]):
+            done.append(function(*(array[i * rows // parts : (i + 1) * rows // parts] for array in arrays)))
+    return tuple(mx.concatenate(list(outputs)) for outputs in zip(*done))

@@ -11,7 +11,8 @@ import mlx.nn as nn
 
 from ..config import VisionConfig
 from .checkpointing import checkpointed
-from .streams import spread
+from .cpu_attention import attention, is_worth_it
+from .cpu_math import quick_gelu
 
 
 class VisionEmbeddings(nn.Module):
@@ -64,7 +65,10 @@ class VisionAttention(nn.Module):
             project(x).reshape(n, s, self.num_heads, -1).transpose(0, 2, 1, 3)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        if is_worth_it(q, k):
+            x = attention(q, k, v, self.scale, causal=False)
+        else:
+            x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.out_proj(x.transpose(0, 2, 1, 3).reshape(n, s, c))
 
 
@@ -77,7 +81,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu_fast_approx(self.fc1(x)))
+        return self.fc2(quick_gelu(self.fc1(x)))
 
 
 class VisionLayer(nn.Module):
@@ -114,10 +118,6 @@ class VisionModel(nn.Module):
         self.gradient_checkpointing = False
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
-        return spread(self.encode, pixel_values)
-
-    def encode(self, pixel_values: mx.array) -> mx.array:
-        """All layers, one after the other."""
         x = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
             x = (checkpointed(layer) if self.gradient_checkpointing else layer)(x)
