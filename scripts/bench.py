@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answers", type=int, default=16, help="generate: answers asked of our backends")
     parser.add_argument("--mlx-vlm-answers", type=int, default=2, help="generate: answers asked of mlx-vlm, one by one")
     parser.add_argument("--batch", type=int, default=8, help="generate: rows answered together")
-    parser.add_argument("--check", action="store_true", help="generate: also answer at batch 1 and compare the tokens")
+    parser.add_argument("--check", action="store_true", help="generate: with pictures seen before, also answer at batch 1 and compare the tokens")
     parser.add_argument("--only", nargs="*", default=[], help="only contenders whose name holds one of these")
     parser.add_argument("--folder", help="convert: where to write, for its speed and room")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
