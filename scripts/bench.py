@@ -4,6 +4,7 @@
     python scripts/bench.py generate --model CHECKPOINT     answers of 32 tokens, pictures new and seen before
     python scripts/bench.py convert --model CHECKPOINT      to 4 bit
     python scripts/bench.py scaling --model CHECKPOINT      a step against crops and rows
+    python scripts/bench.py operations                      what a layer's operations take in MLX, its own and ours
 
 CHECKPOINT: such as ../shared/tools/make_checkpoint.py writes, or "tiny". Every contender runs in a process of its own,
 round after round; the table gives the median and the spread over all rounds. Peaks are of resident memory.
@@ -167,8 +168,23 @@ def bench_scaling(options: argparse.Namespace, console: Console) -> dict[str, An
     return {"bench": "scaling", "results": in_turn(_chosen(contenders, options), common, options.rounds, console)}
 
 
+def bench_operations(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What the operations of a layer take in MLX, by its own functions and by ours."""
+    return {"bench": "operations", "results": run({"work": "operations", "who": "mlx"})["operations"]}
+
+
 def _chosen(contenders: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     return {name: job for name, job in contenders.items() if not options.only or any(part in name for part in options.only)}
+
+
+def show_operations(report: dict[str, Any], console: Console) -> None:
+    """Milliseconds, forward and with the gradient."""
+    table = Table(title="milliseconds, medians of five", title_justify="left")
+    for name in ("", "MLX's own", "with gradient", "ours", "with gradient"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for name, pairs in report["results"].items():
+        table.add_row(name, *(f"{value:.1f}" for pair in pairs for value in pair))
+    console.print(table)
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -191,7 +207,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=("train", "generate", "convert", "scaling"))
+    parser.add_argument("bench", choices=("train", "generate", "convert", "scaling", "operations"))
     parser.add_argument("--model", default="tiny", help="checkpoint folder, hub id, or 'tiny'")
     parser.add_argument("--crops", type=int, default=4, help="num_crops; a square photo at 4 gives 5 crops, 798 tokens at /14")
     parser.add_argument("--rounds", type=int, default=1, help="turns of every contender")
@@ -199,19 +215,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answers", type=int, default=16, help="generate: answers asked of our backends")
     parser.add_argument("--mlx-vlm-answers", type=int, default=2, help="generate: answers asked of mlx-vlm, one by one")
     parser.add_argument("--batch", type=int, default=8, help="generate: rows answered together")
-    parser.add_argument("--check", action="store_true", help="generate: with pictures seen before, also answer at batch 1 and compare the tokens")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="generate: with pictures seen before, also answer at batch 1 and compare the tokens",
+    )
     parser.add_argument("--only", nargs="*", default=[], help="only contenders whose name holds one of these")
     parser.add_argument("--folder", help="convert: where to write, for its speed and room")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(argv)
     console = Console(stderr=options.json, highlight=False)
-    work = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling}
+    work = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling,
+            "operations": bench_operations}  # fmt: skip
     report = work[options.bench](options, console)
     report["machine"] = {"cores": os.cpu_count(), "memory_gb": round(_memory() / 1e9, 1)}
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        show(report, console)
+        (show_operations if options.bench == "operations" else show)(report, console)
     return 0
 
 

@@ -195,10 +195,65 @@ def matmul_peak(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": [], "first": None, "gflops": round(matmul_gflops(job["who"]), 1)}
 
 
+def operations(job: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of a layer's operations at the published width, forward and with the gradient: MLX's own, then ours."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from mlx_phi3v.backend_mlx import cpu_attention, cpu_math
+
+    tokens, crops, positions = 798, 5, 577
+
+    def swiglu(x: mx.array) -> mx.array:
+        gate, up = mx.split(x, 2, axis=-1)
+        return nn.silu(gate) * up
+
+    def fused(mask: str | None) -> Callable[..., mx.array]:
+        return lambda x: mx.fast.scaled_dot_product_attention(x, x, x, scale=0.1, mask=mask)
+
+    def ours(causal: bool) -> Callable[..., mx.array]:
+        return lambda x: cpu_attention.attention(x, x, x, 0.1, causal=causal)
+
+    cases: dict[str, tuple[tuple[int, ...], list[Callable[..., mx.array]]]] = {
+        "causal attention of a text layer": ((1, 32, tokens, 96), [fused("causal"), ours(True)]),
+        "SwiGLU of a text layer": ((tokens, 16384), [swiglu, cpu_math.swiglu]),
+        "attention of a tower layer": ((crops, 16, positions, 64), [fused(None), ours(False)]),
+        "quick-GELU of a tower layer": ((crops * positions, 4096), [nn.gelu_fast_approx, cpu_math.quick_gelu]),
+    }
+    weights = {name: mx.random.normal(shape) for name, shape in
+               {"qkv_proj": (9216, 3072), "gate_up_proj": (16384, 3072), "down_proj": (3072, 8192)}.items()}  # fmt: skip
+    for name, weight in weights.items():
+        cases[f"{name}, frozen"] = ((tokens, weight.shape[1]), [lambda x, w=weight: x @ w.T])
+    table = {}
+    for name, (shape, functions) in cases.items():
+        x = mx.random.normal(shape)
+        mx.eval(x)
+        table[name] = [_forward_and_gradient(function, x) for function in functions]
+    return {"seconds": [], "first": None, "operations": table}
+
+
+def _forward_and_gradient(function: Callable[..., Any], x: Any) -> list[float]:
+    import mlx.core as mx
+
+    return [_milliseconds(lambda: function(x)), _milliseconds(lambda: mx.grad(lambda x: function(x).square().sum())(x))]
+
+
+def _milliseconds(run: Callable[[], Any], repeats: int = 5) -> float:
+    import mlx.core as mx
+
+    mx.eval(run())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        mx.eval(run())
+        seconds.append(time.perf_counter() - began)
+    return round(sorted(seconds)[repeats // 2] * 1e3, 1)
+
+
 WORK = {
     ("train", True): train_ours, ("train", False): train_mlx_vlm,
     ("generate", True): generate_ours, ("generate", False): generate_mlx_vlm,
-    ("matmul", True): matmul_peak,
+    ("matmul", True): matmul_peak, ("operations", True): operations,
 }  # fmt: skip
 
 
