@@ -198,14 +198,14 @@ def step_flops(config: ModelConfig, work: Workload, training: Training) -> tuple
     return trunk, tower * (passes if training.adapter.trains_image_side(config) else 1)
 
 
-# Printed by `python scripts/measure_memory.py fit`.
+# Printed by `python scripts/measure_memory.py fit` on a CPU.
 TRUNK = {  # by checkpointing
-    False: Cost((15.19, 2.34, 1.02), (0.0, 18.13, 1.96)),
-    True: Cost((1.78, 0.0, 0.0), (35.06, 18.0, 3.06)),
+    False: Cost((14.96, 0.26, 0.68), (0.0, 18.94, 0.04)),
+    True: Cost((2.91, 0.0, 0.0), (31.96, 11.88, 1.92)),
 }
 TOWER = {  # likewise; None: it does not train
-    None: Cost((0.0, 0.0, 0.0), (14.18, 1.24, 0.97), 0.12),
-    False: Cost((9.72, 3.71, 0.6), (0.0, 0.0, 2.7), 0.25),
-    True: Cost((2.04, 0.0, 0.0), (10.65, 5.09, 2.19), 0.53),
+    None: Cost((0.0, 0.0, 0.0), (0.0, 2.69, 3.14), 2.74),
+    False: Cost((7.26, 4.33, 0.87), (0.0, 0.0, 2.46), 0.27),
+    True: Cost((1.79, 0.85, 0.0), (0.0, 9.12, 3.88), 0.13),
 }
-GRADIENT, UPDATE = 1.1, 2.25  # floats per trained parameter beside it and its two moments, in a pass and in an update
+GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update
