@@ -13,6 +13,7 @@ import shutil
 import struct
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from .weights import (
 )
 
 SHARD_BYTES = 4_000_000_000
+_HEADER_BYTES = 256  # room in a header for one tensor; the longest published name leaves 80 of them
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
            "generation_config.json", "LICENSE")  # fmt: skip
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint32": "U32"}
@@ -54,10 +56,14 @@ class ConvertConfig:
 
 
 class ShardWriter:
-    """Safetensors shards written tensor by tensor: data first to a side file, the header when its size is known."""
+    """Safetensors shards written tensor by tensor, behind room for the header, which is written last.
 
-    def __init__(self, folder: Path) -> None:
+    tensors: most that will be added. The format allows blanks behind a header.
+    """
+
+    def __init__(self, folder: Path, tensors: int) -> None:
         self.folder = folder
+        self.room = _HEADER_BYTES * (tensors + 1)
         self.shards: list[tuple[Path, dict[str, Any], int]] = []
         self.total = 0
 
@@ -66,25 +72,25 @@ class ShardWriter:
         if not self.shards or self.shards[-1][2] + data.nbytes > SHARD_BYTES:
             self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": "mlx"}}, 0))
         path, header, size = self.shards[-1]
-        with open(path, "ab") as file:
+        with open(path, "r+b" if size else "wb") as file:
+            file.seek(8 + self.room + size)
             file.write(data)
         header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [size, size + data.nbytes]}
         self.shards[-1] = (path, header, size + data.nbytes)
         self.total += data.nbytes
 
     def close(self) -> list[str]:
-        """Join headers and data into `model*.safetensors` and write the index; the file names."""
+        """Write the headers of `model*.safetensors` and the index; the file names."""
         weight_map: dict[str, str] = {}
         names: list[str] = []
         for i, (path, header, _) in enumerate(self.shards, start=1):
             single = len(self.shards) == 1
             name = "model.safetensors" if single else f"model-{i:05d}-of-{len(self.shards):05d}.safetensors"
             encoded = json.dumps(header, separators=(",", ":")).encode()
-            encoded += b" " * (-len(encoded) % 8)
-            with open(self.folder / name, "wb") as out, open(path, "rb") as data:
-                out.write(struct.pack("<Q", len(encoded)) + encoded)
-                shutil.copyfileobj(data, out, 16 << 20)
-            path.unlink()
+            assert len(encoded) <= self.room, f"a header of {len(encoded)} bytes needs more than _HEADER_BYTES a tensor"
+            with open(path, "r+b") as file:
+                file.write(struct.pack("<Q", self.room) + encoded.ljust(self.room))
+            path.rename(self.folder / name)
             names.append(name)
             weight_map |= {tensor: name for tensor in header if tensor != "__metadata__"}
         write_json(
@@ -111,8 +117,11 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
                 raise UserError(f"--q-group-size {config.q_group_size} does not divide the model's width {size}; choose 32")
     # Without what older transformers wrote beside the weights (position_ids) and nobody reads.
     tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
-    with atomic_folder(config.mlx_path) as folder:
-        writer = ShardWriter(folder)
+    sources = sorted({info.file for info in tensors.values()})
+    with atomic_folder(config.mlx_path) as folder, ThreadPoolExecutor(1) as pool:
+        hashes = pool.map(sha256_file, sources)  # beside the conversion; it also has the files read ahead
+        packed = sum(map(is_quantized, tensors)) if config.quantize else 0
+        writer = ShardWriter(folder, len(tensors) + 2 * packed)
         with Progress("converting", len(tensors), as_json=config.json) as progress:
             for name, info in tensors.items():
                 for piece in _converted(name, info, config):
@@ -132,7 +141,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
             {
                 "source": config.hf_path,
                 "source_fingerprint": base_fingerprint(source),
-                "source_sha256": {path.name: sha256_file(path) for path in sorted({info.file for info in tensors.values()})},
+                "source_sha256": {path.name: digest for path, digest in zip(sources, hashes)},
                 "settings": {
                     "quantize": config.quantize,
                     "q_bits": config.q_bits,

@@ -14,7 +14,7 @@ from typing import Any
 
 from .adapters import AdapterConfig, adapter_shapes
 from .batches import ExampleMaker
-from .config import CROP_SIZE, ModelConfig
+from .config import CROP_SIZE, CROPS_AT_ONCE, ModelConfig
 from .images import crop_grid_of, encoded_crops, image_token_count
 from .photo import photo_size
 from .weights import expected_tensors, is_quantized, is_unused
@@ -133,7 +133,8 @@ def footprint(config: ModelConfig, work: Workload, training: Training) -> Footpr
         widths = (vision.hidden_size, vision.intermediate_size, vision.num_attention_heads * positions)
         kept, working = _floats(TOWER[how], widths)
         tower_kept = vision.used_layers * work.crops * positions * kept
-        tower_working = work.crops * (positions * working + 3 * CROP_SIZE**2 * TOWER[how].pixels)
+        at_once = min(work.crops, CROPS_AT_ONCE) if how is None else work.crops
+        tower_working = at_once * positions * working + work.crops * 3 * CROP_SIZE**2 * TOWER[how].pixels
     logits = 3 * work.labels * work.rows * config.vocab_size * 4
     step = item * (trunk_kept + tower_kept + max(trunk_working, tower_working)) + logits + 4 * trained * GRADIENT
     step += _unpacked(config, training)
@@ -146,12 +147,11 @@ def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:
 
 
 def _unpacked(config: ModelConfig, training: Training) -> int:
-    """Bytes of quantised weights that a CPU unpacks: all layers' are kept for the backward pass, or one layer's."""
+    """Bytes of the quantised weights that a CPU unpacks at a time: one layer's."""
     if not (config.quantization and training.cpu):
         return 0
     packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
-    layers = 1 if training.grad_checkpoint else config.num_hidden_layers
-    return packed * ITEM_SIZE[training.dtype] * layers // config.num_hidden_layers
+    return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
 
 
 def fits(config: ModelConfig, work: Workload, training: Training, limit: int) -> bool:

@@ -82,7 +82,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     adapter, deltas = load_adapter(config.adapter, model, base_fingerprint(source))
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
-        writer = ShardWriter(folder)
+        writer = ShardWriter(folder, len(tensors))
         with Progress("fusing", len(expected_tensors(model)), as_json=config.json) as progress:
             for name in expected_tensors(model):
                 for piece in merge(name):

@@ -3,7 +3,7 @@
     python scripts/bench.py train --model CHECKPOINT        a training step: plain, cached, with the image side
     python scripts/bench.py generate --model CHECKPOINT     answers of 32 tokens, pictures new and seen before
     python scripts/bench.py convert --model CHECKPOINT      to 4 bit
-    python scripts/bench.py scaling --model CHECKPOINT      a step against crops and rows
+    python scripts/bench.py scaling --model CHECKPOINT      a step against crops, rows and layers
     python scripts/bench.py operations                      what a layer's operations take in MLX, its own and ours
 
 CHECKPOINT: such as ../shared/tools/make_checkpoint.py writes, or "tiny". Every contender runs in a process of its own,
@@ -156,7 +156,7 @@ def _peak_of(command: Sequence[str]) -> float:
 
 
 def bench_scaling(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """A frozen and a cached step against crops, and a cached one against rows."""
+    """A frozen and a cached step against crops, a cached one against rows and layers."""
     contenders: dict[str, dict[str, Any]] = {}
     for crops in (1, 4, 16):
         for cached in (False, True):
@@ -164,8 +164,38 @@ def bench_scaling(options: argparse.Namespace, console: Console) -> dict[str, An
             contenders[name] = {"who": "mlx", "crops": crops, "cached": cached}
     for count in (2, 4):
         contenders[f"{options.crops} crops, cached, {count} rows"] = {"who": "mlx", "cached": True, "rows": count}
+    if options.deeper:
+        layers = load_model_config(resolve_model(options.deeper)).num_hidden_layers
+        contenders[f"{options.crops} crops, cached, {layers} layers"] = {"who": "mlx", "cached": True, "model": options.deeper}
     common = {"work": "train", "model": options.model, "crops": options.crops, "rows": 1, "steps": options.steps}
-    return {"bench": "scaling", "results": in_turn(_chosen(contenders, options), common, options.rounds, console)}
+    report = {"bench": "scaling", "results": in_turn(_chosen(contenders, options), common, options.rounds, console)}
+    if options.plot:
+        plot_scaling(report, options.plot)
+    return report
+
+
+def plot_scaling(report: dict[str, Any], path: Path) -> None:
+    """Seconds and peak memory of a step of one row against its tokens, as a picture."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for cached, label in ((False, "tower runs, frozen"), (True, "features kept")):
+        steps = [
+            figures for figures in report["results"].values()
+            if figures["job"].get("cached", False) == cached and figures["job"]["rows"] == 1
+            and figures["job"]["model"] == next(iter(report["results"].values()))["job"]["model"]
+        ]  # fmt: skip
+        tokens = [max(figures["tokens"]) for figures in steps]
+        time_axis.plot(tokens, [statistics.median(figures["seconds"]) for figures in steps], "o-", label=label)
+        memory_axis.plot(tokens, [figures["peak_gb"] for figures in steps], "o-", label=label)
+    for axis, title in ((time_axis, "seconds a step"), (memory_axis, "peak GB of the process")):
+        axis.set(xlabel="tokens of the row (1, 4, 16 crops)", title=title, xlim=(0, None), ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=110)
 
 
 def bench_operations(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -221,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="generate: with pictures seen before, also answer at batch 1 and compare the tokens",
     )
     parser.add_argument("--only", nargs="*", default=[], help="only contenders whose name holds one of these")
+    parser.add_argument("--deeper", help="scaling: a checkpoint of more layers")
+    parser.add_argument("--plot", type=Path, help="scaling: also draw it there, as PNG or SVG (pip install matplotlib)")
     parser.add_argument("--folder", help="convert: where to write, for its speed and room")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(argv)

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..weights import TensorInfo
+from .streams import spread
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
 
@@ -25,7 +26,8 @@ def read(info: TensorInfo) -> mx.array:
 
 def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.array, mx.array]:
     """Packed weight, scales and biases. MLX: on a CPU the packing is as exact in bf16, and needs half the memory."""
-    return mx.quantize(array, group_size=group_size, bits=bits)
+    packed, scales, biases = spread(lambda rows: tuple(mx.quantize(rows, group_size=group_size, bits=bits)), array)
+    return packed, scales, biases
 
 
 def dequantize(packed: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
@@ -48,5 +50,5 @@ def raw(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
     """dtype name, shape and bytes."""
     mx.eval(array)
     name = str(array.dtype).removeprefix("mlx.core.")
-    data: np.ndarray = np.array(array.reshape(-1).view(mx.uint8))
+    data = np.asarray(array.reshape(-1).view(mx.uint8))  # a view
     return name, tuple(array.shape), data.data

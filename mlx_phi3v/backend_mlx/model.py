@@ -9,9 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from .. import rope
-from ..config import ModelConfig
+from ..config import CROPS_AT_ONCE, ModelConfig
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
 from .vision import VisionModel
@@ -59,6 +60,17 @@ class ImageEmbedding(nn.Module):
         g = self.config.vision.merged_grid
         return features.reshape(n, g, 2, g, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n * g * g, 4 * c)
 
+    def encode(self, pixel_values: mx.array) -> mx.array:
+        """[N, 3, 336, 336] -> [N * g^2, 4C]; a few crops at a time where the tower does not train."""
+        tower = self.img_processor.vision_model
+        if tree_flatten(tower.trainable_parameters()):
+            return self.merge(tower(pixel_values))
+        parts = []
+        for start in range(0, len(pixel_values), CROPS_AT_ONCE):
+            parts.append(self.merge(tower(pixel_values[start : start + CROPS_AT_ONCE])))
+            mx.eval(parts[-1])  # MLX: else all parts would be under way together
+        return mx.concatenate(parts)
+
     def project(self, features: mx.array) -> mx.array:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""
         for layer in self.img_projection:
@@ -67,7 +79,7 @@ class ImageEmbedding(nn.Module):
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
         """[N, 3, 336, 336] -> [N * g^2 + 2, H]; the last two rows are `sub_GN` and `glb_GN`."""
-        features = self.merge(self.img_processor.vision_model(pixel_values))
+        features = self.encode(pixel_values)
         return self.project(mx.concatenate([features, self.sub_GN(features), self.glb_GN(features)]))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import rope
-from ..config import ModelConfig
+from ..config import CROPS_AT_ONCE, ModelConfig
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
 from .vision import VisionModel
@@ -57,13 +57,20 @@ class ImageEmbedding(nn.Module):
         g = self.config.vision.merged_grid
         return features.reshape(n, g, 2, g, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(n * g * g, 4 * c)
 
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[N, 3, 336, 336] -> [N * g^2, 4C]; a few crops at a time where the tower does not train."""
+        tower = self.img_processor.vision_model
+        if any(parameter.requires_grad for parameter in tower.parameters()):
+            return self.merge(tower(pixel_values))
+        return torch.cat([self.merge(tower(part)) for part in pixel_values.split(CROPS_AT_ONCE)])
+
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""
         return self.img_projection(features)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """[N, 3, 336, 336] -> [N * g^2 + 2, H]; the last two rows are `sub_GN` and `glb_GN`."""
-        features = self.merge(self.img_processor.vision_model(pixel_values))
+        features = self.encode(pixel_values)
         return self.project(torch.cat([features, self.sub_GN(features), self.glb_GN(features)]))
 
 
