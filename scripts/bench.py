@@ -4,6 +4,7 @@
     python scripts/bench.py generate --model CHECKPOINT     answers of 32 tokens, pictures new and seen before
     python scripts/bench.py convert --model CHECKPOINT      to 4 bit
     python scripts/bench.py scaling --model CHECKPOINT      a step against crops, rows and layers
+    python scripts/bench.py flat                            memory over 1,000 steps of the tiny model, and 10 times the rows
     python scripts/bench.py operations                      what a layer's operations take in MLX, its own and ours
 
 CHECKPOINT: such as ../shared/tools/make_checkpoint.py writes, or "tiny". Every contender runs in a process of its own,
@@ -174,6 +175,28 @@ def bench_scaling(options: argparse.Namespace, console: Console) -> dict[str, An
     return report
 
 
+def bench_flat(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Peaks of MLX's own count early and late in a training run, and of the process, for 1,000 products and for 10,000."""
+    results: dict[str, Any] = {}
+    for products in (1000, 10_000):
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            counts = ["--products", str(products), "--validation", "5", "--test", "5"]
+            _peak_of([sys.executable, "-m", "data.sample", "--output", f"{folder}/data", *counts])
+            flags = ["--max-steps", "1000", "--batch-size", "2", "--vision", "off", "--projector", "off", "--val-rows", "0"]
+            began = time.perf_counter()
+            command = ["mlx_phi3v.train", "--data", f"{folder}/data", "--output", f"{folder}/run", *flags]
+            peak = _peak_of([sys.executable, "-m", *command])
+            seconds = time.perf_counter() - began
+            log = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
+        by_step = {record["step"]: record for record in log}
+        results[f"{products} products"] = {
+            "seconds": [round(seconds, 1)], "peak_gb": peak,
+            "step_100": by_step[100]["peak_gb"], "step_1000": by_step[1000]["peak_gb"],
+            "data_wait": statistics.median(record["data_wait"] for record in log),
+        }  # fmt: skip
+    return {"bench": "flat", "results": results}
+
+
 def plot_scaling(report: dict[str, Any], path: Path) -> None:
     """Seconds and peak memory of a step of one row against its tokens, as a picture."""
     import matplotlib
@@ -220,7 +243,11 @@ def show_operations(report: dict[str, Any], console: Console) -> None:
 def show(report: dict[str, Any], console: Console) -> None:
     """The table; ratios are to the first row."""
     table = Table(title=f"{report['bench']}, medians", title_justify="left")
-    extra = [key for key in ("tflop", "share_of_peak") if any(key in f for f in report["results"].values())]
+    extra = [
+        key
+        for key in ("tflop", "share_of_peak", "step_100", "step_1000", "data_wait")
+        if any(key in f for f in report["results"].values())
+    ]
     for name in ("", "s", "from", "to", "ratio", "peak GB", "ratio", *extra):
         table.add_column(name, justify="left" if name == "" else "right")
     first = next(iter(report["results"].values()))
@@ -234,10 +261,14 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(f"matrix-product peak, GFLOP/s: {report['peak_gflops']}")
 
 
+WORK = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling,
+        "flat": bench_flat, "operations": bench_operations}  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=("train", "generate", "convert", "scaling", "operations"))
+    parser.add_argument("bench", choices=tuple(WORK))
     parser.add_argument("--model", default="tiny", help="checkpoint folder, hub id, or 'tiny'")
     parser.add_argument("--crops", type=int, default=4, help="num_crops; a square photo at 4 gives 5 crops, 798 tokens at /14")
     parser.add_argument("--rounds", type=int, default=1, help="turns of every contender")
@@ -257,9 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(argv)
     console = Console(stderr=options.json, highlight=False)
-    work = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling,
-            "operations": bench_operations}  # fmt: skip
-    report = work[options.bench](options, console)
+    report = WORK[options.bench](options, console)
     report["machine"] = {"cores": os.cpu_count(), "memory_gb": round(_memory() / 1e9, 1)}
     if options.json:
         print(json.dumps(report, indent=2))

@@ -65,10 +65,11 @@ class ImageEmbedding(nn.Module):
         tower = self.img_processor.vision_model
         if tree_flatten(tower.trainable_parameters()):
             return self.merge(tower(pixel_values))
-        parts = []
+        parts: list[mx.array] = []
         for start in range(0, len(pixel_values), CROPS_AT_ONCE):
-            parts.append(self.merge(tower(pixel_values[start : start + CROPS_AT_ONCE])))
-            mx.eval(parts[-1])  # MLX: else all parts would be under way together
+            # MLX: one part waits for the other, else all would be under way together.
+            [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], parts[-1:])
+            parts.append(self.merge(tower(crops)))
         return mx.concatenate(parts)
 
     def project(self, features: mx.array) -> mx.array:
