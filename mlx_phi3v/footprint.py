@@ -200,12 +200,12 @@ def step_flops(config: ModelConfig, work: Workload, training: Training) -> tuple
 
 # Printed by `python scripts/measure_memory.py fit` on a CPU.
 TRUNK = {  # by checkpointing
-    False: Cost((14.96, 0.26, 0.68), (0.0, 18.94, 0.04)),
-    True: Cost((2.91, 0.0, 0.0), (31.96, 11.88, 1.92)),
+    False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),
+    True: Cost((0.0, 1.76, 0.0), (45.33, 4.11, 1.77)),
 }
 TOWER = {  # likewise; None: it does not train
-    None: Cost((0.0, 0.0, 0.0), (0.0, 2.69, 3.14), 2.74),
-    False: Cost((7.26, 4.33, 0.87), (0.0, 0.0, 2.46), 0.27),
-    True: Cost((1.79, 0.85, 0.0), (0.0, 9.12, 3.88), 0.13),
+    None: Cost((0.0, 0.0, 0.0), (0.0, 2.72, 3.03), 2.61),
+    False: Cost((7.14, 4.10, 0.90), (0.0, 0.0, 2.28), 0.72),
+    True: Cost((1.49, 0.13, 0.0), (0.0, 11.69, 3.93), 0.21),
 }
 GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update

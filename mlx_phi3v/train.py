@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from data.catalogue import Catalogue, Split
 from . import adapters, cli
 from .adapters import AdapterConfig
 from .backend import BACKENDS, DTYPES, Backend, OptimizerConfig, default_backend, load_backend
-from .batches import Batch, Example, ExampleMaker, batch_rows, collate
+from .batches import Batch, ExampleMaker
 from .checkpoints import Checkpoints, TrainState
 from .cli import option
 from .errors import UserError, run_cli
 from .features import FeatureCache
 from .files import write_json
 from .footprint import INTERPRETER, Training, catalogue_sizes, footprint, largest_batch, within
+from .loader import BatchLoader
 from .progress import Progress, result, say
 from .prompts import PromptProcessor
 from .schedule import SCHEDULES, learning_rate
@@ -120,55 +120,6 @@ _FREE = (
 )
 
 
-class BatchLoader:
-    """Batches of a split in the seeded order, made a few ahead by threads. Each rank takes its share of every batch."""
-
-    def __init__(
-        self, split: Split, maker: ExampleMaker, config: TrainConfig, world: tuple[int, int], cache: FeatureCache | None
-    ) -> None:
-        self.split, self.maker, self.config, self.cache = split, maker, config, cache
-        self.rank, self.ranks = world
-        self.waited = 0.0  # seconds that the model had no batch to work on
-
-    def make(self, rows: Sequence[int]) -> Batch | None:
-        """The batch of these rows (right-padded), None where this rank has none of them."""
-        return self._finish(self._begin(rows))
-
-    def _begin(self, rows: Sequence[int]) -> Batch | list[Example] | None:
-        """What can be done beside the model's own work: all, unless features of pictures are to be looked up."""
-        mine = rows[self.rank :: self.ranks]
-        examples = [self.maker(self.split[row], with_answer=True) for row in mine]
-        if self.cache and examples:
-            return examples
-        return collate(examples, self.maker.config) if examples else None
-
-    def _finish(self, begun: Batch | list[Example] | None) -> Batch | None:
-        if self.cache and isinstance(begun, list):
-            return collate(self.cache.complete(begun), self.maker.config)
-        assert not isinstance(begun, list)
-        return begun
-
-    def __call__(self, start: int, ahead: int = 4) -> Generator[tuple[list[int], Batch | None], None, None]:
-        """Endless (rows, batch) from batch number `start` on."""
-        length = (lambda row: self.maker.length(self.split[row])) if self.config.group_by_length else None
-        rows = batch_rows(len(self.split), self.config.batch_size, self.config.seed, start, length)
-        with ThreadPoolExecutor(2) as pool:
-            waiting: list[tuple[list[int], Future[Batch | list[Example] | None]]] = []
-            try:
-                while True:
-                    while len(waiting) < ahead:
-                        upcoming = next(rows)
-                        waiting.append((upcoming, pool.submit(self._begin, upcoming)))
-                    ready, future = waiting.pop(0)
-                    asked = time.perf_counter()
-                    begun = future.result()
-                    self.waited += time.perf_counter() - asked
-                    yield ready, self._finish(begun)
-            finally:
-                for _, future in waiting:
-                    future.cancel()
-
-
 def train(config: TrainConfig) -> dict[str, Any]:
     """Run (or resume) a training; a summary with steps, losses and the checkpoint folder.
 
@@ -205,10 +156,17 @@ def train(config: TrainConfig) -> dict[str, Any]:
         checkpoints.cut_log(state.step)
     cache = _feature_cache(config, backend, adapter, num_crops)
     maker = ExampleMaker(prompts, backend.config, catalogue.task, num_crops, config.max_length, cache.image if cache else None)
-    loader = BatchLoader(split, maker, config, backend.world(), cache)
+
+    def load(part: Split) -> BatchLoader:
+        return BatchLoader(
+            part, maker, cache, batch_size=config.batch_size, seed=config.seed,
+            group_by_length=config.group_by_length, world=backend.world(),
+        )  # fmt: skip
+
+    loader = load(split)
     total = total_steps(config, len(split))
     run = _Run(config, backend, adapter, checkpoints, total, leads)
-    validation = BatchLoader(catalogue.split("validation"), maker, config, backend.world(), cache) if has_validation else None
+    validation = load(catalogue.split("validation")) if has_validation else None
     if run.leads:
         write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
     batches = loader(state.step * config.grad_accumulation_steps)
