@@ -14,7 +14,7 @@ from .errors import UserError
 from .files import read_json
 
 CROP_SIZE = 336  # pixels; the side of one crop, fixed by the published image processor
-CROPS_AT_ONCE = 5  # crops that go through a frozen tower together: more take memory and save no time
+CROPS_AT_ONCE = 5  # crops that go through a frozen tower together: more take memory and save no time (on a CPU)
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 

@@ -5,7 +5,6 @@
     python scripts/bench.py convert --model CHECKPOINT      to 4 bit
     python scripts/bench.py scaling --model CHECKPOINT      a step against crops, rows and layers
     python scripts/bench.py flat                            memory over 1,000 steps of the tiny model, and 10 times the rows
-    python scripts/bench.py compile                         the tiny model's gradient passes, plain and by mx.compile
     python scripts/bench.py operations                      what a layer's operations take in MLX, its own and ours
 
 CHECKPOINT: such as ../shared/tools/make_checkpoint.py writes, or "tiny". Every contender runs in a process of its own,
@@ -222,18 +221,6 @@ def plot_scaling(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def bench_compile(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Gradient passes as they are and through mx.compile, which traces and builds anew for every new shape."""
-    contenders = {
-        f"{'compiled' if compiled else 'plain'}, {'a new shape each time' if new else 'one shape'}": {
-            "compiled": compiled, "new_shape": new,
-        }
-        for new in (False, True) for compiled in (False, True)
-    }  # fmt: skip
-    common = {"work": "compile", "who": "mlx", "model": options.model, "crops": 1, "steps": max(options.steps, 20)}
-    return {"bench": "compile", "results": in_turn(_chosen(contenders, options), common, options.rounds, console)}
-
-
 def bench_operations(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """What the operations of a layer take in MLX, by its own functions and by ours."""
     return {"bench": "operations", "results": run({"work": "operations", "who": "mlx"})["operations"]}
@@ -270,12 +257,16 @@ def show(report: dict[str, Any], console: Console) -> None:
         cells += [f"{figures['peak_gb']:.2f}", f"{figures['peak_gb'] / first['peak_gb']:.3f}"]
         table.add_row(name, *cells, *(f"{figures[key]:.3f}" for key in extra))
     console.print(table)
+    for name, figures in report["results"].items():
+        if figures.get("job", {}).get("check") and figures["job"].get("cached"):
+            same = "the same as" if figures["same_as_batch_1"] else "NOT the same as"
+            console.print(f"{name}: tokens are {same} one row at a time")
     if "peak_gflops" in report:
         console.print(f"matrix-product peak, GFLOP/s: {report['peak_gflops']}")
 
 
 WORK = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling,
-        "flat": bench_flat, "compile": bench_compile, "operations": bench_operations}  # fmt: skip
+        "flat": bench_flat, "operations": bench_operations}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -250,33 +250,7 @@ def _milliseconds(run: Callable[[], Any], repeats: int = 5) -> float:
     return round(sorted(seconds)[repeats // 2] * 1e3, 1)
 
 
-def gradient_passes(job: dict[str, Any]) -> dict[str, Any]:
-    """Passes of 16 rows with features kept, `compiled` or not: of one batch again and again, or each of a `new_shape`."""
-    import mlx.core as mx
-    import numpy as np
-
-    backend: Any = load_backend("mlx", resolve_model(job["model"]), dtype="float32")
-    adapter = AdapterConfig(r=32, lora_alpha=64, target_modules=LANGUAGE)
-    backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
-    if job["compiled"]:
-        backend._loss_and_grad = mx.compile(backend._loss_and_grad, inputs=backend.model.trainable_parameters())
-    examples = rows(job | {"rows": 48}, with_answer=True)
-    random, batches = np.random.default_rng(0), []
-    for _ in range(job["steps"] + 1 if job["new_shape"] else 1):
-        batch = collate([examples[i] for i in random.choice(len(examples), 16, replace=False)], backend.config)
-        batches.append(replace(batch, features=backend.vision_features(batch.pixel_values)))
-
-    def step(i: int) -> float:
-        backend.grads = None
-        return backend.accumulate(batches[i % len(batches)])
-
-    shapes = {(batch.input_ids.shape, batch.answer_tokens) for batch in batches}
-    return timed(job["steps"], step) | {"shapes": len(shapes)}
-
-
 WORK = {
-    ("compile", True): gradient_passes,
     ("train", True): train_ours, ("train", False): train_mlx_vlm,
     ("generate", True): generate_ours, ("generate", False): generate_mlx_vlm,
     ("matmul", True): matmul_peak, ("operations", True): operations,
