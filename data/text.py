@@ -18,11 +18,10 @@ def normalise(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return clean_text(text)  # most titles: nothing to compose, nothing hidden
-    composed = unicodedata.normalize("NFC", text)
-    # White space first (clean_text joins it), hidden characters next: dropping one may build a special token.
+    # Hidden characters first: dropping one may bring letter and accent together, or build a special token.
     visible = "".join(
         character
-        for character in composed
+        for character in text
         if character.isspace() or character in _KEPT_FORMAT or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
     )
-    return clean_text(visible)
+    return clean_text(unicodedata.normalize("NFC", visible))

@@ -121,7 +121,6 @@ TRUNKS = [
     ((4, 256, 512, 4), (1, 512)), ((8, 256, 512, 4), (1, 512)), ((4, 256, 512, 4), (4, 256)), ((4, 256, 512, 8), (1, 512)),
     ((4, 256, 1024, 4), (1, 512)), ((4, 512, 512, 4), (1, 512)), ((4, 768, 2048, 8), (1, 400)), ((4, 768, 2048, 8), (1, 800)),
     ((2, 3072, 8192, 32), (1, 348)), ((4, 3072, 8192, 32), (1, 348)), ((2, 3072, 8192, 32), (1, 780)),
-    ((8, 3072, 8192, 32), (1, 348)),
 ]  # fmt: skip
 # (layers, hidden, mlp, heads, patch), crops; likewise
 TOWERS = [
@@ -142,7 +141,7 @@ def fit(console: Console) -> int:
             widths = np.array([hidden, mlp, heads * tokens]) * count * tokens
             rows.append([*(layers * widths), *widths])
             peak.append(figures["pass"])
-        _report(console, f"TRUNK, checkpointing {checkpointing}", rows, peak, checkpointing)
+        _report(console, f"TRUNK, checkpointing {checkpointing}", rows, peak)
     for trains, checkpointing in ((False, False), (True, False), (True, True)):
         rows, peak = [], []
         for (layers, hidden, mlp, heads, patch), crops in TOWERS:
@@ -152,7 +151,7 @@ def fit(console: Console) -> int:
             widths = np.array([hidden, mlp, heads * positions]) * crops * positions
             rows.append([*(layers * widths * trains), *widths, crops * 3 * 336**2])
             peak.append(figures["pass"])
-        _report(console, f"TOWER, trains {trains}, checkpointing {checkpointing}", rows, peak, checkpointing)
+        _report(console, f"TOWER, trains {trains}, checkpointing {checkpointing}", rows, peak)
     for rank, hidden in itertools.product((32, 128), (256, 512)):
         case = Case(1, 8, 0, False, False, rank=rank, labels=4)
         config = language_model(4, hidden, 2 * hidden, 4)
@@ -164,15 +163,10 @@ def fit(console: Console) -> int:
     return 0
 
 
-def _report(console: Console, title: str, rows: list[list[float]], peak: list[float], checkpointing: bool) -> None:
+def _report(console: Console, title: str, rows: list[list[float]], peak: list[float]) -> None:
     matrix, floats = np.array(rows, float), np.array(peak) / 4
-    # With checkpointing each layer keeps its input and nothing else: that much is known, only the rest is fitted.
-    known = matrix[:, 0] if checkpointing else np.zeros(len(floats))
-    free = matrix[:, 3:] if checkpointing else matrix
-    factors, _ = nnls(free / floats[:, None], 1 - known / floats)
-    errors = (known + free @ factors) / floats - 1
-    if checkpointing:
-        factors = np.array([1.0, 0.0, 0.0, *factors])
+    factors, _ = nnls(matrix / floats[:, None], np.ones(len(floats)))
+    errors = matrix @ factors / floats - 1
     shown = ", ".join(f"{value:.2f}" for value in factors)
     console.print(f"{title}: kept, working (and pixels) {shown}; errors {errors.min():+.1%} to {errors.max():+.1%}")
 

@@ -17,6 +17,7 @@ from data.text import normalise
         ("Cafe\u0301 dress", "Café dress"),
         ("  two\t words\n", "two words"),
         ("zero\u200bwidth", "zerowidth"),
+        ("a\u200b\u0301", "á"),
         ("right\u202eto left", "rightto left"),
         ("\ufeffmark", "mark"),
         ("tab\x07bell", "tabbell"),
