@@ -26,24 +26,16 @@ class QuantizedLinear(nn.QuantizedLinear):
     def __call__(self, x: mx.array) -> mx.array:
         if mx.default_device() != mx.cpu:
             return super().__call__(x)
-        few = math.prod(x.shape[:-1]) <= FEW_ROWS
-        product = (_few_rows if few else _many_rows)(self.group_size, self.bits)
-        return product(x, self.weight, self.scales, self.biases)
-
-
-@cache
-def _few_rows(group_size: int, bits: int) -> Any:
-    def product(x: mx.array, *packed: mx.array) -> mx.array:
-        """[..., in] -> [..., out]."""
+        packed: tuple[Any, ...] = self.weight, self.scales, self.biases
+        if math.prod(x.shape[:-1]) > FEW_ROWS:
+            return _many_rows(self.group_size, self.bits)(x, *packed)
+        rows = x.reshape(-1, x.shape[-1])
 
         def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
-            """[some of out, rows of x], so that parts join along the first axis."""
-            return (mx.quantized_matmul(flat, w, scales, biases, True, group_size, bits).T,)
+            """[some of out, rows], so that parts join along the first axis."""
+            return (mx.quantized_matmul(rows, w, scales, biases, True, self.group_size, self.bits).T,)
 
-        flat = x.reshape(-1, x.shape[-1])
         return spread(part, *packed)[0].T.reshape(*x.shape[:-1], -1)
-
-    return product
 
 
 @cache
