@@ -18,13 +18,16 @@ from typing import Any
 
 from rich.console import Console
 
-from data.catalogue import Catalogue, iterate
+from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_folder
 from mlx_phi3v.task import Field, Task, clean_text, is_missing
 
-from .run import Run, RunWriter, predicted_values, split_hash, true_values
+from .runs.manifest import split_hash
+from .runs.prediction import predicted_values, true_values
+from .runs.run import Run
+from .runs.writer import RunWriter
 
 _SHOWN_IDS = 5
 

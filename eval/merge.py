@@ -19,9 +19,10 @@ from mlx_phi3v.cli import add_arguments, build, option
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_folder, write_json
 
-from .compare import progress
-from .match import manifest_differences
-from .run import Run, RunWriter
+from .compare.__main__ import progress
+from .compare.comparable import manifest_differences
+from .runs.run import Run
+from .runs.writer import RunWriter
 
 # In what one run's shards may differ: where and when they ran.
 _MACHINE_KEYS = ("code", "packages", "device", "batch_size", "shard")

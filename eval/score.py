@@ -19,11 +19,13 @@ from rich.console import Console
 from mlx_phi3v.cli import add_arguments, build, option
 from mlx_phi3v.errors import run_cli
 
-from . import report
-from .compare import progress
-from .comparison import RESAMPLES
-from .metrics import score_run
-from .run import Run, RunWriter, predicted_values, write_baseline
+from .compare.__main__ import progress
+from .compare.compare_runs import RESAMPLES
+from .compare.metrics import score_run
+from .report import terminal
+from .runs.prediction import predicted_values
+from .runs.run import Run
+from .runs.writer import RunWriter, write_baseline
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.json:
         print(json.dumps(scores, ensure_ascii=False, indent=2))
     else:
-        report.print_scores(Console(highlight=False), scores)
+        terminal.print_scores(Console(highlight=False), scores)
     return 0
 
 

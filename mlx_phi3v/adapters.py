@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
+from .checkpoint.layout import expected_tensors, is_unused
 from .config import ModelConfig
 from .errors import UserError
 from .files import read_json, write_json, write_tensors
-from .weights import expected_tensors, is_unused
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

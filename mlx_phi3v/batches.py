@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .config import CROP_SIZE, ModelConfig
+from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .errors import UserError
-from .images import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .photo import open_photo, photo_size
 from .prompts import IGNORE, PromptProcessor
 from .task import Task

@@ -8,9 +8,6 @@ projections are packed; tower, projector, embeddings and lm_head stay as they ar
 
 from __future__ import annotations
 
-import json
-import shutil
-import struct
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,26 +17,16 @@ from typing import Any
 
 from . import __version__, cli
 from .backend import DTYPES
+from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
+from .checkpoint.headers import TensorInfo, open_checkpoint
+from .checkpoint.hub import resolve_model
+from .checkpoint.layout import expected_tensors, is_quantized
+from .checkpoint.writer import ShardWriter, copy_processor
 from .cli import option
 from .config import load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
 from .progress import Progress, result, say
-from .weights import (
-    SOURCE_FILE,
-    TensorInfo,
-    base_fingerprint,
-    expected_tensors,
-    is_quantized,
-    open_checkpoint,
-    resolve_model,
-)
-
-SHARD_BYTES = 4_000_000_000
-_HEADER_BYTES = 256  # room in a header for one tensor; the longest published name leaves 80 of them
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
-           "generation_config.json", "LICENSE")  # fmt: skip
-_SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint32": "U32"}
 
 
 @dataclass(frozen=True)
@@ -53,51 +40,6 @@ class ConvertConfig:
     q_group_size: int = option(64, help="weights that share a scale: 32, 64 or 128")
     dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
     json: bool = option(False, help="progress as JSON lines on stdout")
-
-
-class ShardWriter:
-    """Safetensors shards written tensor by tensor, behind room for the header, which is written last.
-
-    tensors: most that will be added. The format allows blanks behind a header.
-    """
-
-    def __init__(self, folder: Path, tensors: int) -> None:
-        self.folder = folder
-        self.room = _HEADER_BYTES * (tensors + 1)
-        self.shards: list[tuple[Path, dict[str, Any], int]] = []
-        self.total = 0
-
-    def add(self, name: str, dtype: str, shape: Sequence[int], data: memoryview) -> None:
-        """Append one tensor; its bytes are not kept."""
-        if not self.shards or self.shards[-1][2] + data.nbytes > SHARD_BYTES:
-            self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": "mlx"}}, 0))
-        path, header, size = self.shards[-1]
-        with open(path, "r+b" if size else "wb") as file:
-            file.seek(8 + self.room + size)
-            file.write(data)
-        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [size, size + data.nbytes]}
-        self.shards[-1] = (path, header, size + data.nbytes)
-        self.total += data.nbytes
-
-    def close(self) -> list[str]:
-        """Write the headers of `model*.safetensors` and the index; the file names."""
-        weight_map: dict[str, str] = {}
-        names: list[str] = []
-        for i, (path, header, _) in enumerate(self.shards, start=1):
-            single = len(self.shards) == 1
-            name = "model.safetensors" if single else f"model-{i:05d}-of-{len(self.shards):05d}.safetensors"
-            encoded = json.dumps(header, separators=(",", ":")).encode()
-            assert len(encoded) <= self.room, f"a header of {len(encoded)} bytes needs more than _HEADER_BYTES a tensor"
-            with open(path, "r+b") as file:
-                file.write(struct.pack("<Q", self.room) + encoded.ljust(self.room))
-            path.rename(self.folder / name)
-            names.append(name)
-            weight_map |= {tensor: name for tensor in header if tensor != "__metadata__"}
-        write_json(
-            self.folder / "model.safetensors.index.json",
-            {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))},
-        )
-        return names
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
@@ -153,13 +95,6 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         )
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
-
-
-def copy_processor(source: Path, folder: Path) -> None:
-    """Copy tokenizer and image processor settings beside the weights."""
-    for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
 
 
 def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:

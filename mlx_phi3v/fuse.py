@@ -17,13 +17,16 @@ import numpy as np
 
 from . import __version__, cli
 from .adapters import PREFIX, WEIGHTS_FILE, AdapterConfig, load_adapter, resolve_adapter, saved_key
+from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
+from .checkpoint.headers import TensorInfo, open_checkpoint
+from .checkpoint.hub import resolve_model
+from .checkpoint.layout import expected_tensors, is_quantized
+from .checkpoint.writer import ShardWriter, copy_processor
 from .cli import option
 from .config import Quantization, load_model_config
-from .convert import ShardWriter, copy_processor
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .progress import Progress, result, say
-from .weights import SOURCE_FILE, TensorInfo, base_fingerprint, expected_tensors, is_quantized, open_checkpoint, resolve_model
 
 
 @dataclass(frozen=True)

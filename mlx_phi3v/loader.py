@@ -6,10 +6,9 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from data.catalogue import Split
-
 from .batches import Batch, Example, ExampleMaker, batch_rows, collate
-from .features import FeatureCache
+from .catalogue import Split
+from .training.features import FeatureCache
 
 
 class BatchLoader:

@@ -4,7 +4,7 @@
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
 
 Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only. Memory comes
-from shapes (`mlx_phi3v.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
+from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data.catalogue import Catalogue
-
 from . import cli
 from .batches import ExampleMaker
+from .catalogue import Catalogue
+from .checkpoint.hub import resolve_model
 from .cli import option
 from .config import ModelConfig, Quantization, load_model_config
 from .errors import UserError, run_cli
-from .footprint import (
+from .progress import result
+from .prompts import PromptProcessor
+from .task import Task
+from .training.footprint import (
     INTERPRETER,
     Training,
     Workload,
@@ -40,11 +43,7 @@ from .footprint import (
     weight_bytes,
     within,
 )
-from .progress import result
-from .prompts import PromptProcessor
-from .task import Task
-from .train import TrainConfig, training_of
-from .weights import resolve_model
+from .training.settings import TrainConfig, training_of
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
 # The part of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.

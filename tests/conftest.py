@@ -10,19 +10,15 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from checkpoint import Shape, write_checkpoint
 from hypothesis import settings
-from PIL import Image
 
-from data.catalogue import CatalogueWriter
-from mlx_phi3v.task import Task
+from tests.helpers.catalogue import write_catalogue
+from tests.helpers.checkpoint import Shape, write_checkpoint
 
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
@@ -30,31 +26,6 @@ if TYPE_CHECKING:
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
-
-# Width x height of the shared catalogue's pictures: several crop counts, portrait and landscape; two and none in a row.
-_SIZES = (((300, 300),), ((500, 200),), ((160, 420),), ((300, 310), (90, 60)), (), ((64, 64),))
-
-
-def random_picture(width: int, height: int, seed: int) -> Image.Image:
-    """Smooth coloured noise, so that resizing leaves something to see."""
-    values = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write_catalogue(folder: Path, rows: dict[str, int], sizes: tuple = _SIZES) -> Path:
-    """A catalogue with that many rows per split, made without data.sample; the folder."""
-    with CatalogueWriter(folder, Task(), name="test", source={}, settings={}) as writer:
-        for split, count in rows.items():
-            for i in range(count):
-                images = []
-                for k, (width, height) in enumerate(sizes[i % len(sizes)]):
-                    buffer = io.BytesIO()
-                    random_picture(width, height, seed=100 * i + k).save(buffer, "PNG")
-                    images.append(writer.add_image(buffer.getvalue(), ".png"))
-                row = {"id": f"{split}-{i}", "images": images, "title": f"Wool scarf {i}" + " striped" * (i % 3)}
-                row |= {"category3_code": ("SCARVES", "BAGS")[i % 2], "full_price": 100.0 + i if i % 4 != 3 else None}
-                writer.add(split, row)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_picture, write_catalogue
 from safetensors.numpy import load_file, save_file
 
 from mlx_phi3v.adapters import AdapterConfig, init_adapter, save_adapter
 from mlx_phi3v.backend import load_backend
+from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.weights import base_fingerprint
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.catalogue import random_picture, write_catalogue
+from tests.helpers.paths import ROOT
 
 
 def command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.paths import ROOT
+
 MLX = {"mlx", "mlx_vlm", "mlx_lm"}
 TORCH = {"torch", "transformers", "peft", "accelerate"}
 NEUTRAL = sorted(

@@ -3,8 +3,8 @@
 import sys
 
 if sys.platform == "linux":
-    from ..linux_blas import load
     from ..linux_malloc import keep_freed_memory
+    from .cpu.blas import load
 
     load()
     keep_freed_memory()

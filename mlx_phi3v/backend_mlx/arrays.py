@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ..weights import TensorInfo
-from .streams import spread
+from ..checkpoint.headers import TensorInfo
+from .cpu.streams import spread
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
 

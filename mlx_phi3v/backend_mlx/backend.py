@@ -17,10 +17,12 @@ from mlx.utils import tree_flatten, tree_map
 from ..adapters import AdapterConfig, adapter_shapes
 from ..backend import Forward, OptimizerConfig
 from ..batches import Batch
+from ..checkpoint.headers import open_checkpoint
+from ..checkpoint.layout import VISION, is_unused
 from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
-from ..weights import VISION, is_unused, open_checkpoint
 from . import lora
+from .cpu import blas
 from .mlx_vlm_parts import BatchKVCache
 from .model import Phi3VForCausalLM
 from .quantized import quantize_language
@@ -100,16 +102,11 @@ class MLXBackend:
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
         info = mx.device_info()
-        blas = None
-        if platform.system() == "Linux":
-            from .. import linux_blas
-
-            blas = linux_blas.loaded
         return {
             "name": "cpu" if mx.default_device() == mx.cpu else "gpu",
             "chip": info.get("device_name") or info.get("architecture") or platform.processor() or platform.machine(),
             "dtype": self.dtype,
-            "blas": blas,
+            "blas": blas.loaded,
             "tf32": None,
             "threads": psutil.cpu_count(),
         }

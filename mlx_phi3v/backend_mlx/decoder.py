@@ -9,8 +9,8 @@ import mlx.nn as nn
 
 from .. import rope
 from ..config import ModelConfig
-from .cpu_attention import attention, is_worth_it
-from .cpu_math import swiglu
+from .cpu.attention import attention, is_worth_it
+from .cpu.math import swiglu
 
 
 class RotaryEmbedding(nn.Module):

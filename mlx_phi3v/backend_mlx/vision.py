@@ -11,8 +11,8 @@ import mlx.nn as nn
 
 from ..config import VisionConfig
 from .checkpointing import checkpointed
-from .cpu_attention import attention, is_worth_it
-from .cpu_math import quick_gelu
+from .cpu.attention import attention, is_worth_it
+from .cpu.math import quick_gelu
 
 
 class VisionEmbeddings(nn.Module):

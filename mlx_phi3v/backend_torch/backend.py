@@ -19,9 +19,10 @@ from transformers import DynamicCache
 from ..adapters import AdapterConfig
 from ..backend import Forward, OptimizerConfig
 from ..batches import Batch
+from ..checkpoint.headers import TensorInfo, open_checkpoint
+from ..checkpoint.layout import VISION, expected_tensors, is_quantized, is_unused
 from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
-from ..weights import VISION, TensorInfo, expected_tensors, is_quantized, is_unused, open_checkpoint
 from . import lora
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM

@@ -1,0 +1,1 @@
+"""A catalogue -> figures, terminal report and page."""

@@ -1,0 +1,76 @@
+"""Look at a catalogue before training on it: `python -m data.describe DIR`.
+
+Prints counts, categories, prices, picture sizes, tokens per row and duplicates, and writes them with a contact sheet
+as one self-contained page beside the catalogue (or to --page).
+
+    python -m data.describe runs/photos
+    python -m data.describe runs/photos --model ~/Phi-3.5-vision --page photos.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.cli import option, parse
+from mlx_phi3v.errors import UserError, run_cli
+
+from .describe import describe
+from .page import write_page
+from .terminal import show
+
+
+@dataclass(frozen=True)
+class DescribeSettings:
+    """One run of `data.describe`."""
+
+    catalogue: Path = option(help="folder of the catalogue", positional=True)
+    model: Path | None = option(None, help="folder of a model: its tokenizer counts the text and shows what is trained")
+    num_crops: tuple[int, ...] = option((1, 4, 16), help="count tokens at these settings")
+    max_length: int | None = option(None, help="most tokens a row may take; by default the model's own limit")
+    sample: int = option(1000, help="rows whose pictures and tokens are looked at")
+    pictures: int = option(48, help="pictures on the contact sheet")
+    seed: int = option(0, help="the same seed looks at the same rows")
+    page: Path | None = option(None, help="HTML page to write; by default NAME.html beside the catalogue")
+    json: bool = option(False, help="print progress and the figures as JSON lines")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    settings = parse(DescribeSettings, "python -m data.describe", __doc__ or "", argv)
+    for name in ("sample", "pictures"):
+        if getattr(settings, name) < 0:
+            raise UserError(f"--{name} is {getattr(settings, name)}; give 0 or more")
+    if not settings.num_crops or min(settings.num_crops) < 1:
+        raise UserError(f"--num-crops is {settings.num_crops}; give numbers of 1 or more")
+    catalogue = Catalogue(settings.catalogue)
+    description = describe(
+        catalogue,
+        model=settings.model,
+        num_crops=settings.num_crops,
+        max_length=settings.max_length,
+        sample=settings.sample,
+        pictures=settings.pictures,
+        seed=settings.seed,
+        as_json=settings.json,
+    )
+    folder = settings.catalogue.resolve()
+    page = settings.page or folder.with_name(f"{folder.name}.html")
+    write_page(page, description)
+    if settings.json:
+        figures = dataclasses.asdict(dataclasses.replace(description, sheet=(), previews=()))
+        print(json.dumps(figures | {"task": description.task.to_dict(), "page": str(page)}, ensure_ascii=False))
+    else:
+        show(description, Console())
+        print(f"page: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,82 @@
+"""One pass over all rows of a catalogue, column by column."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.progress import Progress
+from mlx_phi3v.task import Field, is_missing
+
+from .figures import FieldFigures, histogram, quantiles
+
+
+class _Scan:
+    """One pass over all rows, a batch at a time."""
+
+    def __init__(self, catalogue: Catalogue, as_json: bool) -> None:
+        self.task = catalogue.task
+        self.rows = {name: entry["rows"] for name, entry in catalogue.info["splits"].items()}
+        self._missing = {item.name: Counter[str]() for item in self.task.fields}
+        self._categories = {item.name: dict[str, Counter[str]]() for item in self.task.fields if item.kind == "category"}
+        self._numbers = {item.name: array("d") for item in self.task.fields if item.kind == "number"}
+        self._lengths = {item.name: Counter[int]() for item in self.task.fields if item.kind == "text"}
+        self._pictures = {name: array("Q") for name in self.rows}
+        self._answers = array("Q")
+        columns = ["images", *(item.name for item in self.task.fields)]
+        with Progress("reading rows", sum(self.rows.values()), as_json=as_json) as bar:
+            for name, count in self.rows.items():
+                if count:
+                    for batch in catalogue.split(name).batches(columns):
+                        for row in batch:
+                            self._take(name, row)
+                        bar.advance(len(batch))
+
+    def _take(self, split: str, row: dict[str, Any]) -> None:
+        for item in self.task.fields:
+            value = row[item.name]
+            if is_missing(value):
+                self._missing[item.name][split] += 1
+            elif item.kind == "category":
+                self._categories[item.name].setdefault(value, Counter())[split] += 1
+            elif item.kind == "number":
+                self._numbers[item.name].append(value)
+            else:
+                self._lengths[item.name][len(value)] += 1
+        for image in row["images"] or ():
+            self._pictures[split].append(int(Path(image).stem[:16], 16))
+        answer = self.task.answer(row).encode("utf-8", "replace")
+        self._answers.append(int.from_bytes(hashlib.blake2b(answer, digest_size=8).digest(), "big"))
+
+    def figures(self) -> tuple[FieldFigures, ...]:
+        """Figures of every field."""
+        return tuple(self._field(item) for item in self.task.fields)
+
+    def _field(self, item: Field) -> FieldFigures:
+        missing = dict(self._missing[item.name])
+        if item.kind == "category":
+            counts = sorted(self._categories[item.name].items(), key=lambda entry: (-entry[1].total(), entry[0]))
+            return FieldFigures(item, missing, categories={name: dict(count) for name, count in counts})
+        if item.kind == "number":
+            values = np.asarray(self._numbers[item.name])
+            return FieldFigures(item, missing, histogram=histogram(values, logarithmic=True), quantiles=quantiles(values))
+        lengths = np.repeat(list(self._lengths[item.name].keys()), list(self._lengths[item.name].values()))
+        return FieldFigures(item, missing, lengths=quantiles(lengths))
+
+    def duplicates(self) -> dict[str, int]:
+        """How often pictures and whole answers come again, and pictures that stand in several splits."""
+        by_split = [np.unique(np.asarray(pictures, dtype=np.uint64)) for pictures in self._pictures.values()]
+        distinct = np.unique(np.concatenate(by_split)) if by_split else np.zeros(0)
+        total = sum(len(pictures) for pictures in self._pictures.values())
+        answers = np.asarray(self._answers, dtype=np.uint64)
+        return {
+            "pictures used again": total - len(distinct),
+            "pictures in several splits": sum(map(len, by_split)) - len(distinct),
+            "answers that come again": len(answers) - len(np.unique(answers)),
+        }

@@ -1,0 +1,1 @@
+"""A shop's table, folder, chat file or hub data set -> a catalogue."""

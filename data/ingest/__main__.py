@@ -1,0 +1,36 @@
+"""Turn any catalogue into training data: `python -m data.ingest SOURCE --output DIR`.
+
+SOURCE is a CSV, TSV, JSON, JSONL or Parquet file, a folder of photos (category/photo.jpg) or of tables, chat-style JSONL,
+a saved `datasets` folder or the id of a hub dataset. Pictures may be bytes, paths or URLs.
+
+    python -m data.ingest photos/ --output runs/photos
+    python -m data.ingest products.csv --output runs/shop --config fields.yaml
+    python -m data.ingest shop.csv --output runs/shop --field title=Name --field price=Price:number:EUR --image Photo
+    python -m data.ingest DBQ/Burberry.Product.prices.United.States --preset burberry --output runs/burberry
+
+A run that is stopped at any moment goes on where it was when started again: its work lies in .NAME.ingest beside DIR.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from mlx_phi3v.cli import parse
+from mlx_phi3v.errors import run_cli
+
+from .pipeline import ingest
+from .settings import IngestSettings
+from .summary import summary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    settings = parse(IngestSettings, "python -m data.ingest", __doc__ or "", argv)
+    info = ingest(settings)
+    print(json.dumps(info, ensure_ascii=False) if settings.json else summary(info, settings.output))
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,50 @@
+"""What a person should know of an ingest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v.catalogue import SPLITS
+
+_RARE = 5
+
+
+def _category_report(counts: Counter[str]) -> dict[str, Any]:
+    named = Counter({name: count for name, count in counts.items() if name})
+    folded: dict[str, list[str]] = {}
+    for name in sorted(named):
+        folded.setdefault(name.casefold(), []).append(name)
+    return {
+        "distinct": len(named),
+        "missing": counts.get("", 0),
+        "largest": dict(named.most_common(20)),
+        "rare": {name: count for name, count in sorted(named.items()) if count < _RARE},
+        "differ_only_in_case": [names for names in folded.values() if len(names) > 1],
+    }
+
+
+def summary(info: Mapping[str, Any], output: Path) -> str:
+    """What a person should know of the run, in a few lines."""
+    counts, products = info["counts"], info["products"]
+    splits = ", ".join(f"{name} {entry['rows']}" for name, entry in info["splits"].items())
+    lines = [
+        f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} pictures; {splits}",
+        f"{products['rows_held_together']} rows held together as parts of {products['products']} products "
+        f"(links by {', '.join(f'{cause}: {count}' for cause, count in products['joined_by'].items())})",
+    ]
+    if counts["rejected"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected"].items())
+        lines.append(f"left out, see rejected.csv: {reasons}")
+    if counts["pictures_left_out"]:
+        lines.append(f"{counts['pictures_left_out']} further pictures of rows were left out: the prompt does not show them")
+    if products["leaking_products"]:
+        lines.append(f"warning: {products['leaking_products']} products stand in several of the source's own splits")
+    for name, report in info["categories"].items():
+        if report["rare"]:
+            lines.append(f"{name}: {report['distinct']} categories, {len(report['rare'])} with fewer than {_RARE} rows")
+    if not any(name in info["splits"] for name in SPLITS[1:]):
+        lines.append("warning: there is only a train split; the source has too few products for another")
+    return "\n".join(lines)

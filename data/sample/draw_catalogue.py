@@ -1,0 +1,170 @@
+"""Draw the built-in sample catalogue, in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.cli import option
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import sha256_json
+from mlx_phi3v.task import Task
+
+from ..writer import CatalogueWriter
+from .brands import BRANDS, get_brand
+from .products import MAX_PRODUCTS, Product, draw_product, permute
+
+_CHUNK = 25  # products a worker draws at a time
+_AHEAD = 4  # chunks in flight per worker: bounds memory
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What to draw and how to split it."""
+
+    output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"])
+    products: int = option(1000, help=f"how many products, 10 to {MAX_PRODUCTS:,}")
+    seed: int = option(1, help="the same seed gives the same catalogue")
+    brand: str = option("sample", help="the house whose catalogue is drawn", choices=tuple(BRANDS))
+    processes: int = option(0, help="worker processes; 0 takes one per core, 1 draws in this process")
+    validation_share: float = option(0.1, help="share of products in the validation split")
+    test_share: float = option(0.1, help="share of products in the test split")
+    validation: int | None = option(None, help="number of products in the validation split; wins over the share")
+    test: int | None = option(None, help="number of products in the test split; wins over the share")
+    json: bool = option(False, help="print one line of JSON at the end and no progress")
+
+
+def split_counts(settings: SampleSettings) -> tuple[int, int]:
+    """(validation, test) rows. Raises UserError where they leave nothing to train on."""
+    count = settings.products
+    for name in ("validation_share", "test_share"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; give a share from 0 to below 1")
+    validation = settings.validation if settings.validation is not None else round(count * settings.validation_share)
+    test = settings.test if settings.test is not None else round(count * settings.test_share)
+    if validation < 0 or test < 0:
+        raise UserError("--validation and --test are numbers of products; give 0 or more")
+    if validation + test >= count:
+        raise UserError(
+            f"{validation} validation and {test} test products leave none of {count} to train on; "
+            "lower them or raise --products"
+        )
+    return validation, test
+
+
+def split_of(index: int, count: int, validation: int, test: int, seed: int) -> str:
+    """The split of product `index`: by its place in a seeded permutation, so the counts are exact."""
+    place = permute(index, count, seed)
+    return "test" if place < test else "validation" if place < test + validation else "train"
+
+
+def _draw_chunk(brand: str, seed: int, start: int, stop: int) -> list[Product]:
+    return [draw_product(get_brand(brand), seed, index) for index in range(start, stop)]
+
+
+def _start_worker() -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)  # one core per worker: OpenCV's own threads would only compete
+
+
+def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator[Product]:
+    """Products 0 to `count` in order, drawn by `processes` workers with a bounded number of them in flight."""
+    spans = ((start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+    if processes == 1:
+        for start, stop in spans:
+            yield from _draw_chunk(brand, seed, start, stop)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    flying: deque[Future[list[Product]]] = deque()
+    try:
+        for start, stop in spans:
+            flying.append(pool.submit(_draw_chunk, brand, seed, start, stop))
+            if len(flying) >= processes * _AHEAD:
+                yield from flying.popleft().result()
+        while flying:
+            yield from flying.popleft().result()
+    except BrokenProcessPool:
+        raise UserError("a drawing process was killed, most likely for want of memory; lower --processes") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def sample(settings: SampleSettings) -> dict[str, Any]:
+    """Draw the catalogue of `settings` -> a summary (folder, fingerprint, rows per split, seconds, rate).
+
+    Raises UserError for an unknown brand, counts that do not fit, or an output folder that is not empty.
+    """
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    brand = get_brand(settings.brand)
+    if not 10 <= settings.products <= MAX_PRODUCTS:
+        raise UserError(f"--products is {settings.products}; give 10 to {MAX_PRODUCTS:,}")
+    if settings.seed < 0:
+        raise UserError(f"--seed is {settings.seed}; give 0 or more")
+    validation, test = split_counts(settings)
+    # Starting workers costs more than a second, so a small catalogue is drawn here.
+    processes = settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
+    if processes < 0:
+        raise UserError(f"--processes is {processes}; give 0 or more")
+    text = {name: pa.string() for name in ("product_code", "brand", "currency", "material", "colour", "pattern", "size")}
+    kept = {
+        "brand": brand.name,
+        "products": settings.products,
+        "seed": settings.seed,
+        "validation": validation,
+        "test": test,
+    }
+    began = time.monotonic()
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} products/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    quiet = settings.json or not console.is_terminal
+    with (
+        CatalogueWriter(
+            settings.output,
+            Task(),
+            name=f"{brand.name}-{settings.products}-{settings.seed}",
+            source={"generator": "data.sample", "brand": brand.name, "settings": sha256_json(kept)},
+            settings=kept,
+            extra={**text, "logo": pa.bool_(), "season": pa.string()},
+        ) as writer,
+        Progress(*columns, console=console, disable=quiet) as progress,
+    ):
+        bar = progress.add_task(f"drawing {brand.name}", total=settings.products, rate=0.0)
+        for index, product in enumerate(draw_products(brand.name, settings.seed, settings.products, processes)):
+            image = writer.add_image(product.picture, product.suffix)
+            split = split_of(index, settings.products, validation, test, settings.seed)
+            writer.add(split, {**product.row, "images": [image]})
+            progress.update(bar, advance=1, rate=(index + 1) / max(time.monotonic() - began, 1e-9))
+    seconds = time.monotonic() - began
+    info = Catalogue(settings.output).info
+    return {
+        "output": str(settings.output),
+        "fingerprint": info["fingerprint"],
+        "rows": {name: entry["rows"] for name, entry in info["splits"].items()},
+        "processes": processes,
+        "seconds": round(seconds, 2),
+        "products_per_second": round(settings.products / seconds, 1),
+    }

@@ -1,0 +1,162 @@
+"""Write a catalogue row by row in constant memory; its format stands in `mlx_phi3v.catalogue`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from mlx_phi3v.catalogue import FORMAT, SPLITS
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import sha256_bytes, write_json
+from mlx_phi3v.task import Task, is_missing
+
+_BATCH_ROWS = 1000
+
+
+def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
+    columns = [pa.field("id", pa.string()), pa.field("images", pa.list_(pa.string()))]
+    columns += [pa.field(f.name, pa.float64() if f.kind == "number" else pa.string()) for f in task.fields]
+    taken = {column.name for column in columns}
+    return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
+
+
+def store_picture(folder: Path, data: bytes, suffix: str) -> str:
+    """Store a picture's bytes once under `folder`/images, by content; the path relative to `folder`.
+
+    Several processes may store the same picture at once.
+    """
+    digest = sha256_bytes(data)
+    relative = f"images/{digest[:2]}/{digest}{suffix}"
+    path = folder / relative
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{digest}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return relative
+
+
+class CatalogueWriter:
+    """Writes a catalogue row by row in constant memory; `output` appears only when the block ends well.
+
+    >>> with CatalogueWriter(output, task, name="sample", source={...}, settings={...}) as writer:
+    ...     image = writer.add_image(png_bytes, ".png")
+    ...     writer.add("train", {"id": "p1", "images": [image], "title": "Wool scarf", ...})
+
+    What is put into `info` before the block ends stands in `catalogue.json`. With `folder` the catalogue is built
+    there, around the pictures it holds already, and an error leaves it; it must be on the disk of `output`.
+
+    Raises UserError where `output` exists and is not empty.
+    """
+
+    def __init__(
+        self,
+        output: Path | str,
+        task: Task,
+        *,
+        name: str,
+        source: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        extra: Mapping[str, pa.DataType] | None = None,
+        shard_rows: int = 50_000,
+        folder: Path | None = None,
+    ) -> None:
+        self.output = Path(output)
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
+        self.task = task
+        self.info: dict[str, Any] = {
+            "format": FORMAT,
+            "name": name,
+            "source": dict(source),
+            "settings": dict(settings),
+            "task": task.to_dict(),
+        }
+        self.schema = _schema(task, extra or {})
+        self.shard_rows = shard_rows
+        self._own_folder = folder is None
+        self.folder = folder or self.output.with_name(f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp")
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
+        self._pending: dict[str, list[dict[str, Any]]] = {}
+        self._shards: dict[str, list[str]] = {}
+        self._rows: dict[str, int] = {}
+        self._open: dict[str, tuple[pa.RecordBatchStreamWriter, int]] = {}
+        self._hashes: dict[str, Any] = {}
+
+    def add_image(self, data: bytes, suffix: str) -> str:
+        """Store a picture's bytes once, by content; the path to put into a row's "images"."""
+        return store_picture(self.folder, data, suffix)
+
+    def add(self, split: str, row: Mapping[str, Any]) -> None:
+        """Append one row. Columns outside the schema are an error of the caller."""
+        unknown = set(row) - set(self.schema.names)
+        if unknown:
+            raise KeyError(f"row has columns outside the schema: {sorted(unknown)}")
+        clean = {name: None if is_missing(value := row.get(name)) else value for name in self.schema.names}
+        clean["images"] = list(row.get("images") or [])
+        line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
+        self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
+        self._rows[split] = self._rows.get(split, 0) + 1
+        pending = self._pending.setdefault(split, [])
+        pending.append(clean)
+        if len(pending) >= _BATCH_ROWS:
+            self._flush(split)
+
+    def _flush(self, split: str) -> None:
+        rows = self._pending.get(split)
+        if not rows:
+            return
+        if split not in self._open:
+            names = self._shards.setdefault(split, [])
+            names.append(f"{split}-{len(names):05d}.arrow")
+            self._open[split] = (pa.ipc.new_stream(str(self.folder / names[-1]), self.schema), 0)
+        writer, written = self._open[split]
+        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=self.schema))
+        self._open[split] = (writer, written + len(rows))
+        self._pending[split] = []
+        if written + len(rows) >= self.shard_rows:
+            writer.close()
+            del self._open[split]
+
+    def close(self) -> None:
+        """Finish the shards, write `catalogue.json` and put the folder in place."""
+        for split in list(self._pending):
+            self._flush(split)
+        for writer, _ in self._open.values():
+            writer.close()
+        self._open.clear()
+        order = sorted(self._rows, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s))
+        self.info["schema"] = {column.name: str(column.type) for column in self.schema}
+        self.info["splits"] = {s: {"rows": self._rows[s], "shards": self._shards[s]} for s in order}
+        digest = hashlib.sha256(json.dumps(self.info["task"], sort_keys=True).encode())
+        for split in order:
+            digest.update(split.encode() + self._hashes[split].digest())
+        self.info["fingerprint"] = digest.hexdigest()
+        write_json(self.folder / "catalogue.json", self.info)
+        if self.output.exists():
+            self.output.rmdir()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.folder, self.output)
+
+    def __enter__(self) -> CatalogueWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+            return
+        for writer, _ in self._open.values():
+            with contextlib.suppress(Exception):
+                writer.close()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)

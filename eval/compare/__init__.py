@@ -1,0 +1,1 @@
+"""Two runs -> paired measures, statistics, verdict, and why answers diverge."""

@@ -1,0 +1,1 @@
+"""The built-in job: convert, tune on both backends, predict, compare."""

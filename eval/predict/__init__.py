@@ -1,0 +1,1 @@
+"""A model's answers for every product of a split -> a run."""

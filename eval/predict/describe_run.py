@@ -1,0 +1,86 @@
+"""What a run's manifest says: hashes, settings, code, packages, device."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v import __version__
+from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.backend import Backend
+from mlx_phi3v.catalogue import Catalogue, iterate
+from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
+from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.files import read_json, sha256_file, sha256_json
+
+from ..runs.manifest import split_hash
+from .settings import PredictConfig, parse_shard
+
+_PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow", "tokenizers")
+_TOP_K = 5
+
+
+def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> dict[str, Any]:
+    """What was run and on what; see `eval.runs.run`."""
+    folder = resolve_model(config.model)
+    decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
+    quantization = backend.config.quantization
+    shard = parse_shard(config.shard)
+    return {
+        "backend": config.backend,
+        "label": config.label or config.output.name,
+        "hashes": {
+            "base": base_fingerprint(folder),
+            "adapter": sha256_file(resolve_adapter(config.adapter) / WEIGHTS_FILE) if config.adapter else None,
+            "catalogue": catalogue.fingerprint,
+            "split": split_hash(catalogue.task, iterate(catalogue.split(config.split))),
+            "template": sha256_json(catalogue.task.to_dict()),
+            "tokenizer": sha256_file(folder / "tokenizer.json"),
+            "decoding": sha256_json(decoding),
+        },
+        "settings": {
+            "dtype": backend.dtype,
+            "quantization": quantization.__dict__ if quantization else None,
+            "num_crops": config.num_crops or backend.config.num_crops,
+            "attn_implementation": config.attn_implementation,
+            **decoding,
+        },
+        "task": catalogue.task.to_dict(),
+        "catalogue": str(config.data.resolve()),
+        "split": config.split,
+        "limit": config.limit,
+        "shard": list(shard) if shard else None,
+        "model": config.model,
+        "adapter": config.adapter,
+        "model_config": asdict(backend.config),
+        "adapter_config": read_json(resolve_adapter(config.adapter) / CONFIG_FILE, "adapter") if config.adapter else None,
+        "code": code_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "device": backend.device_info(),
+        "batch_size": config.batch_size,
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """Version, and commit and whether files were changed where the code lies in a git checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"version": __version__, "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

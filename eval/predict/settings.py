@@ -1,0 +1,58 @@
+"""The settings of a prediction run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_phi3v.backend import BACKENDS, DTYPES, default_backend
+from mlx_phi3v.catalogue import Split
+from mlx_phi3v.cli import option
+from mlx_phi3v.errors import UserError
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Settings of a prediction run."""
+
+    data: Path = option(help="catalogue folder, made by data.ingest or data.sample")
+    output: Path = option(help="run folder; an unfinished one is continued")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
+    adapter: str | None = option(None, help="LoRA adapter or training run; none scores the base model")
+    backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
+    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    attn_implementation: str = option(
+        "sdpa", help="torch only: attention kernel (for the noise floor)", choices=("sdpa", "eager")
+    )
+    split: str = option("test", help="split to answer for")
+    limit: int | None = option(None, help="only the first rows")
+    shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), to share the work")
+    batch_size: int = option(16, help="rows answered together; does not change the answers")
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    max_new_tokens: int = option(96, help="longest answer, in tokens")
+    temperature: float = option(0.0, help="0 is greedy")
+    seed: int = option(0, help="seed of sampling")
+    label: str | None = option(None, help="name of the run in reports; by default the folder's")
+    feature_cache: Path | None = option(None, help="folder of photo features, kept so that each photo is encoded once")
+    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
+    trace: Path | None = option(None, help="score this run's tokens under the model, into OUTPUT, instead of answering")
+    json: bool = option(False, help="progress as JSON lines on stdout")
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """ "2/4" -> (2, 4). Raises UserError for anything else."""
+    if text is None:
+        return None
+    try:
+        i, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        i, n = 0, 0
+    if not 1 <= i <= n:
+        raise UserError(f"--shard {text} is not of the form i/n with 1 <= i <= n, such as 2/4")
+    return i, n
+
+
+def chosen_rows(split: Split, limit: int | None, shard: tuple[int, int] | None) -> range:
+    """Row numbers of the part of the split to answer for."""
+    rows = range(len(split))[:limit]
+    return rows[shard[0] - 1 :: shard[1]] if shard else rows

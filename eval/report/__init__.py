@@ -1,0 +1,1 @@
+"""A comparison as a terminal report and as a page."""

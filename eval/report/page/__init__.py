@@ -1,0 +1,92 @@
+"""The report as one self-contained page: no script, style or picture from elsewhere, at any number of rows a few MB.
+
+Answers come from models and are not trusted: Jinja escapes every value, and a content security policy lets only
+the page's own script run, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mlx_phi3v.files import write_text
+
+from ...compare.comparison import Comparison
+from ...compare.measures import MetricRow
+from .. import phrases
+from .charts import confusion_grids, forest_scale, interval_bar, scatters
+from .rows import pick_rows
+
+_FOLDER = Path(__file__).parent
+_CATEGORIES = 60
+_VALUE = 300  # characters of one manifest value shown
+
+
+def write_page(path: Path | str, comparison: Comparison, *, worst: int = 100, sampled: int = 100, seed: int = 0) -> None:
+    """Write the comparison as one HTML file, whole or not at all.
+
+    Args:
+        worst, sampled: how many of the worst rows, and of a sample over all outcomes, stand in it with text and
+            thumbnail; the rest is told by count.
+        seed: of that sample and of the points drawn.
+    """
+    write_text(path, render(comparison, worst=worst, sampled=sampled, seed=seed))
+
+
+def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> str:
+    """The page's text; see `write_page`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    rows = pick_rows(comparison, worst=worst, sampled=sampled, seed=seed)
+    scale = forest_scale(comparison.metrics)
+    return environment.get_template("page.html").render(
+        c=comparison,
+        phrases=phrases,
+        style=style,
+        script=script,
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        margins={(gate.field, gate.metric): gate.margin for gate in comparison.gates},
+        by_field=by_field,
+        bar=lambda row, margin=None: interval_bar(row, scale, margin),
+        scatters=scatters(comparison, seed=seed),
+        confusions=confusion_grids(comparison),
+        categories=list(comparison.by_category.items())[:_CATEGORIES],
+        most=max(comparison.cause_counts.values(), default=1),
+        rows=rows,
+        row_categories=sorted({row.category for row in rows}),
+        row_causes=[cause for cause in (*comparison.cause_counts, "same answer") if any(row.cause == cause for row in rows)],
+        manifest=manifest_rows(comparison),
+    )
+
+
+def _csp_hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+def by_field(rows: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
+    """Measures grouped by field, in the task's order."""
+    return [(name, list(group)) for name, group in itertools.groupby(rows, key=lambda row: row.field)]
+
+
+def manifest_rows(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
+    """Both manifests side by side: (key, A, B, whether they differ), those that differ first."""
+    a, b = dict(_leaves("", comparison.a.manifest)), dict(_leaves("", comparison.b.manifest))
+    rows = [(key, a.get(key, "–"), b.get(key, "–"), a.get(key) != b.get(key)) for key in {**a, **b}]
+    return sorted(rows, key=lambda row: not row[3])
+
+
+def _leaves(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in _leaves(f"{name}.{key}" if name else str(key), item)]
+    text = str(value)
+    return [(name, text if len(text) <= _VALUE else text[:_VALUE] + "…")]

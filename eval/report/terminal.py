@@ -1,0 +1,237 @@
+"""The terminal report, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..compare import table
+from ..compare.comparison import Comparison
+from ..compare.measures import MetricRow
+from ..compare.metrics import METRICS
+from ..runs.run import Run
+from . import phrases
+
+WIDTH = 80
+_COLOURS = {"EQUIVALENT": "green", "NO WORSE": "green", "DIFFERENT": "red", "WORSE": "red", "INCONCLUSIVE": "yellow"}
+_CATEGORIES = 12
+
+
+def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10) -> None:
+    """Print the verdict, the measures and why answers part; the `rows` worst rows are listed."""
+    for part in (
+        _verdict(comparison),
+        _warnings(comparison),
+        _measures("Measures", comparison.metrics),
+        _both_parsed(comparison),
+        _categories(comparison),
+        _agreement(comparison),
+        _causes(comparison),
+        _worst(comparison, rows),
+        _numbers(comparison),
+    ):
+        if part is not None:
+            console.print(part, width=min(WIDTH, console.width))
+
+
+def _text(value: object, style: str = "") -> Text:
+    # Text, not str: rich reads [brackets] in a str as markup, and answers may hold any.
+    return Text(phrases.printable(value), style=style)
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _verdict(comparison: Comparison) -> RenderableType:
+    colour = _COLOURS[comparison.verdict]
+    lines = [_text(phrases.headline(comparison), "bold")]
+    lines += [_text(f"· {reason}") for reason in comparison.reasons]
+    if said := phrases.settle(comparison):
+        lines.append(_text(said))
+    lines.append(
+        _text(
+            f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
+        )
+    )
+    return Panel(Group(*lines), title=Text(comparison.verdict, style=f"bold {colour}"), border_style=colour)
+
+
+def _warnings(comparison: Comparison) -> RenderableType | None:
+    lines = [_text(f"! {line}", "yellow") for line in phrases.warnings(comparison)]
+    return Group(*lines) if lines else None
+
+
+def _grid(*columns: tuple[str, int, str]) -> RichTable:
+    """A table of fixed widths: (heading, width, justify)."""
+    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for heading, width, justify in columns:
+        grid.add_column(heading, width=width, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return grid
+
+
+def _measures(title: str, rows: Sequence[MetricRow]) -> RenderableType | None:
+    if not rows:
+        return None
+    grid = _grid(
+        (title, 20, "left"),
+        ("A", 8, "right"),
+        ("B", 8, "right"),
+        ("B - A", 8, "right"),
+        ("95 %", 18, "right"),
+        ("rows", 7, "right"),
+    )
+    field = None
+    for row in rows:
+        if row.field != field:
+            field = row.field
+            grid.add_row(_text(field, "bold"))
+        low, high = row.interval
+        sure = low is not None and high is not None and (low > 0 or high < 0)
+        grid.add_row(
+            _text(f"  {row.label}"),
+            phrases.figure(row, row.a),
+            phrases.figure(row, row.b),
+            Text(phrases.gap(row, row.difference), style="bold" if sure else ""),
+            phrases.interval(row),
+            f"{row.rows:,}",
+        )
+    return grid
+
+
+def _both_parsed(comparison: Comparison) -> RenderableType | None:
+    """Only where it says something else than all rows do."""
+    judged = {(row.field, row.metric): row.rows for row in comparison.metrics}
+    fields = {row.field for row in comparison.both_parsed if row.rows != judged[row.field, row.metric]}
+    return _measures("Rows both parsed", [row for row in comparison.both_parsed if row.field in fields])
+
+
+def _categories(comparison: Comparison) -> RenderableType | None:
+    if not comparison.by_category:
+        return None
+    gated = [(gate.field, gate.metric, f"{gate.label}") for gate in comparison.gates][:2]
+    columns = [("\nCategory", 13, "left"), ("\nrows", 5, "right")]
+    for _, _, label in gated:
+        columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
+    grid = _grid(*columns)
+    for name, rows in list(comparison.by_category.items())[:_CATEGORIES]:
+        cells: list[RenderableType] = [_text(name), f"{max((row.rows for row in rows), default=0):,}"]
+        for field, metric, _ in gated:
+            row = next(item for item in rows if (item.field, item.metric) == (field, metric))
+            low, high = row.interval
+            sure = low is not None and high is not None and (low > 0 or high < 0)
+            difference = Text(phrases.gap(row, row.difference) + ("*" if sure else " "), style="bold" if sure else "")
+            cells += [phrases.figure(row, row.a), phrases.figure(row, row.b), difference]
+        grid.add_row(*cells)
+    left = len(comparison.by_category) - _CATEGORIES
+    more = f"and {left} more in --json and --html; " if left > 0 else ""
+    return Group(grid, _text(f"{more}* its own 95 % interval leaves out zero", "dim"))
+
+
+def _agreement(comparison: Comparison) -> RenderableType:
+    names = {"text": "same text", "tokens": "same tokens", "predicted": "same fields read"}
+    lines = [_heading("Agreement")]
+    lines += [_text(f"{names[name]:<18}{phrases.share(*counts)}") for name, counts in comparison.agreement.items()]
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in comparison.outcomes.items())
+    lines += [_text(f"{'right on':<18}{outcomes}"), _text(f"{'speed':<18}{phrases.speed(comparison)}")]
+    return Group(*lines)
+
+
+def _causes(comparison: Comparison) -> RenderableType:
+    if not comparison.parted:
+        return Group(_heading("Why answers part"), _text("no row's answer, reading or truth differs"))
+    grid = _grid(("Why answers part", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
+    most = max(comparison.cause_counts.values())
+    for cause, count in comparison.cause_counts.items():
+        grid.add_row(cause, f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
+    return grid
+
+
+def _worst(comparison: Comparison, rows: int) -> RenderableType | None:
+    shown = comparison.parted[:rows]
+    if not shown:
+        return None
+    grid = _grid((f"Worst {len(shown)}", 18, "left"), ("", 10, "left"), ("cause", 48, "left"))
+    for row in shown:
+        cause = row.cause if row.margin is None else f"{row.cause} ({row.margin:.3g} nats)"
+        grid.add_row(_text(row.id), row.outcome, _text(f"{cause}: {row.reading or row.detail}"))
+    left = len(comparison.parted) - len(shown)
+    return Group(grid, _text(f"and {left:,} more in --json and --html", "dim")) if left else grid
+
+
+def _numbers(comparison: Comparison) -> RenderableType:
+    _, subjects = phrases.differences(comparison)
+    lines = [_heading("Inputs and numbers"), *(_text(line) for line in phrases.inputs(comparison))]
+    lines += [_text(line) for line in phrases.noise(comparison)]
+    lines += [_text(phrases.trace_line(item)) for item in comparison.trace or []]
+    if subjects:
+        lines += [_heading("The runs differ in (A | B)"), *(_text(f"{item}") for item in subjects)]
+    lines.append(_text(f"\n{phrases.method(comparison)}", "dim"))
+    return Group(*lines)
+
+
+def print_table(console: Console, runs: Sequence[Run], reference: Run) -> None:
+    """Compare every run with `reference` and print them side by side."""
+    print_rows(console, table.tabulate(runs, reference))
+
+
+def print_rows(console: Console, found: table.Table) -> None:
+    """Print a table of runs: gated measures with their difference to the reference below, and each verdict."""
+    gated = found.gated[:2]
+    first = found.rows[0]
+    headings = [measure.label if (measure := table.measure_of(first, *name)) else name[1] for name in gated]
+    grid = _grid(
+        ("Run", 20, "left"),
+        *((heading, 15, "right") for heading in headings),
+        ("same text", 9, "right"),
+        ("rows/s", 6, "right"),
+    )
+    for row in found.rows:
+        cells: list[RenderableType] = [_run_cell(row)]
+        for name in gated:
+            item = table.measure_of(row, *name)
+            cells.append("–" if item is None else _measure_cell(item))
+        cells.append("" if row.same_text is None else f"{100 * row.same_text:.1f} %")
+        cells.append("–" if row.rows_per_second is None else f"{row.rows_per_second:.3g}")
+        grid.add_row(*cells)
+    console.print(grid, width=min(WIDTH, console.width))
+    console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
+
+
+def _run_cell(row: table.TableRow) -> Text:
+    name = _text(row.label, "bold")
+    verdict = row.verdict or "reference"
+    return name.append("\n").append(verdict, style=_COLOURS.get(row.verdict, "dim")).append(f"\n{row.rows:,} rows", style="dim")
+
+
+def _measure_cell(item: MetricRow) -> Text:
+    cell = Text(phrases.figure(item, item.b))
+    if item.difference is None:
+        return cell
+    low, high = (phrases.gap(item, end) for end in item.interval)
+    return cell.append(f"\n{phrases.gap(item, item.difference)}", style="bold").append(f"\n{low} {high}", style="dim")
+
+
+def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
+    """Print one run's measures (`metrics.score_run`) with their intervals."""
+    grid = _grid((str(scores["label"])[:26], 26, "left"), ("", 10, "right"), ("95 %", 20, "right"), ("rows", 8, "right"))
+    for name, item in scores["fields"].items():
+        grid.add_row(_text(name, "bold"))
+        for metric in METRICS[item["kind"]]:
+            score = item["metrics"][metric.name]
+            low, high = (phrases.value(metric.unit, end) for end in score["interval"])
+            grid.add_row(
+                f"  {metric.label}", phrases.value(metric.unit, score["value"]), f"{low} to {high}", f"{score['rows']:,}"
+            )
+        failed = {status: count for status, count in item["statuses"].items() if count and status != "ok"}
+        if failed:
+            grid.add_row(Text("  " + ", ".join(f"{status} {count:,}" for status, count in failed.items()), style="dim"))
+    console.print(grid, width=min(WIDTH, console.width))
+    if scores.get("read_differently"):
+        console.print(_text(f"{scores['read_differently']:,} rows read otherwise than when the run was made", "yellow"))

@@ -1,0 +1,59 @@
+"""What was run: `manifest.json`, its schema and what two runs must share to be one."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import sha256_json
+from mlx_phi3v.task import Task
+
+from .prediction import true_values
+
+SCHEMA = 1
+HASHES = ("base", "adapter", "catalogue", "split", "template", "tokenizer", "decoding")
+# What a resumed run must share with its beginning, beside hashes and settings; batch size, processes, code and the
+# places of folders may change.
+_RESUME_KEYS = ("backend", "task", "split", "limit", "shard")
+
+
+def split_hash(task: Task, rows: Iterator[Mapping[str, Any]]) -> str:
+    """Hex SHA-256 of a split's ids and true values, whatever the order of its rows."""
+    lines = sorted(sha256_json({"id": str(row["id"]), "true": true_values(task, row)}) for row in rows)
+    return sha256_json(lines)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def check_manifest(manifest: Any, path: Path) -> dict[str, Any]:
+    """`manifest` itself. Raises UserError where it is of another schema or lacks what a comparison needs."""
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        raise UserError(f"{path} is no run manifest (it has no 'schema'); give a folder written by eval.predict or eval.bring")
+    if manifest["schema"] != SCHEMA:
+        raise UserError(f"{path} has run schema {manifest['schema']!r}, this version reads {SCHEMA}; run eval.predict again")
+    if "task" not in manifest:
+        raise UserError(f"{path} has no 'task'; run eval.predict or eval.bring again")
+    return manifest
+
+
+def _check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    pairs: list[tuple[str, Any, Any]] = []
+    for group in ("hashes", "settings"):
+        before, after = old.get(group) or {}, new.get(group) or {}
+        pairs += [(f"{group}.{key}", before.get(key), after.get(key)) for key in sorted(set(before) | set(after))]
+    pairs += [(key, old.get(key), new.get(key)) for key in _RESUME_KEYS]
+    differing = [f"{key} was {_short(before)}, is {_short(after)}" for key, before, after in pairs if before != after]
+    if differing:
+        raise UserError(f"{folder} holds another run: {'; '.join(differing)}. Choose another --output or the same settings")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:12] + "..."

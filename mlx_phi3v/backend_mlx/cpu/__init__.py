@@ -1,0 +1,1 @@
+"""What replaces slow operations of MLX on a CPU. Metal never enters it."""

@@ -1,0 +1,60 @@
+"""Quantised layers that stay fast on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .streams import spread
+
+FEW_ROWS = 4  # up to here `quantized_matmul` is no slower on a CPU than dequantising first
+
+
+class QuantizedLinear(nn.QuantizedLinear):
+    """MLX: on a CPU `quantized_matmul` takes as long for each row and has one thread; parts of the weight are spread.
+
+    It runs at 2 GFLOP/s whatever the batch, so more than a few rows of input dequantise and multiply.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if mx.default_device() != mx.cpu:
+            return super().__call__(x)
+        packed: tuple[Any, ...] = self.weight, self.scales, self.biases
+        if math.prod(x.shape[:-1]) > FEW_ROWS:
+            return _many_rows(self.group_size, self.bits)(x, *packed)
+        rows = x.reshape(-1, x.shape[-1])
+
+        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+            """[some of out, rows], so that parts join along the first axis."""
+            return (mx.quantized_matmul(rows, w, scales, biases, True, self.group_size, self.bits).T,)
+
+        return spread(part, *packed)[0].T.reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _many_rows(group_size: int, bits: int) -> Any:
+    def weight(packed: Sequence[mx.array], after: mx.array) -> mx.array:
+        """Unpacked when `after` is there: without that MLX unpacks many layers before their turn, and holds them."""
+
+        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+            return (mx.dequantize(w, scales, biases, group_size, bits),)
+
+        return spread(part, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
+
+    @mx.custom_function
+    def product(x: mx.array, *packed: mx.array) -> mx.array:
+        """[..., in] -> [..., out]."""
+        return x @ weight(packed, x).T
+
+    @product.vjp
+    def gradient(primals: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        """Of x alone. The weight is unpacked again, else that of every layer would be kept until here."""
+        _x, *packed = primals
+        return cotangent @ weight(packed, cotangent), *map(mx.zeros_like, packed)
+
+    return product

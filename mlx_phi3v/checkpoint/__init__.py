@@ -1,0 +1,1 @@
+"""Checkpoints on disk: layout, headers, writer, fingerprint, hub."""

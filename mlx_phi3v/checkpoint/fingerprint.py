@@ -1,0 +1,49 @@
+"""The identity of weights: what an adapter or a cached feature belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import read_json
+from .headers import read_tensors
+
+SOURCE_FILE = "conversion.json"  # what a converted folder says of where it came from
+
+
+def base_fingerprint(folder: Path) -> str:
+    """Identity of the weights an adapter belongs to, the same before and after conversion and quantisation.
+
+    Of a converted folder, what its conversion.json says; else SHA-256 over names, shapes and the first 4 KiB of each
+    tensor: enough to tell checkpoints apart without reading gigabytes.
+    """
+    source = folder / SOURCE_FILE
+    if source.is_file():
+        fingerprint = read_json(source, "conversion record").get("source_fingerprint")
+        if not fingerprint:
+            raise UserError(f"{source} has no source_fingerprint; convert the checkpoint again")
+        return str(fingerprint)
+    digest = hashlib.sha256()
+    tensors = read_tensors(folder)
+    for name in sorted(tensors):
+        info = tensors[name]
+        digest.update(f"{name}{info.shape}{info.dtype}".encode())
+        with open(info.file, "rb") as file:
+            file.seek(info.start)
+            digest.update(file.read(min(info.size, 4096)))
+    return digest.hexdigest()
+
+
+def tensors_digest(folder: Path, prefix: str) -> str:
+    """SHA-256 over names, shapes, dtypes and every byte of the tensors whose names begin with `prefix`."""
+    digest = hashlib.sha256()
+    for name, info in sorted(read_tensors(folder).items()):
+        if not name.startswith(prefix):
+            continue
+        digest.update(f"{name}{info.shape}{info.dtype}".encode())
+        with open(info.file, "rb") as file:
+            file.seek(info.start)
+            for start in range(0, info.size, 1 << 20):
+                digest.update(file.read(min(info.size - start, 1 << 20)))
+    return digest.hexdigest()

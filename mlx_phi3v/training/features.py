@@ -1,0 +1,142 @@
+"""Photo features kept on disk: the tower sees a picture once, and never again while nothing on the image side changes.
+
+A kept picture is one safetensors file, named by the SHA-256 of the photo's bytes, in FOLDER/<key>/. The key hashes all
+else that features depend on: the image side's weights and adapter, backend, dtype, num_crops and this code's version.
+Whatever was made by other means lies under another key, so a stale feature is never read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..adapters import AdapterConfig
+from ..backend import Backend
+from ..batches import Example
+from ..checkpoint.fingerprint import tensors_digest
+from ..checkpoint.layout import VISION
+from ..config import CROP_SIZE
+from ..crops import ProcessedImage, process_image
+from ..files import sha256_bytes, sha256_json, write_tensors
+from ..photo import open_photo
+
+VERSION = 1  # to be raised whenever pictures are cropped, encoded or stored in another way
+
+
+class FeatureCache:
+    """Features of pictures, kept by what they depend on.
+
+    folder: may be shared by any number of models and runs. limit_gb: gigabytes that all files in it may take; beyond
+    them nothing more is kept, and the tower runs for every picture that is not. adapter: what is set on the backend.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        num_crops: int,
+        limit_gb: float,
+        adapter: tuple[AdapterConfig, dict[str, np.ndarray]] | None = None,
+    ) -> None:
+        self.backend, self.num_crops, self.limit = backend, num_crops, limit_gb * 1e9
+        made_by = {
+            "version": VERSION,
+            "backend": backend.name,
+            "dtype": backend.dtype,
+            "num_crops": num_crops,
+            "vision": asdict(backend.config.vision),
+            "weights": tensors_digest(backend.folder, VISION),
+            "adapter": _adapter_digest(adapter),
+        }
+        self.folder = folder / sha256_json(made_by)[:32]
+        self.bytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        self.found = self.made = 0
+        self.full = False
+        self._lock = threading.Lock()
+
+    def image(self, path: str | Path, *, with_crops: bool = False) -> ProcessedImage:
+        """The picture with its features where they are kept, else with its crops; or always with its crops.
+
+        May be called by several threads. Raises PhotoError for a picture that cannot be read.
+        """
+        try:
+            key = sha256_bytes(Path(path).read_bytes())
+        except OSError:
+            key = ""  # open_photo says what is wrong
+        kept = self._load(key)
+        if kept is not None:
+            with self._lock:
+                self.found += 1
+            if not with_crops:
+                return kept
+        crops = process_image(open_photo(path), self.num_crops)
+        return replace(crops, key=key, features=kept.features if kept else None)
+
+    def complete(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the features of all their pictures; what is not kept yet is computed, and kept."""
+        return [replace(e, images=tuple(map(self._complete, e.images))) for e in examples]
+
+    def _complete(self, image: ProcessedImage) -> ProcessedImage:
+        if image.features is not None:
+            return image
+        kept = self._load(image.key) if image.key else None  # by now, where its twin was in a batch just before
+        if kept is not None:
+            self.found += 1
+            return replace(image, features=kept.features)
+        # One picture at a time: what is kept does not depend on its neighbours in a batch.
+        features = self.backend.vision_features(image.distinct_crops)
+        self.made += 1
+        packed = _pack(features, self.backend.dtype)
+        if image.key and self.bytes + packed.nbytes <= self.limit:
+            write_tensors(self._file(image.key), {"features": packed, "grid": np.array(image.grid)})
+            self.bytes += packed.nbytes
+        else:
+            self.full = True
+        return replace(image, features=features)
+
+    def _load(self, key: str) -> ProcessedImage | None:
+        config = self.backend.config
+        try:
+            with safe_open(self._file(key), framework="numpy") as file:
+                packed, (h, w) = file.get_tensor("features"), file.get_tensor("grid").tolist()
+        except (SafetensorError, OSError):  # not kept, or spoilt by other means than ours
+            return None
+        image = ProcessedImage(np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), (h, w), key)
+        if packed.shape != (image.crop_count * config.vision.merged_grid**2 + 2, config.hidden_size):
+            return None
+        return replace(image, features=_unpack(packed, self.backend.dtype))
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def summary(self) -> str:
+        """How often the tower ran and did not, and what the files take, as a sentence."""
+        room = f"; {self.limit / 1e9:g} GB are full, more pictures are encoded anew each time" if self.full else ""
+        return (
+            f"photo features: {self.made} encoded, {self.found} found, {self.bytes / 1e9:.2f} GB in {self.folder.parent}{room}"
+        )
+
+
+def _adapter_digest(adapter: tuple[AdapterConfig, dict[str, np.ndarray]] | None) -> str | None:
+    """What of an adapter changes features; None where it leaves the image side alone."""
+    config, tensors = adapter or (None, {})
+    ours = {name: sha256_bytes(value.tobytes()) for name, value in tensors.items() if VISION in name}
+    return sha256_json([ours, asdict(config)]) if ours and config else None
+
+
+def _pack(features: np.ndarray, dtype: str) -> np.ndarray:
+    """fp32 values that came from `dtype`, without loss in its own width; bf16 as the upper half of the bits."""
+    if dtype == "bfloat16":
+        return (features.view(np.uint32) >> 16).astype(np.uint16)
+    return features.astype(dtype)
+
+
+def _unpack(packed: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        return (packed.astype(np.uint32) << 16).view(np.float32)
+    return packed.astype(np.float32)

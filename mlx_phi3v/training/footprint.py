@@ -1,0 +1,211 @@
+"""How much memory and arithmetic a training step on MLX takes, from shapes alone.
+
+The memory model is linear: floats per token and layer, fitted to MLX's own count of peak memory on small models by
+`scripts/measure_memory.py fit`, which prints the constants below and their worst error; `check` holds them against any
+checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longest row, S positions of a crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..adapters import AdapterConfig, adapter_shapes
+from ..batches import ExampleMaker
+from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
+from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelConfig
+from ..crops import crop_grid_of, encoded_crops, image_token_count
+from ..photo import photo_size
+
+ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What passes through the model at once: rows, tokens of the longest one, crops to encode, tokens with a label."""
+
+    rows: int
+    tokens: int
+    crops: int
+    labels: int = 64
+
+
+def largest_batch(
+    rows: Iterable[tuple[Mapping[str, Any], Sequence[tuple[int, int]]]], maker: ExampleMaker, batch_size: int
+) -> Workload:
+    """The largest batch that can come of `rows` and the (width, height) of their photos.
+
+    Every row in it is as long as the longest, and has as many crops as the one with most.
+    """
+    tokens = crops = labels = 0
+    for row, sizes in rows:
+        grids = [crop_grid_of(size, maker.num_crops) for size in sizes]
+        counts = [image_token_count(grid, maker.config.vision) for grid in grids]
+        input_ids, targets = maker.prompts.example(maker.task_prompt(len(counts)), maker.task.answer(row), counts)
+        tokens, labels = max(tokens, len(input_ids)), max(labels, int((targets >= 0).sum()))
+        crops = max(crops, sum(map(encoded_crops, grids)))
+    return Workload(batch_size, tokens, crops * batch_size, labels)
+
+
+def catalogue_sizes(
+    split: Sequence[Mapping[str, Any]], most: int = 500
+) -> Iterator[tuple[Mapping[str, Any], list[tuple[int, int]]]]:
+    """A catalogue's first rows with the sizes of their photos, from the photos' headers."""
+    for i in range(min(most, len(split))):
+        yield split[i], [photo_size(path) for path in split[i]["images"]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of a run's settings decides its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
+
+    adapter: AdapterConfig
+    dtype: str
+    grad_checkpoint: bool
+    encode: bool = True
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peak memory of a training step in bytes, by what it holds."""
+
+    weights: int
+    adapter: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it, as MLX counts it: without the interpreter (see `INTERPRETER`)."""
+        return self.weights + self.adapter + self.activations
+
+
+INTERPRETER = 350_000_000  # bytes that Python and its packages take beside MLX's arrays; `measure_memory.py check`
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floats per token (or position): kept from each layer for the backward pass, and at work in one layer at a time.
+
+    Each is a triple: times the width, times the MLP's width, times heads * (tokens or positions).
+    """
+
+    kept: tuple[float, float, float]
+    working: tuple[float, float, float]
+    pixels: float = 0.0  # floats per pixel and channel, for the crops themselves and the patches made of them
+
+
+def weight_bytes(config: ModelConfig, dtype: str) -> int:
+    """The base model in memory: quantised weights packed, with their scales and biases, all else in `dtype`."""
+    size, quantization = ITEM_SIZE[dtype], config.quantization
+    total = 0.0
+    for name, shape in expected_tensors(config).items():
+        if is_unused(name, config):
+            continue
+        per_weight: float = size
+        if quantization and is_quantized(name):
+            per_weight = quantization.bits / 8 + 2 * size / quantization.group_size
+        total += math.prod(shape) * per_weight
+    return int(total)
+
+
+def adapter_parameters(config: ModelConfig, adapter: AdapterConfig) -> int:
+    """Trained parameters."""
+    return sum(math.prod(shape) for shape in adapter_shapes(config, adapter).tensors.values())
+
+
+def footprint(config: ModelConfig, work: Workload, training: Training) -> Footprint:
+    """Peak memory of one forward and backward pass and of the update after it."""
+    vision, item = config.vision, ITEM_SIZE[training.dtype]
+    trained = adapter_parameters(config, training.adapter)
+    tokens = work.rows * work.tokens
+    kept, working = _floats(
+        TRUNK[training.grad_checkpoint],
+        (config.hidden_size, config.intermediate_size, config.num_attention_heads * work.tokens),
+    )
+    trunk_kept, trunk_working = config.num_hidden_layers * tokens * kept, tokens * working
+    tower_kept = tower_working = 0.0
+    if training.encode and work.crops:
+        positions = vision.grid**2 + 1
+        how = training.grad_checkpoint if training.adapter.trains_image_side(config) else None
+        widths = (vision.hidden_size, vision.intermediate_size, vision.num_attention_heads * positions)
+        kept, working = _floats(TOWER[how], widths)
+        tower_kept = vision.used_layers * work.crops * positions * kept
+        at_once = min(work.crops, CROPS_AT_ONCE) if how is None else work.crops
+        tower_working = at_once * positions * working + work.crops * 3 * CROP_SIZE**2 * TOWER[how].pixels
+    logits = 3 * work.labels * work.rows * config.vocab_size * 4
+    step = item * (trunk_kept + tower_kept + max(trunk_working, tower_working)) + logits + 4 * trained * GRADIENT
+    step += _unpacked(config, training)
+    return Footprint(weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step, 4 * trained * UPDATE)))
+
+
+def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:
+    kept, working = (sum(a * b for a, b in zip(part, widths)) for part in (cost.kept, cost.working))
+    return kept, working
+
+
+def _unpacked(config: ModelConfig, training: Training) -> int:
+    """Bytes of the quantised weights that a CPU unpacks at a time: one layer's."""
+    if not (config.quantization and training.cpu):
+        return 0
+    packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
+    return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
+
+
+def fits(config: ModelConfig, work: Workload, training: Training, limit: int) -> bool:
+    """Whether a step with these settings stays within `limit` bytes, the interpreter included."""
+    return footprint(config, work, training).total + INTERPRETER <= limit
+
+
+def within(config: ModelConfig, work: Workload, training: Training, limit: int) -> tuple[int, bool] | None:
+    """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None where nothing does.
+
+    The rows of a step are shared out over accumulated passes, so its gradient stays the same. Checkpointing costs a
+    third more time and fewer rows per pass little, so as many passes as it takes come first.
+    """
+    for grad_checkpoint in sorted({training.grad_checkpoint, True}):
+        rows = work.rows
+        while rows:
+            passes = math.ceil(work.rows / rows)
+            part = replace(work, rows=rows, crops=math.ceil(work.crops / passes))
+            if fits(config, part, replace(training, grad_checkpoint=grad_checkpoint), limit):
+                return rows, grad_checkpoint
+            rows = max((r for r in range(1, rows) if work.rows % r == 0), default=0)
+    return None
+
+
+def step_flops(config: ModelConfig, work: Workload, training: Training) -> tuple[float, float]:
+    """Floating-point operations of one step in (trunk, tower), two per multiply-add.
+
+    A frozen weight needs the forward product and the gradient of its input; a tower that does not train the forward
+    one only; checkpointing adds a forward pass. LoRA, norms and softmax are left out (under 2 % at full width).
+    """
+    hidden, tokens = config.hidden_size, work.rows * work.tokens
+    weights = config.qkv_size * hidden + hidden * hidden + 3 * hidden * config.intermediate_size
+    attention = work.tokens * hidden  # two products of a causal matrix, half of which is computed
+    layer = 2 * tokens * (weights + attention)
+    passes = 3 if training.grad_checkpoint else 2
+    trunk = passes * config.num_hidden_layers * layer + 2 * 2 * work.labels * work.rows * hidden * config.vocab_size
+    if not (training.encode and work.crops):
+        return trunk, 0.0
+    vision = config.vision
+    positions, width = vision.grid**2 + 1, vision.hidden_size
+    block = 2 * positions * width * (4 * width + 2 * vision.intermediate_size + 2 * positions)
+    projector = 2 * work.crops * vision.merged_grid**2 * (4 * width * hidden + hidden * hidden)
+    tower = work.crops * vision.used_layers * block + projector
+    return trunk, tower * (passes if training.adapter.trains_image_side(config) else 1)
+
+
+# Printed by `python scripts/measure_memory.py fit` on a CPU.
+TRUNK = {  # by checkpointing
+    False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),
+    True: Cost((0.0, 1.76, 0.0), (45.33, 4.11, 1.77)),
+}
+TOWER = {  # likewise; None: it does not train
+    None: Cost((0.0, 0.0, 0.0), (0.0, 2.72, 3.03), 2.61),
+    False: Cost((7.14, 4.10, 0.90), (0.0, 0.0, 2.28), 0.72),
+    True: Cost((1.49, 0.13, 0.0), (0.0, 11.69, 3.93), 0.21),
+}
+GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update

@@ -1,0 +1,135 @@
+"""The settings of a training run, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import adapters
+from ..adapters import AdapterConfig
+from ..backend import BACKENDS, DTYPES, default_backend
+from ..cli import option
+from ..errors import UserError
+from ..schedule import SCHEDULES
+from .footprint import Training
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run. Defaults follow Microsoft's table for Phi-3-vision (LoRA r 32, alpha 16, lr 2e-4)."""
+
+    data: Path = option(help="catalogue folder, made by data.ingest or data.sample")
+    output: Path = option(help="folder for checkpoints and log")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
+    backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
+    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    resume: bool = option(False, help="go on from OUTPUT/last, bit for bit")
+    epochs: float = option(1.0, help="passes over the training rows")
+    max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
+    batch_size: int = option(4, help="rows per forward pass, over all ranks")
+    grad_accumulation_steps: int = option(1, help="forward passes per optimiser step")
+    learning_rate: float = option(2e-4, help="peak learning rate")
+    lr_schedule: str = option("linear", help="after the warm-up", choices=SCHEDULES)
+    warmup_steps: int = option(50, help="optimiser steps of linear warm-up")
+    weight_decay: float = option(0.01, help="AdamW's decoupled weight decay")
+    adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
+    adam_eps: float = option(1e-7, help="AdamW's epsilon")
+    max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
+    r: int = option(32, help="LoRA rank", flags=("--lora-rank",))  # torchrun takes --r for its own
+    lora_alpha: float = option(16.0, help="LoRA alpha; the scale is alpha / r")
+    lora_dropout: float = option(0.0, help="dropout before LoRA")
+    language: str = option("lora", help="language trunk: qkv_proj o_proj gate_up_proj down_proj", choices=("off", "lora"))
+    vision: str = option("lora", help="CLIP tower: q_proj k_proj v_proj out_proj fc1 fc2", choices=("off", "lora"))
+    projector: str = option("lora", help="img_projection", choices=("off", "lora", "full"))
+    separators: str = option("off", help="sub_GN and glb_GN", choices=("off", "full"))
+    lm_head: str = option("off", help="output layer", choices=("off", "lora"))
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
+    group_by_length: bool = option(False, help="rows of like length share a batch, so that less is padding")
+    grad_checkpoint: bool = option(False, help="compute activations twice to save memory")
+    memory_limit: float | None = option(
+        None, help="gigabytes to stay within, on MLX: the rows of a step are shared out over as many passes as that "
+        "takes, with --grad-checkpoint where it must be",
+    )  # fmt: skip
+    feature_cache: Path | None = option(
+        None, help="folder to keep photo features in, so that each photo is encoded once; only where nothing before the "
+        "language trunk trains",
+    )  # fmt: skip
+    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
+    seed: int = option(0, help="seed of order, LoRA weights and dropout")
+    steps_per_report: int = option(10, help="optimiser steps between log lines")
+    steps_per_eval: int = option(200, help="optimiser steps between validation losses")
+    val_rows: int = option(200, help="validation rows used, 0 for none")
+    save_every: int = option(200, help="optimiser steps between checkpoints")
+    json: bool = option(False, help="progress as JSON lines on stdout")
+
+    def adapter(self) -> AdapterConfig:
+        """The LoRA configuration the group switches ask for. Raises UserError where all are off."""
+        targets: tuple[str, ...] = ()
+        saved: tuple[str, ...] = ()
+        for name, group in _GROUPS.items():
+            choice = getattr(self, name)
+            targets += group if choice == "lora" else ()
+            saved += group if choice == "full" else ()
+        if not targets:
+            raise UserError("language, vision, projector and lm_head are all without LoRA; set at least one of them to lora")
+        return AdapterConfig(self.r, self.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
+
+
+_GROUPS = {
+    "language": adapters.LANGUAGE,
+    "vision": adapters.VISION,
+    "projector": adapters.PROJECTOR,
+    "separators": adapters.SEPARATORS,
+    "lm_head": adapters.LM_HEAD,
+}
+# Settings that may differ when a run is resumed: they do not touch the numbers.
+_FREE = (
+    "resume",
+    "json",
+    "output",
+    "data",
+    "memory_limit",
+    "steps_per_report",
+    "save_every",
+    "feature_cache",
+    "feature_cache_gb",
+)
+
+
+def training_of(config: TrainConfig) -> Training:
+    """What of the settings decides the run's memory and time."""
+    return Training(config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None)
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimiser steps of the run."""
+    if config.max_steps is not None:
+        return config.max_steps
+    batches = -(-rows // config.batch_size)
+    return max(1, round(batches * config.epochs / config.grad_accumulation_steps))
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("batch_size", "grad_accumulation_steps", "r", "steps_per_report", "steps_per_eval", "save_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+    for name in ("num_crops", "max_steps", "max_length"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+    if not config.learning_rate > 0 or not 0 <= config.lora_dropout < 1:
+        raise UserError(
+            f"--learning-rate {config.learning_rate} --lora-dropout {config.lora_dropout}: the rate must be above 0, "
+            "the dropout from 0 to below 1"
+        )
+    if len(config.adam_betas) != 2:
+        raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
+    if config.memory_limit is not None and config.memory_limit <= 0:
+        raise UserError(f"--memory-limit is {config.memory_limit:g}; it must be above 0 gigabytes")
+    if config.max_steps is None and config.epochs <= 0:
+        raise UserError(f"--epochs is {config.epochs}; it must be above 0")

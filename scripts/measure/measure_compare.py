@@ -1,0 +1,107 @@
+"""Measure `eval.compare` on large made-up runs: seconds, peak memory, size of the page.
+
+    python scripts/measure_compare.py [--rows 100000] [--folder DIR]
+
+Rows are as `eval.predict` writes them: 24 tokens, each with the top 5, fingerprints, an image path; 30 categories, a
+tenth of the answers differ. The comparison runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from eval.runs.writer import RunWriter
+from mlx_phi3v.task import Task
+
+_TOKENS = 24
+
+
+def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) -> None:
+    """A run of n rows; `seed` draws the products, `differing` is the share of rows answered otherwise."""
+    task = Task()
+    products, noise = np.random.default_rng(0), np.random.default_rng(seed)
+    manifest = {"backend": label, "label": label, "hashes": {}, "settings": {"dtype": "float32"}, "task": task.to_dict()}
+    with RunWriter.open(folder, manifest, resume=False) as writer:
+        for i in range(n):
+            category, price = int(products.integers(30)), round(float(np.exp(products.normal(5, 0.7))), 2)
+            tokens = products.integers(3, 32000, _TOKENS).tolist()
+            guess, said = price * float(np.exp(products.normal(0, 0.1))), category if products.random() < 0.9 else 0
+            if noise.random() < differing:
+                at = int(noise.integers(_TOKENS))
+                tokens[at:] = noise.integers(3, 32000, _TOKENS - at).tolist()
+                guess *= float(np.exp(noise.normal(0, 0.1)))
+                said = said if noise.random() < 0.7 else int(noise.integers(30))
+            predicted = {
+                "title": {"value": f"product number {i}", "status": "ok"},
+                "category3_code": {"value": f"CATEGORY {said}", "status": "ok"},
+                "full_price": {"value": round(guess, 2), "status": "ok"},
+            }
+            logprobs = (-0.1 * noise.random(_TOKENS)).round(6).tolist()
+            others = [(round(x - 2, 6), round(x - 3, 6), round(x - 4, 6), round(x - 5, 6)) for x in logprobs]
+            writer.write(
+                {
+                    "id": f"product-{i:07d}",
+                    "true": {"title": f"product number {i}", "category3_code": f"CATEGORY {category}", "full_price": price},
+                    "predicted": predicted,
+                    "text": f"Product: product number {i}, Category: CATEGORY {said}, Full Price: {guess:.2f}",
+                    "token_ids": tokens,
+                    "logprobs": logprobs,
+                    "top_k": [
+                        [[t, x], *[[t + k + 1, y] for k, y in enumerate(more)]] for t, x, more in zip(tokens, logprobs, others)
+                    ],
+                    "finish": "end",
+                    "fingerprints": {name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
+                    "seconds": 0.1,
+                    "image": None,
+                }
+            )
+        writer.finish(seconds=1.0)
+
+
+def measure(command: list[str], output: Path) -> tuple[float, float, float, int]:
+    """(seconds, of these on a processor, peak resident GB, exit status) of a command that prints into `output`."""
+    start, peak, busy = time.perf_counter(), 0, 0.0
+    with open(output, "w", encoding="utf-8") as printed:
+        process = psutil.Popen(command, stdout=printed)
+        while process.poll() is None:
+            try:
+                peak = max(peak, process.memory_info().rss)
+                busy = sum(process.cpu_times()[:2])
+            except psutil.Error:
+                break
+            time.sleep(0.02)
+        return time.perf_counter() - start, busy, peak / 1e9, process.wait()
+
+
+def main() -> int:
+    """Make the runs, compare them, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="where to keep the runs (default: a temporary folder)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        for label, seed, differing in (("a", 1, 0.0), ("b", 2, 0.1)):
+            if not (folder / label / "manifest.json").exists():
+                write_run(folder / label, options.rows, seed=seed, differing=differing, label=label)
+        runs, html = [str(folder / "a"), str(folder / "b")], folder / "report.html"
+        command = [sys.executable, "-m", "eval.compare", *runs, "--html", str(html), "--json"]
+        report = folder / "report.json"
+        seconds, busy, peak, status = measure(command, report)
+        print(f"{options.rows:,} rows of {(folder / 'a' / 'predictions.jsonl').stat().st_size / options.rows:.0f} bytes each")
+        print(f"{seconds:.1f} s ({busy:.1f} s of processor time), peak {peak:.2f} GB, exit status {status}")
+        print(f"page {html.stat().st_size / 1e6:.2f} MB")
+        print(f"verdict {json.loads(report.read_text())['verdict']}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

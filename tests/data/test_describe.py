@@ -1,0 +1,148 @@
+"""What is in a catalogue: figures that are right, a page that needs nothing else, text that cannot act."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from data.shuffle import Shuffle
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from data.describe.__main__ import main
+from data.describe.describe import describe
+from data.describe.figures import histogram
+from data.writer import CatalogueWriter
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.config import VisionConfig
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Field, Task
+from tests.helpers.misbehaving_server import photo_bytes
+
+TASK = Task(
+    (Field("title", "text"), Field("category", "category"), Field("price", "number", "EUR")),
+    template="Product: {title}, Category: {category}, Price: {price}",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with CatalogueWriter(tmp_path / "shop", TASK, name="shop", source={}, settings={}) as writer:
+        for k in range(20):
+            shared = k if k not in (1, 19) else 100  # rows 1 and 19 have one picture, on both sides of the split
+            image = writer.add_image(photo_bytes(shared, (60, 40) if k % 2 else (40, 90)), ".jpg")
+            title = "<script>alert(1)</script>" if k == 3 else f"Scarf {k}"
+            writer.add(
+                "train" if k < 15 else "validation",
+                {
+                    "id": f"{k:02d}",
+                    "images": [image],
+                    "title": title,
+                    "category": "ab"[k % 2],
+                    "price": None if k == 5 else k + 1.0,
+                },
+            )
+    return tmp_path / "shop"
+
+
+def test_the_figures_are_those_of_the_rows(folder: Path) -> None:
+    found = describe(Catalogue(folder), num_crops=(1, 4))
+    assert found.rows == {"train": 15, "validation": 5}
+    title, category, price = found.fields
+    assert category.categories == {"a": {"train": 8, "validation": 2}, "b": {"train": 7, "validation": 3}}
+    assert price.missing == {"train": 1}
+    assert price.quantiles["smallest"] == 1 and price.quantiles["largest"] == 20
+    assert sum(item.count for item in price.histogram) == 19
+    assert title.lengths["largest"] == len("<script>alert(1)</script>")
+    assert found.duplicates == {"pictures used again": 1, "pictures in several splits": 1, "answers that come again": 0}
+    assert found.sampled == 20 and found.sides["smallest"] == 40
+
+
+def test_picture_tokens_follow_the_published_formula(folder: Path) -> None:
+    one, four = describe(Catalogue(folder), num_crops=(1, 4)).tokens
+    assert one.median == one.largest == (1 * 1 + 1) * 144 + 1 + (1 + 1) * 12
+    # 60x40 at 4 crops: scale 2, so 2 by 2. 40x90: scale 2 along its length and one crop wide, 2 by 1. Ten rows of each.
+    wide, tall = (2 * 2 + 1) * 144 + 1 + (2 + 1) * 12, (2 * 1 + 1) * 144 + 1 + (2 + 1) * 12
+    assert four.largest == wide and four.median == (wide + tall) // 2
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with a tokenizer of single characters and the model's special tokens, and a configuration."""
+    vocabulary = {character: number for number, character in enumerate(map(chr, [10, *range(32, 127)]))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    tokenizer.add_special_tokens(["<|user|>", "<|end|>", "<|assistant|>"])
+    (tmp_path / "model").mkdir()
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    return tmp_path / "model"
+
+
+def test_the_preview_marks_the_answer_and_nothing_else(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_phi3v.config.load_model_config", lambda _: SimpleNamespace(vision=VisionConfig(), num_crops=4))
+    catalogue = Catalogue(folder)
+    found = describe(catalogue, model=model, max_length=200, previews=20)
+    rows = {row["id"]: row for name in ("train", "validation") for row in catalogue.split(name)}
+    assert len(found.previews) == 20
+    for preview in found.previews:
+        trained = "".join(piece.text for piece in preview.pieces if piece.trained)
+        assert trained == TASK.answer(rows[preview.row.split()[1]]) + "<|end|>"
+        assert "[picture 1: " in "".join(piece.text for piece in preview.pieces if not piece.trained)
+    assert all(figures.over == 20 for figures in found.tokens)  # a picture alone is longer than 200
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--pictures", "20", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    page = Path(lines[-1]["page"])
+    assert page == folder.resolve().with_name("shop.html") and lines[-1]["rows"] == {"train": 15, "validation": 5}
+    text = page.read_text()
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text) and "@import" not in text and "url(" not in text
+    assert text.count("<figure>") == 20
+    assert "default-src 'none'" in text
+
+
+def test_the_terminal_names_splits_and_leaks(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--page", str(tmp_path / "page.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "pictures in several splits: 1" in shown and "give --model for the text" in shown.replace("\n", " ").replace(
+        "  ", " "
+    )
+
+
+def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no catalogue"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="--num-crops"):
+        main([str(folder), "--num-crops", "0"])
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=200), st.booleans())
+def test_a_histogram_counts_every_value_once(values: list[float], logarithmic: bool) -> None:
+    bins = histogram(values, logarithmic=logarithmic)
+    assert sum(item.count for item in bins) == len(values)
+    assert bins[0].low == min(values) and bins[-1].high == max(values)
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 5), st.integers(1, 7))
+def test_a_shuffle_takes_every_row_once_however_many_readers(length: int, seed: int, epoch: int, readers: int) -> None:
+    order = list(Shuffle(length, seed, epoch))
+    assert sorted(order) == list(range(length))
+    parts = [list(Shuffle(length, seed, epoch).reader(k, readers)) for k in range(readers)]
+    assert [parts[place % readers][place // readers] for place in range(length)] == order
+
+
+def test_a_shuffle_mixes_and_differs_by_seed_and_epoch() -> None:
+    orders = [np.array(Shuffle(5000, seed, epoch)) for seed, epoch in ((0, 0), (1, 0), (0, 1))]
+    for one in orders:
+        assert abs(np.corrcoef(one, np.arange(5000))[0, 1]) < 0.05
+        assert (np.abs(np.diff(one)) == 1).mean() < 0.01
+    assert all((a != b).mean() > 0.99 for a, b in ((orders[0], orders[1]), (orders[0], orders[2])))

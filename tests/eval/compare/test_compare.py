@@ -1,0 +1,515 @@
+"""Two runs compared: planted differences are found and named, equal runs are called equal, nothing joins in silence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from eval.compare import divergence
+from eval.compare.__main__ import main
+from eval.compare.comparable import manifest_differences
+from eval.compare.compare_runs import compare_runs
+from eval.compare.comparison import Comparison
+from eval.compare.divergence import GAP, NEAR_TIE, NOT_RECORDED, PARSE_ONLY, PIXELS, SAMPLING, SCORE_ONLY, TOKEN_IDS
+from eval.compare.trace import kl_top_k, trace_directions, trace_path
+from eval.report.phrases import headline, inputs
+from eval.report.terminal import print_comparison, print_table
+from eval.runs.run import Run
+from eval.runs.writer import write_baseline
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Field, Task
+from tests.helpers.paths import ROOT
+from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, digest, make_rows, write_run
+
+ROWS = make_rows(300)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Run:
+    return write_run(tmp_path / "a", copy.deepcopy(ROWS))
+
+
+def compared(
+    reference: Run, rows: list[Row], *, allow: tuple[str, ...] = (), raw: bool = False, **changes: object
+) -> Comparison:
+    other = write_run(reference.path.parent / "b", rows, label="other", raw=raw, **changes)
+    return compare_runs(reference, other, allow=allow, resamples=300)
+
+
+def every(n: int) -> Callable[[int, Row], bool]:
+    return lambda i, row: i % n == 0
+
+
+def other_category(row: Row) -> str:
+    said = str(row["predicted"]["category3_code"]["value"])
+    return row["text"].replace(f"Category: {said}", f"Category: {CATEGORIES[(CATEGORIES.index(said) + 1) % len(CATEGORIES)]}")
+
+
+def test_a_run_against_itself_is_equivalent_and_parts_nowhere(reference: Run) -> None:
+    found = compared(reference, list(reversed(ROWS)))
+    assert found.verdict == "EQUIVALENT" and found.exit_status == 0
+    assert not found.parted and not found.notes
+    assert found.agreement == {name: (300, 300) for name in ("text", "tokens", "predicted")}
+    assert all(row.difference == 0 for row in found.metrics)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+# --- what must not differ is refused by name
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"hashes": {"template": "f" * 64}}, "template"),
+        ({"hashes": {"catalogue": "f" * 64}}, "catalogue"),
+        ({"hashes": {"split": "f" * 64}}, "split"),
+        ({"hashes": {"tokenizer": "f" * 64}}, "tokenizer"),
+        ({"settings": {"num_crops": 16}}, "num_crops"),
+        ({"settings": {"temperature": 0.7}}, "temperature"),
+        ({"limit": 100}, "limit"),
+        ({"shard": [1, 2]}, "shard"),
+    ],
+)
+def test_runs_asked_otherwise_are_refused_unless_allowed_by_name(reference: Run, changes: dict, name: str) -> None:
+    with pytest.raises(UserError, match=rf"--allow {name}$"):
+        compared(reference, ROWS, **changes)
+    other = Run.load(reference.path.parent / "b")
+    assert compare_runs(reference, other, allow=(name,), resamples=100).verdict == "EQUIVALENT"
+
+
+def test_every_refused_difference_is_named_at_once(reference: Run) -> None:
+    with pytest.raises(UserError) as error:
+        compared(reference, ROWS, hashes={"template": "x", "decoding": "y"}, settings={"max_new_tokens": 8})
+    for name in ("template", "decoding", "max_new_tokens: 64 | 8"):
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hashes": {"adapter": "f" * 64}}, "adapter weights"),
+        ({"hashes": {"base": "f" * 64}}, "base weights"),
+        ({"settings": {"dtype": "bfloat16"}}, "dtype: float32 | bfloat16"),
+        ({"settings": {"attn_implementation": "eager"}}, "attn_implementation"),
+        ({"device": {"tf32": True}}, "device.tf32: False | True"),
+        ({"adapter_config": {"lora_alpha": 32}}, "adapter_config: none | {'lora_alpha': 32}"),
+    ],
+)
+def test_systems_under_test_may_differ_and_are_named(reference: Run, changes: dict, named: str) -> None:
+    found = compared(reference, ROWS, **changes)
+    assert any(named in str(item) for item in found.differences if not item.refuses)
+
+
+def test_a_hash_one_run_did_not_record_refuses_nothing(reference: Run) -> None:
+    assert compared(reference, ROWS, hashes={"template": None, "decoding": None}).verdict == "EQUIVALENT"
+
+
+def test_other_true_values_are_refused_and_when_allowed_are_a_score_matter(reference: Run) -> None:
+    rows = changed(ROWS, lambda i, row: i in (3, 8), lambda row: row["true"].update(full_price=1.0))
+    with pytest.raises(UserError, match=r"2 rows \(p00003, p00008\)"):
+        compared(reference, rows)
+    found = compare_runs(reference, Run.load(reference.path.parent / "b"), allow=("truth",), resamples=100)
+    assert {row.id: row.cause for row in found.parted} == {"p00003": SCORE_ONLY, "p00008": SCORE_ONLY}
+
+
+# --- rows
+
+
+def test_a_missing_row_is_listed_and_left_out(reference: Run) -> None:
+    found = compared(reference, [row for row in ROWS if row["id"] != "p00042"])
+    assert found.a.only == ["p00042"] and found.b.only == [] and found.joined == 299
+    assert any("p00042" in note for note in found.notes)
+
+
+def test_many_missing_rows_withhold_equivalence(reference: Run) -> None:
+    assert compared(reference, ROWS[:200]).verdict == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_repeated_row_is_named_and_counted_once(reference: Run, alike: bool) -> None:
+    repeat = copy.deepcopy(ROWS[5])
+    if not alike:
+        answer(repeat, other_category(repeat))
+    found = compared(reference, [*ROWS, repeat], raw=True)
+    assert found.b.duplicates == [("p00005", alike)] and found.joined == 300 and not found.parted
+    note = next(note for note in found.notes if "p00005" in note)
+    assert ("something else" in note) != alike
+
+
+def test_runs_with_no_row_in_common_are_refused(reference: Run) -> None:
+    rows = [{**row, "id": f"q{i}"} for i, row in enumerate(ROWS)]
+    with pytest.raises(UserError, match="no row in common"):
+        compared(reference, rows)
+
+
+def test_an_unfinished_run_is_said(reference: Run) -> None:
+    other = write_run(reference.path.parent / "b", ROWS[:290], finish=False)
+    assert any("unfinished" in note for note in compare_runs(reference, other, resamples=100).notes)
+
+
+# --- planted differences of answers, each with its one cause
+
+
+def test_five_percent_category_flips_are_found_and_named(tmp_path: Path) -> None:
+    rows = make_rows(1000)
+    flips = random.Random(0)
+    chosen = {row["id"] for row in rows if flips.random() < 0.05}
+    flipped = changed(rows, lambda i, row: row["id"] in chosen, lambda row: answer(row, other_category(row)))
+    a, b = write_run(tmp_path / "a", rows), write_run(tmp_path / "b", flipped, label="flips")
+    found = compare_runs(a, b, resamples=300)
+    assert found.verdict == "DIFFERENT" and found.exit_status == 1 and "worse" in headline(found)
+    assert {row.id for row in found.parted} == chosen and found.cause_counts == {GAP: len(chosen)}
+    states = {gate.metric: gate.state for gate in found.gates}
+    assert states == {"accuracy": "different", "within_10": "same"}
+    (accuracy,) = [row for row in found.metrics if row.metric == "accuracy"]
+    right = {row["id"] for row in rows if row["predicted"]["category3_code"]["value"] == row["true"]["category3_code"]}
+    assert accuracy.only_a == len(chosen & right)
+
+
+def test_a_price_parser_slip_is_parse_only(reference: Run) -> None:
+    slip = changed(
+        ROWS, every(10), lambda row: row["predicted"]["full_price"].update(value=row["predicted"]["full_price"]["value"] / 10)
+    )
+    found = compared(reference, slip)
+    assert found.cause_counts == {PARSE_ONLY: 30} and found.verdict == "DIFFERENT"
+    assert next(row for row in found.metrics if row.metric == "slips").b == pytest.approx(0.1, abs=0.02)
+    assert all("full_price" in row.reading for row in found.parted)
+
+
+def test_another_decoders_pixels_are_named_even_where_answers_agree(reference: Run) -> None:
+    def decode(row: Row) -> None:
+        row["fingerprints"] |= {"pixels": digest("other", row["id"]), "pixel_values": digest("other", row["id"])}
+
+    found = compared(reference, changed(ROWS, every(1), decode))
+    assert found.verdict == "EQUIVALENT" and not found.parted
+    assert found.inputs == {"file": (0, 300), "pixels": (300, 300), "pixel_values": (300, 300), "input_ids": (0, 300)}
+    (line,) = inputs(found)
+    assert "first in the decoded pixels" in line and "300 of 300" in line
+
+
+def plant(stage: str, also: tuple[str, ...] = ()) -> Callable[[Row], None]:
+    def change(row: Row) -> None:
+        for name in (stage, *also):
+            row["fingerprints"][name] = digest("planted", row["id"])
+        answer(row, other_category(row))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "detail"),
+    [
+        (plant("pixels", ("pixel_values",)), PIXELS, "another image decoder"),
+        (plant("pixel_values"), PIXELS, "crop order"),  # a swapped pair of crops
+        (plant("input_ids"), TOKEN_IDS, "prompt or tokenizer"),
+        (plant("file"), GAP, "token"),  # a re-saved file with the same pixels explains nothing
+    ],
+)
+def test_other_inputs_are_the_cause_of_other_answers(reference: Run, change: Callable, cause: str, detail: str) -> None:
+    found = compared(reference, changed(ROWS, every(20), change))
+    assert found.cause_counts == {cause: 15}
+    assert all(detail in row.detail for row in found.parted)
+
+
+def test_another_prompt_is_refused_and_when_allowed_is_token_ids(reference: Run) -> None:
+    rows = changed(ROWS, every(1), lambda row: row["fingerprints"].update(input_ids=digest("prompt", row["id"])))
+    rows = changed(rows, every(10), lambda row: answer(row, other_category(row)))
+    with pytest.raises(UserError, match="template"):
+        compared(reference, rows, hashes={"template": "e" * 64})
+    found = compare_runs(reference, Run.load(reference.path.parent / "b"), allow=("template",), resamples=100)
+    assert found.cause_counts == {TOKEN_IDS: 30}
+
+
+def with_runner_up(row: Row, k: int, token: int, margin: float) -> None:
+    row["logprobs"][k] = -0.7
+    row["top_k"][k] = [[row["token_ids"][k], -0.7], [token, -0.7 - margin]]
+
+
+@pytest.mark.parametrize(("margin", "cause"), [(0.001, NEAR_TIE), (0.5, GAP)])
+def test_a_near_tie_is_told_from_a_gap_by_its_margin(tmp_path: Path, margin: float, cause: str) -> None:
+    rows = copy.deepcopy(ROWS[:50])
+    others = changed(rows, lambda i, row: i == 7, lambda row: answer(row, other_category(row)))
+    k = divergence.first_difference(rows[7]["token_ids"], others[7]["token_ids"])
+    with_runner_up(rows[7], k, others[7]["token_ids"][k], margin)
+    with_runner_up(others[7], k, rows[7]["token_ids"][k], margin / 2)
+    found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=100)
+    (row,) = found.parted
+    assert (row.cause, row.position) == (cause, k) and row.margin == pytest.approx(margin)
+
+
+def test_near_ties_are_wider_in_bf16(reference: Run) -> None:
+    bf16 = {"settings": {"dtype": "bfloat16"}}
+    assert divergence.near_tie_nats(reference.manifest, reference.manifest) < divergence.near_tie_nats(reference.manifest, bf16)
+
+
+@pytest.mark.parametrize("kind", ["length", "end"])
+def test_an_answer_that_ends_early_is_a_length_matter(tmp_path: Path, kind: str) -> None:
+    rows = copy.deepcopy(ROWS[:50])
+    others = changed(rows, lambda i, row: i == 3, lambda row: answer(row, row["text"][:-4], finish=kind))
+    found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=100)
+    assert [row.cause for row in found.parted] == [divergence.END]
+    assert ("limit" in found.parted[0].detail) == (kind == "length")
+
+
+def test_an_end_token_that_ties_is_a_near_tie_first() -> None:
+    a, b = (answer({"id": "x", "true": {}}, text) for text in ("Product: a", "Product: ab"))
+    k = len("Product: a")
+    with_runner_up(a, k, ord("b"), 0.001)
+    with_runner_up(b, k, END, 0.001)
+    assert divergence.explain(a, b, near_tie=0.01).cause == NEAR_TIE
+
+
+def test_drawn_answers_are_not_explained_as_ties(reference: Run) -> None:
+    rows = changed(ROWS, every(30), lambda row: answer(row, other_category(row)))
+    found = compared(reference, rows, settings={"temperature": 0.5}, allow=("temperature",))
+    assert found.cause_counts == {SAMPLING: 10}
+
+
+@pytest.mark.parametrize("keep", [("text",), ()])
+def test_without_tokens_or_log_probabilities_the_cause_is_not_guessed(reference: Run, keep: tuple[str, ...]) -> None:
+    rows = changed(ROWS, every(30), lambda row: answer(row, other_category(row)))
+    base = ("id", "true", "predicted", *keep)
+    found = compared(reference, [{name: row[name] for name in base} for row in rows])
+    assert found.cause_counts == {NOT_RECORDED: 10}
+    assert "not recorded" in inputs(found)[0]
+
+
+def test_one_sides_log_probabilities_suffice_for_a_sure_gap_but_not_for_a_near_tie(tmp_path: Path) -> None:
+    rows = copy.deepcopy(ROWS[:20])
+    others = changed(rows, lambda i, row: i < 2, lambda row: answer(row, other_category(row)))
+    k = divergence.first_difference(rows[0]["token_ids"], others[0]["token_ids"])
+    with_runner_up(rows[0], k, others[0]["token_ids"][k], 0.001)
+    for row in others:
+        del row["logprobs"], row["top_k"]
+    found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=50)
+    assert {row.id: row.cause for row in found.parted} == {"p00000": NOT_RECORDED, "p00001": GAP}
+
+
+def test_every_parted_row_has_one_cause_worst_first(reference: Run) -> None:
+    generator = random.Random(5)
+    kinds: list[Callable[[Row], object]] = [
+        lambda row: answer(row, other_category(row)),
+        lambda row: answer(row, row["text"].replace("Product: ", "Product: a ")),
+        lambda row: row["predicted"]["full_price"].update(value=3.0),
+        lambda row: answer(row, "no idea"),
+        plant("pixel_values"),
+    ]
+    rows = changed(ROWS, every(3), lambda row: generator.choice(kinds)(row))
+    found = compared(reference, rows)
+    assert len(found.parted) == sum(divergence.parts(a, b) for a, b in zip(ROWS, rows)) == sum(found.cause_counts.values())
+    severities = [row.severity for row in found.parted]
+    assert severities == sorted(severities, reverse=True) and severities[0] > severities[-1]
+
+
+# --- measures
+
+
+def test_both_parsed_and_category_measures_cover_their_rows(reference: Run) -> None:
+    found = compared(reference, changed(ROWS, every(10), lambda row: answer(row, "no idea")))
+    accuracy = {row.metric: row for row in found.both_parsed if row.field == "category3_code"}["accuracy"]
+    assert accuracy.rows == 270 and accuracy.difference == 0
+    (overall,) = [row for row in found.metrics if row.metric == "accuracy"]
+    assert overall.rows == 300 and overall.difference is not None and overall.difference < -0.05
+    sizes = {name: next(row.rows for row in rows if row.metric == "accuracy") for name, rows in found.by_category.items()}
+    assert sum(sizes.values()) == 300 and set(sizes) == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("kind", ["category", "number", "text"])
+def test_a_task_of_one_field_compares(tmp_path: Path, kind: str) -> None:
+    task = Task((Field("value", kind),), "p", "Value: {value}")  # type: ignore[arg-type]
+    rows = []
+    for i in range(300):
+        value = 10.0 + i if kind == "number" else f"v{i % 4}"
+        rows.append(answer({"id": str(i), "true": {"value": value}}, task.answer({"value": value}), task=task))
+    a, b = (write_run(tmp_path / name, rows, task=task) for name in "ab")
+    found = compare_runs(a, b, resamples=100)
+    assert found.verdict == "EQUIVALENT" and [gate.field for gate in found.gates] == ["value"]
+    assert "value" in printed(lambda console: print_comparison(console, found), tmp_path / "out")
+
+
+def test_margins_decide(reference: Run) -> None:
+    other = write_run(reference.path.parent / "b", changed(ROWS, every(60), lambda row: answer(row, other_category(row))))
+    verdicts = [
+        compare_runs(reference, other, margins={"accuracy": margin, "within_10": 0.02}, resamples=100).verdict
+        for margin in (0.005, 0.1)
+    ]
+    assert verdicts == ["INCONCLUSIVE", "EQUIVALENT"]
+    with pytest.raises(UserError, match="no margin can be set"):
+        compare_runs(reference, other, margins={"median_ape": 0.1})
+
+
+def test_the_same_seed_gives_the_same_report(reference: Run) -> None:
+    rows = changed(ROWS, every(9), lambda row: answer(row, other_category(row)))
+    first = compared(reference, rows)
+    other = Run.load(reference.path.parent / "b")
+    assert compare_runs(reference, other, resamples=300).to_dict() == first.to_dict()
+    assert compare_runs(reference, other, resamples=300, seed=1).to_dict() != first.to_dict()
+
+
+# --- noise floor and trace
+
+
+def jittered(scale: float, seed: int) -> list[Row]:
+    generator = np.random.default_rng(seed)
+    rows = copy.deepcopy(ROWS)
+    for row in rows:
+        row["logprobs"] = (np.array(row["logprobs"]) + generator.normal(0, scale, len(row["logprobs"]))).tolist()
+    return rows
+
+
+def test_the_gap_is_told_as_a_multiple_of_the_noise_floor(reference: Run, tmp_path: Path) -> None:
+    floor = write_run(tmp_path / "floor", jittered(0.001, 1), label="batch 1", batch_size=1)
+    other = write_run(tmp_path / "b", jittered(0.01, 2), label="mlx")
+    found = compare_runs(reference, other, floor=[floor], resamples=100)
+    assert found.noise.mean == pytest.approx(0.01 * np.sqrt(2 / np.pi), rel=0.05)
+    assert found.floors[0].times_mean == pytest.approx(10, rel=0.05)
+    assert found.floors[0].times_parted is None  # no answer parts in the floor
+
+
+def test_log_probabilities_count_only_up_to_the_first_difference(tmp_path: Path) -> None:
+    a, b = (answer({"id": "x", "true": {}}, text) for text in ("abcd", "abXd"))
+    b["logprobs"] = [-0.01, -0.03, -9.0, -9.0, -9.0]
+    found = compare_runs(write_run(tmp_path / "a", [a]), write_run(tmp_path / "b", [b]), resamples=50)
+    assert found.noise.tokens == 2 and found.noise.largest == pytest.approx(0.02)
+
+
+def test_kl_over_the_top_k_is_a_lower_bound_of_the_true_one() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p, q = (np.log(generator.dirichlet(np.ones(30))) for _ in range(2))
+        tops = [[[int(i), side[i]] for i in np.argsort(-side)[:5]] for side in (p, q)]
+        true = float((np.exp(p) * (p - q)).sum())
+        assert 0 <= kl_top_k(*tops) <= true + 1e-9
+    whole = [[[i, side[i]] for i in range(30)] for side in (p, q)]
+    assert kl_top_k(*whole) == pytest.approx(true, abs=1e-6)
+    assert kl_top_k(tops[0], tops[0]) == 0.0
+
+
+def test_a_trace_tells_gap_and_first_divergence(reference: Run, tmp_path: Path) -> None:
+    rows = copy.deepcopy(ROWS)
+    for row in rows:
+        row["top_k"] = [[[t, -0.01], [1, -5.01]] for t in row["token_ids"]]
+    other = write_run(tmp_path / "b", rows)
+    with open(trace_path(reference, other), "w") as file:
+        for row in rows:
+            top_k = copy.deepcopy(row["top_k"])
+            logprobs = [x - 0.25 for x in row["logprobs"]]
+            if row["id"] == "p00004":
+                top_k[6] = [[ord("Z"), -0.01], [row["token_ids"][6], -5.0]]
+                logprobs[6] = -5.0
+            file.write(
+                json.dumps({"id": row["id"], "token_ids": row["token_ids"], "logprobs": logprobs, "top_k": top_k}) + "\n"
+            )
+    (direction,) = trace_directions(compare_runs(reference, other, resamples=50).data)
+    assert (direction.scored, direction.under, direction.rows) == ("B", "A", 300)
+    assert direction.mean_gap == pytest.approx(0.25, abs=0.001)
+    assert direction.diverging == 1 and direction.median_divergence == 6
+    assert direction.worst[0][0] == "p00004" and direction.worst[0][2] == 6
+    assert direction.largest_kl is not None and direction.largest_kl > 1
+
+
+def test_a_missing_or_foreign_trace_is_an_error(reference: Run, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "b", copy.deepcopy(ROWS))
+    data = compare_runs(reference, other, resamples=50).data
+    with pytest.raises(UserError, match="no trace found"):
+        trace_directions(data)
+    trace_path(reference, other).write_text(json.dumps({"id": "p00000", "token_ids": [1], "logprobs": [0.0]}) + "\n")
+    with pytest.raises(UserError, match="other tokens"):
+        trace_directions(data)
+
+
+# --- the command
+
+
+def test_exit_status_follows_the_verdict(reference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "same", ROWS)
+    write_run(tmp_path / "worse", changed(ROWS, every(5), lambda row: answer(row, other_category(row))))
+    write_run(tmp_path / "few", ROWS[:30])
+    write_run(tmp_path / "few2", changed(ROWS[:30], every(15), lambda row: answer(row, other_category(row))))
+    write_run(tmp_path / "prompt", ROWS, hashes={"template": "f" * 64})
+    a = str(reference.path)
+    statuses = [main([a, str(tmp_path / name), "--resamples", "100"]) for name in ("same", "worse")]
+    statuses.append(main([str(tmp_path / "few"), str(tmp_path / "few2"), "--resamples", "100"]))
+    assert statuses == [0, 1, 3]
+    assert "more rows would settle it" in capsys.readouterr().out
+    assert main([a, str(tmp_path / "prompt")]) == 2
+    assert "--allow template" in capsys.readouterr().err
+    assert main([a, str(tmp_path / "nowhere")]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main([a])
+    assert stop.value.code == 2
+
+
+def test_a_baseline_fails_on_a_loss_and_passes_a_gain(reference: Run, tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline.jsonl"
+    write_baseline(reference, baseline)
+    gained = changed(
+        ROWS,
+        every(1),
+        lambda row: answer(
+            row, f"Product: x, Category: {row['true']['category3_code']}, Full Price: {row['true']['full_price']}"
+        ),
+    )
+    write_run(tmp_path / "better", gained)
+    write_run(tmp_path / "worse", changed(ROWS, every(5), lambda row: answer(row, other_category(row))))
+    statuses = {
+        name: main([str(tmp_path / name), "--baseline", str(baseline), "--resamples", "100"])
+        for name in ("a", "better", "worse")
+    }
+    assert statuses == {"a": 0, "better": 0, "worse": 1}
+
+
+def test_json_is_the_whole_report_and_valid(reference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "b", changed(ROWS, every(7), lambda row: answer(row, other_category(row))))
+    status = main([str(reference.path), str(tmp_path / "b"), "--json", "--resamples", "100"])
+    value = json.loads(capsys.readouterr().out)
+    assert value["exit_status"] == status and value["verdict"] == "DIFFERENT" and len(value["parted"]) == 43
+
+
+def printed(show: Callable[[Console], None], path: Path) -> str:
+    with open(path, "w", encoding="utf-8") as file:
+        show(Console(file=file, width=200, highlight=False))
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_report_fits_80_columns_and_shows_markup_as_text(tmp_path: Path) -> None:
+    rows = copy.deepcopy(ROWS)
+    hostile = "Product: x, Category: [bold red]BAGS[/bold red] \x1b[31m, Full Price: 1.0"
+    others = changed(rows, every(6), lambda row: answer(row, hostile))
+    long = "a label that is far too long for one line of a terminal, but that somebody gave all the same"
+    found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others, label=long), resamples=100)
+    text = printed(lambda console: print_comparison(console, found), tmp_path / "out.txt")
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "[bold red]BAGS[/bold red]" in "".join(line.strip() for line in text.splitlines()) or "[bold red]BAGS" in text
+    assert "\x1b[31m" not in text
+    for word in ("DIFFERENT", "accuracy", "macro-F1", "within 10 %", "Why answers part", "log-probability gap"):
+        assert word in text
+
+
+def test_a_table_holds_every_run_against_the_reference(reference: Run, tmp_path: Path) -> None:
+    worse = write_run(tmp_path / "4bit", changed(ROWS, every(5), lambda row: answer(row, other_category(row))), label="4 bit")
+    same = write_run(tmp_path / "8bit", ROWS, label="8 bit", settings={"quantization": {"bits": 8}})
+    text = printed(lambda console: print_table(console, [reference, same, worse], reference), tmp_path / "out.txt")
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert text.index("reference") < text.index("8 bit") < text.index("4 bit")
+    assert "EQUIVALENT" in text and "DIFFERENT" in text and "100.0 %" in text and "80.0 %" in text
+
+
+def test_comparing_imports_no_framework() -> None:
+    script = "import sys, eval.compare, eval.bring, eval.merge, eval.score; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    for name in ("torch", "mlx", "mlx.core", "transformers"):
+        assert f"'{name}'" not in done.stdout
+
+
+def test_manifests_alike_have_no_difference(reference: Run) -> None:
+    assert manifest_differences(reference.manifest, copy.deepcopy(reference.manifest)) == []

@@ -1,0 +1,192 @@
+"""Intervals, tests and verdicts, held to published examples, to plain definitions and to known truth by simulation."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.compare import statistics
+from eval.compare.metrics import METRICS
+from eval.compare.statistics import Mean, Median, PairedProportion, PairedResamples, bootstrap, mcnemar, tango, wilson
+from eval.compare.verdict import Gate, decide, judge, rows_needed
+from tests.helpers.paths import ROOT
+
+Z95 = statistics.normal_quantile(0.95)
+ACCURACY = METRICS["category"][0]
+
+
+@pytest.fixture(scope="module")
+def simulate() -> ModuleType:
+    path = ROOT / "scripts" / "measure" / "simulate_statistics.py"
+    spec = importlib.util.spec_from_file_location("simulate_statistics", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_score_interval_matches_a_published_example() -> None:
+    # Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33:2850, airway hyper-responsiveness: 7 against 1 of 21.
+    assert tango(7, 1, 21, Z95) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+def test_score_interval_without_discordance_is_wilsons() -> None:
+    for n in (1, 10, 1000):
+        low, high = tango(0, 0, n, Z95)
+        # Wilson's bound for 0 successes of n.
+        assert high == pytest.approx(Z95**2 / (n + Z95**2), abs=2e-3 if n < 5 else 1e-4)
+        assert low == pytest.approx(-high, abs=1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
+def test_score_interval_is_finite_ordered_symmetric_and_agrees_with_mcnemar(only_a: int, only_b: int, rest: int) -> None:
+    n = only_a + only_b + rest
+    low, high = tango(only_a, only_b, n, Z95)
+    assert -1 <= low <= high <= 1
+    if n:
+        assert low - 1e-9 <= (only_b - only_a) / n <= high + 1e-9
+        assert low < high
+    assert tango(only_b, only_a, n, Z95) == pytest.approx((-high, -low), abs=1e-9)
+    if only_a + only_b:
+        z = abs(only_a - only_b) / math.sqrt(only_a + only_b)
+        if abs(z - Z95) > 1e-3:
+            assert (low > 0 or high < 0) == (z > Z95)
+
+
+def test_exact_mcnemar_counts_coin_flips() -> None:
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 0) == pytest.approx(2 * 0.5**5)
+    assert mcnemar(1, 6) == pytest.approx(2 * (1 + 7) * 0.5**7)
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 50)[0] == 0.0 and wilson(50, 50)[1] == pytest.approx(1.0)
+
+
+def test_bootstrap_matches_resampling_by_hand() -> None:
+    generator = np.random.default_rng(3)
+    values, mask = generator.normal(size=40), generator.random(40) < 0.7
+    found = bootstrap([Mean(values, mask), Median(values, mask)], 40, seed=5, resamples=64)
+    row = 0
+    for weights in statistics.resample_weights(40, 5, 64):
+        for line in weights:
+            drawn = np.repeat(np.arange(40), line.astype(int))
+            kept = values[drawn][mask[drawn]]
+            assert found[row, 0] == pytest.approx(kept.mean())
+            assert found[row, 1] == pytest.approx(np.median(kept))
+            row += 1
+    assert row == 64
+
+
+def test_bootstrap_is_the_same_for_the_same_seed_and_paired() -> None:
+    values = np.random.default_rng(0).normal(size=300)
+    everything = np.ones(300, dtype=bool)
+    pair = [Mean(values, everything), Mean(values + 0.5, everything)]
+    first, second = (bootstrap(list(pair), 300, seed=1, resamples=200) for _ in range(2))
+    assert np.array_equal(first, second)
+    # B is A and a half on every product: paired resampling shows no spread in the difference.
+    assert np.ptp(first[:, 1] - first[:, 0]) < 1e-12 < np.ptp(first[:, 0])
+
+
+def test_chunked_resampling_draws_every_resample_and_n_products_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_CHUNK_WEIGHTS", 1000)
+    chunks = list(statistics.resample_weights(300, 0, 50))
+    assert len(chunks) > 10 and sum(len(chunk) for chunk in chunks) == 50
+    assert all((chunk.sum(axis=1) == 300).all() for chunk in chunks)
+
+
+def test_zero_difference_gives_no_nan_and_a_width() -> None:
+    share = PairedProportion(0, 0, 30)
+    bounded = PairedResamples(0.0, np.zeros(100), 30, True, True)
+    for item in (share, bounded):
+        low, high = item.interval(Z95)
+        assert low < 0 < high and math.isfinite(low) and math.isfinite(high)
+    unbounded = PairedResamples(0.0, np.zeros(100), 30, True, False)
+    assert unbounded.interval(Z95) == (0.0, 0.0)
+
+
+def test_empty_data_is_inconclusive_not_a_crash() -> None:
+    gate = judge("category", ACCURACY, 0.02, PairedProportion(0, 0, 0), gates=1)
+    assert gate.state == "open" and decide([gate]).verdict == "INCONCLUSIVE"
+
+
+def state(a_alone: int, b_alone: int, n: int, **options: object) -> Gate:
+    return judge("category", ACCURACY, 0.02, PairedProportion(a_alone, b_alone, n), gates=2, **options)  # type: ignore[arg-type]
+
+
+def test_a_small_but_sure_difference_inside_the_margin_is_the_same() -> None:
+    gate = state(150, 60, 20_000)
+    assert gate.p_value is not None and gate.p_value < 1e-6
+    assert gate.state == "same"
+
+
+def test_few_rows_settle_nothing_and_say_how_many_would() -> None:
+    gates = [state(3, 2, 80), state(1, 1, 80)]
+    decision = decide(gates)
+    assert decision.verdict == "INCONCLUSIVE"
+    assert decision.more_rows is not None and decision.more_rows > 80
+
+
+def test_a_real_difference_is_different_and_a_gain_passes_a_baseline() -> None:
+    assert decide([state(60, 10, 1000), state(0, 0, 1000)]).verdict == "DIFFERENT"
+    assert decide([state(60, 10, 1000, one_sided=True)], one_sided=True).verdict == "WORSE"
+    assert decide([state(10, 60, 1000, one_sided=True)], one_sided=True).verdict == "NO WORSE"
+    assert decide([state(10, 60, 1000)]).verdict == "DIFFERENT"
+
+
+def test_rows_only_one_run_has_count_against_equivalence() -> None:
+    assert state(0, 0, 1000).state == "same"
+    assert state(0, 0, 1000, only_a=5).state == "same"
+    assert state(0, 0, 1000, only_a=40).state == "open"
+
+
+def test_rows_asked_for_are_fewer_the_wider_the_margin() -> None:
+    needed = [rows_needed(PairedProportion(10, 10, 200), margin)[0] for margin in (0.01, 0.02, 0.05)]
+    assert needed == sorted(needed, reverse=True)
+    assert rows_needed(PairedProportion(20, 0, 200), 0.02)[0] is None  # ten points are never within two
+    assert rows_needed(PairedProportion(5, 5, 200), 0.02)[1] is None  # no difference is never found different
+
+
+def test_equal_systems_are_called_different_at_most_one_time_in_twenty(simulate: ModuleType) -> None:
+    for category, price in (((0.03, 0.03), (0.1, 0.1)), ((0.01, 0.01), (0.2, 0.2))):
+        found = simulate.verdicts(simulate.Pair(*category), simulate.Pair(*price), 400, replicates=800, seed=2)
+        # 800 replicates know a 5 % rate to 0.8 points (one standard error); a true 5 % passes all but once in 200 runs.
+        assert found["DIFFERENT"] <= 0.05 + 2.6 * 0.0077
+
+
+def test_systems_at_the_margin_are_seldom_called_equivalent_and_same_ones_often(simulate: ModuleType) -> None:
+    at_margin = simulate.verdicts(simulate.Pair(0.04, 0.02), simulate.Pair(0.01, 0.01), 1500, replicates=800, seed=3)
+    assert at_margin["EQUIVALENT"] <= 0.05 + 2.6 * 0.0077
+    n, power = simulate.power_at_stated_rows(simulate.Pair(0.03, 0.03), what="same", replicates=800, seed=4)
+    assert n > 500 and abs(power - 0.8) < 0.05
+    n, power = simulate.power_at_stated_rows(simulate.Pair(0.08, 0.03), what="different", replicates=800, seed=5)
+    assert n < 1000 and power > 0.76
+
+
+def test_intervals_cover_at_their_nominal_rate(simulate: ModuleType) -> None:
+    for pair, level in (((0.03, 0.03), 0.95), ((0.06, 0.03), 0.9)):
+        held = simulate.score_coverage(simulate.Pair(*pair), 600, level=level, replicates=3000, seed=6)
+        assert abs(held - level) < 0.02
+    held = simulate.bootstrap_coverage(300, level=0.95, replicates=500, resamples=400, seed=7, population=100_000)
+    # 500 replicates know the rate to one point, so the allowance of two points is widened by that much.
+    assert all(abs(share - 0.95) < 0.035 for share in held.values()), held
+
+
+def test_the_median_is_right_also_where_the_middle_ranks_do_not_hold_it() -> None:
+    generator = np.random.default_rng(8)
+    values, everything = generator.normal(size=3000), np.ones(3000, dtype=bool)
+    drawn = next(statistics.resample_weights(3000, 0, 5))
+    lopsided = np.where(values > 1.5, 50.0, 1.0)[None]
+    for weights in (drawn, lopsided):
+        expected = [np.median(np.repeat(values, line.astype(int))) for line in weights]
+        assert Median(values, everything).resampled(weights) == pytest.approx(expected)

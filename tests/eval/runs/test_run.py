@@ -1,0 +1,247 @@
+"""Run folders: written row by row, resumed after a kill, merged from shards, brought in from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.writer import CatalogueWriter
+from eval import merge
+from eval.bring import BringSettings, bring
+from eval.runs.manifest import split_hash
+from eval.runs.run import Run
+from eval.runs.writer import RunWriter, write_baseline
+from eval.score import main as score_main
+from mlx_phi3v.errors import UserError
+from tests.helpers.paths import ROOT
+from tests.helpers.synthetic_runs import TASK, changed, make_rows, manifest, write_run
+
+
+def resume(folder: Path, rows: list[dict]) -> Run:
+    with RunWriter.open(folder, manifest()) as writer:
+        for row in rows:
+            if row["id"] not in writer.done:
+                writer.write(row)
+        writer.finish(seconds=1.0)
+    return Run.load(folder)
+
+
+def test_a_run_reads_back_what_was_written(tmp_path: Path) -> None:
+    rows = make_rows(20)
+    run = write_run(tmp_path / "run", rows)
+    assert run.rows == json.loads(json.dumps(rows))
+    assert run.finished and run.manifest["rows"] == 20
+    offset = list(run.stream())[7][0]
+    assert run.read(offset)["id"] == rows[7]["id"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_run_cut_at_any_byte_resumes_to_the_same_result(tmp_path: Path, data: st.DataObject) -> None:
+    rows = make_rows(12)
+    whole = write_run(tmp_path / f"whole{len(list(tmp_path.iterdir()))}", rows)
+    folder = tmp_path / f"cut{len(list(tmp_path.iterdir()))}"
+    write_run(folder, rows, finish=False)
+    path = folder / "predictions.jsonl"
+    for _ in range(data.draw(st.integers(1, 3))):
+        size = path.stat().st_size
+        with open(path, "r+b") as file:
+            file.truncate(data.draw(st.integers(0, size)))
+        run = resume(folder, rows)
+    assert run.content_hash() == whole.content_hash()
+    assert [row["id"] for row in run.rows] == [row["id"] for row in rows]
+
+
+def test_a_run_killed_ten_times_loses_and_repeats_no_row(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys, time
+        sys.path.insert(0, {root!r})
+        from tests.helpers.synthetic_runs import make_rows, manifest
+        from eval.runs.writer import RunWriter
+        with RunWriter.open({folder!r}, manifest()) as writer:
+            for row in make_rows(100):
+                if row["id"] not in writer.done:
+                    writer.write(row)
+                    print(row["id"], flush=True)
+                    time.sleep(0.002)
+    """).format(root=str(ROOT), folder=str(tmp_path / "run"))
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        seen = [process.stdout.readline().strip() for _ in range(6)]
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept = {row["id"] for row in Run.load(tmp_path / "run").rows}
+        assert set(seen) <= kept
+    rows = make_rows(100)
+    assert resume(tmp_path / "run", rows).content_hash() == write_run(tmp_path / "whole", rows).content_hash()
+
+
+def test_resuming_another_run_names_what_differs(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", make_rows(3))
+    with pytest.raises(UserError, match=r"hashes\.template") as error:
+        RunWriter.open(tmp_path / "run", manifest(hashes={"template": "other"}, settings={"num_crops": 16}))
+    assert "settings.num_crops was 4, is 16" in str(error.value)
+
+
+def test_resuming_may_change_batch_size_device_and_folders(tmp_path: Path) -> None:
+    rows = make_rows(6)
+    write_run(tmp_path / "run", rows[:4], finish=False)
+    with RunWriter.open(tmp_path / "run", manifest(batch_size=1, device={"name": "gpu"}, catalogue="moved/here")) as writer:
+        assert writer.done == {row["id"] for row in rows[:4]}
+
+
+def test_two_writers_cannot_share_a_run(tmp_path: Path) -> None:
+    with RunWriter.open(tmp_path / "run", manifest()), pytest.raises(UserError, match="another process"):
+        RunWriter.open(tmp_path / "run", manifest())
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_rows(5))
+    lines = (run.path / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2][:20] + b"\n"
+    (run.path / "predictions.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match="line 3"):
+        _ = Run.load(run.path).rows
+    with pytest.raises(UserError, match="line 3"):
+        RunWriter.open(run.path, manifest())
+
+
+def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_rows(5), finish=False)
+    path = run.path / "predictions.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    run = Run.load(run.path)
+    assert len(run.rows) == 4 and run.torn
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", '{"schema": 99, "task": {}}', '{"schema": 1}'])
+def test_a_folder_that_is_no_run_says_so(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "predictions.jsonl").write_text("")
+    with pytest.raises(UserError, match="manifest"):
+        Run.load(tmp_path)
+
+
+def test_content_hash_ignores_order_and_times_only(tmp_path: Path) -> None:
+    rows = make_rows(10)
+    run = write_run(tmp_path / "a", rows)
+    turned = write_run(tmp_path / "b", [{**row, "seconds": 9.0} for row in reversed(rows)])
+    other = write_run(tmp_path / "c", changed(rows, lambda i, row: i == 3, lambda row: row.update(text="x")))
+    assert run.content_hash() == turned.content_hash() != other.content_hash()
+
+
+def test_shards_merge_to_the_run_made_in_one_piece(tmp_path: Path) -> None:
+    rows = make_rows(11)
+    whole = write_run(tmp_path / "whole", rows)
+    for i in (1, 2, 3):
+        write_run(tmp_path / f"part{i}", rows[i - 1 :: 3], shard=[i, 3], batch_size=i, device={"name": f"machine {i}"})
+    parts = [str(tmp_path / f"part{i}") for i in (3, 1, 2)]
+    assert merge.main([*parts, "--output", str(tmp_path / "merged")]) == 0
+    merged = Run.load(tmp_path / "merged")
+    assert merged.content_hash() == whole.content_hash()
+    assert merged.manifest["shard"] is None and merged.finished and len(merged.manifest["merged"]) == 3
+
+
+def test_merging_names_missing_and_unlike_shards(tmp_path: Path) -> None:
+    rows = make_rows(9)
+    parts = [write_run(tmp_path / f"part{i}", rows[i - 1 :: 3], shard=[i, 3]) for i in (1, 2, 3)]
+    with pytest.raises(UserError, match="shard 2/3 is missing"):
+        merge.merge_runs([parts[0], parts[2]], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not merge.merge_runs([parts[0], parts[2]], tmp_path / "out", partial=True).finished
+    other = write_run(tmp_path / "other", rows[1::3], shard=[2, 3], settings={"num_crops": 16})
+    with pytest.raises(UserError, match="num_crops"):
+        merge.merge_runs([parts[0], other, parts[2]], tmp_path / "out2")
+    again = write_run(tmp_path / "again", rows[0::3], shard=[2, 3])
+    with pytest.raises(UserError, match="p00000"):
+        merge.merge_runs([parts[0], again, parts[2]], tmp_path / "out3")
+    assert not (tmp_path / "out3").exists()
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    with CatalogueWriter(tmp_path / "catalogue", TASK, name="t", source={}, settings={}) as writer:
+        for row in make_rows(6):
+            writer.add("test", {"id": row["id"], **row["true"]})
+    return tmp_path / "catalogue"
+
+
+def test_brought_csv_with_fields_scores_like_the_run_it_came_from(tmp_path: Path, catalogue: Path) -> None:
+    rows = make_rows(6)
+    lines = ["sku\tname\tkind\tprice"]
+    for row in rows:
+        values = {name: item["value"] for name, item in row["predicted"].items()}
+        lines.append(f"{row['id']}\t{values['title']}\t{values['category3_code']}\t{values['full_price']:,.2f}")
+    (tmp_path / "theirs.tsv").write_text("\n".join(lines))
+    fields = ("title=name", "category3_code=kind", "full_price=price")
+    run = bring(BringSettings(tmp_path / "theirs.tsv", catalogue, tmp_path / "run", id="sku", fields=fields))
+    assert [row["predicted"] for row in run.rows] == [row["predicted"] for row in rows]
+    assert [row["true"] for row in run.rows] == [row["true"] for row in rows]
+    assert run.finished and run.label == "theirs"
+
+
+def test_brought_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path, catalogue: Path) -> None:
+    rows = make_rows(6)
+    text = "\n".join(json.dumps({"id": row["id"], "answer": row["text"]}) for row in reversed(rows))
+    (tmp_path / "theirs.jsonl").write_text(text)
+    run = bring(BringSettings(tmp_path / "theirs.jsonl", catalogue, tmp_path / "run", text="answer"))
+    assert {row["id"]: row["predicted"] for row in run.rows} == {row["id"]: row["predicted"] for row in rows}
+    assert run.manifest["hashes"]["split"] == split_hash(TASK, iter([{"id": r["id"], **r["true"]} for r in rows]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "id,title\np00000,x\n", "no column 'category3_code'"),
+        ("p.csv", "id,answer\nnobody,x\n", "'nobody' is no row"),
+        ("p.csv", "id,answer\np00000,x\np00000,y\n", "repeats 'p00000'"),
+        ("p.csv", "id,answer\np00000,x\n", "no prediction for 5 rows"),
+        ("p.csv", "id,answer\np00000,x,y,z\n", "more cells"),
+        ("p.jsonl", "{]\n", "line 1 is not JSON"),
+        ("p.xlsx", "", "neither .csv"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, catalogue: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    text = None if "title" in content else "answer"
+    with pytest.raises(UserError, match=message):
+        bring(BringSettings(tmp_path / name, catalogue, tmp_path / "run", text=text))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_or_unreadable_cell_is_a_parse_failure_not_a_guess(tmp_path: Path, catalogue: Path) -> None:
+    lines = ["id,title,category3_code,full_price", "p00000,,BAGS,cheap"]
+    lines += [f"p0000{i},Scarf,BAGS,12.5" for i in range(1, 6)]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    first = bring(BringSettings(tmp_path / "p.csv", catalogue, tmp_path / "run")).rows[0]["predicted"]
+    assert first["title"] == {"value": None, "status": "missing"}
+    assert first["full_price"] == {"value": None, "status": "malformed"}
+
+
+def test_scoring_again_reads_answers_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slip = changed(make_rows(20), lambda i, row: i < 3, lambda row: row["predicted"]["full_price"].update(value=1.0))
+    write_run(tmp_path / "run", slip)
+    assert score_main([str(tmp_path / "run"), "--json", "--output", str(tmp_path / "again")]) == 0
+    assert json.loads(capsys.readouterr().out)["read_differently"] == 3
+    assert Run.load(tmp_path / "again").content_hash() == write_run(tmp_path / "clean", make_rows(20)).content_hash()
+
+
+def test_a_baseline_is_one_small_file_that_loads_as_a_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_rows(20))
+    write_baseline(run, tmp_path / "baseline.jsonl")
+    again = Run.load(tmp_path / "baseline.jsonl")
+    assert [row["predicted"] for row in again.rows] == [row["predicted"] for row in run.rows]
+    assert again.manifest == run.manifest
+    assert (tmp_path / "baseline.jsonl").stat().st_size < (run.path / "predictions.jsonl").stat().st_size / 3
+    offset = list(again.stream())[4][0]
+    assert again.read(offset)["id"] == run.rows[4]["id"]

@@ -1,0 +1,132 @@
+"""An example comparison for the page's test and for the pictures in docs/: made-up runs, drawn pictures, hostile answers.
+
+python tests/page_example.py docs      draws docs/comparison-390.png and docs/comparison-1280.png
+"""
+
+from __future__ import annotations
+
+import colorsys
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from eval.compare.compare_runs import compare_runs
+from eval.compare.comparison import Comparison
+from eval.compare.divergence import first_difference
+from eval.report import page
+from tests.helpers.synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+_HEIGHTS = {390: 2600, 1280: 2100}
+
+HOSTILE = (
+    "Product: <script>document.title = 'owned'</script><img src=x onerror=alert(1)> [bold]wool[/bold], "
+    "Category: BAGS, Full Price: 10.0"
+)
+
+
+def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
+    """Two runs of which B answers 5 % of the categories, and some prices and titles, otherwise."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    products = make_rows(rows, right=0.93)
+    for i, row in enumerate(products):
+        row["image"] = str(_picture(pictures / f"{i % 40}.png", i % 40))
+    generator = np.random.default_rng(1)
+    draw = generator.random(rows)
+
+    def change(row: Row) -> None:
+        text, place = row["text"], draw[int(row["id"][1:])]
+        if place < 0.05:
+            said = str(row["predicted"]["category3_code"]["value"])
+            other = CATEGORIES[(CATEGORIES.index(said) + 1) % len(CATEGORIES)]
+            answer(row, text.replace(f"Category: {said}", f"Category: {other}"))
+        elif place < 0.08:
+            answer(row, text.replace("Full Price: ", "Full Price: 1"))
+        elif place < 0.1:
+            answer(row, text.split(", Full Price")[0])
+        elif place < 0.12:
+            row["fingerprints"]["pixels"] = row["fingerprints"]["pixel_values"] = "other"
+            answer(row, text.replace("Product: ", "Product: deep blue "))
+
+    changed_rows = changed(products, lambda i, row: draw[i] < 0.12, change)
+    answer(products[7], HOSTILE)
+    answer(changed_rows[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
+    for i, (a, b) in enumerate(zip(products, changed_rows)):
+        _margin(a, b, 0.1 if i % 2 else 1.5)
+    a = write_run(folder / "cuda", products, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
+    b = write_run(
+        folder / "mlx",
+        changed_rows,
+        label="LoRA on a Mac, bf16",
+        backend="mlx",
+        settings={"dtype": "bfloat16"},
+        device={"name": "gpu", "chip": "Apple M3 Max", "dtype": "bfloat16", "blas": "Metal"},
+    )
+    return compare_runs(a, b)
+
+
+def _margin(a: Row, b: Row, nats: float) -> None:
+    """Where two answers first differ, let each side hold the other's token `nats` below its own."""
+    k = first_difference(a["token_ids"], b["token_ids"])
+    if k < min(len(a["token_ids"]), len(b["token_ids"])):
+        for row, other in ((a, b), (b, a)):
+            row["logprobs"][k] = -0.7
+            row["top_k"][k] = [[row["token_ids"][k], -0.7], [other["token_ids"][k], -0.7 - nats]]
+
+
+def _picture(path: Path, i: int) -> Path:
+    if not path.exists():
+        hue = colorsys.hsv_to_rgb(i / 40, 0.5, 0.85)
+        image = Image.new("RGB", (300, 400), "white")
+        draw = ImageDraw.Draw(image)
+        colour = tuple(int(255 * value) for value in hue)
+        if i % 2:
+            draw.polygon([(60, 120), (240, 120), (270, 360), (30, 360)], fill=colour)
+            draw.arc((90, 40, 210, 200), 180, 360, fill=colour, width=14)
+        else:
+            draw.rounded_rectangle((70, 60, 230, 360), 30, fill=colour)
+        image.save(path)
+    return path
+
+
+def chromium() -> str | None:
+    """A Chromium of this machine: on the path, a Mac's application, or playwright's own."""
+    from playwright.sync_api import sync_playwright
+
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if found := shutil.which(name):
+            return found
+    if Path(_MAC).exists():
+        return _MAC
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if own and Path(own).exists() else None
+
+
+def draw(folder: Path) -> None:
+    """The example's page at phone and desk width, as pictures."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    if path is None:
+        raise SystemExit("no Chromium on this machine: install chromium or Google Chrome")
+    with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
+        report = Path(temporary) / "report.html"
+        page.write_page(report, example_comparison(Path(temporary) / "runs"))
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        for width, height in _HEIGHTS.items():
+            tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+            tab.goto(report.as_uri())
+            clip = {"x": 0, "y": 0, "width": width, "height": height}
+            tab.screenshot(path=folder / f"comparison-{width}.png", clip=clip, full_page=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""Quantised layers on a CPU: the same product as MLX's own, by other means, and no unpacked weight is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("mlx.core")
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_phi3v.backend_mlx.cpu.quantized import FEW_ROWS, QuantizedLinear
+from mlx_phi3v.backend_mlx.quantized import quantize_language
+from mlx_phi3v.config import Quantization
+
+
+class Language(nn.Module):
+    """Layers of names that are quantised, one after the other: [..., 512] -> [..., 512]."""
+
+    def __init__(self, count: int, width: int = 512) -> None:
+        super().__init__()
+        self.model = {"layers": [{"self_attn": {"o_proj": nn.Linear(width, width, bias=False)}} for _ in range(count)]}
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.model["layers"]:
+            x = layer["self_attn"]["o_proj"](x)
+        return x
+
+
+def quantized(count: int, bits: int = 4, width: int = 512) -> Language:
+    model = Language(count, width)
+    quantize_language(model, Quantization(64, bits))
+    model.freeze()
+    mx.eval(model.parameters())
+    return model
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(1, 1), (1, FEW_ROWS), (FEW_ROWS + 1, 1), (2, 9)])
+def test_product_and_gradient_are_those_of_quantized_matmul(bits: int, shape: tuple[int, int]) -> None:
+    layer = quantized(1, bits, 2048).model["layers"][0]["self_attn"]["o_proj"]
+    assert type(layer) is QuantizedLinear
+    x, along = mx.random.normal((*shape, 2048)), mx.random.normal((*shape, 2048))
+
+    def own(x: mx.array) -> mx.array:
+        return nn.QuantizedLinear.__call__(layer, x)
+
+    for function, expected in ((layer, own), (*(mx.grad(lambda x, f=f: (f(x) * along).sum()) for f in (layer, own)),)):
+        ours, theirs = np.array(function(x)), np.array(expected(x))
+        assert ours.shape == (*shape, 2048)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())  # sums in another order
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_unpacked_weights_do_not_add_up(backward: bool) -> None:
+    if mx.default_device() != mx.cpu:
+        pytest.skip("weights are unpacked on a CPU only")
+    unpacked, peaks = 1024 * 1024 * 4, []
+    for count in (2, 12):
+        model, x = quantized(count, width=1024), mx.ones((8, 1024))
+        mx.eval(x)
+        held = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.grad(lambda x, model=model: model(x).sum())(x) if backward else model(x))
+        peaks.append(mx.get_peak_memory() - held)
+    assert peaks[1] - peaks[0] < 2 * unpacked  # ten more layers, of which each was once held
