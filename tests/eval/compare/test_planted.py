@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.sample import __main__ as sample
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.divergence import GAP, PIXELS, TOKEN_IDS
