@@ -14,9 +14,9 @@ import numpy as np
 from .config import CROP_SIZE, ModelConfig
 from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .errors import UserError
-from .photo import open_photo, photo_size
+from .photo import Photo, photo_size
 from .prompts import IGNORE, PromptProcessor
-from .task import Task
+from .task import Task, image_tags
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool 
 class ExampleMaker:
     """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
 
-    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. open_image: reads a
-    picture in another way, such as from a `features.FeatureCache`.
+    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. process: makes crops of
+    a photo in another way, such as with the features of a `training.features.FeatureCache`.
     """
 
     def __init__(
@@ -106,21 +106,26 @@ class ExampleMaker:
         task: Task,
         num_crops: int,
         max_length: int | None = None,
-        open_image: Callable[[str], ProcessedImage] | None = None,
+        process: Callable[[Photo], ProcessedImage] | None = None,
     ) -> None:
         self.prompts = prompts
         self.config = config
         self.task = task
         self.num_crops = num_crops
         self.max_length = max_length or config.max_position_embeddings
-        self.open_image = open_image or (lambda path: process_image(open_photo(path), num_crops))
+        self.process = process or (lambda photo: process_image(photo.rgb, num_crops))
 
     def __call__(self, row: Mapping[str, Any], *, with_answer: bool) -> Example:
         """Raises UserError, naming the row, for a photo that cannot be read or a row too long."""
+        return self.with_photos(row, with_answer=with_answer)[0]
+
+    def with_photos(self, row: Mapping[str, Any], *, with_answer: bool) -> tuple[Example, list[Photo]]:
+        """The Example of a row and the photos it was made of, each read once. Raises UserError as `__call__`."""
         name = row["id"]
         try:
-            images = tuple(map(self.open_image, row["images"]))
-            return self.from_images(name, images, self.task.answer(row) if with_answer else None)
+            photos = [Photo.read(path) for path in row["images"]]
+            images = tuple(map(self.process, photos))
+            return self.from_images(name, images, self.task.answer(row) if with_answer else None), photos
         except UserError as error:
             raise UserError(f"row {name!r}: {error}") from None
 
@@ -155,7 +160,7 @@ class ExampleMaker:
         if images == 0:
             return prompt.replace(tag + "\n", "").replace(tag, "")
         if images > 1 and tag in prompt and "<|image_2|>" not in prompt:
-            return prompt.replace(tag, "\n".join(f"<|image_{k}|>" for k in range(1, images + 1)))
+            return prompt.replace(tag, image_tags(images))
         return prompt
 
 

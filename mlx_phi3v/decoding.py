@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .adapters import load_adapter
+from .adapters import AdapterConfig, load_adapter, resolve_adapter
 from .backend import Backend, load_backend
 from .batches import Example, collate
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
+from .config import ModelConfig
 from .prompts import IGNORE, PromptProcessor
 from .rope import uses_long_factor
+from .task import Task
+from .trained_task import TASK_FILE, TrainedTask
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,38 @@ def choose(logprobs: np.ndarray, sampling: Sampling, random: np.random.Generator
     return int(random.choice(len(weights), p=weights / weights.sum()))
 
 
+class RowState:
+    """One row of a batch while it is answered: its text so far, its answer, and its own random numbers."""
+
+    def __init__(self, example: Example, sampling: Sampling) -> None:
+        self.example = example
+        self.sampling = sampling
+        self.answer = Generation()
+        # They depend on the seed and the row's id, not on its neighbours in the batch.
+        self.random = np.random.Generator(np.random.PCG64([sampling.seed, zlib.crc32(example.id.encode())]))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text so far."""
+        return len(self.example.input_ids)
+
+    def choose(self, logprobs: np.ndarray, stop_ids: Sequence[int]) -> int:
+        """Choose and record the next token from its log-probabilities [V]."""
+        token = choose(logprobs, self.sampling, self.random)
+        self.answer.token_ids.append(token)
+        self.answer.logprobs.append(float(logprobs[token]))
+        if self.sampling.top_k_logged:
+            best = np.argsort(-logprobs, kind="stable")[: self.sampling.top_k_logged]
+            self.answer.top_k.append([(int(i), float(logprobs[i])) for i in best])
+        if token in stop_ids:
+            self.answer.finish = "end"
+        return token
+
+    def append(self) -> None:
+        """Put the chosen token behind the text."""
+        self.example = extended(self.example, self.answer.token_ids[-1])
+
+
 def generate(
     backend: Backend,
     examples: Sequence[Example],
@@ -75,49 +110,43 @@ def generate(
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for the whole text, so
     the cache is built again once. cached=False builds it at every step (for parity tests). on_token(row, id) streams.
     """
-    sampling = sampling or Sampling()
-    results = [Generation() for _ in examples]
-    # A row's random numbers depend on the seed and its id, not on its neighbours in the batch.
-    randoms = [np.random.Generator(np.random.PCG64([sampling.seed, zlib.crc32(e.id.encode())])) for e in examples]
-    alive = list(range(len(examples)))
-    texts = list(examples)
-    limit = backend.config.max_position_embeddings
-    logits, cache = backend.prefill(collate(texts, backend.config, pad_left=True))
-    for _ in range(max_new_tokens):
-        logprobs = log_softmax(logits)
-        chosen = []
-        for row, of in enumerate(alive):
-            token = choose(logprobs[row], sampling, randoms[of])
-            result = results[of]
-            result.token_ids.append(token)
-            result.logprobs.append(float(logprobs[row, token]))
-            if sampling.top_k_logged:
-                best = np.argsort(-logprobs[row], kind="stable")[: sampling.top_k_logged]
-                result.top_k.append([(int(i), float(logprobs[row, i])) for i in best])
-            if token in stop_ids:
-                result.finish = "end"
-            elif on_token:
-                on_token(of, token)
-            chosen.append(token)
-        lengths = [len(texts[of].input_ids) for of in alive]
-        staying = [row for row, of in enumerate(alive) if results[of].finish != "end" and lengths[row] < limit]
-        if not staying or len(results[alive[staying[0]]].token_ids) >= max_new_tokens:
+    rows = [RowState(example, sampling or Sampling()) for example in examples]
+    alive = list(enumerate(rows))
+    logits, cache = _prefill(backend, rows)
+    for step in range(max_new_tokens):
+        for (number, row), logprobs in zip(alive, log_softmax(logits)):
+            token = row.choose(logprobs, stop_ids)
+            if on_token and row.answer.finish != "end":
+                on_token(number, token)
+        staying = [i for i, (_, row) in enumerate(alive) if _goes_on(row, backend.config)]
+        if not staying or step + 1 == max_new_tokens:
             break
-        crossing = False
-        for row in staying:
-            crossing |= bool(
-                uses_long_factor(backend.config, lengths[row] + 1) and not uses_long_factor(backend.config, lengths[row])
-            )
-            texts[alive[row]] = extended(texts[alive[row]], chosen[row])
         left = len(staying) < len(alive)
-        alive = [alive[row] for row in staying]
-        if crossing or not cached:
-            logits, cache = backend.prefill(collate([texts[of] for of in alive], backend.config, pad_left=True))
-        else:
-            if left:
-                backend.keep_rows(cache, staying)
-            logits = backend.decode(cache, np.array([chosen[row] for row in staying], np.int64))
-    return results
+        alive = [alive[i] for i in staying]
+        # A row whose next token needs the other RoPE factors changes the keys of its whole text.
+        stale = [_crosses(row.length, backend.config) for _, row in alive]
+        for _, row in alive:
+            row.append()
+        if any(stale) or not cached:
+            logits, cache = _prefill(backend, [row for _, row in alive])
+            continue
+        if left:
+            backend.keep_rows(cache, staying)
+        logits = backend.decode(cache, np.array([row.answer.token_ids[-1] for _, row in alive], np.int64))
+    return [row.answer for row in rows]
+
+
+def _prefill(backend: Backend, rows: Sequence[RowState]) -> tuple[np.ndarray, Any]:
+    return backend.prefill(collate([row.example for row in rows], backend.config, pad_left=True))
+
+
+def _goes_on(row: RowState, config: ModelConfig) -> bool:
+    return row.answer.finish != "end" and row.length < config.max_position_embeddings
+
+
+def _crosses(length: int, config: ModelConfig) -> bool:
+    """Whether a text of so many tokens changes to the long RoPE factors with its next token."""
+    return bool(uses_long_factor(config, length + 1)) and not bool(uses_long_factor(config, length))
 
 
 def extended(example: Example, token: int) -> Example:
@@ -131,13 +160,70 @@ def answer_text(generation: Generation, prompts: PromptProcessor) -> str:
     return prompts.decode(ids[:-1] if generation.finish == "end" else ids)
 
 
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter on a model: its folder, configuration and tensors (PEFT keys, fp32)."""
+
+    folder: Path
+    config: AdapterConfig
+    tensors: dict[str, np.ndarray] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to answer.
+
+    fingerprint: of its base weights, see `checkpoint.fingerprint`. trained: what its adapter, or the model it was fused
+    from, was trained to answer; None where nothing says so.
+    """
+
+    folder: Path
+    backend: Backend
+    prompts: PromptProcessor
+    fingerprint: str
+    adapter: LoadedAdapter | None = None
+    trained: TrainedTask | None = None
+
+    @property
+    def task(self) -> Task:
+        """What it was trained to answer, else the published product task."""
+        return self.trained.task if self.trained else Task()
+
+    def num_crops(self, asked: int | None) -> int:
+        """Most crops a photo is cut into: as asked for, else as in training, else the model's own number."""
+        return asked or (self.trained.num_crops if self.trained else self.backend.config.num_crops)
+
+    def differences(self, num_crops: int | None) -> list[str]:
+        """A sentence for each way in which it is used otherwise than it was trained."""
+        where = self.adapter.folder if self.adapter else self.folder
+        if self.trained is None:
+            if self.adapter is None:
+                return []
+            crops = f"up to {self.num_crops(num_crops)} crops a photo"
+            return [f"{where} has no {TASK_FILE} (another tool made it): taking the default question and {crops}"]
+        said = []
+        if num_crops not in (None, self.trained.num_crops):
+            said.append(f"--num-crops is {num_crops}; {where} was trained with {self.trained.num_crops}")
+        if self.backend.dtype != self.trained.dtype:
+            said.append(f"computing in {self.backend.dtype}; {where} was trained in {self.trained.dtype}")
+        return said
+
+
 def load_model(
     model: str, backend: str, adapter: str | Path | None = None, dtype: str | None = None, **options: Any
-) -> tuple[Backend, PromptProcessor]:
-    """A model with its adapter, ready to answer, and its tokenizer."""
+) -> LoadedModel:
+    """Load a model and its adapter, ready to answer.
+
+    dtype None: fp32 on a CPU; on an accelerator that of the adapter's training, else bf16. Raises UserError where the
+    model or the adapter cannot be loaded, or do not fit.
+    """
     folder = resolve_model(model)
-    loaded = load_backend(backend, folder, dtype=dtype, **options)
-    if adapter is not None:
-        config, tensors = load_adapter(adapter, loaded.config, base_fingerprint(folder))
-        loaded.set_adapter(config, tensors, trainable=False)
-    return loaded, PromptProcessor(folder)
+    adapter_folder = None if adapter is None else resolve_adapter(adapter)
+    trained = TrainedTask.load(adapter_folder or folder)
+    loaded = load_backend(backend, folder, dtype=dtype, accelerator_dtype=trained.dtype if trained else None, **options)
+    fingerprint = base_fingerprint(folder)
+    put_on = None
+    if adapter_folder is not None:
+        put_on = LoadedAdapter(adapter_folder, *load_adapter(adapter_folder, loaded.config, fingerprint))
+        loaded.set_adapter(put_on.config, put_on.tensors, trainable=False)
+    return LoadedModel(folder, loaded, PromptProcessor(folder), fingerprint, put_on, trained)

@@ -27,6 +27,7 @@ from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .progress import Progress, result, say
+from .trained_task import TASK_FILE, TrainedTask
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     source = resolve_model(config.model)
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
-    adapter, deltas = load_adapter(config.adapter, model, base_fingerprint(source))
+    adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
+    adapter, deltas = load_adapter(adapter_folder, model, base)
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
         writer = ShardWriter(folder, len(tensors))
@@ -98,8 +100,8 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
             raw.pop("quantization", None)
         write_json(folder / "config.json", raw)
         copy_processor(source, folder)
-        digest = sha256_file(resolve_adapter(config.adapter) / WEIGHTS_FILE)
-        base = base_fingerprint(source)
+        _carry_task(adapter_folder, folder)
+        digest = sha256_file(adapter_folder / WEIGHTS_FILE)
         write_json(
             folder / SOURCE_FILE,
             {
@@ -114,6 +116,15 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
             },
         )
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
+
+
+def _carry_task(adapter: Path, folder: Path) -> None:
+    """The fused model answers what the adapter was trained on, not what its base was."""
+    trained = TrainedTask.load(adapter)
+    if trained:
+        trained.save(folder)
+    else:
+        (folder / TASK_FILE).unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

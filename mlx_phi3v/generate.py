@@ -8,19 +8,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import cli
 from .backend import BACKENDS, DTYPES, default_backend
-from .batches import ExampleMaker
+from .batches import Example, ExampleMaker
 from .cli import option
 from .crops import process_image
-from .decoding import Sampling, answer_text, generate, load_model
+from .decoding import LoadedModel, Sampling, answer_text, generate, load_model
 from .errors import UserError, run_cli
-from .photo import open_photo
-from .progress import result, say
-from .task import Task
+from .photo import Photo
+from .progress import note, result, say
+from .prompts import PromptProcessor
+from .task import chat_prompt
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class GenerateConfig:
     """Settings of one question."""
 
     image: tuple[str, ...] = option((), help="photo file; several for several <|image_k|> tags")
-    prompt: str | None = option(None, help="full prompt with <|image_1|> tags; by default the product task's")
+    prompt: str | None = option(None, help="full prompt with <|image_1|> tags; by default the one of the adapter's task")
     question: str | None = option(None, help="plain question about the photo, put into the chat template")
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     adapter: str | None = option(None, help="LoRA adapter or training run")
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
     max_new_tokens: int = option(128, help="longest answer, in tokens", flags=("--max-tokens",))
     temperature: float = option(0.0, help="0 is greedy; above it samples", flags=("--temp",))
     top_p: float = option(1.0, help="nucleus of sampling")
@@ -42,59 +43,81 @@ class GenerateConfig:
     json: bool = option(False, help="one JSON line with text, fields, ids and log-probabilities")
 
 
-def chat_prompt(question: str, images: int) -> str:
-    """The published chat template for one user turn."""
-    tags = "".join(f"<|image_{k}|>\n" for k in range(1, images + 1))
-    return f"<|user|>\n{tags}{question}<|end|>\n<|assistant|>\n"
+class TokenStream:
+    """Prints an answer as its tokens come, whole characters only. Pass it as `generate`'s on_token."""
+
+    def __init__(self, prompts: PromptProcessor) -> None:
+        self.prompts = prompts
+        self.ids: list[int] = []
+        self.printed = ""
+
+    def __call__(self, row: int, token: int) -> None:
+        """Print what the token adds."""
+        self.ids.append(token)
+        text = self.prompts.decode(self.ids)
+        if text.startswith(self.printed) and not text.endswith("\ufffd"):
+            sys.stdout.write(text[len(self.printed) :])
+            sys.stdout.flush()
+            self.printed = text
+
+    def finish(self, text: str) -> None:
+        """Print the rest of the whole text."""
+        print(text[len(self.printed) :] if text.startswith(self.printed) else "")
+
+
+def read_photos(config: GenerateConfig) -> list[Photo]:
+    """The photos asked about. Raises UserError where one cannot be used, or where there is nothing to ask."""
+    if config.prompt and config.question:
+        raise UserError("give --prompt or --question, not both")
+    if not config.image and not config.prompt and not config.question:
+        raise UserError("nothing to ask about: give --image photo.jpg, or --prompt/--question for a question without a photo")
+    photos = [Photo.read(Path(path).expanduser()) for path in config.image]
+    for photo in photos:
+        _ = photo.rgb  # decoded now, so that a broken photo is found before the model is loaded
+    return photos
+
+
+def make_question(config: GenerateConfig, model: LoadedModel, photos: Sequence[Photo]) -> Example:
+    """The prompt as the model takes it: the flags' own, else that of the task the model was trained on."""
+    num_crops = model.num_crops(config.num_crops)
+    images = tuple(process_image(photo.rgb, num_crops) for photo in photos)
+    maker = ExampleMaker(model.prompts, model.backend.config, model.task, num_crops)
+    prompt = chat_prompt(config.question, len(images)) if config.question else config.prompt
+    return maker.from_images("question", images, None, prompt)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(GenerateConfig, "python -m mlx_phi3v.generate", __doc__ or "", argv)
-    if config.prompt and config.question:
-        raise UserError("give --prompt or --question, not both")
-    task = Task()
-    if not config.image and not config.prompt and not config.question:
-        raise UserError("nothing to ask about: give --image photo.jpg, or --prompt/--question for a question without a photo")
-    photos = [open_photo(Path(path).expanduser()) for path in config.image]
+    photos = read_photos(config)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     started = time.perf_counter()
-    backend, prompts = load_model(config.model, config.backend, config.adapter, config.dtype)
-    images = tuple(process_image(photo, config.num_crops or backend.config.num_crops) for photo in photos)
-    maker = ExampleMaker(prompts, backend.config, task, config.num_crops or backend.config.num_crops)
-    prompt = chat_prompt(config.question, len(images)) if config.question else config.prompt
-    example = maker.from_images("question", images, None, prompt)
+    model = load_model(config.model, config.backend, config.adapter, config.dtype)
+    for difference in model.differences(config.num_crops):
+        note(difference)
+    example = make_question(config, model, photos)
     loaded = time.perf_counter()
-    shown: list[int] = []
-    printed = ""
-
-    def stream(_: int, token: int) -> None:
-        nonlocal printed
-        shown.append(token)
-        text = prompts.decode(shown)
-        if not config.json and text.startswith(printed) and not text.endswith("\ufffd"):
-            sys.stdout.write(text[len(printed) :])
-            sys.stdout.flush()
-            printed = text
-
+    stream = None if config.json else TokenStream(model.prompts)
     sampling = Sampling(config.temperature, config.top_p, config.seed, top_k_logged=5 if config.json else 0)
     [answer] = generate(
-        backend, [example], max_new_tokens=config.max_new_tokens, stop_ids=prompts.stop_ids, sampling=sampling, on_token=stream
+        model.backend,
+        [example],
+        max_new_tokens=config.max_new_tokens,
+        stop_ids=model.prompts.stop_ids,
+        sampling=sampling,
+        on_token=stream,
     )
-    text = answer_text(answer, prompts)
-    if not config.json:
-        print(text[len(printed) :] if text.startswith(printed) else "")
-        seconds = time.perf_counter() - loaded
-        say(f"{len(answer.token_ids)} tokens in {seconds:.1f} s (loading {loaded - started:.1f} s), ended by {answer.finish}")
-    result(
-        config.json,
-        text=text,
-        fields={k: v.__dict__ for k, v in task.parse(text, truncated=answer.finish != "end").items()},
-        finish=answer.finish,
-        token_ids=answer.token_ids,
-        logprobs=answer.logprobs,
-        top_k=answer.top_k,
+    text = answer_text(answer, model.prompts)
+    if stream:
+        stream.finish(text)
+    seconds = time.perf_counter() - loaded
+    say(
+        f"{len(answer.token_ids)} tokens in {seconds:.1f} s (loading {loaded - started:.1f} s), ended by {answer.finish}",
+        as_json=config.json,
     )
+    parsed = model.task.parse(text, truncated=answer.finish != "end")
+    fields = {name: asdict(item) for name, item in parsed.items()}
+    result(config.json, text=text, fields=fields, **asdict(answer) | {"num_crops": model.num_crops(config.num_crops)})
     return 0
 
 

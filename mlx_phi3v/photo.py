@@ -6,12 +6,18 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import UserError
+from .files import sha256_bytes
 
 # Pillow's own bound of a picture that is no decompression bomb: 1/4 GiB of RGB.
 MAX_PIXELS = 89_478_485
@@ -38,6 +44,44 @@ class PhotoError(UserError):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A picture file, read once; hashed and decoded at most once, when first asked for. May be shared by threads.
+
+    name: its path, for errors. data: the file's bytes.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Photo:
+        """Read a picture file. Raises PhotoError where it cannot be read."""
+        try:
+            return cls(str(path), Path(path).read_bytes())
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the file's bytes."""
+        return sha256_bytes(self.data)
+
+    @cached_property
+    def rgb(self) -> Image.Image:
+        """The picture as RGB, 8 bit; see `open_photo`. Raises PhotoError where it cannot be used."""
+        return open_photo(self.data, name=self.name)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of `rgb` in pixels. Raises PhotoError where it cannot be used."""
+        return self.rgb.size
+
+
+def _unreadable(path: Path | str, error: OSError) -> PhotoError:
+    return PhotoError("picture_unreadable", f"picture {path} cannot be read: {error.strerror}")
+
+
 def open_photo(
     source: bytes | Path | str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, name: str = "the picture"
 ) -> Image.Image:
@@ -53,12 +97,8 @@ def open_photo(
     Raises PhotoError (a UserError) for a file that is missing, broken, no picture, tiny, huge or a needle.
     """
     if not isinstance(source, bytes):
-        name = str(source)
-        try:
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise PhotoError("picture_unreadable", f"picture {name} cannot be read: {error.strerror}") from None
-    image = _open(source, name)
+        name, source = str(source), Photo.read(source).data
+    image = _open(io.BytesIO(source), name)
     _check_size(image.size, name, max_pixels, min_side)
     try:
         image.load()
@@ -73,15 +113,25 @@ def open_photo(
 
 
 def photo_size(path: Path | str) -> tuple[int, int]:
-    """(width, height) in pixels that `open_photo` gives, from the header alone. Raises PhotoError where it has none."""
+    """(width, height) in pixels that `open_photo` gives. Reads the file's header, and decodes nothing.
+
+    Raises PhotoError where the file cannot be read or has no usable header.
+    """
+    with _opened(path) as file:
+        image = _open(file, str(path))
+        _check_size(image.size, str(path), MAX_PIXELS, MIN_SIDE)
+        turned = _orientation(image) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[BinaryIO]:
     try:
-        data = Path(path).read_bytes()
+        file = open(path, "rb")  # noqa: SIM115 (closed below; only opening it may raise this error)
     except OSError as error:
-        raise PhotoError("picture_unreadable", f"picture {path} cannot be read: {error.strerror}") from None
-    image = _open(data, str(path))
-    _check_size(image.size, str(path), MAX_PIXELS, MIN_SIDE)
-    turned = _orientation(image) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
+        raise _unreadable(path, error) from None
+    with file:
+        yield file
 
 
 def is_plain_rgb(data: bytes) -> bool:
@@ -96,14 +146,14 @@ def is_plain_rgb(data: bytes) -> bool:
         return image.format != "PNG" or (data[24] == 8 and getattr(image, "n_frames", 1) == 1)
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(file: BinaryIO, name: str) -> Image.Image:
     Image.init()
     formats = [item for item in _FORMATS if item in Image.OPEN]
     try:
         with warnings.catch_warnings():
             # Our own limit reports big pictures as an error; Pillow's warning would only be noise before it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=formats)
+            return Image.open(file, formats=formats)
     except Image.DecompressionBombError:
         raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
     except _DECODE_ERRORS:

@@ -79,6 +79,11 @@ def result(as_json: bool, **fields: Any) -> None:
         print(json.dumps(fields), flush=True)
 
 
+def note(text: str) -> None:
+    """A line that a person must not miss, on stderr: also off a terminal and with `--json`."""
+    Console(stderr=True, soft_wrap=True).print(f"note: {text}", markup=False, highlight=False)
+
+
 def say(text: str, *, as_json: bool = False) -> None:
     """A line to the person at the terminal; nothing with `--json` or off a terminal."""
     if not as_json and sys.stderr.isatty():

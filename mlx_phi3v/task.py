@@ -17,11 +17,22 @@ from .errors import UserError
 FieldKind = Literal["text", "category", "number"]
 ParseStatus = Literal["ok", "missing", "duplicate", "malformed", "truncated"]
 
-# The published training example's prompt and answer (REFERENCE: Burberry price set).
-PROMPT = "<|user|>\n<|image_1|>What is shown in this image?<|end|><|assistant|>\n"
+QUESTION = "What is shown in this image?"  # the published training example's, as is its answer's template
 TEMPLATE = "Product: {title}, Category: {category3_code}, Full Price: {full_price}"
 END = "<|end|>"
 
+
+def image_tags(count: int) -> str:
+    """`<|image_1|>`, `<|image_2|>` and so on, a line each."""
+    return "\n".join(f"<|image_{k}|>" for k in range(1, count + 1))
+
+
+def chat_prompt(question: str, images: int) -> str:
+    """One user turn about so many images, with the white space of the published training example."""
+    return f"<|user|>\n{image_tags(images)}{question}<|end|><|assistant|>\n"
+
+
+PROMPT = chat_prompt(QUESTION, 1)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _SPECIAL = re.compile(r"<(?=\|[^|<>]*\|>|/?s>|unk>)")
 

@@ -24,17 +24,17 @@ USE = """
 import sys
 from pathlib import Path
 from mlx_phi3v.train import TrainConfig, train
-from mlx_phi3v.generate import generate, load_model
+from mlx_phi3v.decoding import generate, load_model
 from mlx_phi3v.batches import ExampleMaker
 from mlx_phi3v.task import Task
 from data.catalogue import Catalogue
 backend, model, data, output = sys.argv[1:]
 settings = dict(max_steps=1, batch_size=2, r=2, num_crops=1)
 train(TrainConfig(data=Path(data), output=Path(output), model=model, backend=backend, **settings))
-loaded, prompts = load_model(model, backend, output)
-maker = ExampleMaker(prompts, loaded.config, Task(), 1)
+loaded = load_model(model, backend, output)
+maker = ExampleMaker(loaded.prompts, loaded.backend.config, Task(), 1)
 question = maker(Catalogue(data).split("test")[0], with_answer=False)
-assert len(generate(loaded, [question], max_new_tokens=2, stop_ids=())[0].token_ids) == 2
+assert len(generate(loaded.backend, [question], max_new_tokens=2, stop_ids=())[0].token_ids) == 2
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from mlx_phi3v.cli import read_yaml, unknown_key
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import Field, FieldKind, Task, default_template
+from mlx_phi3v.task import QUESTION, Field, FieldKind, Task, chat_prompt, default_template
 
 from .prices import DecimalMark
 
@@ -22,7 +22,6 @@ KINDS = ("text", "category", "number")
 _USUAL_FIELDS: dict[str, FieldKind] = {"title": "text", "name": "text", "category": "category", "price": "number"}
 _USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
 _TAG = re.compile(r"<\|image_\d+\|>")
-_USUAL_QUESTION = "What is shown in this image?"
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,8 @@ class FieldMapping:
 
 def full_prompt(question: str | None, pictures: int) -> str:
     """A question as the model's prompt with so many pictures; text that is a whole prompt already stays as it is."""
-    question = question or _USUAL_QUESTION
-    if "<|user|>" in question:
-        return question
-    tags = "".join(f"<|image_{k}|>" for k in range(1, pictures + 1))
-    return f"<|user|>\n{tags}{' '.join(question.split())}<|end|><|assistant|>\n"
+    question = question or QUESTION
+    return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), pictures)
 
 
 def load_preset(name: str) -> dict[str, Any]:

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from mlx_phi3v import __version__
-from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE, resolve_adapter
-from mlx_phi3v.backend import Backend
+from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE
 from mlx_phi3v.catalogue import Catalogue, iterate
-from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
-from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.decoding import LoadedModel
 from mlx_phi3v.files import read_json, sha256_file, sha256_json
+from mlx_phi3v.task import Task
 
 from ..runs.manifest import split_hash
 from .settings import PredictConfig, parse_shard
 
 _PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow", "tokenizers")
-_TOP_K = 5
+TOP_K = 5
 
 
-def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> dict[str, Any]:
-    """What was run and on what; see `eval.runs.run`."""
-    folder = resolve_model(config.model)
+def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
+    """A run's manifest: what is asked, of which model, on what; see `eval.runs.run`."""
+    backend, adapter = model.backend, model.adapter
     decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
     quantization = backend.config.quantization
     shard = parse_shard(config.shard)
@@ -33,22 +32,22 @@ def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> d
         "backend": config.backend,
         "label": config.label or config.output.name,
         "hashes": {
-            "base": base_fingerprint(folder),
-            "adapter": sha256_file(resolve_adapter(config.adapter) / WEIGHTS_FILE) if config.adapter else None,
+            "base": model.fingerprint,
+            "adapter": sha256_file(adapter.folder / WEIGHTS_FILE) if adapter else None,
             "catalogue": catalogue.fingerprint,
-            "split": split_hash(catalogue.task, iterate(catalogue.split(config.split))),
-            "template": sha256_json(catalogue.task.to_dict()),
-            "tokenizer": sha256_file(folder / "tokenizer.json"),
+            "split": split_hash(task, iterate(catalogue.split(config.split))),
+            "template": sha256_json(task.to_dict()),
+            "tokenizer": sha256_file(model.folder / "tokenizer.json"),
             "decoding": sha256_json(decoding),
         },
         "settings": {
             "dtype": backend.dtype,
             "quantization": quantization.__dict__ if quantization else None,
-            "num_crops": config.num_crops or backend.config.num_crops,
+            "num_crops": model.num_crops(config.num_crops),
             "attn_implementation": config.attn_implementation,
             **decoding,
         },
-        "task": catalogue.task.to_dict(),
+        "task": task.to_dict(),
         "catalogue": str(config.data.resolve()),
         "split": config.split,
         "limit": config.limit,
@@ -56,7 +55,7 @@ def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> d
         "model": config.model,
         "adapter": config.adapter,
         "model_config": asdict(backend.config),
-        "adapter_config": read_json(resolve_adapter(config.adapter) / CONFIG_FILE, "adapter") if config.adapter else None,
+        "adapter_config": read_json(adapter.folder / CONFIG_FILE, "adapter") if adapter else None,
         "code": code_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "device": backend.device_info(),

@@ -17,7 +17,7 @@ from mlx_phi3v.progress import Progress
 
 from ..compare.trace import trace_path
 from ..runs.run import Run
-from .describe_run import _TOP_K
+from .describe_run import TOP_K
 from .settings import PredictConfig
 
 
@@ -49,7 +49,7 @@ def scored(backend: Backend, example: Example, token_ids: list[int]) -> dict[str
     whole = Example(example.id, ids, np.full(len(ids), -100, np.int64), example.images)
     prompt = len(example.input_ids)
     logprobs = log_softmax(backend.forward(collate([whole], backend.config), prompt - 1).logits[0][:-1])
-    best = np.argsort(-logprobs, axis=-1, kind="stable")[:, :_TOP_K]
+    best = np.argsort(-logprobs, axis=-1, kind="stable")[:, :TOP_K]
     return {
         "token_ids": token_ids,
         "logprobs": [round(float(logprobs[i, t]), 6) for i, t in enumerate(token_ids)],

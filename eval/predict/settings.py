@@ -28,7 +28,7 @@ class PredictConfig:
     limit: int | None = option(None, help="only the first rows")
     shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), to share the work")
     batch_size: int = option(16, help="rows answered together; does not change the answers")
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
     max_new_tokens: int = option(96, help="longest answer, in tokens")
     temperature: float = option(0.0, help="0 is greedy")
     seed: int = option(0, help="seed of sampling")

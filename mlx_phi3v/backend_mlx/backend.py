@@ -28,10 +28,10 @@ from .model import Phi3VForCausalLM
 from .quantized import quantize_language
 
 
-def load(folder: Path, *, dtype: str | None = None) -> MLXBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU, bf16 on Metal or CUDA."""
+def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None) -> MLXBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
-    dtype = dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
+    dtype = dtype or ("float32" if mx.default_device() == mx.cpu else accelerator_dtype or "bfloat16")
     model = Phi3VForCausalLM(config)
     if config.quantization:
         quantize_language(model, config.quantization)

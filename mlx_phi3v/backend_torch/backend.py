@@ -29,12 +29,14 @@ from .model import Phi3VForCausalLM
 from .quantized import dequantize
 
 
-def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "sdpa") -> TorchBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU, bf16 on CUDA."""
+def load(
+    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa"
+) -> TorchBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
     group = join_ranks()
     device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
     with torch.device("meta"):  # no memory is taken for weights that are about to be read
         model = Phi3VForCausalLM(config, attn_implementation)
     tensors = open_checkpoint(folder, config)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..trained_task import TASK_FILE
 
 SHARD_BYTES = 4_000_000_000
 _HEADER_BYTES = 256  # room in a header for one tensor; the longest published name leaves 80 of them
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
-           "generation_config.json", "LICENSE")  # fmt: skip
+           "generation_config.json", "LICENSE", TASK_FILE)  # fmt: skip
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint32": "U32"}
 
 

@@ -23,7 +23,7 @@ from ..checkpoint.layout import VISION
 from ..config import CROP_SIZE
 from ..crops import ProcessedImage, process_image
 from ..files import sha256_bytes, sha256_json, write_tensors
-from ..photo import open_photo
+from ..photo import Photo
 
 VERSION = 1  # to be raised whenever pictures are cropped, encoded or stored in another way
 
@@ -59,23 +59,20 @@ class FeatureCache:
         self.full = False
         self._lock = threading.Lock()
 
-    def image(self, path: str | Path, *, with_crops: bool = False) -> ProcessedImage:
-        """The picture with its features where they are kept, else with its crops; or always with its crops.
+    def image(self, photo: Photo, *, with_crops: bool = False) -> ProcessedImage:
+        """The photo with its features where they are cached, else with its crops; or always with its crops.
 
-        May be called by several threads. Raises PhotoError for a picture that cannot be read.
+        A photo whose features are cached is not decoded. May be called by several threads. Raises PhotoError for a
+        photo that cannot be used.
         """
-        try:
-            key = sha256_bytes(Path(path).read_bytes())
-        except OSError:
-            key = ""  # open_photo says what is wrong
-        kept = self._load(key)
-        if kept is not None:
+        cached = self._load(photo.sha256)
+        if cached is not None:
             with self._lock:
                 self.found += 1
             if not with_crops:
-                return kept
-        crops = process_image(open_photo(path), self.num_crops)
-        return replace(crops, key=key, features=kept.features if kept else None)
+                return cached
+        crops = process_image(photo.rgb, self.num_crops)
+        return replace(crops, key=photo.sha256, features=cached.features if cached else None)
 
     def complete(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the features of all their pictures; what is not kept yet is computed, and kept."""

@@ -17,12 +17,11 @@ from data.sample import __main__ as sample
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.divergence import GAP, PIXELS, TOKEN_IDS
-from eval.predict import answer as answer_module
 from eval.predict.answer import predict
 from eval.predict.settings import PredictConfig
 from eval.report.phrases import inputs
 from eval.runs.run import Run
-from mlx_phi3v import batches
+from mlx_phi3v import batches, photo
 from mlx_phi3v.adapters import AdapterConfig, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
@@ -100,26 +99,25 @@ def test_a_wrong_rope_factor_is_named(folder: Path) -> None:
 
 def one_level_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(open_photo: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
-        return lambda path: open_photo(path).point(lambda level: min(level + 1, 255))
+        return lambda data, **options: open_photo(data, **options).point(lambda level: min(level + 1, 255))
 
-    for module in (answer_module, batches):
-        monkeypatch.setattr(module, "open_photo", decode(module.open_photo))
+    monkeypatch.setattr(photo, "open_photo", decode(photo.open_photo))
 
 
 def swapped_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = batches.ExampleMaker.__call__
+    made = batches.ExampleMaker.with_photos
 
     def swap(self: Any, row: Any, **options: Any) -> Any:
-        example = made(self, row, **options)
+        example, photos = made(self, row, **options)
         # The global image stays first; the first two crops of the grid change places.
         images = [
             dataclasses.replace(image, pixel_values=image.pixel_values[[0, 2, 1, *range(3, len(image.pixel_values))]])
             for image in example.images
         ]
         assert all(len(image.pixel_values) > 2 for image in images)
-        return dataclasses.replace(example, images=tuple(images))
+        return dataclasses.replace(example, images=tuple(images)), photos
 
-    monkeypatch.setattr(batches.ExampleMaker, "__call__", swap)
+    monkeypatch.setattr(batches.ExampleMaker, "with_photos", swap)
 
 
 @pytest.mark.parametrize(("plant", "stage"), [(one_level_off, "decoded pixels"), (swapped_crops, "model's pixel values")])

@@ -17,6 +17,7 @@ from mlx_phi3v.backend import Backend, load_backend
 from mlx_phi3v.batches import ExampleMaker, collate
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.photo import Photo
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.training.features import FeatureCache
 from mlx_phi3v.training.loop import train
@@ -98,9 +99,7 @@ def test_features_come_back_bit_for_bit(
 ) -> None:
     backend = load_backend(backend_name, checkpoint, dtype=dtype)
     cache = FeatureCache(tmp_path / "features", backend, 2, 1.0)
-    maker = ExampleMaker(
-        PromptProcessor(checkpoint), backend.config, Catalogue(small_catalogue).task, 2, open_image=cache.image
-    )
+    maker = ExampleMaker(PromptProcessor(checkpoint), backend.config, Catalogue(small_catalogue).task, 2, process=cache.image)
     rows = [Catalogue(small_catalogue).split("train")[i] for i in range(6)]
     first = collate(cache.complete([maker(row, with_answer=True) for row in rows]), backend.config)
     again = collate([maker(row, with_answer=True) for row in rows], backend.config)
@@ -112,21 +111,21 @@ def test_a_spoilt_file_is_encoded_anew(backend: Backend, small_catalogue: Path, 
     cache = FeatureCache(tmp_path, backend, 2, 1.0)
     [path] = Catalogue(small_catalogue).split("train")[0]["images"]
     task = Catalogue(small_catalogue).task
-    maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, open_image=cache.image)
+    maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     row = Catalogue(small_catalogue).split("train")[0]
     [whole] = cache.complete([maker(row, with_answer=True)])
     [file] = cache.folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    assert cache.image(path).features is None
+    assert cache.image(Photo.read(path)).features is None
     [mended] = cache.complete([maker(row, with_answer=True)])
     np.testing.assert_array_equal(mended.images[0].features, whole.images[0].features)
-    assert cache.image(path).features is not None
+    assert cache.image(Photo.read(path)).features is not None
 
 
 def test_the_folder_stays_within_its_limit(backend: Backend, small_catalogue: Path, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, backend, 2, limit_gb=1e-5)
     task = Catalogue(small_catalogue).task
-    maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, open_image=cache.image)
+    maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     examples = [maker(row, with_answer=True) for row in Catalogue(small_catalogue).split("train")]
     completed = cache.complete(examples)
     kept = list(cache.folder.glob("*.safetensors"))

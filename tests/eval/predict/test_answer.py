@@ -1,0 +1,96 @@
+"""A prediction run reads each photo once, and asks an adapter the question it was trained on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.predict.__main__ import main
+from mlx_phi3v import photo as photo_module
+from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
+from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.config import load_model_config
+from mlx_phi3v.task import Field, Task, chat_prompt
+from mlx_phi3v.trained_task import TrainedTask
+
+_opened: Counter[str] = Counter()
+
+
+def _count_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open":
+        _opened[str(arguments[0])] += 1
+
+
+sys.addaudithook(_count_opened)  # cannot be taken off again; it only counts
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def run(backend: str, catalogue: Path, output: Path, *flags: str) -> list[dict[str, Any]]:
+    arguments = ["--backend", backend, "--data", str(catalogue), "--output", str(output), "--max-new-tokens", "2"]
+    assert main([*arguments, *flags]) == 0
+    return predictions(output)
+
+
+def test_each_photo_is_read_once_and_decoded_at_most_once(
+    backend_name: str, small_catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[str] = Counter()
+    real = photo_module.open_photo
+
+    def counted(source: Any, **options: Any) -> Any:
+        decoded[options["name"]] += 1
+        return real(source, **options)
+
+    monkeypatch.setattr(photo_module, "open_photo", counted)
+    photos = {path for row in Catalogue(small_catalogue).split("test")[:] for path in row["images"]}
+    cache = ["--feature-cache", str(tmp_path / "features"), "--num-crops", "1"]
+    found = []
+    for name in ("first", "cached"):
+        _opened.clear()
+        decoded.clear()
+        found.append(run(backend_name, small_catalogue, tmp_path / name, *cache))
+        assert {path: _opened[path] for path in photos} == dict.fromkeys(photos, 1)
+        assert set(decoded) == photos and set(decoded.values()) == {1}
+    assert [row["token_ids"] for row in found[0]] == [row["token_ids"] for row in found[1]]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    base, config = resolve_model("tiny"), AdapterConfig(r=2, target_modules=LANGUAGE)
+    save_adapter(tmp_path / "adapter", config, init_adapter(load_model_config(base), config, seed=0), base_fingerprint(base))
+    return tmp_path / "adapter"
+
+
+def test_an_adapters_task_and_crops_are_asked_by(
+    adapter: Path, small_catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    task = Task((Field("full_price", "number", "USD"),), chat_prompt("What does this cost?", 1), "Price: {full_price}")
+    TrainedTask(task, 1, "float32").save(adapter)
+    rows = run("torch", small_catalogue, tmp_path / "run", "--adapter", str(adapter))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["task"] == task.to_dict() and manifest["settings"]["num_crops"] == 1
+    assert all(set(row["true"]) == {"full_price"} for row in rows)
+    assert "asking the question of the adapter's training" in capsys.readouterr().err
+
+
+def test_fields_that_the_catalogue_lacks_leave_its_own_task(
+    adapter: Path, small_catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    TrainedTask(Task((Field("colour", "text"),), template="Colour: {colour}"), 1, "float32").save(adapter)
+    run("torch", small_catalogue, tmp_path / "run", "--adapter", str(adapter))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["task"] == Catalogue(small_catalogue).task.to_dict()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the adapter was trained to answer colour" in said and "lacks" in said
