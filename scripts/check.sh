@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up and run format, lint, types and tests: `bash scripts/check.sh`
+# Set up and run format, lint, types, dependencies, workflows and tests: `bash scripts/check.sh [pytest arguments]`
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
@@ -20,4 +20,8 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy
+.venv/bin/deptry mlx_phi3v data eval
+# Scripts and tests may also use the extras bench and dev.
+.venv/bin/deptry scripts tests --ignore DEP002,DEP004
+.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

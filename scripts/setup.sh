@@ -17,9 +17,9 @@ setup() {
   [ -x .venv/bin/python ] || { echo "creating .venv with $($python --version)"; "$python" -m venv .venv || return 1; }
   # Installed once per state of these files.
   local stamp=".venv/.installed-$extras"
-  if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ scripts/constraints.txt -nt "$stamp" ]; then
-    echo "installing packages (about 90 seconds, torch is the largest)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e ".[$extras]" || return 1
+  if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ requirements.lock -nt "$stamp" ]; then
+    echo "installing packages (some minutes, torch is the largest)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[$extras]" || return 1
     touch "$stamp"
   fi
 }
