@@ -26,13 +26,14 @@ from . import lora
 from .cache import Cache, KVCache
 from .cpu import blas
 from .model import Phi3VForCausalLM
+from .ops import on_cpu
 from .quantized import quantize_language
 
 
 def load(folder: Path, *, dtype: str | None = None) -> MLXBackend:
     """Load a checkpoint folder. dtype None: fp32 on the CPU, bf16 on Metal or CUDA."""
     config = load_model_config(folder)
-    dtype = dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
+    dtype = dtype or ("float32" if on_cpu() else "bfloat16")
     model = Phi3VForCausalLM(config)
     if config.quantization:
         quantize_language(model, config.quantization)
@@ -95,7 +96,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         info = mx.device_info()
         return {
-            "name": "cpu" if mx.default_device() == mx.cpu else "gpu",
+            "name": "cpu" if on_cpu() else "gpu",
             "chip": info.get("device_name") or info.get("architecture") or platform.processor() or platform.machine(),
             "dtype": self.dtype,
             "blas": blas.loaded,
