@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, cli
-from .backend import DTYPES
+from .backend import DTYPES, set_up
 from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
 from .checkpoint.hub import resolve_model
@@ -60,6 +60,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     # Without what older transformers wrote beside the weights (position_ids) and nobody reads.
     tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
     sources = sorted({info.file for info in tensors.values()})
+    set_up("mlx")
     with atomic_folder(config.mlx_path) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.map(sha256_file, sources)  # beside the conversion; it also has the files read ahead
         packed = sum(map(is_quantized, tensors)) if config.quantize else 0

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import __version__, cli
 from .adapters import PREFIX, WEIGHTS_FILE, AdapterConfig, load_adapter, resolve_adapter, saved_key
+from .backend import set_up
 from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
 from .checkpoint.hub import resolve_model
@@ -85,6 +86,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
     adapter, deltas = load_adapter(adapter_folder, model, base)
+    set_up("mlx")
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
         writer = ShardWriter(folder, len(tensors))

@@ -9,7 +9,6 @@ from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed
 
 from __future__ import annotations
 
-import importlib
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import cli
+from .backend import set_up
 from .batches import ExampleMaker
 from .catalogue import Catalogue
 from .checkpoint.hub import resolve_model
@@ -87,7 +87,7 @@ def matmul_gflops(backend: str = "mlx") -> float:
         def once() -> None:
             (a @ b).sum().item()
     else:
-        importlib.import_module("mlx_phi3v.backend_mlx")  # on Linux it loads a fast BLAS before mlx is imported
+        set_up("mlx")
         import mlx.core as mx
 
         x, y = mx.random.normal((m, k)), mx.random.normal((k, n))

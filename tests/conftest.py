@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from mlx_phi3v.backend import set_up
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.checkpoint import Shape, write_checkpoint
 
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
+
+set_up("mlx")  # before a test imports mlx: it imports neither framework
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("unhurried", deadline=None)

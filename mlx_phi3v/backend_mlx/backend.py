@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,16 +23,17 @@ from ..checkpoint.layout import VISION, is_unused
 from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
 from . import lora
+from .cache import Cache, KVCache
 from .cpu import blas
-from .mlx_vlm_parts import BatchKVCache
 from .model import Phi3VForCausalLM
+from .ops import on_cpu
 from .quantized import quantize_language
 
 
 def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None) -> MLXBackend:
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
-    dtype = dtype or ("float32" if mx.default_device() == mx.cpu else accelerator_dtype or "bfloat16")
+    dtype = dtype or ("float32" if on_cpu() else accelerator_dtype or "bfloat16")
     model = Phi3VForCausalLM(config)
     if config.quantization:
         quantize_language(model, config.quantization)
@@ -74,15 +76,6 @@ class Inputs(NamedTuple):
     images: mx.array
 
 
-@dataclass
-class Cache:
-    """KV cache of a batch. valid: [B, S], False on padding; lengths: [B], tokens of each row so far."""
-
-    layers: list[Any]
-    valid: np.ndarray
-    lengths: np.ndarray
-
-
 class MLXBackend:
     """See `backend.Backend`."""
 
@@ -103,7 +96,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         info = mx.device_info()
         return {
-            "name": "cpu" if mx.default_device() == mx.cpu else "gpu",
+            "name": "cpu" if on_cpu() else "gpu",
             "chip": info.get("device_name") or info.get("architecture") or platform.processor() or platform.machine(),
             "dtype": self.dtype,
             "blas": blas.loaded,
@@ -115,6 +108,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         self.keys = sorted(adapter_shapes(self.config, adapter).tensors)
         lora.add_lora(self.model, self.config, adapter, tensors, trainable)
+        self.model.train(trainable)
 
     def adapter_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
@@ -190,23 +184,18 @@ class MLXBackend:
 
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        self.model.eval()
-        value = scalar(self.token_loss(*self._loss_inputs(batch)))
-        self.model.train()
-        return value
+        with evaluating(self.model):
+            return scalar(self.token_loss(*self._loss_inputs(batch)))
 
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
-        padding = (~batch.attention_mask).sum(1).tolist()
-        layers = [BatchKVCache(padding) for _ in range(self.config.num_hidden_layers)]
-        cache = Cache(layers, batch.attention_mask, batch.attention_mask.sum(1))
-        hidden = self._hidden(self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=layers)
+        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
+        hidden = self._hidden(self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        cache.valid = np.concatenate([cache.valid, np.ones((len(tokens), 1), bool)], axis=1)
-        cache.lengths = cache.lengths + 1
+        cache.append()
         hidden = self.model.model(
             self.model.model.embed_tokens(mx.array(tokens)[:, None]),
             mx.array(cache.lengths - 1)[:, None],
@@ -218,10 +207,7 @@ class MLXBackend:
 
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
-        for layer in cache.layers:
-            layer.filter(mx.array(rows))
-        cache.lengths = cache.lengths[rows]
-        cache.valid = cache.valid[rows][:, -layer.size() :]  # mlx-vlm's cache also drops columns that only padded
+        cache.keep_rows(rows)
 
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
@@ -293,6 +279,17 @@ def prefill_mask(valid: np.ndarray) -> mx.array | str:
         return "causal"
     causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
     return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; after it the model is in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def leaves(tree: Any) -> list[mx.array]:

@@ -9,8 +9,7 @@ import mlx.nn as nn
 
 from .. import rope
 from ..config import ModelConfig
-from .cpu.attention import attention, is_worth_it
-from .cpu.math import swiglu
+from . import ops
 
 
 class RotaryEmbedding(nn.Module):
@@ -54,10 +53,7 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        if isinstance(mask, str) and is_worth_it(q, k):
-            x = attention(q, k, v, self.scale, causal=True)
-        else:
-            x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        x = ops.attention(q, k, v, self.scale, mask)
         return self.o_proj(x.transpose(0, 2, 1, 3).reshape(b, t, -1))
 
 
@@ -70,7 +66,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(swiglu(self.gate_up_proj(x)))
+        return self.down_proj(ops.swiglu(self.gate_up_proj(x)))
 
 
 class DecoderLayer(nn.Module):

@@ -1,4 +1,4 @@
-"""LoRA on the MLX model, with PEFT's names and shapes at its border. Layers are mlx-vlm's."""
+"""LoRA on the MLX model, with PEFT's names and shapes at its border."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..adapters import PREFIX, AdapterConfig, adapter_shapes
 from ..config import ModelConfig
-from .mlx_vlm_parts import LoRALinear
 
 
-class ThinScaled(LoRALinear):
-    """mlx-vlm's layer with the scale on the thin side of the product: a pass over the wide side less."""
+class LoRALinear(nn.Module):
+    """A linear layer (nn.Linear or nn.QuantizedLinear) plus scale * B A dropout(x) (Hu et al., 2021).
+
+    Parameters: lora_a [in, r], lora_b [r, out]; both zero until `set_adapter_tensors`.
+    """
+
+    def __init__(self, linear: nn.Module, r: int, dropout: float, scale: float) -> None:
+        super().__init__()
+        outputs, inputs = linear.weight.shape
+        if isinstance(linear, nn.QuantizedLinear):
+            inputs = inputs * 32 // linear.bits  # so many are packed in a word of 32 bits
+        self.linear = linear
+        self.dropout = nn.Dropout(dropout)
+        self.scale = scale
+        self.lora_a = mx.zeros((inputs, r))
+        self.lora_b = mx.zeros((r, outputs))
 
     def __call__(self, x: mx.array) -> mx.array:
-        """[..., in] -> [..., out]."""
+        """[..., in] -> [..., out] in the dtype of x."""
+        # The scale is on the thin side of the product: a pass over the wide side less.
         low = self.scale * (self.dropout(x) @ self.lora_a)
         return self.linear(x) + (low @ self.lora_b).astype(x.dtype)
 
@@ -28,24 +42,20 @@ def add_lora(
     model.freeze()
     shapes = adapter_shapes(config, adapter)
     layers = [
-        (name, LoRALinear.from_base(model_module(model, name), r=adapter.r, dropout=adapter.lora_dropout, scale=adapter.scale))
-        for name in shapes.lora
+        (name, LoRALinear(model_module(model, name), adapter.r, adapter.lora_dropout, adapter.scale)) for name in shapes.lora
     ]
-    for _, layer in layers:
-        layer.__class__ = ThinScaled
     # MLX: names with list positions ("layers.0") become nested lists, which update_modules fills in place.
     model.update_modules(tree_unflatten(layers))
     for _, layer in layers:
         layer.freeze()
         if trainable:
             layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
-            layer.train()
     for name in shapes.saved:
         module, _, parameter = name.rpartition(".")
-        layer = model_module(model, module)
-        layer[parameter] = layer[parameter].astype(mx.float32)
+        whole = model_module(model, module)
+        whole[parameter] = whole[parameter].astype(mx.float32)
         if trainable:
-            layer.unfreeze(keys=[parameter], recurse=False)
+            whole.unfreeze(keys=[parameter], recurse=False)
     set_adapter_tensors(model, tensors)
 
 

@@ -6,7 +6,7 @@ import mlx.nn as nn
 
 from ..checkpoint.layout import is_quantized
 from ..config import Quantization
-from .cpu.quantized import QuantizedLinear
+from .ops import quantized_linear
 
 
 def quantize_language(model: nn.Module, quantization: Quantization) -> None:
@@ -19,4 +19,4 @@ def quantize_language(model: nn.Module, quantization: Quantization) -> None:
     )
     for _, module in model.named_modules():
         if type(module) is nn.QuantizedLinear:
-            module.__class__ = QuantizedLinear
+            module.__class__ = quantized_linear()

@@ -10,9 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import VisionConfig
+from . import ops
 from .checkpointing import checkpointed
-from .cpu.attention import attention, is_worth_it
-from .cpu.math import quick_gelu
 
 
 class VisionEmbeddings(nn.Module):
@@ -65,10 +64,7 @@ class VisionAttention(nn.Module):
             project(x).reshape(n, s, self.num_heads, -1).transpose(0, 2, 1, 3)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if is_worth_it(q, k):
-            x = attention(q, k, v, self.scale, causal=False)
-        else:
-            x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        x = ops.attention(q, k, v, self.scale, mask=None)
         return self.out_proj(x.transpose(0, 2, 1, 3).reshape(n, s, c))
 
 
@@ -81,7 +77,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(quick_gelu(self.fc1(x)))
+        return self.fc2(ops.quick_gelu(self.fc1(x)))
 
 
 class VisionLayer(nn.Module):

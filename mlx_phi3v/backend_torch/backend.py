@@ -6,7 +6,8 @@ import os
 import platform
 import resource
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed
 from safetensors import safe_open
+from torch import nn
 from transformers import DynamicCache
 
 from ..adapters import AdapterConfig
@@ -24,6 +26,7 @@ from ..checkpoint.layout import VISION, expected_tensors, is_quantized, is_unuse
 from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
 from . import lora
+from .cache import Cache
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM
 from .quantized import dequantize
@@ -80,15 +83,6 @@ def join_ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-@dataclass
-class Cache:
-    """KV cache of a batch. valid: [B, S], False on padding; lengths: [B], tokens of each row so far."""
-
-    layers: DynamicCache
-    valid: np.ndarray
-    lengths: np.ndarray
 
 
 class TorchBackend:
@@ -203,15 +197,13 @@ class TorchBackend:
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        self.model.eval()
-        value = self.token_loss(batch).item()
-        self.model.train()
-        return value
+        with evaluating(self.model if self.peft is None else self.peft):
+            return self.token_loss(batch).item()
 
     @torch.inference_mode()
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
-        cache = Cache(DynamicCache(), batch.attention_mask, batch.attention_mask.sum(1))
+        cache = Cache(DynamicCache(), batch.attention_mask)
         mask = (
             None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
         )
@@ -221,8 +213,7 @@ class TorchBackend:
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        cache.valid = np.concatenate([cache.valid, np.ones((len(tokens), 1), bool)], axis=1)
-        cache.lengths = cache.lengths + 1
+        cache.append()
         hidden = self.model.model(
             self.model.model.embed_tokens(self._tensor(tokens)[:, None]),
             self._tensor(cache.lengths - 1)[:, None],
@@ -234,9 +225,7 @@ class TorchBackend:
 
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
-        cache.layers.batch_select_indices(torch.tensor(rows, device=self.device))
-        cache.lengths = cache.lengths[rows]
-        cache.valid = cache.valid[rows]
+        cache.keep_rows(rows)
 
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
@@ -318,6 +307,17 @@ def prefill_mask(valid: np.ndarray) -> np.ndarray:
     """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
     causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
     return causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; after it the model is in the mode that it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

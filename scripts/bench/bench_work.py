@@ -5,7 +5,6 @@ Prints one JSON line: seconds of every timed step, the process's peak of residen
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from typing import Any
 from data.sample.brands import get_brand
 from data.sample.products import draw_product
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig, init_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend
+from mlx_phi3v.backend import OptimizerConfig, load_backend, set_up
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -263,7 +262,7 @@ def main() -> int:
     if job["who"] == "mlx-vlm":
         os.environ["MLX_PHI3V_MALLOC"] = "system"  # as its users run it, but for the fast BLAS
     if job["who"] != "torch":
-        importlib.import_module("mlx_phi3v.backend_mlx")  # on Linux it loads OpenBLAS before mlx: for mlx-vlm as for us
+        set_up("mlx")  # on Linux it loads OpenBLAS before mlx: for mlx-vlm as for us
     figures = WORK[job["work"], job["who"] in OURS](job)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps({**figures, "peak_gb": round(peak / 1e9, 2), "machine": platform.machine()}))

@@ -196,6 +196,48 @@ def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: Adap
     np.testing.assert_array_equal(backend.forward(batch_of(checkpoint)).logits, before)
 
 
+def with_dropout(backend: Backend, folder: Path, *, trainable: bool) -> None:
+    """Put an adapter with much dropout on the model."""
+    adapter = AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.5)
+    backend.set_adapter(adapter, filled(folder, adapter), trainable=trainable)
+
+
+def test_an_adapter_that_is_not_trained_answers_without_dropout(load: Load, checkpoint: Path) -> None:
+    backend = load(checkpoint)
+    with_dropout(backend, checkpoint, trainable=False)
+    batch = batch_of(checkpoint)
+    first = backend.forward(batch).logits
+    np.testing.assert_array_equal(backend.forward(batch).logits, first)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_loss_has_no_dropout_and_leaves_the_models_mode(load: Load, checkpoint: Path, trainable: bool) -> None:
+    backend: Any = load(checkpoint)
+    batch = batch_of(checkpoint)
+    assert not backend.model.training
+    backend.loss(batch)
+    assert not backend.model.training  # without an adapter
+    with_dropout(backend, checkpoint, trainable=trainable)
+    model = backend.model if backend.name == "mlx" else backend.peft
+    modes = [module.training for module in model.modules()]
+    assert set(modes) == {trainable}
+    assert backend.loss(batch) == backend.loss(batch)
+    assert [module.training for module in model.modules()] == modes
+    backend.seed(1)
+    first = backend.forward(batch).logits
+    backend.seed(2)
+    assert np.array_equal(backend.forward(batch).logits, first) is not trainable
+
+
+def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend: Any = load(checkpoint)
+    with_dropout(backend, checkpoint, trainable=True)
+    monkeypatch.setattr(backend, "token_loss", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backend.loss(batch_of(checkpoint))
+    assert backend.model.training
+
+
 def test_moments_are_kept_under_the_adapters_keys(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     tensors = trained(backend, checkpoint, FULL)

@@ -1,7 +1,7 @@
 """exp, softmax and the activations for MLX on a CPU: MLX's own exp does one element at a time, products and sums do not.
 
 exp(x) = 2^n * 2^f with n = round(x / ln 2) and a polynomial for 2^f, |f| <= 1/2, made of products, sums and one shift.
-Elsewhere, and in other dtypes, MLX's own functions are used.
+They are for fp32; `ops` takes MLX's own functions for other dtypes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .streams import spread
 
@@ -44,19 +43,12 @@ def _softmax(x: mx.array) -> tuple[mx.array]:
     return (weights * (1 / (weights.sum(-1, keepdims=True) + 0 * highest)),)  # NaN and infinity stay what they are
 
 
-def _own_exp(x: mx.array) -> bool:
-    return mx.default_device() == mx.cpu and x.dtype == mx.float32
-
-
 def _sigmoid(x: mx.array) -> mx.array:
     return 1 / (1 + exp(-x))
 
 
 def swiglu(x: mx.array) -> mx.array:
-    """silu(gate) * up of [..., 2I], the gate first."""
-    if not _own_exp(x):
-        gate, up = mx.split(x, 2, axis=-1)
-        return nn.silu(gate) * up
+    """silu(gate) * up of fp32 [..., 2I], the gate first."""
     return _swiglu(x.reshape(-1, x.shape[-1]))[0].reshape(*x.shape[:-1], -1)
 
 
@@ -73,9 +65,7 @@ def _swiglu_gradient(x: mx.array, d: mx.array, sigmoid: mx.array) -> tuple[mx.ar
 
 
 def quick_gelu(x: mx.array) -> mx.array:
-    """x * sigmoid(1.702 x)."""
-    if not _own_exp(x):
-        return nn.gelu_fast_approx(x)
+    """x * sigmoid(1.702 x) of fp32."""
     return _quick_gelu(x.reshape(-1, x.shape[-1]))[0].reshape(x.shape)
 
 

@@ -15,15 +15,13 @@ from .streams import spread
 FEW_ROWS = 4  # up to here `quantized_matmul` is no slower on a CPU than dequantising first
 
 
-class QuantizedLinear(nn.QuantizedLinear):
+class CPUQuantizedLinear(nn.QuantizedLinear):
     """MLX: on a CPU `quantized_matmul` takes as long for each row and has one thread; parts of the weight are spread.
 
     It runs at 2 GFLOP/s whatever the batch, so more than a few rows of input dequantise and multiply.
     """
 
     def __call__(self, x: mx.array) -> mx.array:
-        if mx.default_device() != mx.cpu:
-            return super().__call__(x)
         packed: tuple[Any, ...] = self.weight, self.scales, self.biases
         if math.prod(x.shape[:-1]) > FEW_ROWS:
             return _many_rows(self.group_size, self.bits)(x, *packed)

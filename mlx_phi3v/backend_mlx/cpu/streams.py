@@ -1,7 +1,6 @@
 """Element-wise work on a CPU in parts: MLX runs a stream on one thread, so parts go round the streams, one per core.
 
 A part is small enough for the caches: a chain of operations on it then costs less than on the whole, even on one stream.
-On Metal or CUDA everything stays whole, on the default stream.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def spread(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> 
     """
     rows = len(arrays[0])
     parts = min(rows, math.ceil(max(array.size for array in arrays) / PART))
-    if parts < 2 or mx.default_device() != mx.cpu:
+    if parts < 2:
         return function(*arrays)
     done = []
     streams = cpu_streams()

@@ -9,9 +9,9 @@ import pytest
 from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "mlx_phi3v"
-FILES = ("model.py", "backend.py", "lora.py", "vision.py", "decoder.py", "quantized.py", "checkpointing.py")
+FILES = ("model.py", "backend.py", "lora.py", "vision.py", "decoder.py", "cache.py", "quantized.py", "checkpointing.py")
 # Parts that one framework needs and the other has no use for; each is explained where it stands.
-ONLY_ONE = {"mlx_vlm_parts.py", "arrays.py", "streams.py", "cpu_attention.py", "cpu_math.py"}
+ONLY_ONE = {"arrays.py"}
 # Names of one idea: how a module is called is each framework's own.
 CALL = {"__call__": "forward"}
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_phi3v.backend_mlx.cpu.quantized import FEW_ROWS, QuantizedLinear
+from mlx_phi3v.backend_mlx.cpu.quantized import FEW_ROWS, CPUQuantizedLinear
 from mlx_phi3v.backend_mlx.quantized import quantize_language
 from mlx_phi3v.config import Quantization
 
@@ -39,7 +39,7 @@ def quantized(count: int, bits: int = 4, width: int = 512) -> Language:
 @pytest.mark.parametrize("shape", [(1, 1), (1, FEW_ROWS), (FEW_ROWS + 1, 1), (2, 9)])
 def test_product_and_gradient_are_those_of_quantized_matmul(bits: int, shape: tuple[int, int]) -> None:
     layer = quantized(1, bits, 2048).model["layers"][0]["self_attn"]["o_proj"]
-    assert type(layer) is QuantizedLinear
+    assert type(layer) is CPUQuantizedLinear
     x, along = mx.random.normal((*shape, 2048)), mx.random.normal((*shape, 2048))
 
     def own(x: mx.array) -> mx.array:

@@ -1,0 +1,50 @@
+"""Operations that have a form of their own on a CPU. `on_cpu` is the one switch: Metal and CUDA never enter `cpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .cpu import attention as cpu_attention
+from .cpu import math as cpu_math
+from .cpu.quantized import CPUQuantizedLinear
+from .cpu.streams import spread
+
+
+def on_cpu() -> bool:
+    """Whether arrays are computed on a CPU."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
+    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None."""
+    if on_cpu() and not isinstance(mask, mx.array) and cpu_attention.is_worth_it(q, k):
+        return cpu_attention.attention(q, k, v, scale, causal=mask == "causal")
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+
+def swiglu(x: mx.array) -> mx.array:
+    """silu(gate) * up of [..., 2I], the gate first."""
+    if on_cpu() and x.dtype == mx.float32:
+        return cpu_math.swiglu(x)
+    gate, up = mx.split(x, 2, axis=-1)
+    return nn.silu(gate) * up
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """x * sigmoid(1.702 x)."""
+    if on_cpu() and x.dtype == mx.float32:
+        return cpu_math.quick_gelu(x)
+    return nn.gelu_fast_approx(x)
+
+
+def quantized_linear() -> type[nn.QuantizedLinear]:
+    """The class of a layer with packed weights."""
+    return CPUQuantizedLinear if on_cpu() else nn.QuantizedLinear
+
+
+def in_parts(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
+    """`function(*arrays)`, which treats the arrays' common first axis element by element; on a CPU on all its cores."""
+    return spread(function, *arrays) if on_cpu() else function(*arrays)

@@ -1,0 +1,107 @@
+"""The KV cache of a batch holds what was put in, for the rows that stay, and makes room in steps."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+HEADS, WIDTH = 2, 3
+
+
+def batch_cache(backend: str, valid: np.ndarray, layers: int = 2) -> Any:
+    """An empty cache of that backend for prompts with this padding, bool [B, S]."""
+    module = importlib.import_module(f"mlx_phi3v.backend_{backend}.cache")
+    if backend == "mlx":
+        return module.Cache([module.KVCache() for _ in range(layers)], valid)
+    from transformers import DynamicCache
+
+    return module.Cache(DynamicCache(), valid)
+
+
+def put(backend: str, cache: Any, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of one layer after these [B, heads, T, D] were appended."""
+    if backend == "mlx":
+        array = importlib.import_module("mlx.core").array
+        keys, values = cache.layers[layer].update_and_fetch(array(k), array(v))
+        return np.array(keys), np.array(values)
+    tensor = importlib.import_module("torch").from_numpy
+    keys, values = cache.layers.update(tensor(k), tensor(v), layer)
+    return keys.numpy(), values.numpy()
+
+
+def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str) -> None:
+    random = np.random.default_rng(0)
+    valid = np.array([[False, False, False, True], [False, True, True, True], [True, True, True, True]])
+    cache = batch_cache(backend_name, valid)
+    assert cache.lengths.tolist() == [1, 3, 4]
+    texts: list[list[np.ndarray]] = [[], [], []]  # of each row that is left: its keys in layer 0, padding included
+    steps: list[list[int] | None] = [[0, 1, 2], None, [0, 1], None, [1], None, None]  # rows that stay; None: a token more
+    for step, rows in enumerate(steps):
+        if step == 0 or rows is None:
+            if step:
+                cache.append()
+            shape = (len(texts), HEADS, 4 if step == 0 else 1, WIDTH)
+            k, v = random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32)
+            texts = [[*text, row] for text, row in zip(texts, k)]
+            for layer, sign in ((0, 1), (1, -1)):
+                keys, values = put(backend_name, cache, layer, sign * k, sign * v)
+                assert keys.shape == values.shape == (*shape[:2], cache.valid.shape[1], WIDTH)
+                np.testing.assert_array_equal(values[:, :, -shape[2] :], sign * v)
+                for row, text in enumerate(texts):
+                    n = cache.lengths[row]
+                    assert cache.valid[row].sum() == n and cache.valid[row, -n:].all()
+                    np.testing.assert_array_equal(keys[row, :, -n:], sign * np.concatenate(text, axis=1)[:, -n:])
+        else:
+            cache.keep_rows(rows)
+            texts = [texts[row] for row in rows]
+    assert cache.lengths.tolist() == [3 + 4] and len(texts) == 1
+
+
+def test_columns_that_only_pad_leave_with_their_row() -> None:
+    pytest.importorskip("mlx.core")
+    valid = np.array([[False, False, False, True], [False, False, True, True], [True, True, True, True]])
+    cache = batch_cache("mlx", valid)
+    k = np.arange(3 * HEADS * 4 * WIDTH, dtype=np.float32).reshape(3, HEADS, 4, WIDTH)
+    for layer in (0, 1):
+        put("mlx", cache, layer, k, k)
+    cache.keep_rows([1, 0])
+    assert cache.valid.tolist() == [[True, True], [False, True]] and [layer.size() for layer in cache.layers] == [2, 2]
+    cache.append()
+    keys, _ = put("mlx", cache, 0, k[:2, :, :1], k[:2, :, :1])
+    np.testing.assert_array_equal(keys, np.concatenate([k[[1, 0], :, 2:], k[:2, :, :1]], axis=2))
+
+
+@given(first=st.integers(1, 600), more=st.lists(st.integers(1, 300), max_size=4), padding=st.integers(0, 5))
+def test_room_is_made_in_steps_and_holds_what_was_there(first: int, more: list[int], padding: int) -> None:
+    mx = pytest.importorskip("mlx.core")
+    from mlx_phi3v.backend_mlx.cache import STEP, KVCache
+
+    cache, whole = KVCache(), np.zeros((1, 1, 0, 1), np.float32)
+    for i, tokens in enumerate([first, *more]):
+        new = np.arange(tokens, dtype=np.float32).reshape(1, 1, tokens, 1) + 1000 * (i + 1)
+        whole = np.concatenate([whole, new], axis=2)
+        keys, values = cache.update_and_fetch(mx.array(new), mx.array(-new))
+        np.testing.assert_array_equal(np.array(keys), whole)
+        np.testing.assert_array_equal(np.array(values), -whole)
+        assert cache.keys is not None and cache.size() == whole.shape[2] <= cache.keys.shape[2] < cache.size() + STEP + 5
+        if i == 0:
+            drop = min(padding, first - 1)
+            cache.filter([0], drop)
+            whole = whole[:, :, drop:]
+
+
+def test_a_token_takes_new_room_once_in_a_step() -> None:
+    mx = pytest.importorskip("mlx.core")
+    from mlx_phi3v.backend_mlx.cache import STEP, KVCache
+
+    cache, rooms, token = KVCache(), [], mx.ones((1, 1, 1, 1))
+    for _ in range(2 * STEP + 1):
+        cache.update_and_fetch(token, token)
+        assert cache.keys is not None
+        rooms.append(cache.keys.shape[2])
+    assert rooms == [STEP] * STEP + [2 * STEP] * STEP + [3 * STEP]
