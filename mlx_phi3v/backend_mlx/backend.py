@@ -262,9 +262,7 @@ class MLXBackend:
         cache: list[Any] | None = None,
         every_layer: list[mx.array] | None = None,
     ) -> mx.array:
-        features = self.model.features(inputs.images) if inputs.images.ndim == 4 else inputs.images
-        embeddings = self.model.model.embed(inputs.input_ids, inputs.image_index, features)
-        return self.model.model(embeddings, inputs.positions, inputs.lengths, mask, cache, every_layer)
+        return self.model(*inputs, mask, cache, every_layer)
 
     def token_loss(self, *arrays: mx.array) -> mx.array:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""

@@ -287,13 +287,10 @@ class TorchBackend:
     def _hidden(
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
-        lengths = self._tensor(batch.attention_mask.sum(1))
-        if batch.features is None:
-            features = self.model.features(self._tensor(batch.pixel_values))
-        else:
-            features = self._tensor(batch.features)
-        embeddings = self.model.model.embed(self._tensor(batch.input_ids), self._tensor(batch.image_index), features)
-        return self.model.model(embeddings, self._tensor(batch.positions), lengths, mask, cache, every_layer)
+        lengths = batch.attention_mask.sum(1)
+        images = batch.pixel_values if batch.features is None else batch.features
+        inputs = map(self._tensor, (batch.input_ids, batch.positions, lengths, batch.image_index, images))
+        return self.model(*inputs, mask, cache, every_layer)
 
     def token_loss(self, batch: Batch) -> torch.Tensor:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""

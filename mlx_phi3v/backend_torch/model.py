@@ -132,6 +132,25 @@ class Phi3VForCausalLM(nn.Module):
         self.model = Phi3VModel(config, attn_implementation)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # [B, T], image k as -k
+        positions: torch.Tensor,  # [B, T]
+        lengths: torch.Tensor,  # [B]
+        image_index: torch.Tensor,  # [B, T], the row of the feature table, -1 for text
+        images: torch.Tensor,  # crops [N, 3, 336, 336], or their feature table [rows, H] where it is known
+        mask: torch.Tensor | None = None,
+        cache: Any = None,
+        every_layer: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Photos and text -> final hidden states [B, T, H]; `lm_head` makes logits of them, `loss` the loss."""
+        # Encode: CLIP, 2x2 merge, projector. One table row an image token, the separators' behind them.
+        features = self.features(images) if images.ndim == 4 else images
+        # Replace: every image token takes its row of the table, every other token its embedding.
+        hidden = self.model.embed(input_ids, image_index, features)
+        # Decode: Phi-3 over the whole text.
+        return self.model(hidden, positions, lengths, mask, cache, every_layer)
+
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
         """The feature table of a batch's crops, None where it has no image."""
         return self.model.vision_embed_tokens(pixel_values) if len(pixel_values) else None
