@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import cli
@@ -35,8 +36,8 @@ class GenerateConfig:
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
-    max_new_tokens: int = option(128, help="longest answer, in tokens", flags=("--max-tokens",))
-    temperature: float = option(0.0, help="0 is greedy; above it samples", flags=("--temp",))
+    max_new_tokens: int = option(128, help="longest answer, in tokens")
+    temperature: float = option(0.0, help="0 is greedy; above it samples")
     top_p: float = option(1.0, help="nucleus of sampling")
     seed: int = option(0, help="seed of sampling")
     json: bool = option(False, help="one JSON line with text, fields, ids and log-probabilities")
@@ -98,5 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -80,7 +80,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     maker = ExampleMaker(prompts, backend.config, catalogue.task, num_crops, open_image=open_image)
     if config.trace:
         return trace(config, backend, maker, split)
-    sampling = Sampling(config.temperature, seed=config.seed, top_k_logged=_TOP_K)
+    sampling = Sampling(config.temperature, config.top_p, seed=config.seed, top_k_logged=_TOP_K)
     started = time.perf_counter()
     with RunWriter.open(config.output, manifest(config, catalogue, backend)) as writer:
         left = [i for i, identity in zip(rows, _ids(split, rows)) if identity not in writer.done]

@@ -27,6 +27,8 @@ def manifest(config: PredictConfig, catalogue: Catalogue, backend: Backend) -> d
     """What was run and on what; see `eval.runs.run`."""
     folder = resolve_model(config.model)
     decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
+    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
+        decoding["top_p"] = config.top_p
     quantization = backend.config.quantization
     shard = parse_shard(config.shard)
     return {
