@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
-from .draw_catalogue import SampleSettings, sample
+from .draw_catalogue import SampleConfig, sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    settings = parse(SampleSettings, "python -m data.sample", __doc__ or "", argv)
+    settings = parse(SampleConfig, "python -m data.sample", __doc__ or "", argv)
     summary = sample(settings)
     if settings.json:
         print(json.dumps(summary))
@@ -28,5 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()
