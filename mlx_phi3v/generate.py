@@ -1,6 +1,9 @@
 """Ask the model about a photo, greedily or by sampling, streamed as it answers.
 
-python -m mlx_phi3v.generate --image photo.jpg --model tiny --adapter runs/mine
+    python -m mlx_phi3v.generate --image photo.jpg --model tiny --adapter runs/mine
+    python -m mlx_phi3v.generate --image photo.jpg --question "What is this?"
+
+Without --question or --prompt it asks for a product's title, category and price.
 """
 
 from __future__ import annotations

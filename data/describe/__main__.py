@@ -1,4 +1,4 @@
-"""Look at a catalogue before training on it: `python -m data.describe DIR`.
+"""Look at a catalogue before training on it.
 
 Prints counts, categories, prices, picture sizes, tokens per row and duplicates, and writes them with a contact sheet
 as one self-contained page beside the catalogue (or to --page).

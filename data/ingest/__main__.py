@@ -1,4 +1,4 @@
-"""Turn any catalogue into training data: `python -m data.ingest SOURCE --output DIR`.
+"""Turn any catalogue into training data.
 
 SOURCE is a CSV, TSV, JSON, JSONL or Parquet file, a folder of photos (category/photo.jpg) or of tables, chat-style JSONL,
 a saved `datasets` folder or the id of a hub dataset. Pictures may be bytes, paths or URLs.
