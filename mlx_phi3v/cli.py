@@ -6,7 +6,6 @@ call themselves in help and messages as they were typed: `mlx_phi3v.train` or `p
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import re
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 from .aliases import aliases, refusals
 from .commands import as_typed, console_name
 from .errors import UserError
-from .flags import Parser, add_arguments, option, own_flag, plain_type, required, usage
+from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, usage
 
 __all__ = ["build", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
 
@@ -147,7 +146,7 @@ def parse(cls: type[T], prog: str, description: str, argv: Sequence[str] | None 
     parser = Parser(
         prog=as_typed(prog, console),
         description=as_typed(description, console),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.usage = f"%(prog)s {usage(cls)}[flags]"
     parser.add_argument("-c", "--config", type=Path, metavar="FILE.yaml", help="settings as YAML; flags win over it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ def plain_type(annotation: Any) -> tuple[Any, bool]:
 _METAVARS = {int: "N", float: "X", Path: "PATH"}  # what --help calls a value; a text goes by its field's name
 
 
+def _metavar(field: dataclasses.Field[Any], kind: Any) -> str:
+    return str(field.metadata["metavar"] or _METAVARS.get(kind) or field.name.upper())
+
+
 def own_flag(field: dataclasses.Field[Any]) -> str:
     """max_steps -> --max-steps, r -> --r."""
     return "--" + field.name.replace("_", "-")
@@ -68,7 +73,7 @@ def _help(field: dataclasses.Field[Any], also: Sequence[str]) -> str:
     text = field.metadata["help"].replace("%", "%%")
     if required(field):
         text += " (required)"
-    elif field.default is not dataclasses.MISSING and field.default not in (None, "", ()):
+    elif field.default is not dataclasses.MISSING and field.default is not False and field.default not in (None, "", ()):
         text += f" (default: {field.default})"
     return text + (f" (also {', '.join(map(flag, also))})" if also else "")
 
@@ -90,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         if field.metadata["heading"]:
             group = parser.add_argument_group(field.metadata["heading"])
         if field.metadata["positional"]:
-            metavar = field.metadata["metavar"] or field.name.upper()
-            parser.add_argument(field.name, nargs="*" if many else "?", type=kind, metavar=metavar, **common)
+            common |= {"type": kind, "metavar": _metavar(field, str)}
+            parser.add_argument(field.name, nargs="*" if many else "?", **common)
             continue
         names = [*field.metadata["flags"], own_flag(field)]
         hidden = [spelling for name in also for spelling in _spellings(name)] + ["--" + field.name]
@@ -106,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         else:
             # A mapping in YAML is plain text as a flag.
             common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            common |= {"nargs": "+" if many else None, "metavar": field.metadata["metavar"] or _METAVARS.get(kind)}
+            common |= {"nargs": "+" if many else None, "metavar": None if field.metadata["choices"] else _metavar(field, kind)}
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})
@@ -133,6 +138,13 @@ class _Refuse(argparse.Action):
         namespace.refused = [*refused, self.const]
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, and no line that ends within a flag."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are UserErrors."""
 
@@ -155,10 +167,9 @@ def usage(cls: type) -> str:
     """The plain arguments and the required flags, for the first line of --help."""
     text = ""
     for field in dataclasses.fields(cls):
-        name = field.metadata.get("metavar") or field.name.upper()
+        kind, many = plain_type(typing.get_type_hints(cls)[field.name])
         if field.metadata.get("positional"):
-            many = plain_type(typing.get_type_hints(cls)[field.name])[1]
-            text += f"{name} ... " if many else f"{name} "
+            text += f"{_metavar(field, str)} {'... ' if many else ''}"
         elif "help" in field.metadata and required(field):
-            text += f"{own_flag(field)} {name} "
+            text += f"{own_flag(field)} {_metavar(field, kind)} "
     return text

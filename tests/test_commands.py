@@ -92,6 +92,10 @@ def test_an_adapter_answers_and_is_fused(installed: Installed, folder: Path, cat
     assert 1 <= len(json.loads(done.stdout.splitlines()[-1])["token_ids"]) <= 8
     installed.run(folder, "mlx_phi3v.fuse", "--model", "tiny", "--adapter-path", "adapter", "--save-path", "fused")
     installed.run(folder, "mlx_phi3v.convert", "--model", "fused", "--mlx-path", "packed", "-q", "--q-group-size", 32)
+    sampled = ["--temp", 0.5, "--top-p", 0.9, "--seed", 3, "--limit", 1, "--max-tokens", 8]
+    installed.run(folder, "mlx_phi3v.predict", "--model", "packed", "--data", "catalogue", "--output", "sampled", *sampled)
+    settings = json.loads((folder / "sampled" / "manifest.json").read_text())["settings"]
+    assert (settings["temperature"], settings["top_p"], settings["seed"]) == (0.5, 0.9, 3)
     config = json.loads((folder / "packed" / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 4}
 
