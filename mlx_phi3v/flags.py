@@ -101,13 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         names = [*field.metadata["flags"], own_flag(field)]
         hidden = [spelling for name in also for spelling in _spellings(name)] + ["--" + field.name]
         hidden = [name for name in dict.fromkeys(hidden) if name not in names]
-        common |= {"dest": field.name}
+        common["dest"] = field.name
         if kind is bool:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, **common)
-            if plain:  # the value of a flag and a plain argument could not be told apart
-                common |= {"action": argparse.BooleanOptionalAction}
-            else:  # `--gradient_checkpointing True`, as with transformers
-                common |= {"nargs": "?", "const": True, "type": _truth}
+            # `--gradient_checkpointing True`, as with transformers; beside plain arguments it could not be told apart.
+            valued = {"nargs": "?", "const": True, "type": _truth}
+            common |= {"action": argparse.BooleanOptionalAction} if plain else valued
         else:
             # A mapping in YAML is plain text as a flag.
             common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
@@ -116,8 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})
     for name, answer in refusals(command, {field.name for field in fields}).items():
-        spellings = _spellings(name)
-        parser.add_argument(*spellings, action=_Refuse, const=answer, dest="refused", nargs="*", help=argparse.SUPPRESS)
+        hide: dict[str, Any] = {"dest": "refused", "nargs": "*", "help": argparse.SUPPRESS}
+        parser.add_argument(*_spellings(name), action=_Refuse, const=answer, **hide)
 
 
 def _spellings(name: str) -> list[str]:
