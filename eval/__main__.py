@@ -10,12 +10,14 @@ the catalogue, the converted model, both adapters, the predictions and report.ht
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from mlx_phi3v import cli
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.training.settings import TrainConfig
 
 from .demo.demo import DemoConfig, conclude
 from .demo.jobs import Display, Job, run_jobs
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--products {config.products} leaves none to train on after {validation} for validation and --test {config.test}"
         )
-    recipe = cli.read_yaml(config.recipe)
+    recipe = cli.own_keys(cli.read_yaml(config.recipe), TrainConfig, "train", f"--recipe {config.recipe}")
     epochs = float(recipe.get("epochs", 1))
     # Only then may a training use kept features; answering always may.
     frozen = recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off")
@@ -90,5 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return conclude(config, console)
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -7,19 +7,19 @@ Shards must have been asked the same (hashes, settings, task) and be all of 1/n 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from mlx_phi3v.cli import add_arguments, build, option
+from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_folder, write_json
+from mlx_phi3v.progress import stages
 
-from .compare.__main__ import progress
 from .compare.comparable import manifest_differences
 from .runs.run import Run
 from .runs.writer import RunWriter
@@ -29,9 +29,10 @@ _MACHINE_KEYS = ("code", "packages", "device", "batch_size", "shard")
 
 
 @dataclass(frozen=True)
-class MergeSettings:
-    """Flags of `python -m eval.merge`."""
+class MergeConfig:
+    """Settings of a merge of shards."""
 
+    shards: tuple[Path, ...] = option(help="run folders of eval.predict --shard i/n", positional=True, metavar="SHARD")
     output: Path = option(help="the run folder to write")
     partial: bool = option(False, help="merge although shards are missing or unfinished; the run stays unfinished")
 
@@ -100,20 +101,16 @@ def _origin(shard: Run) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("shards", nargs="+", type=Path, metavar="SHARD", help="run folders of eval.predict --shard i/n")
-    add_arguments(parser, MergeSettings)
-    flags = vars(parser.parse_args(argv))
-    shards = [Run.load(path) for path in flags.pop("shards")]
-    settings = build(MergeSettings, flags, "the flags")
-    with progress() as say:
+    config = parse(MergeConfig, "python -m eval.merge", __doc__ or "", argv)
+    shards = [Run.load(path) for path in config.shards]
+    with stages() as say:
         say(f"merging {len(shards)} shards")
-        run = merge_runs(shards, settings.output, partial=settings.partial)
-    Console(highlight=False).print(f"wrote {run.manifest['rows']:,} rows to {settings.output}", markup=False, soft_wrap=True)
+        run = merge_runs(shards, config.output, partial=config.partial)
+    Console(highlight=False).print(f"wrote {run.manifest['rows']:,} rows to {config.output}", markup=False, soft_wrap=True)
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -1,25 +1,27 @@
 """Score a finished run again, without a model: read every answer anew, measure every field.
 
-python -m eval.score RUN                         print the measures
-python -m eval.score RUN --output RUN2           also write the run with its answers read anew
-python -m eval.score RUN --baseline FILE.jsonl   also keep it as a baseline for eval.compare --baseline
+    python -m eval.score RUN                         print the measures
+    python -m eval.score RUN --output RUN2           also write the run with its answers read anew
+    python -m eval.score RUN --baseline FILE.jsonl   also keep it as a baseline for eval.compare --baseline
+
+RUN is a folder written by eval.predict, eval.import_run or eval.merge.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from mlx_phi3v.cli import add_arguments, build, option
+from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import run_cli
+from mlx_phi3v.progress import stages
 
-from .compare.__main__ import progress
 from .compare.compare_runs import RESAMPLES
 from .compare.metrics import score_run
 from .report import terminal
@@ -29,9 +31,10 @@ from .runs.writer import RunWriter, write_baseline
 
 
 @dataclass(frozen=True)
-class ScoreSettings:
-    """Flags of `python -m eval.score`."""
+class ScoreConfig:
+    """Settings of a scoring."""
 
+    run: Path = option(help="run folder", positional=True)
     output: Path | None = option(None, help="write the run, its answers read anew, to this folder")
     baseline: Path | None = option(None, help="keep the run as a baseline in this one file")
     json: bool = option(False, help="print the scores as JSON instead of the report")
@@ -62,24 +65,18 @@ class Reread(Run):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    add_arguments(parser, ScoreSettings)
-    flags = vars(parser.parse_args(argv))
-    run = Reread.load(flags.pop("run"))
-    settings = build(ScoreSettings, flags, "the flags")
-    with progress() as say:
+    config = parse(ScoreConfig, "python -m eval.score", __doc__ or "", argv)
+    run = Reread.load(config.run)
+    with stages() as say:
         say(f"scoring {run.label}")
-        scores = score_run(run, seed=settings.seed, resamples=settings.resamples)
+        scores = score_run(run, seed=config.seed, resamples=config.resamples)
         scores["read_differently"] = run.changed
-        if settings.output:
-            say(f"writing {settings.output}")
-            _write_run(run, settings.output)
-        if settings.baseline:
-            write_baseline(run, settings.baseline)
-    if settings.json:
+        if config.output:
+            say(f"writing {config.output}")
+            _write_run(run, config.output)
+        if config.baseline:
+            write_baseline(run, config.baseline)
+    if config.json:
         print(json.dumps(scores, ensure_ascii=False, indent=2))
     else:
         terminal.print_scores(Console(highlight=False), scores)
@@ -93,5 +90,7 @@ def _write_run(run: Reread, output: Path) -> None:
         writer.finish(seconds=float(run.manifest.get("seconds") or 0.0))
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

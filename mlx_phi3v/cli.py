@@ -1,84 +1,31 @@
-"""Commands from frozen dataclasses: one field is one flag, one YAML key and one line of help."""
+"""Commands from frozen dataclasses: one field is one flag, one YAML key and one line of help.
+
+Every command reads its settings by `parse`, so all take `--config FILE.yaml`, the aliases of `mlx_phi3v.aliases`, and
+call themselves in help and messages as they were typed: `mlx_phi3v.train` or `python -m mlx_phi3v.train`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+from .aliases import aliases, refusals
+from .commands import as_typed, console_name
 from .errors import UserError
+from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, usage
+
+__all__ = ["build", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
 
 T = TypeVar("T")
 
 
-def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    help: str,
-    choices: Sequence[str] | None = None,
-    flags: Sequence[str] = (),
-    positional: bool = False,
-) -> Any:
-    """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
-
-    No default means the flag or key is required.
-    """
-    metadata = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _plain_type(annotation: Any) -> tuple[Any, bool]:
-    """(type without None, whether it is a sequence)."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return _plain_type(inner[0])
-    if origin in (tuple, list):
-        return typing.get_args(annotation)[0], True
-    if origin is typing.Literal:
-        return str, False
-    return annotation, False
-
-
 def _optional(annotation: Any) -> bool:
     return type(None) in typing.get_args(annotation)
-
-
-def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Add a flag for every field of the dataclass `cls`; unset flags do not appear in the namespace."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if "help" not in field.metadata:
-            continue
-        kind, many = _plain_type(hints[field.name])
-        kind = str if kind is Any else kind  # a mapping in YAML, plain text as a flag
-        name = "--" + field.name.replace("_", "-")
-        aliases = ["--" + field.name] if "_" in field.name else []
-        text = field.metadata["help"].replace("%", "%%")
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required:
-            text += " (required)"
-        elif field.default is not dataclasses.MISSING and field.default not in (None, "", ()):
-            text += f" (default: {field.default})"
-        common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
-        names = [*field.metadata["flags"], name, *aliases]
-        if field.metadata["positional"]:
-            del common["dest"]
-            parser.add_argument(field.name, nargs="?", type=kind, metavar=field.name.upper(), **common)
-        elif kind is bool:
-            parser.add_argument(*field.metadata["flags"], name, action=argparse.BooleanOptionalAction, **common)
-        elif many:
-            parser.add_argument(*names, nargs="+", type=kind, choices=field.metadata["choices"], **common)
-        else:
-            parser.add_argument(*names, type=kind, choices=field.metadata["choices"], **common)
 
 
 def unknown_key(key: str, known: Sequence[str], where: str) -> UserError:
@@ -129,10 +76,15 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if choices and value is not None and any(item not in choices for item in chosen):
             raise UserError(f"{name} in {where} is {value!r}; choose one of {', '.join(choices)}")
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in checked:
-            raise UserError(f"--{name.replace('_', '-')} is required (as a flag or as the key {name!r} of --config)")
+        if required(field) and checked.get(name) in (None, ()):
+            raise UserError(_missing(field))
     return cls(**checked)
+
+
+def _missing(field: dataclasses.Field[Any]) -> str:
+    if field.metadata.get("positional"):
+        return f"{field.metadata['metavar'] or field.name.upper()} is required: {field.metadata['help']}"
+    return f"{own_flag(field)} is required (as a flag or as the key {field.name!r} of --config)"
 
 
 def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
@@ -140,7 +92,7 @@ def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
         if _optional(annotation):
             return None
         raise UserError(f"{name} in {where} is empty; give it a value or remove the key")
-    kind, many = _plain_type(annotation)
+    kind, many = plain_type(annotation)
     if many:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_coerce(name, item, kind, where) for item in items)
@@ -163,22 +115,47 @@ def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence, as for every other mistake, instead of the whole usage."""
-        raise UserError(f"{message}; see {self.prog} --help")
+def own_keys(values: Mapping[str, Any], cls: type, command: str, where: str) -> dict[str, Any]:
+    """The keys of a YAML file of `command` by their own names: aliases replaced, - as _.
+
+    Raises UserError where two keys say the same or one has no meaning here.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    known, refused = aliases(command, fields), refusals(command, fields)
+    own: dict[str, Any] = {}
+    came_from: dict[str, str] = {}
+    names = {key: key.replace("-", "_") for key in values}
+    unwanted = [refused[name] for name in names.values() if name in refused]
+    if unwanted:
+        raise UserError(f"{where}: {'; '.join(unwanted)}")
+    for key, value in values.items():
+        name = known.get(names[key], names[key])
+        if name in own:
+            raise UserError(f"{came_from[name]!r} and {key!r} in {where} say the same; remove one")
+        own[name], came_from[name] = value, key
+    return own
 
 
 def parse(cls: type[T], prog: str, description: str, argv: Sequence[str] | None = None) -> T:
-    """Read `cls` from flags over `--config file.yaml` over the defaults.
+    """Read `cls` from flags over `--config file.yaml` over the defaults. `prog` is "python -m MODULE".
 
     Raises UserError for an unknown flag or key and for a value of the wrong type.
     """
-    parser = _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings as YAML; flags win over it")
-    add_arguments(parser, cls)
-    flags = vars(parser.parse_args(argv))
+    console = console_name(prog.removeprefix("python -m "))
+    command = console.rpartition(".")[2]
+    parser = Parser(
+        prog=as_typed(prog, console),
+        description=as_typed(description, console),
+        formatter_class=Formatter,
+    )
+    parser.usage = f"%(prog)s {usage(cls)}[flags]"
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE.yaml", help="settings as YAML; flags win over it")
+    add_arguments(parser, cls, command)
+    flags = parser.read(argv)
+    refused = flags.pop("refused", None)
+    if refused:
+        raise UserError(f"{'; '.join(refused)}; see {parser.prog} --help")
     config = flags.pop("config", None)
-    values = {key.replace("-", "_"): item for key, item in (read_yaml(config) if config else {}).items()}
     where = f"--config {config}" if config else "the flags"
+    values = own_keys(read_yaml(config), cls, command, where) if config else {}
     return build(cls, {**values, **flags}, where)

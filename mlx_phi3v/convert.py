@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from .progress import Progress, result, say
 class ConvertConfig:
     """Settings of a conversion; the flags are mlx-lm's."""
 
-    hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", flags=("--model",))
+    hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     mlx_path: Path = option(Path("mlx_model"), help="folder to write; it must not exist")
     quantize: bool = option(False, help="pack the language layers", flags=("-q",))
     q_bits: int = option(4, help="bits per weight: 4 or 8")
@@ -124,5 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

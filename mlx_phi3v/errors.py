@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+
+from .commands import installed
 
 
 class UserError(Exception):
@@ -12,11 +15,13 @@ class UserError(Exception):
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and exit with its status.
+    """Run a command's `main` and exit with its status: what `python -m` and the installed command both call.
 
     A `UserError` prints as one line and exits 1; a full disk likewise; Ctrl-C exits 130.
     Anything else is a bug of ours and keeps its traceback.
     """
+    if installed():  # sys.path has no current folder then, nor may that of its worker processes
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         status = main()
     except UserError as error:

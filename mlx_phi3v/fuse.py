@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from .trained_task import TASK_FILE, TrainedTask
 class FuseConfig:
     """Settings of a merge; the flags are mlx-lm's."""
 
-    adapter: str = option(help="LoRA adapter or training run", flags=("--adapter-path",))
+    adapter: str = option(help="LoRA adapter or training run")
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)")
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist")
     dequantize: bool = option(False, help="leave a packed base unpacked")
@@ -138,5 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

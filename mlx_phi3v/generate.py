@@ -1,6 +1,9 @@
 """Ask the model about a photo, greedily or by sampling, streamed as it answers.
 
-python -m mlx_phi3v.generate --image photo.jpg --model tiny --adapter runs/mine
+    python -m mlx_phi3v.generate --image photo.jpg --model tiny --adapter runs/mine
+    python -m mlx_phi3v.generate --image photo.jpg --question "What is this?"
+
+Without --question or --prompt it asks for a product's title, category and price.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from . import cli
@@ -36,8 +40,8 @@ class GenerateConfig:
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
-    max_new_tokens: int = option(128, help="longest answer, in tokens", flags=("--max-tokens",))
-    temperature: float = option(0.0, help="0 is greedy; above it samples", flags=("--temp",))
+    max_new_tokens: int = option(128, help="longest answer, in tokens")
+    temperature: float = option(0.0, help="0 is greedy; above it samples")
     top_p: float = option(1.0, help="nucleus of sampling")
     seed: int = option(0, help="seed of sampling")
     json: bool = option(False, help="one JSON line with text, fields, ids and log-probabilities")
@@ -121,5 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,11 @@ _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_cod
 class PlanConfig(TrainConfig):
     """Settings of a training run, and what its photos look like."""
 
-    data: Path | None = option(None, help="catalogue; its first rows give photo sizes and text lengths")  # type: ignore[assignment]
+    data: Path | None = option(
+        None, help="catalogue; its first rows give photo sizes and text lengths", heading="Model and data"
+    )  # type: ignore[assignment]
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
-    photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data")
+    photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
 
 
@@ -230,5 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -88,3 +90,14 @@ def say(text: str, *, as_json: bool = False) -> None:
     """A line to the person at the terminal; nothing with `--json` or off a terminal."""
     if not as_json and sys.stderr.isatty():
         Console(stderr=True).print(text, markup=False)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says what is being done, told by calling what this gives; nothing off a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status("") as status:
+        yield lambda stage: status.update(stage)

@@ -10,6 +10,7 @@ backends. OUTPUT/best and OUTPUT/last hold the adapter in PEFT's format.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from . import cli
 from .errors import run_cli
@@ -30,5 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

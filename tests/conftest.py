@@ -20,6 +20,7 @@ from hypothesis import settings
 from mlx_phi3v.backend import set_up
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.checkpoint import Shape, write_checkpoint
+from tests.helpers.wheel import Installed, installed_once
 
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
@@ -55,6 +56,12 @@ def checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
 def small_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 rows to train on, 3 to validate, 4 to test; see `_SIZES`."""
     return write_catalogue(tmp_path_factory.mktemp("data") / "catalogue", {"train": 12, "validation": 3, "test": 4})
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel of this checkout, installed away from it; built once."""
+    return installed_once(tmp_path_factory)
 
 
 @pytest.fixture(params=["mlx", "torch"])

@@ -235,9 +235,11 @@ def test_a_table_from_elsewhere_becomes_the_recorded_run(tmp_path: Path) -> None
 def test_the_recorded_packed_model_takes_the_adapter_of_its_source_and_answers_as_recorded() -> None:
     need("mlx")
     picture = sorted((RECORDED / "shop" / "images").glob("*/*.png"))[0].relative_to(ROOT)
+    # What --question made of this question then; today it has the white space that training gives it.
+    prompt = "<|user|>\n<|image_1|>\nWhat does this shop sell here?<|end|>\n<|assistant|>\n"
     answer = last_line(
         run("mlx_phi3v.generate", "--model", HERE / "packed", "--adapter", HERE / "training-mlx", "--image", picture, "--dtype",
-            "float32", "--question", "What does this shop sell here?", "--num-crops", "1", "--json")
+            "float32", "--prompt", prompt, "--num-crops", "1", "--json")
     )  # fmt: skip
     recorded = read(RECORDED / "packed.answer.json")
     assert {key: answer[key] for key in ("text", "finish", "token_ids")} == {

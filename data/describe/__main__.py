@@ -1,4 +1,4 @@
-"""Look at a catalogue before training on it: `python -m data.describe DIR`.
+"""Look at a catalogue before training on it.
 
 Prints counts, categories, prices, picture sizes, tokens per row and duplicates, and writes them with a contact sheet
 as one self-contained page beside the catalogue (or to --page).
@@ -13,6 +13,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,7 @@ from .terminal import show
 
 
 @dataclass(frozen=True)
-class DescribeSettings:
+class DescribeConfig:
     """One run of `data.describe`."""
 
     catalogue: Path = option(help="folder of the catalogue", positional=True)
@@ -43,7 +44,7 @@ class DescribeSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    settings = parse(DescribeSettings, "python -m data.describe", __doc__ or "", argv)
+    settings = parse(DescribeConfig, "python -m data.describe", __doc__ or "", argv)
     for name in ("sample", "pictures"):
         if getattr(settings, name) < 0:
             raise UserError(f"--{name} is {getattr(settings, name)}; give 0 or more")
@@ -72,5 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

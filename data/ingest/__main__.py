@@ -1,4 +1,4 @@
-"""Turn any catalogue into training data: `python -m data.ingest SOURCE --output DIR`.
+"""Turn any catalogue into training data.
 
 SOURCE is a CSV, TSV, JSON, JSONL or Parquet file, a folder of photos (category/photo.jpg) or of tables, chat-style JSONL,
 a saved `datasets` folder or the id of a hub dataset. Pictures may be bytes, paths or URLs.
@@ -15,22 +15,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
 from .pipeline import ingest
-from .settings import IngestSettings
+from .settings import IngestConfig
 from .summary import summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    settings = parse(IngestSettings, "python -m data.ingest", __doc__ or "", argv)
+    settings = parse(IngestConfig, "python -m data.ingest", __doc__ or "", argv)
     info = ingest(settings)
     print(json.dumps(info, ensure_ascii=False) if settings.json else summary(info, settings.output))
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -19,12 +19,12 @@ from .pictures import PictureLimits, as_url
 from .pieces import stage_all
 from .plan import Plan, make_plan
 from .rows import row_references
-from .settings import IngestSettings, check_settings
+from .settings import IngestConfig, check_settings
 from .stage import Stage
 from .write_catalogue import _write
 
 
-def ingest(settings: IngestSettings) -> dict[str, Any]:
+def ingest(settings: IngestConfig) -> dict[str, Any]:
     """Make the catalogue of `settings` -> its `catalogue.json`.
 
     Raises UserError for a wrong source, mapping or setting, and where no row can be used.
@@ -78,7 +78,7 @@ def _prepare_work(work: Path, plan: Plan) -> None:
         write_json(work / "plan.json", {"digest": digest})
 
 
-def _make_stage(settings: IngestSettings, plan: Plan, work: Path) -> Stage:
+def _make_stage(settings: IngestConfig, plan: Plan, work: Path) -> Stage:
     asks = plan.source.kind == "chat" and settings.prompt is None
     return Stage(
         work=work,
@@ -93,7 +93,7 @@ def _make_stage(settings: IngestSettings, plan: Plan, work: Path) -> Stage:
     )
 
 
-def _fetch(settings: IngestSettings, plan: Plan, store: Store) -> int | None:
+def _fetch(settings: IngestConfig, plan: Plan, store: Store) -> int | None:
     """Fetch the pictures that rows name by URL -> the number of rows, or None where none were looked at."""
     if not plan.mapping.images or plan.source.kind == "images":
         return None

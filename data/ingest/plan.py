@@ -12,7 +12,7 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
 from .mapping import FieldMapping, make_mapping
-from .settings import IngestSettings
+from .settings import IngestConfig
 from .sources import Source, open_source
 from .stage import stage_schema
 
@@ -33,7 +33,7 @@ class Plan:
         return sha256_json([self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings)])
 
 
-def make_plan(settings: IngestSettings) -> Plan:
+def make_plan(settings: IngestConfig) -> Plan:
     """Open the source and settle what becomes of its columns. Raises UserError where that cannot be."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)

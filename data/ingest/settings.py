@@ -16,7 +16,7 @@ from .mapping import PRESETS, load_preset, parse_field_flag
 
 
 @dataclass(frozen=True)
-class IngestSettings:
+class IngestConfig:
     """One run of `data.ingest`: the source, what to learn from it, how to fetch and how to split."""
 
     source: str = option(help="file, folder or hub dataset id", positional=True)
@@ -59,7 +59,7 @@ class IngestSettings:
         return keys | {key: value for key, value in own.items() if value not in (None, {})}
 
 
-def check_settings(settings: IngestSettings) -> None:
+def check_settings(settings: IngestConfig) -> None:
     """Raise UserError for a value that makes no sense."""
     for name in ("validation", "test"):
         if not 0 <= getattr(settings, name) < 1:

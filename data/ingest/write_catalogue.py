@@ -19,7 +19,7 @@ from mlx_phi3v.progress import Progress
 from ..writer import CatalogueWriter
 from .plan import Plan
 from .published import PublishedCsv
-from .settings import IngestSettings
+from .settings import IngestConfig
 from .splits import SplitRow, Splitter
 from .stage import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT, Stage
 from .summary import _category_report
@@ -35,7 +35,7 @@ def _staged_rows(stage: Stage, pieces: int, columns: Sequence[str] | None = None
                 yield from batch.to_pylist()
 
 
-def _write(settings: IngestSettings, plan: Plan, stage: Stage, pieces: int) -> dict[str, Any]:
+def _write(settings: IngestConfig, plan: Plan, stage: Stage, pieces: int) -> dict[str, Any]:
     """Split the staged rows and write the catalogue -> its `catalogue.json`."""
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
     shares = {name: share for name, share in (("validation", settings.validation), ("test", settings.test)) if share}

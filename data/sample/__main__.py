@@ -1,4 +1,7 @@
-"""Draw a catalogue of a made-up house: `python -m data.sample --output DIR --products 5000 --seed 1`.
+"""Draw a catalogue of a made-up brand.
+
+    python -m data.sample --output runs/catalogue
+    python -m data.sample --output runs/catalogue --products 5000 --seed 1
 
 Same brand, products and seed give the same bytes and the same fingerprint, whatever the number of processes. (Another
 processor family or OpenCV version may round a pixel the other way: rows stay the same, picture hashes may not.)
@@ -8,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
-from .draw_catalogue import SampleSettings, sample
+from .draw_catalogue import SampleConfig, sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    settings = parse(SampleSettings, "python -m data.sample", __doc__ or "", argv)
+    settings = parse(SampleConfig, "python -m data.sample", __doc__ or "", argv)
     summary = sample(settings)
     if settings.json:
         print(json.dumps(summary))
@@ -28,5 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -29,7 +29,7 @@ _AHEAD = 4  # chunks in flight per worker: bounds memory
 
 
 @dataclass(frozen=True)
-class SampleSettings:
+class SampleConfig:
     """What to draw and how to split it."""
 
     output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"])
@@ -44,7 +44,7 @@ class SampleSettings:
     json: bool = option(False, help="print one line of JSON at the end and no progress")
 
 
-def split_counts(settings: SampleSettings) -> tuple[int, int]:
+def split_counts(settings: SampleConfig) -> tuple[int, int]:
     """(validation, test) rows. Raises UserError where they leave nothing to train on."""
     count = settings.products
     for name in ("validation_share", "test_share"):
@@ -102,7 +102,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def sample(settings: SampleSettings) -> dict[str, Any]:
+def sample(settings: SampleConfig) -> dict[str, Any]:
     """Draw the catalogue of `settings` -> a summary (folder, fingerprint, rows per split, seconds, rate).
 
     Raises UserError for an unknown brand, counts that do not fit, or an output folder that is not empty.

@@ -10,19 +10,19 @@ Needs neither torch nor mlx. Exit status: 0 EQUIVALENT (or NO WORSE), 1 DIFFEREN
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from mlx_phi3v.cli import add_arguments, build, option, read_yaml
+from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.progress import stages
 
 from ..report import page, terminal
 from ..runs.run import Run
@@ -34,9 +34,12 @@ __all__ = ["Comparison", "compare_runs", "main"]
 
 
 @dataclass(frozen=True)
-class CompareSettings:
-    """Flags of `python -m eval.compare`."""
+class CompareConfig:
+    """Settings of a comparison."""
 
+    runs: tuple[Path, ...] = option(
+        help="run folders written by eval.predict or eval.import_run", positional=True, metavar="RUN"
+    )
     margin_category: float | None = option(2.0, help="points of category accuracy within which two runs are the same")
     margin_price: float | None = option(2.0, help="points of price within 10 % within which two runs are the same")
     margin_title: float | None = option(None, help="also hold the title ratio within so many points")
@@ -62,31 +65,22 @@ class CompareSettings:
         return {name: None if value is None else value / 100 for name, value in points.items()}
 
 
-def read_settings(argv: Sequence[str] | None) -> tuple[list[Path], CompareSettings]:
-    """The runs and the settings; argparse exits with 2 on wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders written by eval.predict or eval.bring")
-    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings as YAML; flags win over it")
-    add_arguments(parser, CompareSettings)
-    flags = vars(parser.parse_args(argv))
-    runs, config = flags.pop("runs"), flags.pop("config")
-    values = {key.replace("-", "_"): item for key, item in (read_yaml(config) if config else {}).items()}
-    settings = build(CompareSettings, {**values, **flags}, f"--config {config}" if config else "the flags")
-    if settings.baseline and len(runs) != 1:
-        parser.error("--baseline takes exactly one RUN")
-    if not settings.baseline and len(runs) < 2:
-        parser.error("give two runs to compare, or one and --baseline FILE")
-    if len(runs) > 2 and (settings.html or settings.floor or settings.trace):
-        parser.error("--html, --floor and --trace are for two runs")
-    return runs, settings
+def read_config(argv: Sequence[str] | None) -> CompareConfig:
+    """The config. Raises UserError where the runs do not fit the flags."""
+    config = parse(CompareConfig, "python -m eval.compare", __doc__ or "", argv)
+    if config.baseline and len(config.runs) != 1:
+        raise UserError("--baseline takes exactly one RUN; see --help")
+    if not config.baseline and len(config.runs) < 2:
+        raise UserError("give two runs to compare, or one and --baseline FILE; see --help")
+    if len(config.runs) > 2 and (config.html or config.floor or config.trace):
+        raise UserError("--html, --floor and --trace are for two runs; see --help")
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit status 1 means DIFFERENT here, so every error leaves with 2."""
     try:
-        return _run(*read_settings(argv))
+        return _run(read_config(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
@@ -96,69 +90,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _run(paths: list[Path], settings: CompareSettings) -> int:
+def _run(config: CompareConfig) -> int:
     console = Console(highlight=False)
-    if len(paths) > 2:
-        return _table(console, paths, settings)
-    runs = [Run.load(path) for path in ([settings.baseline] if settings.baseline else []) + paths]
-    with progress() as say:
+    if len(config.runs) > 2:
+        return _table(console, config)
+    runs = [Run.load(path) for path in ([config.baseline] if config.baseline else []) + list(config.runs)]
+    with stages() as say:
         comparison = compare_runs(
             *runs,
-            margins=settings.margins,
-            seed=settings.seed,
-            resamples=settings.resamples,
-            allow=settings.allow,
-            near_tie=settings.near_tie,
-            floor=[Run.load(path) for path in settings.floor],
-            one_sided=settings.baseline is not None,
+            margins=config.margins,
+            seed=config.seed,
+            resamples=config.resamples,
+            allow=config.allow,
+            near_tie=config.near_tie,
+            floor=[Run.load(path) for path in config.floor],
+            one_sided=config.baseline is not None,
             say=say,
         )
-        if settings.trace:
+        if config.trace:
             say("reading the traces")
             comparison.trace = trace.trace_directions(comparison.data)
-        if settings.html:
+        if config.html:
             say("drawing the page")
-            page.write_page(settings.html, comparison)
-    _write(console, settings, comparison.to_dict(), lambda: terminal.print_comparison(console, comparison, rows=settings.rows))
+            page.write_page(config.html, comparison)
+    _write(console, config, comparison.to_dict(), lambda: terminal.print_comparison(console, comparison, rows=config.rows))
     return comparison.exit_status
 
 
-def _table(console: Console, paths: list[Path], settings: CompareSettings) -> int:
-    runs = [Run.load(path) for path in paths]
-    reference = Run.load(settings.reference) if settings.reference else runs[0]
-    with progress() as say:
+def _table(console: Console, config: CompareConfig) -> int:
+    runs = [Run.load(path) for path in config.runs]
+    reference = Run.load(config.reference) if config.reference else runs[0]
+    with stages() as say:
         found = table.tabulate(
             runs,
             reference,
-            margins=settings.margins,
-            allow=settings.allow,
-            seed=settings.seed,
-            resamples=settings.resamples,
+            margins=config.margins,
+            allow=config.allow,
+            seed=config.seed,
+            resamples=config.resamples,
             say=say,
         )
-    _write(console, settings, found.to_dict(), lambda: terminal.print_rows(console, found))
+    _write(console, config, found.to_dict(), lambda: terminal.print_rows(console, found))
     return 0
 
 
-def _write(console: Console, settings: CompareSettings, value: object, show: Callable[[], None]) -> None:
-    if settings.json:
+def _write(console: Console, config: CompareConfig, value: object, show: Callable[[], None]) -> None:
+    if config.json:
         print(json.dumps(value, ensure_ascii=False, indent=2))
         return
     show()
-    if settings.html:
-        console.print(f"wrote {settings.html}", markup=False, style="dim", soft_wrap=True)
+    if config.html:
+        console.print(f"wrote {config.html}", markup=False, style="dim", soft_wrap=True)
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A line on a terminal that says what is being done; nothing off a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda stage: None
-        return
-    with console.status("") as status:
-        yield lambda stage: status.update(stage)
-
+console = partial(run_cli, main)
 
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mlx_phi3v.commands import child_command, child_environment
 from mlx_phi3v.errors import UserError
 
 
@@ -87,12 +87,16 @@ def _note(event: dict[str, Any]) -> str:
 def run_jobs(jobs: Sequence[Job], display: Display) -> None:
     """Run commands side by side, the cores shared out among them. Raises UserError with the failing one's own words."""
     threads = str(max(1, (os.cpu_count() or 2) // len(jobs)))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment = child_environment() | {
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
     environment |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     running: list[tuple[Job, subprocess.Popen[str], threading.Thread, list[str]]] = []
     try:
         for job in jobs:
-            command = [sys.executable, "-m", job.module, *job.arguments, "--json"]
+            command = [*child_command(job.module), *job.arguments, "--json"]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
             errors: list[str] = []
             threading.Thread(target=lambda stream=process.stderr, kept=errors: kept.extend(stream or ()), daemon=True).start()

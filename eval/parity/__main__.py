@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -111,5 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(check.passed for check in checks) else 1
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from mlx_phi3v import cli
 from mlx_phi3v.errors import run_cli
@@ -29,5 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+console = partial(run_cli, main)
+
 if __name__ == "__main__":
-    run_cli(main)
+    console()

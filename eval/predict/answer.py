@@ -116,7 +116,7 @@ def _answer_rows(
     """Answer for the rows that the run lacks, writing each batch as it is answered."""
     ids = split.column("id")
     left = [i for i in rows if ids[i] not in writer.done]
-    sampling = Sampling(config.temperature, seed=config.seed, top_k_logged=TOP_K)
+    sampling = Sampling(config.temperature, config.top_p, config.seed, top_k_logged=TOP_K)
     started, answered = time.perf_counter(), 0
     with Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress:
         for batch in questions_ahead(split, left, maker, config.batch_size):

@@ -26,6 +26,8 @@ def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel
     """A run's manifest: what is asked, of which model, on what; see `eval.runs.run`."""
     backend, adapter = model.backend, model.adapter
     decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
+    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
+        decoding["top_p"] = config.top_p
     quantization = backend.config.quantization
     shard = parse_shard(config.shard)
     return {

@@ -31,6 +31,7 @@ class PredictConfig:
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
     max_new_tokens: int = option(96, help="longest answer, in tokens")
     temperature: float = option(0.0, help="0 is greedy")
+    top_p: float = option(1.0, help="nucleus of sampling")
     seed: int = option(0, help="seed of sampling")
     label: str | None = option(None, help="name of the run in reports; by default the folder's")
     feature_cache: Path | None = option(None, help="folder of photo features, kept so that each photo is encoded once")

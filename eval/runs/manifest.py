@@ -35,11 +35,13 @@ def now() -> str:
 def check_manifest(manifest: Any, path: Path) -> dict[str, Any]:
     """`manifest` itself. Raises UserError where it is of another schema or lacks what a comparison needs."""
     if not isinstance(manifest, dict) or "schema" not in manifest:
-        raise UserError(f"{path} is no run manifest (it has no 'schema'); give a folder written by eval.predict or eval.bring")
+        raise UserError(
+            f"{path} is no run manifest (it has no 'schema'); give a folder written by eval.predict or eval.import_run"
+        )
     if manifest["schema"] != SCHEMA:
         raise UserError(f"{path} has run schema {manifest['schema']!r}, this version reads {SCHEMA}; run eval.predict again")
     if "task" not in manifest:
-        raise UserError(f"{path} has no 'task'; run eval.predict or eval.bring again")
+        raise UserError(f"{path} has no 'task'; run eval.predict or eval.import_run again")
     return manifest
 
 

@@ -19,13 +19,13 @@ from .footprint import Training
 class TrainConfig:
     """Settings of a training run. Defaults follow Microsoft's table for Phi-3-vision (LoRA r 32, alpha 16, lr 2e-4)."""
 
-    data: Path = option(help="catalogue folder, made by data.ingest or data.sample")
+    data: Path = option(help="catalogue folder, made by data.ingest or data.sample", heading="Model and data")
     output: Path = option(help="folder for checkpoints and log")
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     resume: bool = option(False, help="go on from OUTPUT/last, bit for bit")
-    epochs: float = option(1.0, help="passes over the training rows")
+    epochs: float = option(1.0, help="passes over the training rows", heading="How long and how fast")
     max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
     batch_size: int = option(4, help="rows per forward pass, over all ranks")
     grad_accumulation_steps: int = option(1, help="forward passes per optimiser step")
@@ -36,7 +36,7 @@ class TrainConfig:
     adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
     adam_eps: float = option(1e-7, help="AdamW's epsilon")
     max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
-    r: int = option(32, help="LoRA rank", flags=("--lora-rank",))  # torchrun takes --r for its own
+    r: int = option(32, help="LoRA rank", heading="What to train")
     lora_alpha: float = option(16.0, help="LoRA alpha; the scale is alpha / r")
     lora_dropout: float = option(0.0, help="dropout before LoRA")
     language: str = option("lora", help="language trunk: qkv_proj o_proj gate_up_proj down_proj", choices=("off", "lora"))
@@ -44,10 +44,10 @@ class TrainConfig:
     projector: str = option("lora", help="img_projection", choices=("off", "lora", "full"))
     separators: str = option("off", help="sub_GN and glb_GN", choices=("off", "full"))
     lm_head: str = option("off", help="output layer", choices=("off", "lora"))
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own")
+    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own", heading="Photos")
     max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
     group_by_length: bool = option(False, help="rows of like length share a batch, so that less is padding")
-    grad_checkpoint: bool = option(False, help="compute activations twice to save memory")
+    grad_checkpoint: bool = option(False, help="compute activations twice to save memory", heading="Memory and time")
     memory_limit: float | None = option(
         None, help="gigabytes to stay within, on MLX: the rows of a step are shared out over as many passes as that "
         "takes, with --grad-checkpoint where it must be",
@@ -57,7 +57,7 @@ class TrainConfig:
         "language trunk trains",
     )  # fmt: skip
     feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
-    seed: int = option(0, help="seed of order, LoRA weights and dropout")
+    seed: int = option(0, help="seed of order, LoRA weights and dropout", heading="Seed, log and checkpoints")
     steps_per_report: int = option(10, help="optimiser steps between log lines")
     steps_per_eval: int = option(200, help="optimiser steps between validation losses")
     val_rows: int = option(200, help="validation rows used, 0 for none")

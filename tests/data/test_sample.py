@@ -20,7 +20,7 @@ from PIL import Image
 from data.sample import textures
 from data.sample.__main__ import main
 from data.sample.brands import BRANDS, Brand, Item
-from data.sample.draw_catalogue import SampleSettings, sample, split_of
+from data.sample.draw_catalogue import SampleConfig, sample, split_of
 from data.sample.products import choose_look, draw_product, make_row, permute
 from data.sample.render import SHAPES, render
 from mlx_phi3v.catalogue import Catalogue
@@ -35,15 +35,15 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_gives_same_bytes_whatever_the_number_of_processes(tmp_path: Path) -> None:
-    one = sample(SampleSettings(tmp_path / "one", products=60, seed=3, processes=1, json=True))
-    two = sample(SampleSettings(tmp_path / "two", products=60, seed=3, processes=2, json=True))
+    one = sample(SampleConfig(tmp_path / "one", products=60, seed=3, processes=1, json=True))
+    two = sample(SampleConfig(tmp_path / "two", products=60, seed=3, processes=2, json=True))
     assert one["fingerprint"] == two["fingerprint"]
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
 def test_another_seed_or_brand_gives_another_catalogue(tmp_path: Path) -> None:
     prints = {
-        sample(SampleSettings(tmp_path / f"{brand}{seed}", products=10, seed=seed, brand=brand, processes=1, json=True))[
+        sample(SampleConfig(tmp_path / f"{brand}{seed}", products=10, seed=seed, brand=brand, processes=1, json=True))[
             "fingerprint"
         ]
         for brand in BRANDS
@@ -60,7 +60,7 @@ def test_a_product_does_not_depend_on_what_was_drawn_before() -> None:
 
 
 def test_catalogue_holds_every_product_once_with_its_picture(tmp_path: Path) -> None:
-    sample(SampleSettings(tmp_path / "c", products=50, seed=2, test=7, validation=5, json=True))
+    sample(SampleConfig(tmp_path / "c", products=50, seed=2, test=7, validation=5, json=True))
     catalogue = Catalogue(tmp_path / "c")
     assert {name: len(catalogue.split(name)) for name in ("train", "validation", "test")} == {
         "train": 38,
@@ -231,7 +231,7 @@ def test_a_third_brand_with_three_sizes_is_a_few_lines() -> None:
     ],
 )
 def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    settings = dataclasses.replace(SampleSettings(tmp_path / "out", products=50, json=True), **changes)  # type: ignore[arg-type]
+    settings = dataclasses.replace(SampleConfig(tmp_path / "out", products=50, json=True), **changes)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
         sample(settings)
     assert not list(tmp_path.iterdir())
@@ -241,7 +241,7 @@ def test_a_folder_in_use_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty"):
-        sample(SampleSettings(tmp_path / "out", products=10, json=True))
+        sample(SampleConfig(tmp_path / "out", products=10, json=True))
     assert _files(tmp_path) == {"out/mine.txt": b"keep"}
 
 

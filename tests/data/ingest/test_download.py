@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from data.ingest.__main__ import IngestSettings
+from data.ingest.__main__ import IngestConfig
 from data.ingest.addresses import AddressRefusedError, GuardedBackend, is_public
 from data.ingest.download import Downloader, FetchLimits, retry_after
 from data.ingest.picture_store import Store
@@ -202,7 +202,7 @@ def write_products(path: Path, server: Server, names: list[str]) -> None:
 def test_rows_of_a_misbehaving_server_are_kept_or_rejected_with_their_reason(server: Server, tmp_path: Path) -> None:
     names = ["ok/1.jpg", "ok/2.jpg", "notfound/3.jpg", "cut/4.jpg", "html/5.jpg", "ok/6.jpg", "to/http://127.0.0.1:9/x"]
     write_products(tmp_path / "products.csv", server, names)
-    settings = IngestSettings(
+    settings = IngestConfig(
         source=str(tmp_path / "products.csv"),
         output=tmp_path / "out",
         fields={"title": "title"},
@@ -262,7 +262,7 @@ def test_a_killed_run_fetches_nothing_twice(server: Server, tmp_path: Path) -> N
     assert info["counts"]["rejected"] == {"download_http_404": 1, "download_http_500": 1}
 
     # The same catalogue as from a run that nobody stopped.
-    untouched = IngestSettings(
+    untouched = IngestConfig(
         source=str(tmp_path / "products.csv"), output=tmp_path / "again", allow_hosts=(server.host,), processes=2, retries=0
     )
     assert ingest(untouched)["fingerprint"] == info["fingerprint"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from data.ingest import __main__ as ingest_module
 from data.ingest import pieces
-from data.ingest.__main__ import IngestSettings, main
+from data.ingest.__main__ import IngestConfig, main
 from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
@@ -62,7 +62,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]], delimiter: str = ",", enco
 
 def take(source: Path | str, output: Path, **settings: Any) -> dict[str, Any]:
     settings = {"fields": FIELDS, "image": "photo", "code": "sku", "processes": 1} | settings
-    return ingest(IngestSettings(source=str(source), output=output, **settings))
+    return ingest(IngestConfig(source=str(source), output=output, **settings))
 
 
 def all_rows(folder: Path) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def test_a_folder_of_photos_needs_no_settings(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(photo_bytes(k))
     (tmp_path / "in" / "README.md").write_text("not a photo")
-    info = ingest(IngestSettings(source=str(tmp_path / "in"), output=tmp_path / "out", processes=1, validation=0.25))
+    info = ingest(IngestConfig(source=str(tmp_path / "in"), output=tmp_path / "out", processes=1, validation=0.25))
     assert info["categories"]["category"]["largest"] == {"bags": 6, "hats": 6}
     assert {name: entry["rows"] for name, entry in info["splits"].items()} == {"train": 9, "validation": 3}
 
@@ -183,7 +183,7 @@ def test_chat_rows(form: str, folder: Path, tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": "Other?"}, {"role": "assistant", "content": "x"}], "images": ["pics/0.jpg"]}
     ]
     (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    info = ingest(IngestSettings(source=str(folder / "chat.jsonl"), output=tmp_path / "out", processes=1))
+    info = ingest(IngestConfig(source=str(folder / "chat.jsonl"), output=tmp_path / "out", processes=1))
     catalogue = Catalogue(tmp_path / "out")
     rows = all_rows(tmp_path / "out")
     assert [catalogue.task.answer(row) for row in rows] == [f"A scarf, {k}" for k in range(10)]
@@ -203,9 +203,7 @@ def test_chat_answers_are_read_back_into_fields(folder: Path, tmp_path: Path) ->
     fields = {"category": {"kind": "category"}, "price": {"kind": "number"}}
     template = "Category: {category}, Price: {price}"
     info = ingest(
-        IngestSettings(
-            source=str(folder / "chat.jsonl"), output=tmp_path / "out", fields=fields, template=template, processes=1
-        )
+        IngestConfig(source=str(folder / "chat.jsonl"), output=tmp_path / "out", fields=fields, template=template, processes=1)
     )
     assert [(row["category"], row["price"]) for row in all_rows(tmp_path / "out")] == [("hat", 12.5), ("bag", 7.0)]
     assert info["counts"]["rejected"] == {"answer_does_not_fit_the_template": 1}

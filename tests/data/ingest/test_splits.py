@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.ingest.__main__ import IngestSettings
+from data.ingest.__main__ import IngestConfig
 from data.ingest.near_duplicates import Aligner, Prints, near_pairs, picture_print
 from data.ingest.pipeline import ingest
 from data.ingest.splits import SplitRow, Splitter
@@ -67,7 +67,7 @@ def test_copies_crops_and_equal_codes_never_straddle_a_split(tmp_path: Path, see
         lines.append({"title": f"p{product}", "category": "abc"[product % 3], "image": other, "sku": f"{product}-same"})
     (tmp_path / "in" / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
     info = ingest(
-        IngestSettings(
+        IngestConfig(
             source=str(tmp_path / "in" / "rows.jsonl"),
             output=tmp_path / "out",
             code="sku",
@@ -97,7 +97,7 @@ def test_a_given_split_is_kept_and_its_leaks_are_reported(tmp_path: Path) -> Non
     crop = write(cropped(photo(1), 0.02, 0.02, 0.02, 0.02), tmp_path / "crop.jpg", 80)
     rows += [{"title": "crop of 1", "image": crop, "fold": "valid"}, {"title": "odd", "image": crop, "fold": "other"}]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    info = ingest(IngestSettings(source=str(tmp_path / "rows.json"), output=tmp_path / "out", split="fold", processes=1))
+    info = ingest(IngestConfig(source=str(tmp_path / "rows.json"), output=tmp_path / "out", split="fold", processes=1))
     assert {name: entry["rows"] for name, entry in info["splits"].items()} == {"train": 4, "validation": 3}
     assert info["counts"]["rejected"] == {"split_unknown": 1}
     assert info["products"]["leaking_products"] == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from data.writer import CatalogueWriter
 from eval import merge
-from eval.bring import BringSettings, bring
+from eval.import_run import ImportConfig, import_run
 from eval.runs.manifest import split_hash
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter, write_baseline
@@ -184,7 +184,7 @@ def test_brought_csv_with_fields_scores_like_the_run_it_came_from(tmp_path: Path
         lines.append(f"{row['id']}\t{values['title']}\t{values['category3_code']}\t{values['full_price']:,.2f}")
     (tmp_path / "theirs.tsv").write_text("\n".join(lines))
     fields = ("title=name", "category3_code=kind", "full_price=price")
-    run = bring(BringSettings(tmp_path / "theirs.tsv", catalogue, tmp_path / "run", id="sku", fields=fields))
+    run = import_run(ImportConfig(tmp_path / "theirs.tsv", catalogue, tmp_path / "run", id="sku", fields=fields))
     assert [row["predicted"] for row in run.rows] == [row["predicted"] for row in rows]
     assert [row["true"] for row in run.rows] == [row["true"] for row in rows]
     assert run.finished and run.label == "theirs"
@@ -194,7 +194,7 @@ def test_brought_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path, 
     rows = make_rows(6)
     text = "\n".join(json.dumps({"id": row["id"], "answer": row["text"]}) for row in reversed(rows))
     (tmp_path / "theirs.jsonl").write_text(text)
-    run = bring(BringSettings(tmp_path / "theirs.jsonl", catalogue, tmp_path / "run", text="answer"))
+    run = import_run(ImportConfig(tmp_path / "theirs.jsonl", catalogue, tmp_path / "run", text="answer"))
     assert {row["id"]: row["predicted"] for row in run.rows} == {row["id"]: row["predicted"] for row in rows}
     assert run.manifest["hashes"]["split"] == split_hash(TASK, iter([{"id": r["id"], **r["true"]} for r in rows]))
 
@@ -215,7 +215,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, catalogue: Path, 
     (tmp_path / name).write_text(content)
     text = None if "title" in content else "answer"
     with pytest.raises(UserError, match=message):
-        bring(BringSettings(tmp_path / name, catalogue, tmp_path / "run", text=text))
+        import_run(ImportConfig(tmp_path / name, catalogue, tmp_path / "run", text=text))
     assert not (tmp_path / "run").exists()
 
 
@@ -223,7 +223,7 @@ def test_an_empty_or_unreadable_cell_is_a_parse_failure_not_a_guess(tmp_path: Pa
     lines = ["id,title,category3_code,full_price", "p00000,,BAGS,cheap"]
     lines += [f"p0000{i},Scarf,BAGS,12.5" for i in range(1, 6)]
     (tmp_path / "p.csv").write_text("\n".join(lines))
-    first = bring(BringSettings(tmp_path / "p.csv", catalogue, tmp_path / "run")).rows[0]["predicted"]
+    first = import_run(ImportConfig(tmp_path / "p.csv", catalogue, tmp_path / "run")).rows[0]["predicted"]
     assert first["title"] == {"value": None, "status": "missing"}
     assert first["full_price"] == {"value": None, "status": "malformed"}
 

@@ -1,0 +1,45 @@
+"""What the commands are called, and how one starts another."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+# Where the installed command is called otherwise than the last part of its module.
+_RENAMED = {"eval": "demo", "import_run": "import", "bring": "import"}
+_MODULE = re.compile(r"python -m ((?:mlx_phi3v|data|eval)\b(?:\.\w+)?)")
+
+
+def console_name(module: str) -> str:
+    """The installed command of a module: data.ingest -> mlx_phi3v.ingest."""
+    last = module.rpartition(".")[2]
+    return f"mlx_phi3v.{_RENAMED.get(last, last)}"
+
+
+def installed() -> bool:
+    """Whether this process is an installed command, not `python -m` or a library's user."""
+    name = Path(sys.argv[0]).name
+    return name.startswith("mlx_phi3v.") and not name.endswith(".py")
+
+
+def as_typed(text: str, command: str) -> str:
+    """`text` with every `python -m MODULE` as its installed command, where `command` was started as one."""
+    if Path(sys.argv[0]).name != command:
+        return text
+    return _MODULE.sub(lambda found: console_name(found[1]), text)
+
+
+def child_command(module: str) -> list[str]:
+    """The start of a command line that runs a module of ours, whatever lies in the current folder (-P)."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, in which a child finds the same packages as this process does."""
+    root = Path(__file__).resolve().parents[1]
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}  # for the processes that the child starts
+    if (root / "pyproject.toml").is_file():  # a checkout, perhaps not installed: -P leaves out the current folder
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return environment

@@ -1,0 +1,80 @@
+"""A wheel of this checkout, installed into a bare environment, has all that the commands need."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.wheel import Installed
+
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+MODULES = {name: target.partition(":")[0].removesuffix(".__main__") for name, target in SCRIPTS.items()}
+
+
+def test_every_command_that_can_be_run_as_a_module_is_installed() -> None:
+    runnable = set()
+    for package in ("mlx_phi3v", "data", "eval"):
+        for path in (ROOT / package).rglob("*.py"):
+            if '__name__ == "__main__"' in path.read_text():
+                runnable.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    assert runnable - {"eval.bring"} == set(MODULES.values())  # the older name of eval.import_run
+
+
+def test_the_wheel_holds_every_file_of_the_packages(installed: Installed) -> None:
+    held = {name for name in zipfile.ZipFile(installed.wheel).namelist() if ".dist-info/" not in name}
+    ours = {
+        str(path.relative_to(ROOT))
+        for package in ("mlx_phi3v", "data", "eval")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == ours
+    assert {"mlx_phi3v/tiny/model.safetensors", "data/ingest/presets/burberry.yaml", "eval/report/page/page.html"} <= held
+
+
+def test_the_checkout_is_out_of_sight(installed: Installed, tmp_path: Path) -> None:
+    code = "import sys, data, eval, mlx_phi3v; print(*(m.__file__ for m in (data, eval, mlx_phi3v)), *sys.path, sep='\\n')"
+    lines = installed.run(tmp_path, "-c", code).stdout.split()
+    assert all(line.startswith(str(installed.environment)) for line in lines[:3])
+    assert str(ROOT) not in lines
+
+
+def test_every_module_teaches_itself(installed: Installed, tmp_path: Path) -> None:
+    """As `python -m MODULE --help` does, all in one process."""
+    code = """
+import runpy, sys
+for module in sys.argv[1:]:
+    sys.argv = [module, "--help"]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        assert stop.code == 0, module
+"""
+    shown = installed.run(tmp_path, "-c", code, *MODULES.values()).stdout
+    for module in MODULES.values():
+        assert f"usage: python -m {module} " in shown and f"\n    python -m {module} " in shown
+
+
+def test_a_model_is_tuned_and_compared(installed: Installed, tmp_path: Path) -> None:
+    """By `python -m`, as the README has it; tests/test_commands.py does the same by the installed commands."""
+    pytest.importorskip("mlx")
+
+    def run(module: str, *flags: object, status: int = 0) -> str:
+        return installed.run(tmp_path, "-m", module, *flags, status=status).stdout
+
+    run("data.sample", "--output", "cat", "--products", 20, "--validation", 2, "--test", 4)
+    training = ["--max-steps", 2, "--batch-size", 2, "--val-rows", 2, "--r", 2]
+    run("mlx_phi3v.train", "--data", "cat", "--output", "run", *training)
+    [photo, *_] = sorted((tmp_path / "cat").rglob("*.jpg"))
+    answer = run("mlx_phi3v.generate", "--image", photo, "--adapter", "run", "--max-tokens", 8, "--json")
+    assert 1 <= len(json.loads(answer.splitlines()[-1])["token_ids"]) <= 8
+    for name in ("one", "two"):
+        run("eval.predict", "--data", "cat", "--adapter", "run", "--output", name, "--max-tokens", 32)
+    # Alike in every row, but four rows settle nothing: exit status 3.
+    found = json.loads(run("eval.compare", "one", "two", "--html", "page.html", "--json", "--resamples", 100, status=3))
+    assert found["verdict"] == "INCONCLUSIVE" and not found["parted"] and "<html" in (tmp_path / "page.html").read_text()
