@@ -18,10 +18,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from data.ingest import __main__ as ingest_module
 from data.ingest import pieces
 from data.ingest.__main__ import IngestConfig, main
 from data.ingest.pipeline import ingest
+from data.ingest.splits import Splitter
+from data.writer import CatalogueWriter
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
@@ -407,12 +408,12 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
             real = pieces.stage_piece
             patch.setattr(pieces, "stage_piece", lambda s, n, r: real(s, n, r) if n < 1 else stop())
         elif stage == "splitting":
-            patch.setattr(ingest_module.Splitter, "assign", stop)
+            patch.setattr(Splitter, "assign", stop)
         elif stage == "writing":
-            patch.setattr(ingest_module.CatalogueWriter, "close", stop)
+            patch.setattr(CatalogueWriter, "close", stop)
         else:
-            close = ingest_module.CatalogueWriter.close
-            patch.setattr(ingest_module.CatalogueWriter, "close", lambda writer: stop(close(writer)))
+            close = CatalogueWriter.close
+            patch.setattr(CatalogueWriter, "close", lambda writer: stop(close(writer)))
         with pytest.raises(Stopped):
             take(path, tmp_path / "out")
     assert (tmp_path / "out").exists() is (stage == "placed")
@@ -426,7 +427,7 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
 def test_other_settings_start_the_rows_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("csv", folder)
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_module.Splitter, "assign", lambda *_: 1 / 0)
+        patch.setattr(Splitter, "assign", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             take(path, tmp_path / "out")
     take(path, tmp_path / "out", fields={"name": {"column": "Name"}})
