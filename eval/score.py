@@ -23,7 +23,7 @@ from mlx_phi3v.errors import run_cli
 from mlx_phi3v.progress import stages
 
 from .compare.compare_runs import RESAMPLES
-from .compare.metrics import score_run
+from .compare.score_run import score_run
 from .report import terminal
 from .runs.prediction import predicted_values
 from .runs.run import Run

@@ -90,17 +90,13 @@ def adapter_shapes(config: ModelConfig, adapter: AdapterConfig) -> AdapterShapes
     lora: dict[str, tuple[int, int]] = {}
     saved: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
-        module = name.rpartition(".")[0]
         if is_unused(name, config):
             continue
-        if _ends_with(name if name.endswith(SEPARATORS) else module, adapter.modules_to_save):
-            saved[name + ".weight" if name.endswith(SEPARATORS) else name] = shape
-        elif (
-            name.endswith(".weight")
-            and len(shape) == 2
-            and "embed" not in module.rpartition(".")[2]
-            and adapter.targets(module)
-        ):
+        module = name.rpartition(".")[0]
+        separator = name.endswith(SEPARATORS)
+        if _ends_with(name if separator else module, adapter.modules_to_save):
+            saved[name + ".weight" if separator else name] = shape
+        elif _is_linear(name, shape) and adapter.targets(module):
             lora[module] = (shape[0], shape[1])
     if not lora and not saved:
         raise UserError(f"no module of the model matches target_modules {adapter.target_modules!r}; nothing would be trained")
@@ -110,6 +106,12 @@ def adapter_shapes(config: ModelConfig, adapter: AdapterConfig) -> AdapterShapes
         tensors[f"{PREFIX}{module}.lora_B.weight"] = (rows, adapter.r)
     tensors |= {PREFIX + name: shape for name, shape in saved.items()}
     return AdapterShapes(lora, saved, tensors)
+
+
+def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the weight of a linear layer; an embedding's weight is a matrix too."""
+    module, _, kind = name.rpartition(".")
+    return kind == "weight" and len(shape) == 2 and "embed" not in module.rpartition(".")[2]
 
 
 def init_adapter(config: ModelConfig, adapter: AdapterConfig, seed: int) -> dict[str, np.ndarray]:
@@ -172,6 +174,27 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
     Raises UserError where it is broken, for another base, of an unsupported kind, or does not fit tensor for tensor.
     """
     folder = resolve_adapter(path)
+    adapter = _read_config(folder)
+    tensors, made_for = _read_tensors(folder / WEIGHTS_FILE)
+    if made_for and made_for != fingerprint:
+        raise UserError(
+            f"adapter {folder} was trained on another base ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
+            f"{made_for[:12]}, this model has {fingerprint[:12]}); give the --model it was trained on"
+        )
+    tensors = {k: v for k, v in tensors.items() if not is_unused(k.removeprefix(PREFIX), config)}
+    _check_fit(folder, tensors, adapter_shapes(config, adapter).tensors)
+    return adapter, tensors
+
+
+# What PEFT can do and this project cannot, with the value that means "not used".
+_UNSUPPORTED: dict[str, Any] = {
+    "use_dora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "fan_in_fan_out": False, "lora_bias": False,
+    "layer_replication": None, "target_parameters": None,
+}  # fmt: skip
+
+
+def _read_config(folder: Path) -> AdapterConfig:
+    """`adapter_config.json`. Raises UserError where it is no plain LoRA."""
     raw = read_json(folder / CONFIG_FILE, "adapter configuration")
     if isinstance(raw, dict) and raw.get("peft_type", "LORA") != "LORA":
         raise UserError(f"{folder} is a {raw['peft_type']} adapter; only LoRA is supported")
@@ -179,16 +202,7 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
         raise UserError(
             f"{folder / CONFIG_FILE} is no LoRA configuration (it has no r or no lora_alpha); copy the adapter again"
         )
-    for key, plain in (
-        ("use_dora", False),
-        ("bias", "none"),
-        ("rank_pattern", {}),
-        ("alpha_pattern", {}),
-        ("fan_in_fan_out", False),
-        ("lora_bias", False),
-        ("layer_replication", None),
-        ("target_parameters", None),
-    ):
+    for key, plain in _UNSUPPORTED.items():
         if raw.get(key) not in (plain, None):
             raise UserError(f"{folder}: {key} = {raw[key]!r} is not supported; use an adapter without it")
     if str(raw.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")):
@@ -197,7 +211,7 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
             "path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         )
     targets = raw.get("target_modules") or ()
-    adapter = AdapterConfig(
+    return AdapterConfig(
         r=int(raw["r"]),
         lora_alpha=raw["lora_alpha"],
         lora_dropout=float(raw.get("lora_dropout") or 0.0),
@@ -206,14 +220,10 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
         use_rslora=bool(raw.get("use_rslora")),
         base_model_name_or_path=raw.get("base_model_name_or_path") or "",
     )
-    tensors, made_for = _read_tensors(folder / WEIGHTS_FILE)
-    if made_for and made_for != fingerprint:
-        raise UserError(
-            f"adapter {folder} was trained on another base ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
-            f"{made_for[:12]}, this model has {fingerprint[:12]}); give the --model it was trained on"
-        )
-    tensors = {k: v for k, v in tensors.items() if not is_unused(k.removeprefix(PREFIX), config)}
-    expected = adapter_shapes(config, adapter).tensors
+
+
+def _check_fit(folder: Path, tensors: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]) -> None:
+    """Raise UserError where a tensor is missing, extra or of another shape."""
     problems = [f"missing {key}" for key in expected if key not in tensors]
     problems += [f"extra {key}" for key in tensors if key not in expected]
     problems += [
@@ -226,4 +236,3 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
             f"adapter {folder} does not fit this model: {'; '.join(problems[:5])} ({len(problems)} in all); "
             "is it for another base?"
         )
-    return adapter, tensors

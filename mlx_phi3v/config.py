@@ -112,6 +112,20 @@ def load_model_config(folder: Path | str) -> ModelConfig:
     """
     folder = Path(folder)
     path = folder / "config.json"
+    raw = _read_config(folder, path)
+    values = _take(ModelConfig, raw, path)
+    values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelConfig.num_attention_heads))
+    values |= _rope_factors(raw.get("rope_scaling"), path)
+    values["hd_transform_order"] = _hd_transform_order(raw.get("embd_layer") or {}, path)
+    values["vision"] = VisionConfig(**_take(VisionConfig, (raw.get("img_processor") or {}).get("clip", {}), path))
+    values["quantization"] = _quantization(raw.get("quantization"), path)
+    values |= _num_crops(folder / "preprocessor_config.json")
+    config = ModelConfig(**values)
+    _check(config, path)
+    return config
+
+
+def _read_config(folder: Path, path: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(
             f"{folder} is no folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
@@ -122,46 +136,55 @@ def load_model_config(folder: Path | str) -> ModelConfig:
     if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
         kind = raw.get("model_type") if isinstance(raw, dict) else None
         raise UserError(f"{path} is for model type {kind!r}; this tool needs Phi-3-vision or Phi-3.5-vision ('phi3_v')")
-    values = _take(ModelConfig, raw, path)
-    values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelConfig.num_attention_heads))
-    scaling = raw.get("rope_scaling")
-    if scaling:
-        if scaling.get("type", scaling.get("rope_type")) not in ("su", "longrope"):
-            raise UserError(
-                f"{path}: rope_scaling type {scaling.get('type')!r} is not 'su'; only the published RoPE is supported"
-            )
-        for name in ("short_factor", "long_factor"):
-            try:
-                values[name] = tuple(map(float, scaling[name]))
-            except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path}: rope_scaling has no list of numbers {name!r}; use the published config") from None
-    embd = raw.get("embd_layer") or {}
+    return raw
+
+
+def _rope_factors(scaling: Mapping[str, Any] | None, path: Path) -> dict[str, tuple[float, ...]]:
+    """`short_factor` and `long_factor` of `rope_scaling`; nothing where there is none."""
+    if not scaling:
+        return {}
+    if scaling.get("type", scaling.get("rope_type")) not in ("su", "longrope"):
+        raise UserError(f"{path}: rope_scaling type {scaling.get('type')!r} is not 'su'; only the published RoPE is supported")
+    factors = {}
+    for name in ("short_factor", "long_factor"):
+        try:
+            factors[name] = tuple(map(float, scaling[name]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: rope_scaling has no list of numbers {name!r}; use the published config") from None
+    return factors
+
+
+def _hd_transform_order(embd: Mapping[str, Any], path: Path) -> str:
+    """The order of `embd_layer`, which must describe the published projector."""
     if not embd.get("use_hd_transform", True) or not embd.get("with_learnable_separator", True):
         raise UserError(
             f"{path}: embd_layer without HD transform or separators is not a published Phi-3-V; use the published config"
         )
     if embd.get("projection_cls", "mlp") != "mlp":
         raise UserError(f"{path}: projection_cls {embd['projection_cls']!r} is not supported; the published one is 'mlp'")
-    values["hd_transform_order"] = embd.get("hd_transform_order", "sub_glb")
-    values["vision"] = VisionConfig(**_take(VisionConfig, (raw.get("img_processor") or {}).get("clip", {}), path))
-    quantization = raw.get("quantization")
-    if quantization:
-        group_size, bits = quantization.get("group_size"), quantization.get("bits")
-        if bits not in (4, 8) or group_size not in (32, 64, 128):
-            raise UserError(
-                f"{path}: quantization of {bits} bits in groups of {group_size} is not supported; convert to 4 or 8 bits "
-                "in groups of 32, 64 or 128"
-            )
-        values["quantization"] = Quantization(group_size, bits)
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.is_file():
-        num_crops = read_json(preprocessor, "image processor configuration").get("num_crops", ModelConfig.num_crops)
-        if type(num_crops) is not int or num_crops < 1:
-            raise UserError(f"{preprocessor}: num_crops is {num_crops!r}; it must be a whole number of 1 or more")
-        values["num_crops"] = num_crops
-    config = ModelConfig(**values)
-    _check(config, path)
-    return config
+    return embd.get("hd_transform_order", "sub_glb")
+
+
+def _quantization(raw: Mapping[str, Any] | None, path: Path) -> Quantization | None:
+    if not raw:
+        return None
+    group_size, bits = raw.get("group_size"), raw.get("bits")
+    if bits not in (4, 8) or group_size not in (32, 64, 128):
+        raise UserError(
+            f"{path}: quantization of {bits} bits in groups of {group_size} is not supported; convert to 4 or 8 bits "
+            "in groups of 32, 64 or 128"
+        )
+    return Quantization(group_size, bits)
+
+
+def _num_crops(path: Path) -> dict[str, int]:
+    """`num_crops` of the image processor; nothing where the file is not there."""
+    if not path.is_file():
+        return {}
+    num_crops = read_json(path, "image processor configuration").get("num_crops", ModelConfig.num_crops)
+    if type(num_crops) is not int or num_crops < 1:
+        raise UserError(f"{path}: num_crops is {num_crops!r}; it must be a whole number of 1 or more")
+    return {"num_crops": num_crops}
 
 
 def _check(config: ModelConfig, path: Path) -> None:

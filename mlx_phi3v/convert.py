@@ -9,7 +9,7 @@ projections are packed; tower, projector, embeddings and lm_head stay as they ar
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from .checkpoint.hub import resolve_model
 from .checkpoint.layout import expected_tensors, is_quantized
 from .checkpoint.writer import ShardWriter, copy_processor
 from .cli import option
-from .config import load_model_config
+from .config import ModelConfig, load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
 from .progress import Progress, result, say
@@ -45,58 +45,76 @@ class ConvertConfig:
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
     """Convert; a summary. Raises UserError for a broken source, and leaves nothing behind then."""
-    if config.q_bits not in (4, 8) or config.q_group_size not in (32, 64, 128):
-        raise UserError(
-            f"--q-bits {config.q_bits} --q-group-size {config.q_group_size}: choose 4 or 8 bits, groups of 32, 64 or 128"
-        )
     started = time.perf_counter()
+    _check_sizes(config)
     source = resolve_model(config.hf_path)
     model = load_model_config(source)
-    if model.quantization:
-        raise UserError(f"{config.hf_path} is quantised already; convert from the published weights")
-    if config.quantize:
-        for size in (model.hidden_size, model.intermediate_size, model.num_attention_heads * model.head_dim):
-            if size % config.q_group_size:
-                raise UserError(f"--q-group-size {config.q_group_size} does not divide the model's width {size}; choose 32")
+    _check_source(config, model)
     # Without what older transformers wrote beside the weights (position_ids) and nobody reads.
     tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
     sources = sorted({info.file for info in tensors.values()})
     set_up("mlx")
     with atomic_folder(config.mlx_path) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.map(sha256_file, sources)  # beside the conversion; it also has the files read ahead
-        packed = sum(map(is_quantized, tensors)) if config.quantize else 0
-        writer = ShardWriter(folder, len(tensors) + 2 * packed)
-        with Progress("converting", len(tensors), as_json=config.json) as progress:
-            for name, info in tensors.items():
-                for piece in _converted(name, info, config):
-                    writer.add(*piece)
-                progress.advance(gb=writer.total / 1e9)
+        writer = _convert_tensors(config, tensors, folder)
         files = writer.close()
-        raw = read_json(source / "config.json", "model configuration")
-        raw.pop("auto_map", None)  # it names remote code, which nothing here runs
-        if config.dtype:
-            raw["torch_dtype"] = config.dtype
-        if config.quantize:
-            raw["quantization"] = {"group_size": config.q_group_size, "bits": config.q_bits}
-        write_json(folder / "config.json", raw)
+        _write_model_config(config, source, folder)
         copy_processor(source, folder)
-        write_json(
-            folder / SOURCE_FILE,
-            {
-                "source": config.hf_path,
-                "source_fingerprint": base_fingerprint(source),
-                "source_sha256": {path.name: digest for path, digest in zip(sources, hashes)},
-                "settings": {
-                    "quantize": config.quantize,
-                    "q_bits": config.q_bits,
-                    "q_group_size": config.q_group_size,
-                    "dtype": config.dtype,
-                },
-                "version": __version__,
-            },
-        )
+        _write_origin(config, source, dict(zip([path.name for path in sources], hashes)), folder)
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
+
+
+def _check_sizes(config: ConvertConfig) -> None:
+    if config.q_bits not in (4, 8) or config.q_group_size not in (32, 64, 128):
+        raise UserError(
+            f"--q-bits {config.q_bits} --q-group-size {config.q_group_size}: choose 4 or 8 bits, groups of 32, 64 or 128"
+        )
+
+
+def _check_source(config: ConvertConfig, model: ModelConfig) -> None:
+    """Raise UserError where the model is packed already, or its widths cannot be packed in such groups."""
+    if model.quantization:
+        raise UserError(f"{config.hf_path} is quantised already; convert from the published weights")
+    if config.quantize:
+        for size in (model.hidden_size, model.intermediate_size, model.num_attention_heads * model.head_dim):
+            if size % config.q_group_size:
+                raise UserError(f"--q-group-size {config.q_group_size} does not divide the model's width {size}; choose 32")
+
+
+def _convert_tensors(config: ConvertConfig, tensors: Mapping[str, TensorInfo], folder: Path) -> ShardWriter:
+    packed = sum(map(is_quantized, tensors)) if config.quantize else 0
+    writer = ShardWriter(folder, len(tensors) + 2 * packed)
+    with Progress("converting", len(tensors), as_json=config.json) as progress:
+        for name, info in tensors.items():
+            for piece in _converted(name, info, config):
+                writer.add(*piece)
+            progress.advance(gb=writer.total / 1e9)
+    return writer
+
+
+def _write_model_config(config: ConvertConfig, source: Path, folder: Path) -> None:
+    raw = read_json(source / "config.json", "model configuration")
+    raw.pop("auto_map", None)  # it names remote code, which nothing here runs
+    if config.dtype:
+        raw["torch_dtype"] = config.dtype
+    if config.quantize:
+        raw["quantization"] = {"group_size": config.q_group_size, "bits": config.q_bits}
+    write_json(folder / "config.json", raw)
+
+
+def _write_origin(config: ConvertConfig, source: Path, hashes: Mapping[str, str], folder: Path) -> None:
+    """What the folder was converted from, and how; `hashes` are of the source's weight files."""
+    write_json(
+        folder / SOURCE_FILE,
+        {
+            "source": config.hf_path,
+            "source_fingerprint": base_fingerprint(source),
+            "source_sha256": hashes,
+            "settings": {name: getattr(config, name) for name in ("quantize", "q_bits", "q_group_size", "dtype")},
+            "version": __version__,
+        },
+    )
 
 
 def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:

@@ -10,55 +10,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.config import VisionConfig
 
+from .all_rows import AllRows
 from .figures import Description, histogram, quantiles
-from .look import _default_vision, _look, _open_model, _preview, _sample, _sheet, _token_figures
-from .scan import _Scan
+from .sampled_rows import contact_sheet, draw_rows, look_at_rows, open_model, preview, token_figures
+
+_SHOWN_FAULTS = 20
 
 
 def describe(
-    catalogue: Catalogue,
-    *,
-    model: Path | None = None,
-    num_crops: Sequence[int] = (1, 4, 16),
-    max_length: int | None = None,
-    sample: int = 1000,
-    pictures: int = 48,
-    previews: int = 3,
-    seed: int = 0,
-    as_json: bool = False,
-) -> Description:
+    catalogue: Catalogue, *, model: Path | None = None, num_crops: Sequence[int] = (1, 4, 16), max_length: int | None = None,
+    sample: int = 1000, pictures: int = 48, previews: int = 3, seed: int = 0, as_json: bool = False,
+) -> Description:  # fmt: skip
     """Look at a catalogue. With the folder of a `model` its tokenizer counts the text and shows the labels.
 
     Raises UserError for a catalogue or model that cannot be read.
     """
-    scan = _Scan(catalogue, as_json)
-    chosen = _sample(catalogue, scan.rows, sample, seed)
-    prompts, config = _open_model(model)
-    vision = config.vision if config else _default_vision()
+    task, info = catalogue.task, catalogue.info
+    every = AllRows(catalogue, as_json)
+    chosen = draw_rows(catalogue, every.rows, sample, seed)
+    prompts, config = open_model(model)
+    vision = config.vision if config else VisionConfig()
     limit = max_length or (config.max_position_embeddings if config else None)
-    looks = list(_look(chosen, catalogue.task, prompts, as_json))
-    sizes = [size for look in looks for size in look.sizes]
-    tokens = tuple(_token_figures(crops, looks, vision, limit) for crops in num_crops) if looks else ()
+    rows = list(look_at_rows(chosen, task, prompts, as_json))
+    sizes = [size for row in rows for size in row.sizes]
     crops = config.num_crops if config else num_crops[0]
     return Description(
-        folder=str(catalogue.folder),
-        name=str(catalogue.info.get("name", "")),
-        fingerprint=catalogue.fingerprint,
-        task=catalogue.task,
-        rows=scan.rows,
-        counts=catalogue.info.get("counts", {}),
-        products=catalogue.info.get("products", {}),
-        fields=scan.figures(),
-        duplicates=scan.duplicates(),
-        sampled=len(looks),
-        widths=histogram([width for width, _ in sizes]),
-        heights=histogram([height for _, height in sizes]),
+        folder=str(catalogue.folder), name=str(info.get("name", "")), fingerprint=catalogue.fingerprint, task=task,
+        rows=every.rows, counts=info.get("counts", {}), products=info.get("products", {}),
+        fields=every.figures(), duplicates=every.duplicates(),
+        sampled=len(rows),
+        widths=histogram([width for width, _ in sizes]), heights=histogram([height for _, height in sizes]),
         sides=quantiles([min(size) for size in sizes]),
-        unreadable=tuple(look.fault for look in looks if look.fault)[:20],
-        tokens=tokens,
-        with_text=prompts is not None,
-        limit=limit,
-        previews=tuple(_preview(look, catalogue.task, prompts, vision, crops) for look in looks[:previews]) if prompts else (),
-        sheet=tuple(_sheet(looks, catalogue.task, pictures)),
-    )
+        unreadable=tuple(row.fault for row in rows if row.fault)[:_SHOWN_FAULTS],
+        tokens=tuple(token_figures(crops, rows, vision, limit) for crops in num_crops) if rows else (),
+        with_text=prompts is not None, limit=limit,
+        previews=tuple(preview(row, task, prompts, vision, crops) for row in rows[:previews]) if prompts else (),
+        sheet=tuple(contact_sheet(rows, task, pictures)),
+    )  # fmt: skip

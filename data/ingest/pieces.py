@@ -1,131 +1,81 @@
-"""From raw rows to checked rows, a piece of the source at a time; what worker processes run.
+"""Checked rows on their way to the catalogue: files in the work folder, a piece of the source each.
 
-A finished piece is a file under the work folder, so a run that was killed goes on after the last whole one:
     pieces/000012.rejected.jsonl   the rows left out: row, reason, value, place
     pieces/000012.arrow            the rows kept; its appearance says that the piece is done
     catalogue/images/ab/ab12...    their pictures, where the finished catalogue has them
+
+So a run that was killed goes on after the last whole piece.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.errors import UserError
-
+from .mapping import FieldMapping
 from .picture_store import write_whole
-from .rows import RejectedError, check_row
-from .sources import RawRow
-from .stage import Stage
 
-_PIECE_ROWS = 1000
-_PIECE_BYTES = 16_000_000
-
-
-def pieces(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
-    """Cut rows into pieces of bounded number and size, the same ones at every run."""
-    piece: list[RawRow] = []
-    size = 0
-    for row in rows:
-        piece.append(row)
-        size += sum(_size(value) for value in row.values.values()) if isinstance(row.values, dict) else 0
-        if len(piece) >= _PIECE_ROWS or size >= _PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+# Columns of a piece that the catalogue does not have.
+ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
+HIDDEN = (ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT)
+_READ_ROWS = 1000
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, (bytes, str)):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(_size(item) for item in value.values())
-    return sum(_size(item) for item in value) if isinstance(value, list) else 0
+def piece_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Columns of a piece: those of the catalogue and what splitting needs."""
+    columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("images", pa.list_(pa.string()))]
+    columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
+    columns += list(extras.items())
+    columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
+    columns += [(PRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
+    return pa.schema(columns)
 
 
-def stage_all(stage: Stage, rows: Iterable[RawRow], processes: int, advance: Callable[[int], None]) -> int:
-    """Stage all rows with so many processes -> the number of pieces. `advance` hears of every piece's rows.
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of one ingest, in its work folder."""
 
-    Raises UserError where a worker process dies.
-    """
-    (stage.work / "pieces").mkdir(parents=True, exist_ok=True)
-    count = 0
-    running: dict[Future[Any], int] = {}
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (stage,)) if processes > 1 else None
-    try:
-        for count, piece in enumerate(pieces(rows), 1):
-            if stage.piece_path(count - 1).exists():
-                advance(len(piece))
-            elif pool is None:
-                stage_piece(stage, count - 1, piece)
-                advance(len(piece))
-            else:
-                running[pool.submit(_work, count - 1, piece)] = len(piece)
-                # A few pieces ahead keep the workers busy; more would only fill memory.
-                _collect(running, 2 * processes - 1, advance)
-        _collect(running, 0, advance)
-    except BrokenProcessPool:
-        raise UserError("a worker process died, most likely for want of memory; start again with fewer --processes") from None
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-    return count
+    work: Path
+    schema: pa.Schema
 
+    @property
+    def catalogue(self) -> Path:
+        """Where the catalogue is built, around the pictures stored already."""
+        return self.work / "catalogue"
 
-def _collect(running: dict[Future[Any], int], at_most: int, advance: Callable[[int], None]) -> None:
-    while len(running) > at_most:
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            future.result()
-            advance(running.pop(future))
+    def is_done(self, number: int) -> bool:
+        """Whether an earlier run finished this piece."""
+        return self._path(number).exists()
 
+    def write(self, number: int, kept: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Write one piece; the rows kept come last, as they say that it is done."""
+        write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
+        buffer = pa.BufferOutputStream()
+        with pa.ipc.new_file(buffer, self.schema) as writer:
+            writer.write_table(pa.Table.from_pylist(list(kept), schema=self.schema))
+        write_whole(self._path(number), buffer.getvalue())
 
-_stage: Stage | None = None
+    def rows(self, count: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows kept of the first `count` pieces, in the source's order."""
+        for number in range(count):
+            with pa.memory_map(str(self._path(number))) as file:
+                table = pa.ipc.open_file(file).read_all()
+                for batch in (table.select(columns) if columns else table).to_batches(_READ_ROWS):
+                    yield from batch.to_pylist()
 
+    def rejected(self, count: int) -> Iterator[dict[str, Any]]:
+        """The rows left out of the first `count` pieces."""
+        for number in range(count):
+            for line in self._rejected_path(number).read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)
 
-def _start_worker(stage: Stage) -> None:
-    global _stage
-    _stage = stage
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    def _path(self, number: int) -> Path:
+        return self.work / "pieces" / f"{number:06d}.arrow"
 
-
-def _end_with_parent() -> None:
-    """A pool's worker does not notice when its parent is killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(number: int, rows: Sequence[RawRow]) -> None:
-    assert _stage is not None
-    stage_piece(_stage, number, rows)
-
-
-def stage_piece(stage: Stage, number: int, rows: Sequence[RawRow]) -> tuple[int, int]:
-    """Check the rows of one piece and write it -> (rows kept, rows rejected)."""
-    kept: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    for row in rows:
-        try:
-            kept.append(check_row(stage, row))
-        except RejectedError as error:
-            rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
-    write_whole(stage.rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
-    buffer = pa.BufferOutputStream()
-    with pa.ipc.new_file(buffer, stage.schema) as writer:
-        writer.write_table(pa.Table.from_pylist(kept, schema=stage.schema))
-    write_whole(stage.piece_path(number), buffer.getvalue())
-    return len(kept), len(rejected)
+    def _rejected_path(self, number: int) -> Path:
+        return self.work / "pieces" / f"{number:06d}.rejected.jsonl"

@@ -14,14 +14,14 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import Progress
 
+from .check_row import RowChecks, row_references
 from .picture_store import Store
 from .pictures import PictureLimits, as_url
-from .pieces import stage_all
+from .pieces import Pieces
 from .plan import Plan, make_plan
-from .rows import row_references
 from .settings import IngestConfig, check_settings
-from .stage import Stage
-from .write_catalogue import _write
+from .workers import check_rows
+from .write_catalogue import write_catalogue
 
 
 def ingest(settings: IngestConfig) -> dict[str, Any]:
@@ -40,11 +40,11 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     plan = make_plan(settings)
     with _locked(work):
         _prepare_work(work, plan)
-        stage = _make_stage(settings, plan, work)
-        rows = _fetch(settings, plan, stage.store)
+        checks, pieces = _row_checks(settings, plan, work), Pieces(work, plan.schema)
+        rows = _fetch(settings, plan, checks.store)
         with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
-            pieces = stage_all(stage, plan.source.rows(), settings.processes, bar.advance)
-        info = _write(settings, plan, stage, pieces)
+            count = check_rows(checks, pieces, plan.source.rows(), settings.processes, bar.advance)
+        info = write_catalogue(settings, plan, pieces, count)
         shutil.rmtree(work)
     return info
 
@@ -78,10 +78,9 @@ def _prepare_work(work: Path, plan: Plan) -> None:
         write_json(work / "plan.json", {"digest": digest})
 
 
-def _make_stage(settings: IngestConfig, plan: Plan, work: Path) -> Stage:
+def _row_checks(settings: IngestConfig, plan: Plan, work: Path) -> RowChecks:
     asks = plan.source.kind == "chat" and settings.prompt is None
-    return Stage(
-        work=work,
+    return RowChecks(
         mapping=plan.mapping,
         extras=plan.extras,
         schema=plan.schema,

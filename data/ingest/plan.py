@@ -12,9 +12,9 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
 from .mapping import FieldMapping, make_mapping
+from .pieces import piece_schema
 from .settings import IngestConfig
 from .sources import Source, open_source
-from .stage import stage_schema
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def make_plan(settings: IngestConfig) -> Plan:
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     mapping = make_mapping(keys, list(columns), settings.source)
     extras = _extras(mapping, columns)
-    schema = stage_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
+    schema = piece_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset")
     chosen = {name: getattr(settings, name) for name in matters}
     return Plan(source, mapping, mapping.task(), extras, schema, chosen)

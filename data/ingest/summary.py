@@ -12,7 +12,8 @@ from mlx_phi3v.catalogue import SPLITS
 _RARE = 5
 
 
-def _category_report(counts: Counter[str]) -> dict[str, Any]:
+def category_report(counts: Counter[str]) -> dict[str, Any]:
+    """What `catalogue.json` says of one category field; `counts` are the rows of each value, "" for none."""
     named = Counter({name: count for name, count in counts.items() if name})
     folded: dict[str, list[str]] = {}
     for name in sorted(named):

@@ -4,115 +4,132 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 
 from ..writer import CatalogueWriter
+from .pieces import CHANGED, CODE, HIDDEN, LEFT_OUT, PRINTS, ROW, SPLIT, Pieces
 from .plan import Plan
 from .published import PublishedCsv
 from .settings import IngestConfig
 from .splits import SplitRow, Splitter
-from .stage import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT, Stage
-from .summary import _category_report
-
-_WRITE_ROWS = 1000
+from .summary import category_report
 
 
-def _staged_rows(stage: Stage, pieces: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    for number in range(pieces):
-        with pa.memory_map(str(stage.piece_path(number))) as file:
-            table = pa.ipc.open_file(file).read_all()
-            for batch in (table.select(columns) if columns else table).to_batches(_WRITE_ROWS):
-                yield from batch.to_pylist()
+def write_catalogue(settings: IngestConfig, plan: Plan, pieces: Pieces, count: int) -> dict[str, Any]:
+    """Split the rows of `count` pieces and write the catalogue -> its `catalogue.json`.
 
-
-def _write(settings: IngestConfig, plan: Plan, stage: Stage, pieces: int) -> dict[str, Any]:
-    """Split the staged rows and write the catalogue -> its `catalogue.json`."""
+    Raises UserError where no row is left.
+    """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
+    rejected = _write_rejected(pieces, count)
+    splitter = Splitter(pieces.work / "splitting", settings.seed)
+    products = _split(settings, splitter, pieces, count, categories, rejected)
+    _remove_strays(pieces.catalogue, splitter)
+    with (
+        _open_writer(settings, plan, pieces.catalogue) as writer,
+        Progress("writing", splitter.rows, as_json=settings.json) as bar,
+    ):
+        published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
+        tally = _Tally(categories)
+        for row, split in zip(pieces.rows(count), splitter.splits(), strict=True):
+            tally.add(row)
+            shown = {name: value for name, value in row.items() if name not in HIDDEN}
+            writer.add(split, shown)
+            if published:
+                published.add(split, shown)
+            bar.advance(1)
+        if published:
+            published.close()
+        writer.info |= {**tally.report(splitter, rejected), "products": products}
+        splitter.close()
+    return writer.info
+
+
+def _split(
+    settings: IngestConfig,
+    splitter: Splitter,
+    pieces: Pieces,
+    count: int,
+    categories: Sequence[str],
+    rejected: Counter[str],
+) -> dict[str, Any]:
+    """Put every row into a split, parts of one product together -> the report of products."""
     shares = {name: share for name, share in (("validation", settings.validation), ("test", settings.test)) if share}
-    splitter = Splitter(stage.work / "splitting", settings.seed)
     with Progress("splitting", 3, as_json=settings.json) as bar:
-        splitter.load(_split_rows(stage, pieces, categories[0] if categories else None))
+        splitter.load(_split_rows(pieces, count, categories[0] if categories else None))
         bar.advance()
-        rejected = _write_rejected(stage, pieces)
         if not splitter.rows:
-            raise _nothing_left(settings.source, rejected, stage.work / "catalogue" / "rejected.csv")
+            raise _nothing_left(settings.source, rejected, pieces.catalogue / "rejected.csv")
         links = splitter.join(near=settings.near_duplicates)
         bar.advance()
         splitter.assign(shares)
         report = splitter.report(links)
         bar.advance()
-    _remove_strays(stage.work / "catalogue", splitter)
-    hidden = (ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT)
-    changed, left_out, counted = 0, 0, {name: Counter[str]() for name in categories}
-    writer = CatalogueWriter(
+    return dataclasses.asdict(report)
+
+
+def _split_rows(pieces: Pieces, count: int, category: str | None) -> Iterator[SplitRow]:
+    columns = [ROW, "images", CODE, SPLIT, PRINTS, *([category] if category else [])]
+    for row in pieces.rows(count, columns):
+        contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[PRINTS]))
+        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents)
+
+
+def _open_writer(settings: IngestConfig, plan: Plan, folder: Path) -> CatalogueWriter:
+    return CatalogueWriter(
         settings.output,
         plan.task,
         name=settings.output.name,
         source={"kind": plan.source.kind, "name": plan.source.name, "identity": plan.source.identity},
         settings=dict(plan.settings) | {"mapping": plan.mapping.to_dict()},
         extra={name: plan.schema.field(name).type for name in plan.extras},
-        folder=stage.work / "catalogue",
+        folder=folder,
     )
-    with writer, Progress("writing", splitter.rows, as_json=settings.json) as bar:
-        published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
-        for row, split in zip(_staged_rows(stage, pieces), splitter.splits(), strict=True):
-            changed += row[CHANGED]
-            left_out += row[LEFT_OUT]
-            for name in categories:
-                counted[name][row[name] or ""] += 1
-            clean = {name: value for name, value in row.items() if name not in hidden}
-            writer.add(split, clean)
-            if published:
-                published.add(split, clean)
-            bar.advance(1)
-        if published:
-            published.close()
-        writer.info |= {
-            "counts": {
-                "read": splitter.rows + sum(rejected.values()),
-                "kept": splitter.rows,
-                "rejected": dict(rejected.most_common()),
-                "pictures": splitter.pictures,
-                "pictures_changed": changed,
-                "pictures_left_out": left_out,
-            },
-            "categories": {name: _category_report(counts) for name, counts in counted.items()},
-            "products": dataclasses.asdict(report),
+
+
+class _Tally:
+    """Counts the rows as they are written."""
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        self.changed = self.left_out = 0
+        self.categories = {name: Counter[str]() for name in categories}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one row of a piece."""
+        self.changed += row[CHANGED]
+        self.left_out += row[LEFT_OUT]
+        for name, counts in self.categories.items():
+            counts[row[name] or ""] += 1
+
+    def report(self, splitter: Splitter, rejected: Counter[str]) -> dict[str, Any]:
+        """The "counts" and "categories" of `catalogue.json`."""
+        counts = {
+            "read": splitter.rows + sum(rejected.values()),
+            "kept": splitter.rows,
+            "rejected": dict(rejected.most_common()),
+            "pictures": splitter.pictures,
+            "pictures_changed": self.changed,
+            "pictures_left_out": self.left_out,
         }
-        splitter.close()
-    return writer.info
+        return {"counts": counts, "categories": {name: category_report(c) for name, c in self.categories.items()}}
 
 
-def _split_rows(stage: Stage, pieces: int, category: str | None) -> Iterator[SplitRow]:
-    columns = [ROW, "images", CODE, SPLIT, PRINTS, *([category] if category else [])]
-    for row in _staged_rows(stage, pieces, columns):
-        contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[PRINTS]))
-        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents)
-
-
-def _write_rejected(stage: Stage, pieces: int) -> Counter[str]:
+def _write_rejected(pieces: Pieces, count: int) -> Counter[str]:
+    """Write `rejected.csv` -> reason -> rows."""
     reasons: Counter[str] = Counter()
-    with (
-        atomic_path(stage.work / "catalogue" / "rejected.csv") as path,
-        open(path, "w", encoding="utf-8", newline="") as file,
-    ):
+    with atomic_path(pieces.catalogue / "rejected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("row", "reason", "value", "place"))
         writer.writeheader()
-        for number in range(pieces):
-            for line in stage.rejected_path(number).read_text(encoding="utf-8").splitlines():
-                item = json.loads(line)
-                reasons[item["reason"]] += 1
-                writer.writerow(item)
+        for item in pieces.rejected(count):
+            reasons[item["reason"]] += 1
+            writer.writerow(item)
     return reasons
 
 

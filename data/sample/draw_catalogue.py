@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -107,57 +108,16 @@ def sample(settings: SampleConfig) -> dict[str, Any]:
 
     Raises UserError for an unknown brand, counts that do not fit, or an output folder that is not empty.
     """
-    import pyarrow as pa
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    brand = get_brand(settings.brand)
-    if not 10 <= settings.products <= MAX_PRODUCTS:
-        raise UserError(f"--products is {settings.products}; give 10 to {MAX_PRODUCTS:,}")
-    if settings.seed < 0:
-        raise UserError(f"--seed is {settings.seed}; give 0 or more")
+    check_settings(settings)
     validation, test = split_counts(settings)
-    # Starting workers costs more than a second, so a small catalogue is drawn here.
-    processes = settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
-    if processes < 0:
-        raise UserError(f"--processes is {processes}; give 0 or more")
-    text = {name: pa.string() for name in ("product_code", "brand", "currency", "material", "colour", "pattern", "size")}
-    kept = {
-        "brand": brand.name,
-        "products": settings.products,
-        "seed": settings.seed,
-        "validation": validation,
-        "test": test,
-    }
+    processes = _processes(settings)
     began = time.monotonic()
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} products/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    quiet = settings.json or not console.is_terminal
-    with (
-        CatalogueWriter(
-            settings.output,
-            Task(),
-            name=f"{brand.name}-{settings.products}-{settings.seed}",
-            source={"generator": "data.sample", "brand": brand.name, "settings": sha256_json(kept)},
-            settings=kept,
-            extra={**text, "logo": pa.bool_(), "season": pa.string()},
-        ) as writer,
-        Progress(*columns, console=console, disable=quiet) as progress,
-    ):
-        bar = progress.add_task(f"drawing {brand.name}", total=settings.products, rate=0.0)
-        for index, product in enumerate(draw_products(brand.name, settings.seed, settings.products, processes)):
+    with _open_writer(settings, validation, test) as writer, _bar(settings) as advance:
+        for index, product in enumerate(draw_products(settings.brand, settings.seed, settings.products, processes)):
             image = writer.add_image(product.picture, product.suffix)
             split = split_of(index, settings.products, validation, test, settings.seed)
             writer.add(split, {**product.row, "images": [image]})
-            progress.update(bar, advance=1, rate=(index + 1) / max(time.monotonic() - began, 1e-9))
+            advance()
     seconds = time.monotonic() - began
     info = Catalogue(settings.output).info
     return {
@@ -168,3 +128,68 @@ def sample(settings: SampleConfig) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "products_per_second": round(settings.products / seconds, 1),
     }
+
+
+def check_settings(settings: SampleConfig) -> None:
+    """Raise UserError for an unknown brand or a number out of range."""
+    get_brand(settings.brand)
+    if not 10 <= settings.products <= MAX_PRODUCTS:
+        raise UserError(f"--products is {settings.products}; give 10 to {MAX_PRODUCTS:,}")
+    if settings.seed < 0:
+        raise UserError(f"--seed is {settings.seed}; give 0 or more")
+
+
+def _processes(settings: SampleConfig) -> int:
+    # Starting workers costs more than a second, so a small catalogue is drawn here.
+    processes = settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
+    if processes < 0:
+        raise UserError(f"--processes is {processes}; give 0 or more")
+    return processes
+
+
+def _open_writer(settings: SampleConfig, validation: int, test: int) -> CatalogueWriter:
+    import pyarrow as pa
+
+    chosen = {
+        "brand": settings.brand,
+        "products": settings.products,
+        "seed": settings.seed,
+        "validation": validation,
+        "test": test,
+    }
+    text = ("product_code", "brand", "currency", "material", "colour", "pattern", "size")
+    return CatalogueWriter(
+        settings.output,
+        Task(),
+        name=f"{settings.brand}-{settings.products}-{settings.seed}",
+        source={"generator": "data.sample", "brand": settings.brand, "settings": sha256_json(chosen)},
+        settings=chosen,
+        extra={**dict.fromkeys(text, pa.string()), "logo": pa.bool_(), "season": pa.string()},
+    )
+
+
+@contextlib.contextmanager
+def _bar(settings: SampleConfig) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal -> what to call for each product drawn."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} products/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    with Progress(*columns, console=console, disable=settings.json or not console.is_terminal) as progress:
+        bar = progress.add_task(f"drawing {settings.brand}", total=settings.products, rate=0.0)
+
+        def advance() -> None:
+            done = progress.tasks[0].completed + 1
+            progress.update(bar, advance=1, rate=done / max(time.monotonic() - began, 1e-9))
+
+        yield advance

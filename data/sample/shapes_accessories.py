@@ -91,65 +91,46 @@ def boots(rng: Rng, size: float) -> Drawing:
 
 def hat(rng: Rng, size: float) -> Drawing:
     """Small: a peaked cap or a beanie. Large: a hat with a wide brim all round."""
-    d = Drawing()
     if size > 0.5:
-        brim = _between(0.9, 1.25, size) * rng.uniform(0.95, 1.05)
-        tall = rng.uniform(0.6, 0.75)
-        d.fill(disc(0, 0.02, brim, brim * rng.uniform(0.24, 0.34), 32), 0.88)
-        d.fill(
-            curve(
-                [
-                    (-0.52, 0.0),
-                    (-0.48, -tall * 0.75),
-                    (-0.25, -tall),
-                    (0.0, -tall * 0.93),
-                    (0.25, -tall),
-                    (0.48, -tall * 0.75),
-                    (0.52, 0.0),
-                    (0, 0.12),
-                ],
-                True,
-            )
-        )
-        d.accent(band(arc(0, -0.04, 0.52, 0.12, 0.0, 0.5), 0.1), "dark")
-        d.logo = (0.0, -tall * 0.45, 0.19)
-        return d
-    if rng.random() < 0.3:
-        tall = rng.uniform(0.85, 1.1)
-        d.fill(curve([(-0.55, 0.0), (-0.52, -tall * 0.6), (-0.2, -tall), (0.2, -tall), (0.52, -tall * 0.6), (0.55, 0.0)]))
-        d.fill(curve([(-0.58, -0.24), (0, -0.2), (0.58, -0.24), (0.58, 0.06), (0, 0.1), (-0.58, 0.06)], True), 0.8)
-        for x in np.linspace(-0.5, 0.5, 14):
-            d.seam([(float(x), -0.2), (float(x), 0.07)], 0.014, 0.6)
-        if rng.random() < 0.5:
-            d.accent(disc(0, -tall - 0.08, 0.17), "lace")
-        d.logo = (0.0, -tall * 0.52, 0.19)
-        return d
+        return _brimmed_hat(rng, size)
+    return _beanie(rng) if rng.random() < 0.3 else _cap(rng)
+
+
+def _brimmed_hat(rng: Rng, size: float) -> Drawing:
+    d = Drawing()
+    brim = _between(0.9, 1.25, size) * rng.uniform(0.95, 1.05)
+    tall = rng.uniform(0.6, 0.75)
+    d.fill(disc(0, 0.02, brim, brim * rng.uniform(0.24, 0.34), 32), 0.88)
+    right_edge = [(0.0, -tall * 0.93), (0.25, -tall), (0.48, -tall * 0.75), (0.52, 0.0)]
+    d.fill(curve([(-0.52, 0.0), (-0.48, -tall * 0.75), (-0.25, -tall), *right_edge, (0, 0.12)], True))
+    d.accent(band(arc(0, -0.04, 0.52, 0.12, 0.0, 0.5), 0.1), "dark")
+    d.logo = (0.0, -tall * 0.45, 0.19)
+    return d
+
+
+def _beanie(rng: Rng) -> Drawing:
+    d = Drawing()
+    tall = rng.uniform(0.85, 1.1)
+    d.fill(curve([(-0.55, 0.0), (-0.52, -tall * 0.6), (-0.2, -tall), (0.2, -tall), (0.52, -tall * 0.6), (0.55, 0.0)]))
+    d.fill(curve([(-0.58, -0.24), (0, -0.2), (0.58, -0.24), (0.58, 0.06), (0, 0.1), (-0.58, 0.06)], True), 0.8)
+    for x in np.linspace(-0.5, 0.5, 14):
+        d.seam([(float(x), -0.2), (float(x), 0.07)], 0.014, 0.6)
+    if rng.random() < 0.5:
+        d.accent(disc(0, -tall - 0.08, 0.17), "lace")
+    d.logo = (0.0, -tall * 0.52, 0.19)
+    return d
+
+
+def _cap(rng: Rng) -> Drawing:
+    d = Drawing()
     tall = rng.uniform(0.68, 0.85)
-    d.fill(
-        curve(
-            [
-                (-0.6, 0.0),
-                (-0.58, -tall * 0.55),
-                (-0.3, -tall * 0.95),
-                (0.0, -tall),
-                (0.3, -tall * 0.95),
-                (0.58, -tall * 0.55),
-                (0.6, 0.0),
-                (0, 0.06),
-            ],
-            True,
-        )
-    )
+    right_edge = [(0.3, -tall * 0.95), (0.58, -tall * 0.55), (0.6, 0.0)]
+    d.fill(curve([(-0.6, 0.0), (-0.58, -tall * 0.55), (-0.3, -tall * 0.95), (0.0, -tall), *right_edge, (0, 0.06)], True))
     for bend in (-0.36, 0.0, 0.36):
         d.seam(curve([(0.0, -tall), (bend * 1.1, -tall * 0.6), (bend, 0.0)]), 0.018, 0.6)
     peak = rng.uniform(0.3, 0.45)
-    d.fill(
-        curve(
-            [(-0.6, -0.05), (0.0, -0.16), (0.6, -0.05), (0.66, peak * 0.55), (0.3, peak), (-0.3, peak), (-0.66, peak * 0.55)],
-            True,
-        ),
-        0.72,
-    )
+    front = [(0.66, peak * 0.55), (0.3, peak), (-0.3, peak), (-0.66, peak * 0.55)]
+    d.fill(curve([(-0.6, -0.05), (0.0, -0.16), (0.6, -0.05), *front], True), 0.72)
     d.seam(curve([(-0.57, peak * 0.4), (-0.25, peak * 0.8), (0.25, peak * 0.8), (0.57, peak * 0.4)]), 0.016, 0.6)
     d.button(0.0, -tall, 0.05)
     d.logo = (0.0, -tall * 0.5, 0.2)
@@ -158,51 +139,33 @@ def hat(rng: Rng, size: float) -> Drawing:
 
 def bag(rng: Rng, size: float) -> Drawing:
     """Small: a little pouch with a flap on a long strap. Large: a tote with two short handles."""
+    return _tote(rng) if size > 0.5 else _pouch(rng)
+
+
+def _tote(rng: Rng) -> Drawing:
     d = Drawing()
-    if size > 0.5:
-        width, tall = rng.uniform(0.85, 1.0), rng.uniform(1.1, 1.35)
-        for lift, shade in ((0.5, 0.6), (0.42, 0.85)):
-            d.fill(band(arc(0, 0.04, width * 0.5, lift, 0.5, 1.0), 0.09), shade)
-        d.fill(both([(width, 0.0), (width * 0.9, tall - 0.08), (width * 0.8, tall)]))
-        d.fill(box(-width, -0.02, width, 0.1), 0.8)
-        for side in (1, -1):
-            d.seam([(side * width * 0.5, 0.0), (side * width * 0.5, 0.3)], 0.09, 0.7)
-            d.button(side * width * 0.5, 0.22, 0.05, "metal")
-        d.seam([(-width * 0.9, tall * 0.8), (width * 0.9, tall * 0.8)], 0.018, 0.55)
-        d.logo = (0.0, tall * 0.52, 0.27)
-        return d
+    width, tall = rng.uniform(0.85, 1.0), rng.uniform(1.1, 1.35)
+    for lift, shade in ((0.5, 0.6), (0.42, 0.85)):
+        d.fill(band(arc(0, 0.04, width * 0.5, lift, 0.5, 1.0), 0.09), shade)
+    d.fill(both([(width, 0.0), (width * 0.9, tall - 0.08), (width * 0.8, tall)]))
+    d.fill(box(-width, -0.02, width, 0.1), 0.8)
+    for side in (1, -1):
+        d.seam([(side * width * 0.5, 0.0), (side * width * 0.5, 0.3)], 0.09, 0.7)
+        d.button(side * width * 0.5, 0.22, 0.05, "metal")
+    d.seam([(-width * 0.9, tall * 0.8), (width * 0.9, tall * 0.8)], 0.018, 0.55)
+    d.logo = (0.0, tall * 0.52, 0.27)
+    return d
+
+
+def _pouch(rng: Rng) -> Drawing:
+    d = Drawing()
     width, tall = rng.uniform(0.52, 0.6), rng.uniform(0.55, 0.7)
     d.accent(band(arc(0, 0.06, width * 0.85, rng.uniform(1.1, 1.4), 0.5, 1.0, 24), 0.055), "strap")
-    d.fill(
-        curve(
-            [
-                (-width, 0.05),
-                (0, 0.0),
-                (width, 0.05),
-                (width * 1.02, tall * 0.8),
-                (width * 0.8, tall),
-                (-width * 0.8, tall),
-                (-width * 1.02, tall * 0.8),
-            ],
-            True,
-        ),
-        0.85,
-    )
+    sides = [(width * 1.02, tall * 0.8), (width * 0.8, tall), (-width * 0.8, tall), (-width * 1.02, tall * 0.8)]
+    d.fill(curve([(-width, 0.05), (0, 0.0), (width, 0.05), *sides], True), 0.85)
     flap = tall * 0.58
-    d.fill(
-        curve(
-            [
-                (-width * 1.03, 0.04),
-                (0, -0.03),
-                (width * 1.03, 0.04),
-                (width * 0.9, flap * 0.8),
-                (0, flap * 1.15),
-                (-width * 0.9, flap * 0.8),
-            ],
-            True,
-        ),
-        1.05,
-    )
+    tongue = [(width * 0.9, flap * 0.8), (0, flap * 1.15), (-width * 0.9, flap * 0.8)]
+    d.fill(curve([(-width * 1.03, 0.04), (0, -0.03), (width * 1.03, 0.04), *tongue], True), 1.05)
     d.accent(box(-0.06, flap * 1.0, 0.06, flap * 1.0 + 0.12), "metal")
     for side in (1, -1):
         d.button(side * width * 0.86, 0.06, 0.05, "metal")

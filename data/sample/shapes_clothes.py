@@ -142,51 +142,47 @@ def coat(rng: Rng, size: float) -> Drawing:
     _body(d, width, length, hem, neck, 0.1, rng.uniform(0.86, 0.98))
     lapels = rng.random() < 0.7
     if lapels:
-        flap = [
-            (neck * 1.1, -0.06),
-            (neck * 1.9, 0.12),
-            (neck * 2.1, 0.32),
-            (neck * 1.5, 0.36),
-            (0.02, 0.72),
-            (neck * 0.35, 0.1),
-        ]
-        d.fill(mirror(flap), 1.14)
-        d.fill(flap, 1.14)
-        d.fill([(neck * 0.6, 0.0), (0.02, 0.68), (-neck * 0.6, 0.0)], 0.4)
-        for y in np.linspace(0.82, length - 0.3, 3 + int(size * 2)):
-            for x in (-0.17, 0.17):
-                d.button(x, float(y), 0.045)
+        _lapels_and_buttons(d, neck, length, 3 + int(size * 2))
     else:
-        d.fill(
-            curve(
-                [(-neck * 1.3, 0.1), (-neck * 1.2, -0.14), (0, -0.2), (neck * 1.2, -0.14), (neck * 1.3, 0.1), (0, 0.2)], True
-            ),
-            0.75,
-        )
-        d.seam([(0.0, 0.1), (0.0, length)], 0.05, 0.35)
-        d.accent(box(-0.012, 0.2, 0.012, length - 0.02), "metal")
+        _hood_and_zip(d, neck, length)
     d.seam([(0.03, 0.7), (0.05, length)], 0.022, 0.45)
     if lapels and rng.random() < 0.6:
-        y = 0.52 + (min(length, 1.6) - 0.52) * 0.5
-        d.fill(box(-width * 0.97, y - 0.05, width * 0.97, y + 0.06), 0.72)
-        d.accent(box(-0.08, y - 0.08, 0.08, y + 0.09), "metal")
-        d.accent(box(-0.045, y - 0.045, 0.045, y + 0.055), "dark")
-    pocket = min(length * 0.66, 1.35)
-    for side in (1, -1):
-        d.seam(
-            [
-                (side * 0.28, pocket),
-                (side * 0.5, pocket + 0.02),
-                (side * 0.49, pocket + 0.1),
-                (side * 0.28, pocket + 0.08),
-                (side * 0.28, pocket),
-            ],
-            0.016,
-            0.5,
-        )
+        _coat_belt(d, width, length)
+    _pockets(d, min(length * 0.66, 1.35))
     _hanger(d, rng, width)
     d.logo = (-0.33, 0.62, 0.18)
     return d
+
+
+def _lapels_and_buttons(d: Drawing, neck: float, length: float, rows: int) -> None:
+    collar = [(neck * 1.1, -0.06), (neck * 1.9, 0.12), (neck * 2.1, 0.32)]
+    lapel = [*collar, (neck * 1.5, 0.36), (0.02, 0.72), (neck * 0.35, 0.1)]
+    d.fill(mirror(lapel), 1.14)
+    d.fill(lapel, 1.14)
+    d.fill([(neck * 0.6, 0.0), (0.02, 0.68), (-neck * 0.6, 0.0)], 0.4)
+    for y in np.linspace(0.82, length - 0.3, rows):
+        for x in (-0.17, 0.17):
+            d.button(x, float(y), 0.045)
+
+
+def _hood_and_zip(d: Drawing, neck: float, length: float) -> None:
+    left, right = [(-neck * 1.3, 0.1), (-neck * 1.2, -0.14)], [(neck * 1.2, -0.14), (neck * 1.3, 0.1)]
+    d.fill(curve([*left, (0, -0.2), *right, (0, 0.2)], True), 0.75)
+    d.seam([(0.0, 0.1), (0.0, length)], 0.05, 0.35)
+    d.accent(box(-0.012, 0.2, 0.012, length - 0.02), "metal")
+
+
+def _coat_belt(d: Drawing, width: float, length: float) -> None:
+    y = 0.52 + (min(length, 1.6) - 0.52) * 0.5
+    d.fill(box(-width * 0.97, y - 0.05, width * 0.97, y + 0.06), 0.72)
+    d.accent(box(-0.08, y - 0.08, 0.08, y + 0.09), "metal")
+    d.accent(box(-0.045, y - 0.045, 0.045, y + 0.055), "dark")
+
+
+def _pockets(d: Drawing, y: float) -> None:
+    for side in (1, -1):
+        corners = [(0.28, y), (0.5, y + 0.02), (0.49, y + 0.1), (0.28, y + 0.08), (0.28, y)]
+        d.seam([(side * x, height) for x, height in corners], 0.016, 0.5)
 
 
 def dress(rng: Rng, size: float) -> Drawing:

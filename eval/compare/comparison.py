@@ -5,48 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from . import verdict
 from .comparable import Difference
-from .measures import Joined, MetricRow
-from .noise import Floor, Noise
+from .joined import Joined
+from .measures import MetricRow
+from .noise import Floor, Noise, measure_noise
+from .notes import make_notes
+from .parted_rows import PartedRow, count_causes
+from .side import Side, make_side
 from .trace import Direction
 from .verdict import Decision, Gate
 
-
-@dataclass(frozen=True)
-class PartedRow:
-    """A product on which the runs part, with its one cause."""
-
-    id: str
-    cause: str
-    detail: str
-    reading: str  # the fields read differently: "full_price 120.0 | 12.0"
-    position: int | None
-    margin: float | None
-    outcome: str
-    category: str | None
-    severity: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """One run's part in a comparison."""
-
-    label: str
-    path: str
-    manifest: dict[str, Any]
-    rows: int
-    only: list[str]  # ids the other run lacks
-    duplicates: list[tuple[str, bool]]  # (id, whether both say the same)
-    finished: bool
-    seconds: float
-    rows_per_second: float | None
-    statuses: dict[str, dict[str, int]]  # field -> parse status -> rows
-    confusion: dict[str, dict[str, dict[str, int]]]  # category field -> true -> predicted -> rows
+# The keys of `--json`, after schema, verdict and exit_status.
+_REPORTED = (
+    "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
+    "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
+)  # fmt: skip
 
 
 @dataclass
@@ -54,22 +33,13 @@ class Comparison:
     """Everything the report, the page and `--json` say. All shares are 0 to 1, all differences B - A."""
 
     decision: Decision
-    a: Side
-    b: Side
-    joined: int
     differences: list[Difference]
-    notes: list[str]
     metrics: list[MetricRow]
     both_parsed: list[MetricRow]
     by_category: dict[str, list[MetricRow]]
-    agreement: dict[str, tuple[int, int]]  # what -> (rows alike, rows that can tell)
-    outcomes: dict[str, int]
-    inputs: dict[str, tuple[int, int]]  # stage -> (rows that differ, rows that can tell)
-    cause_counts: dict[str, int]
     parted: list[PartedRow]  # worst first
-    noise: Noise
     floors: list[Floor]
-    near_tie: float
+    near_tie: float  # nats
     seed: int
     resamples: int
     one_sided: bool
@@ -96,9 +66,54 @@ class Comparison:
         """0 EQUIVALENT or NO WORSE, 1 DIFFERENT or WORSE, 3 INCONCLUSIVE."""
         return verdict.EXIT_STATUS[self.verdict]
 
+    @cached_property
+    def a(self) -> Side:
+        """The first run's part."""
+        return make_side(self.data.run_a, self.data.columns_a, self.data.join.only_a)
+
+    @cached_property
+    def b(self) -> Side:
+        """The second run's part."""
+        return make_side(self.data.run_b, self.data.columns_b, self.data.join.only_b)
+
+    @property
+    def joined(self) -> int:
+        """Products both runs have."""
+        return len(self.data.join.ids)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the figures."""
+        return make_notes(self.data)
+
+    @cached_property
+    def agreement(self) -> dict[str, tuple[int, int]]:
+        """Of text, tokens and fields read: (rows alike, rows that can tell)."""
+        return self.data.agreement()
+
+    @cached_property
+    def outcomes(self) -> dict[str, int]:
+        """Rows on which both runs, only A, only B, neither is right."""
+        return self.data.outcome_counts()
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[int, int]]:
+        """Of each input stage: (rows that differ, rows that can tell)."""
+        return self.data.differing_inputs()
+
+    @cached_property
+    def cause_counts(self) -> dict[str, int]:
+        """Rows of each cause."""
+        return count_causes(self.parted)
+
+    @cached_property
+    def noise(self) -> Noise:
+        """How far the two runs' numbers lie apart."""
+        return measure_noise(self.data.columns_a, self.data.columns_b, self.data.join)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: everything but the columns. NaN and infinity become null."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "data"}
+        values = {name: getattr(self, name) for name in _REPORTED}
         return _plain({"schema": 1, "verdict": self.verdict, "exit_status": self.exit_status, **values})
 
 

@@ -1,24 +1,21 @@
-"""Every measure of two runs over the products they share: all rows, rows both parsed, and category by category."""
+"""Every metric of two runs over the products they share: all rows, rows both parsed, and category by category."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..runs.columns import Bools, Columns, FieldColumn, Ints, first_category
-from ..runs.run import Run
-from . import metrics, statistics
-from .comparable import Join
+from ..runs.columns import FieldColumn, Ints
+from . import statistics
+from .joined import Joined
 from .metrics import METRICS, Metric
-from .statistics import Interval, PairedDifference, PairedProportion, PairedResamples
+from .statistics import Floats, Mean, PairedDifference, PairedProportion, PairedResamples, Statistic, finite
 
 LEVEL = 0.95
-OUTCOMES = ("both right", "only A", "only B", "both wrong")
 NO_CATEGORY = "(none)"
 
 
@@ -44,124 +41,89 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Both runs with their columns aligned: row i of `fields_a` and `fields_b` is product `join.ids[i]`."""
+class _Pair:
+    """One metric of one field, on both sides."""
 
-    run_a: Run
-    run_b: Run
-    columns_a: Columns
-    columns_b: Columns
-    join: Join
-    fields_a: dict[str, FieldColumn]
-    fields_b: dict[str, FieldColumn]
-    right_a: Bools
-    right_b: Bools
-    category: list[str | None]
-
-    def rows(self, i: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Both runs' full rows of joined product i, read from disk."""
-        return (
-            self.run_a.read(int(self.columns_a.offsets[self.join.a[i]])),
-            self.run_b.read(int(self.columns_b.offsets[self.join.b[i]])),
-        )
-
-    def outcome(self, i: int) -> str:
-        """Which side is right on joined product i."""
-        return OUTCOMES[(0 if self.right_b[i] else 1) if self.right_a[i] else (2 if self.right_b[i] else 3)]
-
-
-def align(run_a: Run, run_b: Run, columns_a: Columns, columns_b: Columns, joined: Join) -> Joined:
-    names = [name for name in columns_a.fields if name in columns_b.fields]
-    fields_a = {name: columns_a.fields[name].take(joined.a) for name in names}
-    fields_b = {name: columns_b.fields[name].take(joined.b) for name in names}
-    group = first_category(run_a.task)
-    category = list(fields_a[group].true) if group in fields_a else [None] * len(joined.ids)
-    return Joined(
-        run_a, run_b, columns_a, columns_b, joined, fields_a, fields_b, _all_right(fields_a), _all_right(fields_b), category
-    )
-
-
-def _all_right(fields: Mapping[str, FieldColumn]) -> Bools:
-    """Rows on which every category and price is right; of a task that has neither, every text."""
-    judged = [item for item in fields.values() if item.kind != "text"] or list(fields.values())
-    return np.all([metrics.right(item) | ~item.has_truth for item in judged], axis=0)
-
-
-def _pair(metric: Metric, a: FieldColumn, b: FieldColumn, samples: Any, sides: list[statistics.Statistic]) -> PairedDifference:
-    if metric.form == "proportion":
-        left, right = sides
-        assert isinstance(left, statistics.Mean) and isinstance(right, statistics.Mean)
-        mask = left.mask & right.mask
-        x, y = left.values[mask] > 0, right.values[mask] > 0
-        return PairedProportion(int((x & ~y).sum()), int((~x & y).sum()), int(mask.sum()))
-    identical = bool(np.array_equal(a.status, b.status)) and _same_values(a, b)
-    rows = int((a.has_truth & b.has_truth).sum())
-    return PairedResamples(sides[1].point() - sides[0].point(), samples, rows, identical, metric.bounded)
-
-
-def _same_values(a: FieldColumn, b: FieldColumn) -> bool:
-    if a.kind == "number":
-        return bool(np.array_equal(a.predicted, b.predicted, equal_nan=True))
-    return bool(np.array_equal(a.predicted, b.predicted))
+    field: str
+    metric: Metric
+    a: FieldColumn
+    b: FieldColumn
+    sides: tuple[Statistic, Statistic]
 
 
 def measure(
     data: Joined, rows: Ints, *, seed: int, resamples: int, only: str | None = None, one_category: bool = False
 ) -> tuple[list[MetricRow], dict[tuple[str, str], PairedDifference]]:
-    """Every measure of every field (or of field `only`) on these joined rows.
+    """Every metric of every field (or of field `only`) on these joined rows: what a report shows, and each difference.
 
     `one_category` leaves out macro-F1, which says nothing where the truth is one class.
     """
-    fields = {
-        name: (column.take(rows), data.fields_b[name].take(rows))
-        for name, column in data.fields_a.items()
-        if only in (None, name)
-    }
-    wanted = [
-        (name, metric)
-        for name, (a, _) in fields.items()
-        for metric in METRICS[a.kind]
-        if not (one_category and metric.form == "macro_f1")
-    ]
-    sides = [metrics.paired_statistics(metric, list(fields[name])) for name, metric in wanted]
-    drawn = [i for i, (_, metric) in enumerate(wanted) if metric.form != "proportion"]
-    flat = [side for i in drawn for side in sides[i]]
-    samples = statistics.bootstrap(flat, len(rows), seed=seed, resamples=resamples) if flat else np.zeros((resamples, 0))
-    found: list[MetricRow] = []
-    paired: dict[tuple[str, str], PairedDifference] = {}
-    for i, (name, metric) in enumerate(wanted):
-        gaps = None
-        if i in drawn:
-            column = 2 * drawn.index(i)
-            gaps = samples[:, column + 1] - samples[:, column]
-        difference = _pair(metric, *fields[name], gaps, sides[i])
-        paired[name, metric.name] = difference
-        found.append(_metric_row(name, metric, fields[name][0].kind, difference, sides[i]))
-    return found, paired
+    pairs: list[_Pair] = []
+    for name, column in data.fields_a.items():
+        if only in (None, name):
+            pairs += _pairs(name, column.take(rows), data.fields_b[name].take(rows), one_category=one_category)
+    gaps = _resampled_gaps(pairs, len(rows), seed=seed, resamples=resamples)
+    paired = {(pair.field, pair.metric.name): _difference(pair, gaps) for pair in pairs}
+    return [_metric_row(pair, paired[pair.field, pair.metric.name]) for pair in pairs], paired
 
 
-def _metric_row(
-    name: str, metric: Metric, kind: str, difference: PairedDifference, sides: list[statistics.Statistic]
-) -> MetricRow:
-    interval: Interval = difference.interval(statistics.normal_quantile(LEVEL)) if difference.n else (math.nan, math.nan)
+def _pairs(field: str, a: FieldColumn, b: FieldColumn, *, one_category: bool) -> Iterator[_Pair]:
+    for metric in METRICS[a.kind]:
+        if not (one_category and metric.form == "macro_f1"):
+            side_a, side_b = metric.statistics([a, b])
+            yield _Pair(field, metric, a, b, (side_a, side_b))
+
+
+def _resampled_gaps(pairs: list[_Pair], n: int, *, seed: int, resamples: int) -> dict[tuple[str, str], Floats]:
+    """B - A on each resample [resamples], of all that is no proportion; every metric on the same resamples."""
+    drawn = [pair for pair in pairs if pair.metric.form != "proportion"]
+    if not drawn:
+        return {}
+    sides = [side for pair in drawn for side in pair.sides]
+    samples = statistics.bootstrap(sides, n, seed=seed, resamples=resamples)
+    gaps = samples[:, 1::2] - samples[:, ::2]
+    return {(pair.field, pair.metric.name): gaps[:, i] for i, pair in enumerate(drawn)}
+
+
+def _difference(pair: _Pair, gaps: dict[tuple[str, str], Floats]) -> PairedDifference:
+    a, b = pair.sides
+    if pair.metric.form == "proportion":
+        assert isinstance(a, Mean) and isinstance(b, Mean)
+        mask = a.mask & b.mask
+        x, y = a.values[mask] > 0, b.values[mask] > 0
+        return PairedProportion(int((x & ~y).sum()), int((~x & y).sum()), int(mask.sum()))
+    rows = int((pair.a.has_truth & pair.b.has_truth).sum())
+    samples = gaps[pair.field, pair.metric.name]
+    return PairedResamples(b.point() - a.point(), samples, rows, _read_alike(pair.a, pair.b), pair.metric.bounded)
+
+
+def _read_alike(a: FieldColumn, b: FieldColumn) -> bool:
+    """Whether every row was read the same on both sides."""
+    numbers = a.kind == "number"
+    return np.array_equal(a.status, b.status) and np.array_equal(a.predicted, b.predicted, equal_nan=numbers)
+
+
+def _metric_row(pair: _Pair, difference: PairedDifference) -> MetricRow:
+    metric, judged = pair.metric, bool(difference.n)
+    low, high = difference.interval(statistics.normal_quantile(LEVEL)) if judged else (math.nan, math.nan)
     share = difference if isinstance(difference, PairedProportion) else None
-    counts = [int(side.mask.sum()) if not isinstance(side, statistics.MacroF1) else int(difference.n) for side in sides]
+    counts = [int(difference.n)] if metric.form == "macro_f1" else [side.rows for side in pair.sides]
     return MetricRow(
-        field=name,
-        kind=kind,
+        field=pair.field,
+        kind=pair.a.kind,
         metric=metric.name,
         label=metric.label,
         unit=metric.unit,
         better=metric.better,
-        a=metrics.finite(sides[0].point()),
-        b=metrics.finite(sides[1].point()),
-        difference=metrics.finite(difference.estimate),
-        interval=(metrics.finite(interval[0]), metrics.finite(interval[1])),
+        a=finite(pair.sides[0].point()),
+        b=finite(pair.sides[1].point()),
+        difference=finite(difference.estimate),
+        interval=(finite(low), finite(high)),
         method=difference.method,
         rows=min(counts),
         only_a=int(share.only_a) if share else None,
         only_b=int(share.only_b) if share else None,
-        p_value=difference.p_value() if difference.n else None,
+        p_value=difference.p_value() if judged else None,
     )
 
 

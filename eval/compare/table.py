@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlx_phi3v.errors import UserError
 
 from ..runs.run import Run
 from .compare_runs import RESAMPLES, compare_runs
+from .comparison import Comparison
 from .measures import MetricRow
 
 
@@ -63,28 +64,27 @@ def tabulate(
         comparison = compare_runs(reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, breakdown=False)
         if not rows:
             gated = [(gate.field, gate.metric) for gate in comparison.gates]
-            rows.append(_reference_row(reference, comparison.metrics, comparison.a.rows, comparison.a.rows_per_second))
-        alike, known = comparison.agreement["text"]
-        rows.append(
-            TableRow(
-                run.label,
-                str(run.path),
-                comparison.joined,
-                comparison.verdict,
-                comparison.metrics,
-                alike / known if known else None,
-                comparison.b.rows_per_second,
-            )
-        )
+            rows.append(_reference_row(reference, comparison))
+        rows.append(_compared_row(run, comparison))
     return Table(reference.label, gated, rows)
 
 
-def _reference_row(run: Run, measures: list[MetricRow], rows: int, speed: float | None) -> TableRow:
-    own = [
-        MetricRow(**{**asdict(item), "b": item.a, "difference": None, "interval": (None, None), "p_value": None})
-        for item in measures
-    ]
-    return TableRow(run.label, str(run.path), rows, "", own, None, speed)
+def _compared_row(run: Run, comparison: Comparison) -> TableRow:
+    alike, known = comparison.agreement["text"]
+    return TableRow(
+        run.label,
+        str(run.path),
+        comparison.joined,
+        comparison.verdict,
+        comparison.metrics,
+        alike / known if known else None,
+        comparison.b.rows_per_second,
+    )
+
+
+def _reference_row(run: Run, comparison: Comparison) -> TableRow:
+    own = [replace(item, b=item.a, difference=None, interval=(None, None), p_value=None) for item in comparison.metrics]
+    return TableRow(run.label, str(run.path), comparison.a.rows, "", own, None, comparison.a.rows_per_second)
 
 
 def measure_of(row: TableRow, field: str, metric: str) -> MetricRow | None:

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_phi3v.errors import UserError
 
 from ..runs.run import Run
-from .measures import Joined
+from .joined import Joined
 
 TopK = Sequence[Sequence[float]]
 _WORST = 10
@@ -84,28 +84,17 @@ def trace_directions(data: Joined) -> list[Direction]:
 
 
 def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> Direction:
-    columns = data.columns_b if other is data.run_b else data.columns_a
-    position = columns.position()
     gaps: list[float] = []
     kls: list[float] = []
     divergences: list[int] = []
     rows: list[tuple[str, float, int]] = []
-    for trace in read_trace(run, other):
-        if trace["id"] not in position:
-            continue
-        own = other.read(int(columns.offsets[position[trace["id"]]]))
-        if own.get("token_ids") != trace["token_ids"]:
-            raise UserError(
-                f"{trace_path(run, other)} scored other tokens of {trace['id']!r} than {other.path} holds; trace it again"
-            )
+    for own, trace in _paired_rows(run, other, data):
         step_gaps = np.array(own["logprobs"], dtype=float) - np.array(trace["logprobs"], dtype=float)
         gaps += step_gaps.tolist()
         rows.append((trace["id"], float(step_gaps.sum()), int(step_gaps.argmax()) if len(step_gaps) else 0))
         if own.get("top_k") and trace.get("top_k"):
             kls += [kl_top_k(p, q) for p, q in zip(own["top_k"], trace["top_k"])]
-            firsts = [max(step, key=lambda item: item[1])[0] for step in trace["top_k"]]
-            parting = [k for k, (first, token) in enumerate(zip(firsts, own["token_ids"])) if first != token]
-            divergences += parting[:1]
+            divergences += _first_divergence(own["token_ids"], trace["top_k"])
     return Direction(
         scored=scored,
         under=under,
@@ -118,3 +107,24 @@ def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> D
         median_divergence=float(np.median(divergences)) if divergences else None,
         worst=sorted(rows, key=lambda row: -row[1])[:_WORST],
     )
+
+
+def _paired_rows(run: Run, other: Run, data: Joined) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(OTHER's own row, the same row under RUN's model). Raises UserError where the tokens scored are others."""
+    columns = data.columns_b if other is data.run_b else data.columns_a
+    position = columns.position()
+    for trace in read_trace(run, other):
+        if trace["id"] not in position:
+            continue
+        own = other.read(int(columns.offsets[position[trace["id"]]]))
+        if own.get("token_ids") != trace["token_ids"]:
+            raise UserError(
+                f"{trace_path(run, other)} scored other tokens of {trace['id']!r} than {other.path} holds; trace it again"
+            )
+        yield own, trace
+
+
+def _first_divergence(tokens: Sequence[int], top_k: Sequence[TopK]) -> list[int]:
+    """The first step at which the model's first choice is another token, as a list; empty where there is none."""
+    firsts = [max(step, key=lambda item: item[1])[0] for step in top_k]
+    return [k for k, (first, token) in enumerate(zip(firsts, tokens)) if first != token][:1]

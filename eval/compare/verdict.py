@@ -34,6 +34,7 @@ POWER = 0.80
 MARGINS: dict[str, float] = {"accuracy": 0.02, "within_10": 0.02}
 _TEXT_MARGINS = {"ratio": 0.02}  # where a task has neither category nor price
 
+State = Literal["same", "different", "open"]
 Verdict = Literal["EQUIVALENT", "DIFFERENT", "INCONCLUSIVE", "NO WORSE", "WORSE"]
 EXIT_STATUS: dict[str, int] = {"EQUIVALENT": 0, "NO WORSE": 0, "DIFFERENT": 1, "WORSE": 1, "INCONCLUSIVE": 3}
 
@@ -49,7 +50,7 @@ class Gate:
     difference: float
     interval: Interval  # 90 %: what is held inside the margin
     p_value: float | None  # exact McNemar; None for a bootstrapped measure
-    state: Literal["same", "different", "open"]
+    state: State
     better: int
     rows: int
     rows_to_same: int | None  # of an open gate: rows in all at which `same` is found with 80 % power, these rates being true
@@ -111,29 +112,25 @@ def judge(
         one_sided: only a loss of B counts (a baseline).
         project: also find how many rows would settle an open gate.
     """
+    better = metric.better if one_sided else 0
     z = normal_quantile(1 - 2 * ALPHA)
     interval = _worst_case(difference, z, only_a, only_b) if difference.n else (-1.0, 1.0)
-    same = inside(interval, margin, metric.better if one_sided else 0)
-    found = bool(difference.n) and difference.differs(ALPHA / gates)
-    if one_sided and difference.estimate * metric.better > 0:
-        found = False
-    state: Literal["same", "different", "open"] = "same" if same else "different" if found else "open"
+    state = _state(difference, interval, margin, ALPHA / gates, better)
     needed: tuple[int | None, int | None] = (None, None)
     if state == "open" and project:
-        needed = rows_needed(difference, margin, gates=gates, better=metric.better if one_sided else 0)
+        needed = rows_needed(difference, margin, gates=gates, better=better)
     return Gate(
-        field,
-        metric.name,
-        metric.label,
-        margin,
-        difference.estimate,
-        interval,
-        difference.p_value() if difference.n else None,
-        state,
-        metric.better,
-        int(difference.n),
-        *needed,
-    )
+        field, metric.name, metric.label, margin, difference.estimate, interval,
+        difference.p_value() if difference.n else None, state, metric.better, int(difference.n), *needed,
+    )  # fmt: skip
+
+
+def _state(difference: PairedDifference, interval: Interval, margin: float, alpha: float, better: int) -> State:
+    """`same`, `different` at level alpha, or `open`; with `better`, a gain of B is never `different`."""
+    if inside(interval, margin, better):
+        return "same"
+    gain = difference.estimate * better > 0
+    return "different" if difference.n and not gain and difference.differs(alpha) else "open"
 
 
 def inside(interval: Interval, margin: float, better: int = 0) -> bool:

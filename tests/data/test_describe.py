@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from data.shuffle import Shuffle
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer
@@ -86,7 +84,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_preview_marks_the_answer_and_nothing_else(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_phi3v.config.load_model_config", lambda _: SimpleNamespace(vision=VisionConfig(), num_crops=4))
+    read = lambda _: SimpleNamespace(vision=VisionConfig(), num_crops=4)  # noqa: E731
+    monkeypatch.setattr("data.describe.sampled_rows.load_model_config", read)
     catalogue = Catalogue(folder)
     found = describe(catalogue, model=model, max_length=200, previews=20)
     rows = {row["id"]: row for name in ("train", "validation") for row in catalogue.split(name)}
@@ -130,19 +129,3 @@ def test_a_histogram_counts_every_value_once(values: list[float], logarithmic: b
     bins = histogram(values, logarithmic=logarithmic)
     assert sum(item.count for item in bins) == len(values)
     assert bins[0].low == min(values) and bins[-1].high == max(values)
-
-
-@given(st.integers(1, 3000), st.integers(0, 2**40), st.integers(0, 5), st.integers(1, 7))
-def test_a_shuffle_takes_every_row_once_however_many_readers(length: int, seed: int, epoch: int, readers: int) -> None:
-    order = list(Shuffle(length, seed, epoch))
-    assert sorted(order) == list(range(length))
-    parts = [list(Shuffle(length, seed, epoch).reader(k, readers)) for k in range(readers)]
-    assert [parts[place % readers][place // readers] for place in range(length)] == order
-
-
-def test_a_shuffle_mixes_and_differs_by_seed_and_epoch() -> None:
-    orders = [np.array(Shuffle(5000, seed, epoch)) for seed, epoch in ((0, 0), (1, 0), (0, 1))]
-    for one in orders:
-        assert abs(np.corrcoef(one, np.arange(5000))[0, 1]) < 0.05
-        assert (np.abs(np.diff(one)) == 1).mean() < 0.01
-    assert all((a != b).mean() > 0.99 for a, b in ((orders[0], orders[1]), (orders[0], orders[2])))

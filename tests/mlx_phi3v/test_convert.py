@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_phi3v import convert as module
+from mlx_phi3v.checkpoint import writer
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.headers import open_checkpoint
 from mlx_phi3v.checkpoint.layout import CLIP, is_quantized, stored_tensors
@@ -89,7 +89,7 @@ def test_the_folder_says_what_it_came_from(make_checkpoint: Callable[..., Path],
 def test_weights_are_spread_over_shards_of_a_bounded_size(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 300_000)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 300_000)
     summary = convert(ConvertConfig(str(checkpoint), tmp_path / "out", dtype="bfloat16"))
     assert len(summary["files"]) > 3 and not list((tmp_path / "out").glob("*.tmp"))
     largest = max(value.nbytes for value in read_all(tmp_path / "out").values())
@@ -149,17 +149,17 @@ def test_a_full_disk_leaves_nothing_behind(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor: int
 ) -> None:
     names: list[str] = []
-    add, close = module.ShardWriter.add, module.ShardWriter.close
+    add, close = writer.ShardWriter.add, writer.ShardWriter.close
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out"))
 
-    def counted(self: module.ShardWriter, name: str, *rest: object) -> None:
+    def counted(self: writer.ShardWriter, name: str, *rest: object) -> None:
         names.append(name)
         full() if len(names) == tensor + 1 else add(self, name, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module.ShardWriter, "add", counted)
-    monkeypatch.setattr(module.ShardWriter, "close", full if tensor < 0 else close)
+    monkeypatch.setattr(writer.ShardWriter, "add", counted)
+    monkeypatch.setattr(writer.ShardWriter, "close", full if tensor < 0 else close)
     with pytest.raises(OSError, match="No space left"):
         convert(ConvertConfig(str(checkpoint), tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []

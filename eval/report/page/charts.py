@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ...compare.comparison import Comparison
 from ...compare.measures import MetricRow
-from ...compare.metrics import NOT_PARSED
+from ...compare.score_run import NOT_PARSED
 
 _POINTS = 400  # points drawn of each run
 _CLASSES = 12  # classes a confusion matrix names

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...compare.comparison import Comparison, PartedRow
-from ...compare.measures import NO_CATEGORY, OUTCOMES
+from ...compare.comparison import Comparison
+from ...compare.joined import OUTCOMES
+from ...compare.measures import NO_CATEGORY
+from ...compare.parted_rows import PartedRow
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together

@@ -18,11 +18,9 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from data.ingest import pieces
+from data.ingest import workers, write_catalogue
 from data.ingest.__main__ import IngestConfig, main
 from data.ingest.pipeline import ingest
-from data.ingest.splits import Splitter
-from data.writer import CatalogueWriter
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
@@ -373,7 +371,7 @@ def test_titles_cannot_carry_special_tokens(folder: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_PIECE_ROWS", 40)
+    monkeypatch.setattr(workers, "_PIECE_ROWS", 40)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -389,7 +387,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(folder: Path, tmp
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("stage", ["staging", "splitting", "writing", "placed"])
+@pytest.mark.parametrize("stage", ["checking", "splitting", "writing", "placed"])
 def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
     stage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,16 +402,16 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
         raise Stopped
 
     with monkeypatch.context() as patch:
-        if stage == "staging":
-            real = pieces.stage_piece
-            patch.setattr(pieces, "stage_piece", lambda s, n, r: real(s, n, r) if n < 1 else stop())
+        if stage == "checking":
+            real = workers.check_piece
+            patch.setattr(workers, "check_piece", lambda c, p, n, r: real(c, p, n, r) if n < 1 else stop())
         elif stage == "splitting":
-            patch.setattr(Splitter, "assign", stop)
+            patch.setattr(write_catalogue.Splitter, "assign", stop)
         elif stage == "writing":
-            patch.setattr(CatalogueWriter, "close", stop)
+            patch.setattr(write_catalogue.CatalogueWriter, "close", stop)
         else:
-            close = CatalogueWriter.close
-            patch.setattr(CatalogueWriter, "close", lambda writer: stop(close(writer)))
+            close = write_catalogue.CatalogueWriter.close
+            patch.setattr(write_catalogue.CatalogueWriter, "close", lambda writer: stop(close(writer)))
         with pytest.raises(Stopped):
             take(path, tmp_path / "out")
     assert (tmp_path / "out").exists() is (stage == "placed")
@@ -427,7 +425,7 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
 def test_other_settings_start_the_rows_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("csv", folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Splitter, "assign", lambda *_: 1 / 0)
+        patch.setattr(write_catalogue.Splitter, "assign", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             take(path, tmp_path / "out")
     take(path, tmp_path / "out", fields={"name": {"column": "Name"}})

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.compare.metrics import NOT_PARSED, row_values, score_run
+from eval.compare.metrics import RowValues, get_metric
+from eval.compare.score_run import NOT_PARSED, score_run
 from eval.compare.statistics import MacroF1
 from eval.runs.columns import read_columns
 from mlx_phi3v.task import Field, Task
@@ -118,11 +119,17 @@ def test_price_bands_are_nested_and_shares_stay_shares(rows: list[tuple[float, f
     status = np.where(np.isnan(predicted), 3, 0).astype(np.int8)
     flags = np.zeros(len(rows), dtype=bool)
     column = FieldColumn("p", "number", true, predicted, np.array([r[2] for r in rows]), status, flags, flags.astype(float))
-    bands = [row_values(column, f"within_{band}")[0] for band in (1, 5, 10, 25)]
+
+    def values(name: str) -> RowValues:
+        rows = get_metric("number", name).rows
+        assert rows is not None
+        return rows(column)
+
+    bands = [values(f"within_{band}")[0] for band in (1, 5, 10, 25)]
     for narrow, wide in itertools.pairwise(bands):
         assert (narrow <= wide).all()
     for name in ("slips", "parse_failures", "log_error", "mean_ape"):
-        assert np.isfinite(row_values(column, name)[0]).all()
+        assert np.isfinite(values(name)[0]).all()
     assert not (np.isnan(predicted) & (bands[3] > 0)).any()
 
 

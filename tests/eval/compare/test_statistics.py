@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import subprocess
 import sys
 from types import ModuleType
 
@@ -14,7 +15,17 @@ from hypothesis import strategies as st
 
 from eval.compare import statistics
 from eval.compare.metrics import METRICS
-from eval.compare.statistics import Mean, Median, PairedProportion, PairedResamples, bootstrap, mcnemar, tango, wilson
+from eval.compare.statistics import (
+    Mean,
+    Median,
+    PairedProportion,
+    PairedResamples,
+    bootstrap,
+    mcnemar,
+    resampling,
+    tango,
+    wilson,
+)
 from eval.compare.verdict import Gate, decide, judge, rows_needed
 from tests.helpers.paths import ROOT
 
@@ -99,7 +110,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_paired() -> None:
 
 
 def test_chunked_resampling_draws_every_resample_and_n_products_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_CHUNK_WEIGHTS", 1000)
+    monkeypatch.setattr(resampling, "_CHUNK_WEIGHTS", 1000)
     chunks = list(statistics.resample_weights(300, 0, 50))
     assert len(chunks) > 10 and sum(len(chunk) for chunk in chunks) == 50
     assert all((chunk.sum(axis=1) == 300).all() for chunk in chunks)
@@ -190,3 +201,17 @@ def test_the_median_is_right_also_where_the_middle_ranks_do_not_hold_it() -> Non
     for weights in (drawn, lopsided):
         expected = [np.median(np.repeat(values, line.astype(int))) for line in weights]
         assert Median(values, everything).resampled(weights) == pytest.approx(expected)
+
+
+def test_statistics_and_verdict_load_numpy_and_scipy_alone() -> None:
+    # So that they serve where nothing else of the project is installed, and start fast.
+    code = """
+import sys
+import numpy, scipy.stats
+packages = lambda: {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+before = packages()
+import eval.compare.statistics, eval.compare.verdict
+print(*sorted(packages() - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["eval", "mlx_phi3v"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from mlx_phi3v.task import is_missing
 from ..writer import store_picture
 from .mapping import FieldMapping, MappedField
 from .near_duplicates import picture_print
-from .pictures import CleanPicture, PictureError, clean_picture, picture_references, reference_bytes
+from .picture_store import Store
+from .pictures import CleanPicture, PictureError, PictureLimits, clean_picture, picture_references, reference_bytes
+from .pieces import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT
 from .prices import PriceError, parse_price
 from .sources import SPLIT_NAMES, RawRow
-from .stage import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT, Stage
 from .tables import Fault
 from .text import normalise
 
@@ -31,27 +33,42 @@ class RejectedError(Exception):
         self.value = str(value)[:200]
 
 
-def check_row(stage: Stage, row: RawRow) -> dict[str, Any]:
-    """One row as staged, its pictures stored. Raises RejectedError with the first thing wrong."""
+@dataclass(frozen=True)
+class RowChecks:
+    """What a row is checked against. `extras` are the columns carried along: name in the catalogue -> source column."""
+
+    mapping: FieldMapping
+    extras: Mapping[str, str]
+    schema: pa.Schema  # of a checked row, see `pieces.piece_schema`
+    limits: PictureLimits
+    pictures_per_row: int
+    question: str | None  # chat rows must ask this; None: any
+    store: Store  # pictures fetched by URL
+    near_duplicates: bool = True
+
+
+def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
+    """One row as a piece holds it, its pictures stored in `catalogue`. Raises RejectedError with the first thing wrong."""
     values = row.values
     if isinstance(values, Fault):
         raise RejectedError(values)
-    mapping = stage.mapping
-    if stage.question is not None and values.get("question") != stage.question:
+    mapping = checks.mapping
+    if checks.question is not None and values.get("question") != checks.question:
         raise RejectedError("other_question", values.get("question"))
-    staged: dict[str, Any] = {"id": f"{row.number:07d}", ROW: row.number, SPLIT: _split(mapping, row)}
-    staged |= {field.name: _field_value(field, values.get(field.column)) for field in mapping.fields}
-    if all(staged[field.name] is None for field in mapping.fields):
+    checked: dict[str, Any] = {"id": f"{row.number:07d}", ROW: row.number, SPLIT: _split(mapping, row)}
+    checked |= {field.name: _field_value(field, values.get(field.column)) for field in mapping.fields}
+    if all(checked[field.name] is None for field in mapping.fields):
         raise RejectedError("no_field_has_a_value")
     code = values.get(mapping.code) if mapping.code else None
-    staged[CODE] = None if is_missing(code) else normalise(str(code))
-    staged |= {name: _carried(values.get(column), stage.schema.field(name).type) for name, column in stage.extras.items()}
-    pictures = _pictures(stage, row, values) if mapping.images else []
-    staged["images"] = [store_picture(stage.work / "catalogue", picture.data, picture.suffix) for picture in pictures]
-    staged[PRINTS] = [picture_print(picture.image) if stage.near_duplicates else b"" for picture in pictures]
-    staged[CHANGED] = sum(picture.changed for picture in pictures)
-    staged[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)
-    return staged
+    checked[CODE] = None if is_missing(code) else normalise(str(code))
+    for name, column in checks.extras.items():
+        checked[name] = _carried(values.get(column), checks.schema.field(name).type)
+    pictures = _pictures(checks, row, values) if mapping.images else []
+    checked["images"] = [store_picture(catalogue, picture.data, picture.suffix) for picture in pictures]
+    checked[PRINTS] = [picture_print(picture.image) if checks.near_duplicates else b"" for picture in pictures]
+    checked[CHANGED] = sum(picture.changed for picture in pictures)
+    checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)
+    return checked
 
 
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
@@ -96,15 +113,15 @@ def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> Iterator
         yield from picture_references(values.get(column))
 
 
-def _pictures(stage: Stage, row: RawRow, values: Mapping[str, Any]) -> list[CleanPicture]:
-    references = list(row_references(stage.mapping, values))
-    if len(references) < stage.pictures_per_row:
+def _pictures(checks: RowChecks, row: RawRow, values: Mapping[str, Any]) -> list[CleanPicture]:
+    references = list(row_references(checks.mapping, values))
+    if len(references) < checks.pictures_per_row:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
     root = Path(row.root) if row.root else None
     try:
         return [
-            clean_picture(reference_bytes(reference, root, stage.store.read, stage.limits), stage.limits)
-            for reference in references[: stage.pictures_per_row]
+            clean_picture(reference_bytes(reference, root, checks.store.read, checks.limits), checks.limits)
+            for reference in references[: checks.pictures_per_row]
         ]
     except PictureError as error:
         raise RejectedError(error.reason, error.detail) from None

@@ -1,0 +1,141 @@
+"""A closer look at a seeded sample of rows: picture sizes, tokens, what is trained, a contact sheet."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
+from mlx_phi3v.crops import crop_grid_of, image_token_count
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.photo import open_photo
+from mlx_phi3v.progress import Progress
+from mlx_phi3v.prompts import PromptProcessor
+from mlx_phi3v.task import Task
+
+from .figures import Piece, Preview, TokenFigures
+
+_SHEET_SIDE, _PREVIEW_SIDE = 112, 224  # pixels of a thumbnail's longer side
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """A sampled row, its picture sizes (width, height) and the length of its text in tokens without pictures."""
+
+    row: dict[str, Any]
+    split: str
+    sizes: tuple[tuple[int, int], ...]
+    text_tokens: int
+    fault: str | None
+
+    @property
+    def first_picture(self) -> str | None:
+        """The row's first picture, where all of its pictures can be opened."""
+        return self.row["images"][0] if self.row["images"] and not self.fault else None
+
+
+def open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelConfig | None]:
+    """Tokenizer and configuration of a model's folder, where one is given."""
+    return (None, None) if folder is None else (PromptProcessor(folder), load_model_config(folder))
+
+
+def draw_rows(catalogue: Catalogue, rows: dict[str, int], sample: int, seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """(split, row) of a seeded sample over all splits; `rows` are the splits' lengths."""
+    total = sum(rows.values())
+    picked = np.random.default_rng(seed).choice(total, size=min(sample, total), replace=False)
+    names, ends = list(rows), np.cumsum(list(rows.values())).tolist()
+    splits = {name: catalogue.split(name) for name, count in rows.items() if count}
+    found = []
+    for index in picked.tolist():
+        place = bisect.bisect_right(ends, index)
+        name = names[place]
+        found.append((name, splits[name][index - ends[place] + rows[name]]))
+    return found
+
+
+def look_at_rows(
+    chosen: list[tuple[str, dict[str, Any]]], task: Task, prompts: PromptProcessor | None, as_json: bool
+) -> Iterator[SampledRow]:
+    """Open the pictures of every row chosen and count the tokens of its text."""
+    with Progress("looking at pictures", len(chosen), as_json=as_json) as bar:
+        for split, row in chosen:
+            sizes, fault = _picture_sizes(row["images"])
+            text = 0
+            if prompts and not fault:
+                ids, _ = prompts.example(task.prompt, task.answer(row), [0] * len(sizes))
+                text = len(ids)
+            bar.advance()
+            yield SampledRow(row, split, tuple(sizes), text, fault)
+
+
+def _picture_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
+    """(sizes of the pictures that open, what is wrong with the last of those that do not)."""
+    sizes, fault = [], None
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        except OSError as error:
+            fault = f"{path}: {error}"
+    return sizes, fault
+
+
+def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, limit: int | None) -> TokenFigures:
+    """Tokens of the sampled rows at one `num_crops`."""
+    images = np.array([sum(_image_tokens(row, num_crops, vision)) for row in rows])
+    totals = images + np.array([row.text_tokens for row in rows])
+    over = int((totals > limit).sum()) if limit else 0
+    p50, p95 = np.quantile(totals, (0.5, 0.95))
+    return TokenFigures(num_crops, int(p50), int(p95), int(totals.max()), int(np.median(images)), over)
+
+
+def _image_tokens(row: SampledRow, num_crops: int, vision: VisionConfig) -> list[int]:
+    """Tokens of each picture of a row."""
+    return [image_token_count(crop_grid_of(size, num_crops), vision) for size in row.sizes]
+
+
+def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: VisionConfig, num_crops: int) -> Preview:
+    """The row as training sees it."""
+    counts = _image_tokens(row, num_crops, vision)
+    ids, labels = prompts.example(task.prompt, task.answer(row.row), counts)
+    pieces: list[Piece] = []
+    for token, label in zip(ids.tolist(), labels.tolist()):
+        if token < 0:
+            text = f"[picture {-token}: {counts[-token - 1]} tokens]"
+            if pieces and pieces[-1].text == text:
+                continue
+        else:
+            text = (prompts.tokenizer.id_to_token(token) or "?").replace("▁", " ").replace("<0x0A>", "⏎")
+        pieces.append(Piece(text, label >= 0))
+    picture = _thumbnail(row.first_picture, _PREVIEW_SIDE) if row.first_picture else None
+    return Preview(f"{row.split} {row.row['id']}", tuple(pieces), picture)
+
+
+def contact_sheet(rows: list[SampledRow], task: Task, count: int) -> Iterator[tuple[str, str]]:
+    """(thumbnail as data URI, what the row says) of the first `count` rows with a picture."""
+    usable = (row for row in rows if row.first_picture)
+    for row in itertools.islice(usable, count):
+        assert row.first_picture
+        if thumbnail := _thumbnail(row.first_picture, _SHEET_SIDE):
+            yield thumbnail, task.answer(row.row)
+
+
+def _thumbnail(path: str, side: int) -> str | None:
+    try:
+        image = open_photo(path)
+    except UserError:
+        return None
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,117 @@
+"""All rows of a source checked, a piece at a time, by worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from mlx_phi3v.errors import UserError
+
+from .check_row import RejectedError, RowChecks, check_row
+from .pieces import Pieces
+from .sources import RawRow
+
+_PIECE_ROWS = 1000
+_PIECE_BYTES = 16_000_000
+
+
+def cut_into_pieces(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    """Cut rows into pieces of bounded number and size, the same ones at every run."""
+    piece: list[RawRow] = []
+    size = 0
+    for row in rows:
+        piece.append(row)
+        size += sum(_size(value) for value in row.values.values()) if isinstance(row.values, dict) else 0
+        if len(piece) >= _PIECE_ROWS or size >= _PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_size(item) for item in value.values())
+    return sum(_size(item) for item in value) if isinstance(value, list) else 0
+
+
+def check_rows(
+    checks: RowChecks, pieces: Pieces, rows: Iterable[RawRow], processes: int, advance: Callable[[int], None]
+) -> int:
+    """Check all rows with so many processes -> the number of pieces. `advance` hears of every piece's rows.
+
+    Raises UserError where a worker process dies.
+    """
+    count = 0
+    running: dict[Future[Any], int] = {}
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (checks, pieces)) if processes > 1 else None
+    try:
+        for count, piece in enumerate(cut_into_pieces(rows), 1):
+            if pieces.is_done(count - 1):
+                advance(len(piece))
+            elif pool is None:
+                check_piece(checks, pieces, count - 1, piece)
+                advance(len(piece))
+            else:
+                running[pool.submit(_work, count - 1, piece)] = len(piece)
+                # A few pieces ahead keep the workers busy; more would only fill memory.
+                _collect(running, 2 * processes - 1, advance)
+        _collect(running, 0, advance)
+    except BrokenProcessPool:
+        raise UserError("a worker process died, most likely for want of memory; start again with fewer --processes") from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    return count
+
+
+def _collect(running: dict[Future[Any], int], at_most: int, advance: Callable[[int], None]) -> None:
+    while len(running) > at_most:
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            future.result()
+            advance(running.pop(future))
+
+
+_task: tuple[RowChecks, Pieces] | None = None  # of a worker process
+
+
+def _start_worker(checks: RowChecks, pieces: Pieces) -> None:
+    global _task
+    _task = checks, pieces
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's worker does not notice when its parent is killed; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(number: int, rows: Sequence[RawRow]) -> None:
+    assert _task is not None
+    check_piece(*_task, number, rows)
+
+
+def check_piece(checks: RowChecks, pieces: Pieces, number: int, rows: Sequence[RawRow]) -> None:
+    """Check the rows of one piece and write it."""
+    kept: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    for row in rows:
+        try:
+            kept.append(check_row(checks, row, pieces.catalogue))
+        except RejectedError as error:
+            rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
+    pieces.write(number, kept, rejected)

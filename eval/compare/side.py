@@ -1,0 +1,45 @@
+"""One run's part in a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..runs.columns import Columns
+from ..runs.run import Run
+from . import score_run
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run's part in a comparison."""
+
+    label: str
+    path: str
+    manifest: dict[str, Any]
+    rows: int
+    only: list[str]  # ids the other run lacks
+    duplicates: list[tuple[str, bool]]  # (id, whether both say the same)
+    finished: bool
+    seconds: float
+    rows_per_second: float | None
+    statuses: dict[str, dict[str, int]]  # field -> parse status -> rows
+    confusion: dict[str, dict[str, dict[str, int]]]  # category field -> true -> predicted -> rows
+
+
+def make_side(run: Run, columns: Columns, only: list[str]) -> Side:
+    """What a comparison says of one run; `only` are the ids the other lacks."""
+    speed = score_run.speed(columns, run.manifest)
+    return Side(
+        label=run.label,
+        path=str(run.path),
+        manifest=run.manifest,
+        rows=len(columns.ids),
+        only=only,
+        duplicates=columns.duplicates,
+        finished=run.finished,
+        seconds=speed["seconds"] or 0.0,
+        rows_per_second=speed["rows_per_second"],
+        statuses={name: score_run.parse_statuses(column) for name, column in columns.fields.items()},
+        confusion={name: score_run.confusion(c) for name, c in columns.fields.items() if c.kind == "category"},
+    )

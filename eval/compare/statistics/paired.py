@@ -1,0 +1,93 @@
+"""The difference between two systems on the same products, with its interval and its test of equality.
+
+`PairedProportion` rests on the discordant counts, `PairedResamples` on paired bootstrap samples. An interval at level
+1 - 2 alpha that lies inside the margin is two one-sided tests at alpha (Schuirmann 1987).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import stats
+
+from .estimators import Floats
+from .proportions import Interval, mcnemar, normal_quantile, tango
+from .resampling import percentile_interval
+
+
+@dataclass(frozen=True)
+class PairedProportion:
+    """Difference of two paired proportions, from the discordant counts (see `tango`, `mcnemar`)."""
+
+    only_a: float
+    only_b: float
+    n: float
+    method = "score"
+
+    @property
+    def estimate(self) -> float:
+        """B minus A; NaN where no row is judged."""
+        return (self.only_b - self.only_a) / self.n if self.n else math.nan
+
+    def interval(self, z: float) -> Interval:
+        """Score interval at normal quantile z."""
+        return tango(self.only_a, self.only_b, self.n, z)
+
+    def differs(self, alpha: float) -> bool:
+        """Whether the exact McNemar test rejects equality at `alpha`."""
+        return self.p_value() < alpha
+
+    def p_value(self) -> float:
+        """Exact McNemar p-value."""
+        return mcnemar(round(self.only_a), round(self.only_b))
+
+    def at(self, n: int) -> PairedProportion:
+        """The same rates on n products."""
+        scale = n / self.n
+        return PairedProportion(self.only_a * scale, self.only_b * scale, n)
+
+
+@dataclass(frozen=True)
+class PairedResamples:
+    """Difference of two statistics, from paired bootstrap samples [resamples].
+
+    Where no row differs (`identical`) the samples are all zero and say nothing of rows not seen: for a measure in
+    [0, 1] the interval is then that of a share of differing rows (`tango` with no discordance).
+    """
+
+    estimate: float
+    samples: Floats
+    n: int
+    identical: bool
+    bounded: bool
+
+    @property
+    def method(self) -> str:
+        """How the interval is made: "bootstrap", or "score" where no row differs."""
+        return "score" if self.identical and self.bounded else "bootstrap"
+
+    def interval(self, z: float) -> Interval:
+        """Percentile interval at the level of normal quantile z."""
+        if self.identical:
+            return tango(0, 0, self.n, z) if self.bounded else (0.0, 0.0)
+        return percentile_interval(self.samples, float(2 * stats.norm.cdf(z) - 1))
+
+    def differs(self, alpha: float) -> bool:
+        """Whether the 1 - alpha interval leaves out zero."""
+        low, high = self.interval(normal_quantile(1 - alpha))
+        return low > 0 or high < 0
+
+    def p_value(self) -> float | None:
+        """None: the bootstrap interval is the test."""
+        return None
+
+    def at(self, n: int) -> PairedResamples:
+        """The same spread on n products: the samples drawn in towards the estimate by sqrt(n)."""
+        scale = math.sqrt(self.n / n)
+        return PairedResamples(
+            self.estimate, self.estimate + (self.samples - self.estimate) * scale, n, self.identical, self.bounded
+        )
+
+
+PairedDifference = PairedProportion | PairedResamples

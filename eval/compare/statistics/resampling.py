@@ -1,0 +1,58 @@
+"""Efron's percentile bootstrap over products: both systems' answers to one product move together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from .estimators import Floats, Mean, Statistic
+from .proportions import Interval
+
+_CHUNK_WEIGHTS = 4_000_000  # resample weights held at once: 32 MB
+
+
+def resample_weights(n: int, seed: int, resamples: int) -> Iterator[Floats]:
+    """How often each product is drawn, in chunks [r, n] of in all `resamples` rows."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, min(resamples, _CHUNK_WEIGHTS // max(n, 1)))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        # Row by row: the counts of one resample stay in the cache.
+        yield np.stack([np.bincount(generator.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
+
+
+def bootstrap(statistics: list[Statistic], n: int, *, seed: int, resamples: int) -> Floats:
+    """Every statistic on the same resamples of n products: [resamples, len(statistics)].
+
+    Statistics of the same resample may be subtracted: that is what pairs them.
+    """
+    results = np.full((resamples, len(statistics)), math.nan)
+    if n == 0:
+        return results
+    means = [i for i, item in enumerate(statistics) if isinstance(item, Mean)]
+    others = [(i, item) for i, item in enumerate(statistics) if not isinstance(item, Mean)]
+    picked = [item for item in statistics if isinstance(item, Mean)]
+    # One product for all means: the weights are read once.
+    columns = [np.where(item.mask, item.values, 0.0) for item in picked] + [item.mask.astype(np.float64) for item in picked]
+    matrix = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
+    start = 0
+    for weights in resample_weights(n, seed, resamples):
+        rows = slice(start, start + len(weights))
+        sums = weights @ matrix
+        with np.errstate(invalid="ignore", divide="ignore"):
+            results[rows, means] = sums[:, : len(picked)] / sums[:, len(picked) :]
+        for i, item in others:
+            results[rows, i] = item.resampled(weights)
+        start += len(weights)
+    return results
+
+
+def percentile_interval(samples: Floats, level: float) -> Interval:
+    """The central `level` of bootstrap samples; NaN samples (an empty resample) are left out."""
+    kept = samples[np.isfinite(samples)]
+    if not len(kept):
+        return math.nan, math.nan
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,33 @@
+"""What the built-in job ends with: the table of all runs, and the verdict on the two tuned ones."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from mlx_phi3v.progress import result
+
+from ..compare.compare_runs import compare_runs
+from ..report import page, terminal
+from ..runs.run import Run
+from .settings import DemoConfig
+
+
+def conclude(config: DemoConfig, console: Console) -> int:
+    """Print the table of all runs and the verdict, and write the page; 0."""
+    runs = [Run.load(config.run(backend, stage)) for stage in ("base", "tuned") for backend in config.backends]
+    if not config.json:
+        console.rule("Base and tuned, on products never trained on")
+        terminal.print_table(console, runs, runs[-1])
+    if len(config.backends) == 1:
+        result(config.json, event="done", output=str(config.output))
+        return 0
+    # Two trainings make two adapters and two bases on disk: those differences are what is being compared.
+    comparison = compare_runs(runs[-2], runs[-1], allow=("adapter", "base"))
+    report = config.output / "report.html"
+    page.write_page(report, comparison)
+    if not config.json:
+        console.rule(f"{runs[-2].label} against {runs[-1].label}")
+        terminal.print_comparison(console, comparison)
+        console.print(f"The same as a page: {report}", highlight=False)
+    result(config.json, event="done", output=str(config.output), verdict=comparison.verdict)
+    return 0

@@ -1,0 +1,89 @@
+"""The built-in job, step by step: draw, convert, ask the base, tune, ask the tuned, conclude.
+
+Each step is a command of this project in a process of its own. What an earlier run finished is not made again.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from .conclude import conclude
+from .jobs import Display, Job, run_jobs
+from .settings import VALIDATION, DemoConfig, check_settings
+
+_DRAWING = 0.1  # work of drawing a product, where answering about one is 1
+
+
+def run_demo(config: DemoConfig) -> int:
+    """Run the job; its exit status. Raises UserError for wrong settings and where a command fails."""
+    check_settings(config)
+    console = Console(stderr=config.json)
+    display = Display(_total_work(config), console, config.json)
+    with display.bars:
+        draw(config, display)
+        convert(config, display)
+        ask_base(config, display)
+        tune(config, display)
+        ask_tuned(config, display)
+    return conclude(config, console)
+
+
+def draw(config: DemoConfig, display: Display) -> None:
+    """Draw the sample catalogue, unless it is there."""
+    if (config.catalogue / "catalogue.json").exists():
+        return
+    arguments = ["--output", str(config.catalogue), "--products", str(config.products), "--seed", str(config.seed)]
+    arguments += ["--validation", str(VALIDATION), "--test", str(config.test)]
+    with display.stage(f"Drawing a sample catalogue of {config.products} products"):
+        run_jobs([Job("drawing", "data.sample", arguments, _DRAWING * config.products)], display)
+
+
+def convert(config: DemoConfig, display: Display) -> None:
+    """Convert the model to MLX, unless it is there."""
+    if (config.converted / "config.json").exists():
+        return
+    arguments = ["--hf-path", config.model, "--mlx-path", str(config.converted), "--dtype", "float32"]
+    with display.stage(f"Converting the model {config.model} to MLX"):
+        run_jobs([Job("converting", "mlx_phi3v.convert", arguments, 0.0)], display)
+
+
+def ask_base(config: DemoConfig, display: Display) -> None:
+    """Ask the untuned model on every backend."""
+    with display.stage(f"Asking the untuned model about {config.test} test products"):
+        run_jobs([_predict(config, backend, "base") for backend in config.backends], display)
+
+
+def tune(config: DemoConfig, display: Display) -> None:
+    """Tune on every backend, going on where an earlier run was stopped."""
+    names = " and ".join(config.backends)
+    with display.stage(f"Tuning on {config.training_rows} products, {config.epochs:g} epochs, on {names}"):
+        run_jobs([_train(config, backend) for backend in config.backends], display)
+
+
+def ask_tuned(config: DemoConfig, display: Display) -> None:
+    """Ask the tuned models."""
+    with display.stage(f"Asking the tuned models about {config.test} test products"):
+        run_jobs([_predict(config, backend, "tuned") for backend in config.backends], display)
+
+
+def _total_work(config: DemoConfig) -> float:
+    # Counted in pictures: reading a prompt and answering costs about as much as training on one.
+    per_backend = 2 * config.test + config.training_rows * config.epochs
+    return len(config.backends) * per_backend + _DRAWING * config.products
+
+
+def _predict(config: DemoConfig, backend: str, stage: str) -> Job:
+    output = config.run(backend, stage)
+    arguments = ["--backend", backend, "--model", config.model_for(backend), "--data", str(config.catalogue)]
+    arguments += ["--output", str(output), "--label", output.name, "--feature-cache", str(config.output / "features")]
+    if stage == "tuned":
+        arguments += ["--adapter", str(config.adapter(backend))]
+    return Job(f"{output.name} answering", "eval.predict", arguments, float(config.test))
+
+
+def _train(config: DemoConfig, backend: str) -> Job:
+    arguments = ["--config", str(config.recipe), "--backend", backend, "--model", config.model_for(backend)]
+    arguments += ["--data", str(config.catalogue), "--output", str(config.adapter(backend)), "--resume"]
+    if config.tower_frozen:
+        arguments += ["--feature-cache", str(config.output / "features")]
+    return Job(f"{backend} tuning", "mlx_phi3v.train", arguments, config.training_rows * config.epochs)

@@ -1,0 +1,84 @@
+"""The settings of the built-in job, and what follows from them: where things lie and how many rows there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v.backend import BACKENDS
+from mlx_phi3v.cli import option, own_keys, read_yaml
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.training.settings import TrainConfig
+
+# The recipe for the tiny model, used by both backends alike; found by trying, see docs/results.md.
+RECIPE = Path(__file__).parent / "sample.yaml"
+VALIDATION = 100  # products
+_LEAST_TO_TRAIN = 10
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the built-in job."""
+
+    output: Path = option(Path("runs/sample"), help="folder for everything the job makes")
+    products: int = option(4600, help="products in the sample catalogue, of which 100 validate and --test are held out")
+    test: int = option(500, help="products never trained on")
+    seed: int = option(1, help="seed of the catalogue")
+    model: str = option("tiny", help="model to start from")
+    backends: tuple[str, ...] = option(BACKENDS, help="backends to tune on", choices=BACKENDS)
+    recipe: Path = option(RECIPE, help="training settings as YAML, see mlx_phi3v.train --help")
+    json: bool = option(False, help="results as JSON lines on stdout")
+
+    @property
+    def training_rows(self) -> int:
+        """Products to train on."""
+        return self.products - self.test - VALIDATION
+
+    @property
+    def catalogue(self) -> Path:
+        """Where the sample catalogue lies."""
+        return self.output / "catalogue"
+
+    @property
+    def converted(self) -> Path:
+        """Where the model converted to MLX lies."""
+        return self.output / "model"
+
+    def model_for(self, backend: str) -> str:
+        """MLX reads the converted folder, torch the published one: the comparison covers the conversion too."""
+        return str(self.converted) if backend == "mlx" else self.model
+
+    def adapter(self, backend: str) -> Path:
+        """Where a backend's training lies."""
+        return self.output / f"{backend}-adapter"
+
+    def run(self, backend: str, stage: str) -> Path:
+        """Where a backend's answers lie; `stage` is "base" or "tuned"."""
+        return self.output / f"{backend}-{stage}"
+
+    @cached_property
+    def recipe_values(self) -> dict[str, Any]:
+        """The recipe by our own names of the settings."""
+        return own_keys(read_yaml(self.recipe), TrainConfig, "train", f"--recipe {self.recipe}")
+
+    @property
+    def epochs(self) -> float:
+        """How often the training takes every row."""
+        return float(self.recipe_values.get("epochs", 1))
+
+    @property
+    def tower_frozen(self) -> bool:
+        """Whether nothing on the image side is trained; only then may training use kept features."""
+        recipe = self.recipe_values
+        return recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off")
+
+
+def check_settings(config: DemoConfig) -> None:
+    """Raise UserError where nothing is left to train on, or the recipe cannot be read."""
+    if config.training_rows < _LEAST_TO_TRAIN:
+        raise UserError(
+            f"--products {config.products} leaves none to train on after {VALIDATION} for validation and --test {config.test}"
+        )
+    _ = config.recipe_values
