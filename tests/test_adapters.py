@@ -40,6 +40,7 @@ from mlx_phi3v.weights import base_fingerprint
 GOLDEN = Path(__file__).parent / "golden"
 FULL = replace(AdapterConfig(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
 Load = Callable[[Path], Backend]
+pytestmark = pytest.mark.numeric
 
 
 def examples(folder: Path, with_answer: bool) -> list[Example]:

@@ -21,6 +21,7 @@ from mlx_phi3v.weights import base_fingerprint, is_quantized, open_checkpoint
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
+pytestmark = pytest.mark.numeric
 
 
 def base_of(kind: str, checkpoint: Path, folder: Path) -> Path:
