@@ -10,10 +10,14 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import random
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -27,9 +31,39 @@ if TYPE_CHECKING:
 
 set_up("mlx")  # before a test imports mlx: it imports neither framework
 
-# How long an example takes says nothing on a busy machine.
-settings.register_profile("unhurried", deadline=None)
+# How long an example takes says nothing on a busy machine. Failing examples of another day are not tried first.
+settings.register_profile("unhurried", deadline=None, database=None)
 settings.load_profile("unhurried")
+
+# Every number that a test draws follows from it: `TEST_SEED=7 pytest -m numeric` tries others.
+TEST_SEED = int(os.environ.get("TEST_SEED", "0"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads it
+def pytest_configure(config: pytest.Config) -> None:
+    """hypothesis draws from TEST_SEED too, where the command line names no --hypothesis-seed."""
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(TEST_SEED)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seed every generator that is there. mlx and torch are not imported for it: a test of one never loads the other.
+
+    A test that imports its framework in its body draws from `rng` instead.
+    """
+    random.seed(TEST_SEED)
+    np.random.seed(TEST_SEED)
+    if "mlx.core" in sys.modules:
+        sys.modules["mlx.core"].random.seed(TEST_SEED)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(TEST_SEED)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of this test, whatever ran before it."""
+    return np.random.default_rng([TEST_SEED, zlib.crc32(request.node.name.encode())])
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,8 @@ def test_both_backends_train_to_the_same_numbers(trained: dict[str, Path]) -> No
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
+# slow: test_train.py interrupts training in one process on both backends.
+@pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_killed_training_resumes_bit_for_bit(
     backend: str, trained: dict[str, Path], catalogue: Path, converted: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_killed_training_resumes_bit_for_bit(
     np.testing.assert_array_equal(losses(tmp_path / "run"), losses(trained[backend]))
 
 
+@pytest.mark.slow  # test_adapters.py asks both backends in one process
 def test_an_adapter_answers_alike_on_both_backends(
     trained: dict[str, Path], catalogue: Path, converted: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ from tests.helpers.paths import GOLDEN
 
 FULL = replace(AdapterConfig(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
 Load = Callable[[Path], Backend]
+pytestmark = pytest.mark.numeric
 
 
 def examples(folder: Path, with_answer: bool) -> list[Example]:

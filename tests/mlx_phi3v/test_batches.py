@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,4 +135,4 @@ def test_a_prompt_has_no_labels(maker: ExampleMaker, small_catalogue: Path) -> N
     question, answered = maker(row, with_answer=False), maker(row, with_answer=True)
     assert (question.labels == IGNORE).all()
     np.testing.assert_array_equal(answered.input_ids[: len(question.input_ids)], question.input_ids)
-    assert replace(question, labels=answered.labels).id == row["id"]
+    assert question.id == answered.id == row["id"] and (answered.labels != IGNORE).any()

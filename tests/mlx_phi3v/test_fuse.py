@@ -23,6 +23,7 @@ from tests.mlx_phi3v.test_adapters import FULL, batch_of, filled
 
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
+pytestmark = pytest.mark.numeric
 
 
 def base_of(kind: str, checkpoint: Path, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 
 Load = Callable[[Path], Backend]
+pytestmark = pytest.mark.numeric
 
 
 def questions(folder: Path) -> list[Example]:
@@ -172,8 +173,12 @@ def test_the_command_prints_fields_as_json(
     assert len(record["token_ids"]) == len(record["logprobs"]) == len(record["top_k"]) <= 6
     assert record["fields"].keys() == {"title", "category3_code", "full_price"}
     assert all(field["status"] in ("missing", "truncated") for field in record["fields"].values())
-    assert main([*flags, "--question", "Which colour?", "--image", str(tmp_path / "a.png")]) == 0
-    assert capsys.readouterr().out.strip() or record["text"] == ""
+    question = [*flags, "--question", "Which colour?"]
+    assert main([*question, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["text"]
+    assert main(question) == 0
+    assert capsys.readouterr().out == answer + "\n"  # streamed token by token, and the same text
+    assert answer.strip() and answer != record["text"]
 
 
 @pytest.mark.parametrize(

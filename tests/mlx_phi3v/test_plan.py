@@ -171,6 +171,7 @@ def config(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> TrainConf
     )  # fmt: skip
 
 
+@pytest.mark.numeric
 def test_training_within_a_limit_is_the_same_training(config: TrainConfig, tmp_path: Path) -> None:
     model = load_model_config(config.model)
     maker = ExampleMaker(PromptProcessor(Path(config.model)), model, Task(), 2)

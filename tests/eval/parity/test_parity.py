@@ -112,6 +112,7 @@ def copy(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded, tmp_path / "golden"))
 
 
+@pytest.mark.numeric
 def test_recordings_of_other_shapes_are_met(recorded: Path) -> None:
     checks = check_backend(recorded, "mlx")
     assert [asdict(check) for check in checks if not check.passed] == []

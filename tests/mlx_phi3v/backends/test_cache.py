@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.numeric
 HEADS, WIDTH = 2, 3
 
 
@@ -34,8 +35,7 @@ def put(backend: str, cache: Any, layer: int, k: np.ndarray, v: np.ndarray) -> t
     return keys.numpy(), values.numpy()
 
 
-def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str) -> None:
-    random = np.random.default_rng(0)
+def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str, rng: np.random.Generator) -> None:
     valid = np.array([[False, False, False, True], [False, True, True, True], [True, True, True, True]])
     cache = batch_cache(backend_name, valid)
     assert cache.lengths.tolist() == [1, 3, 4]
@@ -46,7 +46,7 @@ def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str) -> N
             if step:
                 cache.append()
             shape = (len(texts), HEADS, 4 if step == 0 else 1, WIDTH)
-            k, v = random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32)
+            k, v = rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
             texts = [[*text, row] for text, row in zip(texts, k)]
             for layer, sign in ((0, 1), (1, -1)):
                 keys, values = put(backend_name, cache, layer, sign * k, sign * v)

@@ -14,7 +14,7 @@ mx = pytest.importorskip("mlx.core")
 
 from mlx_phi3v.backend_mlx.cpu import streams  # noqa: E402
 
-pytestmark = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="streams are for the CPU")
+pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.cpu, reason="streams are for the CPU")]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

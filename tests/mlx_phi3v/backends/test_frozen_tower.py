@@ -12,6 +12,9 @@ from mlx.utils import tree_map
 
 from mlx_phi3v.backend_mlx.model import ImageEmbedding
 from mlx_phi3v.config import CROPS_AT_ONCE, ModelConfig, VisionConfig
+from tests.helpers.tolerances import NETWORK, assert_near
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_features_do_not_depend_on_how_many_crops_go_together(embedding: ImageEm
     together = np.array(embedding(crops))  # all of it trains
     embedding.freeze()
     apart = np.array(embedding(crops))
-    np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5 * np.abs(together).max())
+    assert_near(apart, together, float(np.abs(together).max()), NETWORK)
 
 
 @pytest.mark.parametrize("trained", ["nothing", "projector"])

@@ -36,6 +36,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide, deep": {"hidden": 96, "heads": 3, "kv_heads": 3, "layers": 4, "vision_layers": 5, "intermediate": 160},
 }
 Load = Callable[[Path], Backend]
+pytestmark = pytest.mark.numeric
 
 
 def rows(folder: Path, images: Sequence[int] = (1, 0, 2, 3), answer: str | None = ANSWER, num_crops: int = 4) -> list[Example]:

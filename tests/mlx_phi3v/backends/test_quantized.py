@@ -12,6 +12,9 @@ import numpy as np
 from mlx_phi3v.backend_mlx.cpu.quantized import FEW_ROWS, CPUQuantizedLinear
 from mlx_phi3v.backend_mlx.quantized import quantize_language
 from mlx_phi3v.config import Quantization
+from tests.helpers.tolerances import assert_near, product_tolerance
+
+pytestmark = pytest.mark.numeric
 
 
 class Language(nn.Module):
@@ -37,18 +40,25 @@ def quantized(count: int, bits: int = 4, width: int = 512) -> Language:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (1, FEW_ROWS), (FEW_ROWS + 1, 1), (2, 9)])
-def test_product_and_gradient_are_those_of_quantized_matmul(bits: int, shape: tuple[int, int]) -> None:
+def test_product_and_gradient_are_those_of_quantized_matmul(
+    bits: int, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
     layer = quantized(1, bits, 2048).model["layers"][0]["self_attn"]["o_proj"]
     assert type(layer) is CPUQuantizedLinear
-    x, along = mx.random.normal((*shape, 2048)), mx.random.normal((*shape, 2048))
+    x, along = (mx.array(rng.standard_normal((*shape, 2048), np.float32)) for _ in range(2))
+    # |scale| q + |bias|, so that it also bounds sums that take the two apart.
+    packed = (layer.weight, mx.abs(layer.scales), mx.abs(layer.biases))
+    weight = np.array(mx.dequantize(*packed, group_size=64, bits=bits)).astype(np.float64)
+    magnitudes = np.abs(np.array(x)) @ weight.T, np.abs(np.array(along)) @ weight
 
     def own(x: mx.array) -> mx.array:
         return nn.QuantizedLinear.__call__(layer, x)
 
-    for function, expected in ((layer, own), (*(mx.grad(lambda x, f=f: (f(x) * along).sum()) for f in (layer, own)),)):
+    gradients = [mx.grad(lambda x, f=f: (f(x) * along).sum()) for f in (layer, own)]
+    for (function, expected), magnitude in zip(((layer, own), gradients), magnitudes):
         ours, theirs = np.array(function(x)), np.array(expected(x))
         assert ours.shape == (*shape, 2048)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())  # sums in another order
+        assert_near(ours, theirs, magnitude, product_tolerance(2048 + 2))  # and unpacking's product and sum
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -46,6 +46,7 @@ def losses(folder: Path) -> list[float]:
     return [record[key] for record in records for key in ("loss", "val_loss") if key in record]
 
 
+@pytest.mark.numeric
 def test_training_on_kept_features_gives_the_same_losses(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     train(replace(config, output=tmp_path / "cached", feature_cache=tmp_path / "features"))

@@ -122,6 +122,8 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         pass
 
 
+# slow: torch takes ten seconds to start, eleven times; what is written, and when, is the same code on both.
+@pytest.mark.parametrize("backend_name", ["mlx", pytest.param("torch", marks=pytest.mark.slow)], indirect=True)
 def test_ten_kills_at_random_moments_change_nothing(
     backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +217,7 @@ def test_a_checkpoint_cut_at_any_moment_leaves_the_old_or_the_new_one(tmp_path: 
     assert finished and {(2, 1.0), (2, 3.0), (3, 3.0)} <= seen
 
 
+@pytest.mark.numeric
 def test_accumulation_equals_the_large_batch(config: TrainConfig) -> None:
     plain = replace(config, lora_dropout=0.0, max_steps=4, learning_rate=1e-3)
     for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
@@ -231,6 +234,7 @@ def test_accumulation_equals_the_large_batch(config: TrainConfig) -> None:
             assert mine["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.numeric
 def test_the_loss_weighs_every_answer_token_alike(config: TrainConfig) -> None:
     train(replace(config, max_steps=1, lora_dropout=0.0))
     backend = load_backend(config.backend, Path(config.model), dtype="float32")
@@ -248,6 +252,7 @@ def test_the_loss_weighs_every_answer_token_alike(config: TrainConfig) -> None:
     assert abs((losses / tokens).mean() / record["loss"] - 1) > 1e-4  # the mean of the rows' means is another number
 
 
+@pytest.mark.numeric
 def test_both_backends_see_the_same_rows_and_learn_the_same(config: TrainConfig) -> None:
     runs = {}
     for backend in ("mlx", "torch"):
