@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
 
 from ..writer import store_picture
@@ -48,6 +49,7 @@ def check_row(stage: Stage, row: RawRow) -> dict[str, Any]:
     staged |= {name: _carried(values.get(column), stage.schema.field(name).type) for name, column in stage.extras.items()}
     pictures = _pictures(stage, row, values) if mapping.images else []
     staged["images"] = [store_picture(stage.work / "catalogue", picture.data, picture.suffix) for picture in pictures]
+    staged[SIZES] = [dict(zip(("width", "height"), picture.image.size)) for picture in pictures]
     staged[PRINTS] = [picture_print(picture.image) if stage.near_duplicates else b"" for picture in pictures]
     staged[CHANGED] = sum(picture.changed for picture in pictures)
     staged[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)
