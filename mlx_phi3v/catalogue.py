@@ -14,9 +14,11 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from .errors import UserError
@@ -35,7 +37,17 @@ SPLITS = ("train", "validation", "test")
 SIZES = "_image_sizes"
 SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
 
-Size = tuple[int, int]
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """How large the pictures of some rows are.
+
+    counts: pictures of each row, int64 [rows]. sizes: (width, height) of each picture in pixels, row after row,
+    int64 [pictures, 2]; zeros for a picture that cannot be read (`photo.photo_size` says why).
+    """
+
+    counts: np.ndarray
+    sizes: np.ndarray
 
 
 class Split(Sequence[dict[str, Any]]):
@@ -88,35 +100,36 @@ class Split(Sequence[dict[str, Any]]):
         """All values of one column."""
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
 
-    def image_sizes(self) -> Iterator[list[list[Size | None]]]:
-        """(width, height) in pixels of each row's pictures, in order, some thousand rows at a time.
+    def image_sizes(self) -> Iterator[ImageSizes]:
+        """The sizes of all pictures, in the order of rows, some thousand rows at a time.
 
         They come from the catalogue's own column; where it has none, from the pictures' headers, read by threads.
-        None stands for a picture that cannot be read: `photo.photo_size` says why.
         """
         if self.has_sizes:
             yield from map(self._stored_sizes, self._batches)
         else:
             yield from prefetch(self._sizes_of_headers, self._batches, ahead=4, threads=4)
 
-    def _stored_sizes(self, batch: pa.RecordBatch) -> list[list[Size | None]]:
+    def _stored_sizes(self, batch: pa.RecordBatch) -> ImageSizes:
         stored = batch.column(SIZES)
-        starts = stored.offsets.to_pylist()
-        flat = stored.values
-        pairs: list[Size | None] = list(zip(flat.field("width").to_pylist(), flat.field("height").to_pylist()))
+        flat = stored.flatten()
+        sizes = np.stack([side.fill_null(0).to_numpy(zero_copy_only=False) for side in flat.flatten()], axis=1).astype(np.int64)
         if flat.null_count:  # unreadable when the catalogue was written; perhaps not now
-            images = batch.column("images").values.to_pylist()
-            pairs = [pair if known else self._size(image) for pair, known, image in zip(pairs, flat.is_valid(), images)]
-        return [pairs[start:end] for start, end in itertools.pairwise(starts)]
+            images = batch.column("images").flatten()
+            for i in np.flatnonzero(sizes[:, 0] == 0):
+                sizes[i] = self._size(images[i].as_py())
+        return ImageSizes(stored.value_lengths().to_numpy().astype(np.int64), sizes)
 
-    def _sizes_of_headers(self, batch: pa.RecordBatch) -> list[list[Size | None]]:
-        return [list(map(self._size, images or ())) for images in batch.column("images").to_pylist()]
+    def _sizes_of_headers(self, batch: pa.RecordBatch) -> ImageSizes:
+        images = [paths or [] for paths in batch.column("images").to_pylist()]
+        sizes = [self._size(path) for paths in images for path in paths]
+        return ImageSizes(np.array([len(paths) for paths in images], np.int64), np.array(sizes, np.int64).reshape(-1, 2))
 
-    def _size(self, image: str) -> Size | None:
+    def _size(self, image: str) -> tuple[int, int]:
         try:
             return photo_size(self.folder / image)
         except PhotoError:
-            return None
+            return 0, 0
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas DataFrame: the columns of a row, "images" as lists of absolute paths."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+T = TypeVar("T")
 _JSON_SECONDS = 0.5  # at most this often does a JSON progress line appear
+_SHORT_SECONDS = 2.0  # what takes less needs no bar
 
 
 class Progress:
@@ -79,7 +82,29 @@ def result(as_json: bool, **fields: Any) -> None:
         print(json.dumps(fields), flush=True)
 
 
+def note(text: str) -> None:
+    """A line that a person must not miss, on stderr: also off a terminal and with `--json`."""
+    Console(stderr=True, soft_wrap=True).print(f"note: {text}", markup=False, highlight=False)
+
+
 def say(text: str, *, as_json: bool = False) -> None:
     """A line to the person at the terminal; nothing with `--json` or off a terminal."""
     if not as_json and sys.stderr.isatty():
         Console(stderr=True).print(text, markup=False)
+
+
+def watched(parts: Iterable[T], label: str, total: int, size: Callable[[T], int], *, as_json: bool = False) -> Iterator[T]:
+    """The parts as they come, of `total` items together; a bar appears once they take more than two seconds."""
+    began, done = time.monotonic(), 0
+    bar: Progress | None = None
+    try:
+        for part in parts:
+            yield part
+            done += size(part)
+            if bar:
+                bar.advance(size(part))
+            elif time.monotonic() - began > _SHORT_SECONDS:
+                bar = Progress(label, total, as_json=as_json, done=done).__enter__()
+    finally:
+        if bar:
+            bar.__exit__(None, None, None)
