@@ -3,7 +3,8 @@
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
 
-Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only. Memory comes
+Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only (with
+--init-adapter also its weights, which the adapter must belong to). Memory comes
 from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
 """
 
@@ -22,8 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from . import cli
+from .adapters import AdapterConfig
 from .batches import ExampleMaker
 from .catalogue import Catalogue, ImageSizes
+from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .cli import option
 from .config import ModelConfig, Quantization, load_model_config
@@ -43,6 +46,7 @@ from .training.footprint import (
     weight_bytes,
     within,
 )
+from .training.init_adapter import load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
 from .training.settings import TrainConfig, training_of
 
@@ -127,7 +131,8 @@ def smaller(config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Wo
             model = replace(model, quantization=Quantization(64, bits))
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
             yield Choice(notes[0], model, work, training)
-    if config.vision != "off" or config.projector != "off" or config.separators != "off":
+    image_side = config.vision != "off" or config.projector != "off" or config.separators != "off"
+    if image_side and config.init_adapter is None:  # an adapter that is there already trains what it trains
         frozen = replace(config, vision="off", projector="off", separators="off")
         if frozen.language != "off" or frozen.lm_head != "off":
             training = replace(training_of(frozen), dtype=training.dtype, cpu=training.cpu)
@@ -157,6 +162,14 @@ def advice(
     return None
 
 
+def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
+    """What is trained, and the settings that say so. Raises UserError where --init-adapter does not fit the model."""
+    if config.init_adapter is None:
+        return config.with_lora_defaults(), config.adapter()
+    config, adapter, _ = load_init_adapter(config, model, base_fingerprint(folder))
+    return config, adapter
+
+
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -165,7 +178,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     rows = measure(config, model, prompts, num_crops)
     work = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
     # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.
-    training = replace(training_of(config), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    config, adapter = choose_adapter(config, model, folder)
+    training = replace(training_of(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
     taken = footprint(model, work, training)
     gflops = config.gflops or matmul_gflops()
     trunk, tower = step_flops(model, work, training)

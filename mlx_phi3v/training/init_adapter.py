@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,10 +12,12 @@ from ..config import ModelConfig
 from ..errors import UserError
 from .settings import GROUPS, TrainConfig
 
+Config = TypeVar("Config", bound=TrainConfig)
+
 
 def load_init_adapter(
-    config: TrainConfig, model: ModelConfig, fingerprint: str
-) -> tuple[TrainConfig, AdapterConfig, dict[str, np.ndarray]]:
+    config: Config, model: ModelConfig, fingerprint: str
+) -> tuple[Config, AdapterConfig, dict[str, np.ndarray]]:
     """The adapter of --init-adapter: the settings with its rank, alpha and targets, its configuration, its tensors.
 
     fingerprint: the base model's. --lora-dropout stays the run's own. Raises UserError where the adapter cannot be

@@ -33,7 +33,7 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig,
         return Passes(config.batch_size, config.grad_checkpoint)
     assert lengths is not None
     on_cpu = backend.device_info()["name"] == "cpu"
-    training = replace(training_of(config), adapter=adapter, dtype=backend.dtype, cpu=on_cpu)
+    training = replace(training_of(config, adapter), dtype=backend.dtype, cpu=on_cpu)
     work = largest_batch(lengths, config.batch_size)
     found = within(backend.config, work, training, int(config.memory_limit * 1e9))
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterConfig
@@ -83,7 +83,7 @@ class TrainConfig:
     save_every: int = option(200, help="optimiser steps between checkpoints")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
-    def with_lora_defaults(self) -> TrainConfig:
+    def with_lora_defaults(self) -> Self:
         """The settings with every unset one of `LORA_DEFAULTS` at its default."""
         return replace(self, **{name: value for name, value in LORA_DEFAULTS.items() if getattr(self, name) is None})
 
@@ -111,9 +111,11 @@ GROUPS = {
 }
 
 
-def training_of(config: TrainConfig) -> Training:
-    """What of the settings decides the run's memory and time."""
-    return Training(config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None)
+def training_of(config: TrainConfig, adapter: AdapterConfig | None = None) -> Training:
+    """What of the settings decides the run's memory and time. adapter: where another one is trained than they ask for."""
+    return Training(
+        adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
+    )
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
