@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -15,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.catalogue import FORMAT, SPLITS
+from mlx_phi3v.catalogue import FORMAT, SIZES, SIZES_TYPE, SPLITS
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, write_json
+from mlx_phi3v.photo import PhotoError, photo_size
 from mlx_phi3v.task import Task, is_missing
 
 _BATCH_ROWS = 1000
@@ -83,6 +85,9 @@ class CatalogueWriter:
             "task": task.to_dict(),
         }
         self.schema = _schema(task, extra or {})
+        # What a catalogue says, and its fingerprint with it, does not change by the column that serves as an index.
+        self._stored = self.schema if SIZES in self.schema.names else self.schema.append(pa.field(SIZES, SIZES_TYPE))
+        self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
         self._own_folder = folder is None
         self.folder = folder or self.output.with_name(f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -98,8 +103,11 @@ class CatalogueWriter:
         return store_picture(self.folder, data, suffix)
 
     def add(self, split: str, row: Mapping[str, Any]) -> None:
-        """Append one row. Columns outside the schema are an error of the caller."""
-        unknown = set(row) - set(self.schema.names)
+        """Append one row. Columns outside the schema are an error of the caller.
+
+        The sizes of its pictures are read from their files, unless the row brings them under `catalogue.SIZES`.
+        """
+        unknown = set(row) - set(self._stored.names)
         if unknown:
             raise KeyError(f"row has columns outside the schema: {sorted(unknown)}")
         clean = {name: None if is_missing(value := row.get(name)) else value for name in self.schema.names}
@@ -107,10 +115,19 @@ class CatalogueWriter:
         line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
         self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
         self._rows[split] = self._rows.get(split, 0) + 1
+        if self._stored is not self.schema:
+            clean[SIZES] = row.get(SIZES) or [self._size(image) for image in row.get("images") or []]
         pending = self._pending.setdefault(split, [])
         pending.append(clean)
         if len(pending) >= _BATCH_ROWS:
             self._flush(split)
+
+    def _read_size(self, image: str) -> dict[str, int] | None:
+        try:
+            width, height = photo_size(self.folder / image)
+        except PhotoError:
+            return None  # who opens it says what is wrong
+        return {"width": width, "height": height}
 
     def _flush(self, split: str) -> None:
         rows = self._pending.get(split)
@@ -119,9 +136,9 @@ class CatalogueWriter:
         if split not in self._open:
             names = self._shards.setdefault(split, [])
             names.append(f"{split}-{len(names):05d}.arrow")
-            self._open[split] = (pa.ipc.new_stream(str(self.folder / names[-1]), self.schema), 0)
+            self._open[split] = (pa.ipc.new_stream(str(self.folder / names[-1]), self._stored), 0)
         writer, written = self._open[split]
-        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=self.schema))
+        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=self._stored))
         self._open[split] = (writer, written + len(rows))
         self._pending[split] = []
         if written + len(rows) >= self.shard_rows:

@@ -38,6 +38,7 @@ ALIASES = (
     Alias("output", ("adapter_path",), TRAIN),
     Alias("adapter", ("adapter_path",), ("generate", "predict", "fuse")),
     Alias("dtype", ("torch_dtype",)),
+    Alias("init_adapter", ("resume_adapter_file",), TRAIN),
     Alias("max_steps", ("iters",), TRAIN),
     Alias("epochs", ("num_train_epochs",), TRAIN),
     Alias("batch_size", ("per_device_train_batch_size",), TRAIN),
@@ -122,7 +123,6 @@ REFUSALS = (
         "--val-rows 0 validates never",
         TRAIN,
     ),
-    Refusal(("resume_adapter_file",), "is not built in yet: --resume goes on with a run from OUTPUT/last", TRAIN),
     Refusal(("resume_from_checkpoint",), "has no counterpart: --resume goes on from OUTPUT/last", TRAIN),
     Refusal(("bf16", "fp16"), "has no counterpart: give --dtype bfloat16 or --dtype float16", (*TRAIN, *ANSWER)),
     Refusal(

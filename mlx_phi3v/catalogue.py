@@ -1,7 +1,8 @@
 """The one format for product data: Arrow shards, pictures stored by content hash, `catalogue.json`.
 
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
-    DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns
+    DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns,
+                                  _image_sizes (width, height of each picture in pixels; hidden from rows)
     DIR/images/ab/ab12....png     a picture, named by the SHA-256 of its bytes
     DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
 
@@ -13,17 +14,40 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from .errors import UserError
 from .files import read_json
+from .photo import PhotoError, photo_size
+from .prefetch import prefetch
 from .task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
+# The pictures' sizes in pixels, as `photo.photo_size` gives them; null for a picture that could not be read. Catalogues
+# of earlier versions lack the column, and an earlier version hands it out as one more extra column.
+SIZES = "_image_sizes"
+SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """How large the pictures of some rows are.
+
+    counts: pictures of each row, int64 [rows]. sizes: (width, height) of each picture in pixels, row after row,
+    int64 [pictures, 2]; zeros for a picture that cannot be read (`photo.photo_size` says why).
+    """
+
+    counts: np.ndarray
+    sizes: np.ndarray
 
 
 class Split(Sequence[dict[str, Any]]):
@@ -46,6 +70,9 @@ class Split(Sequence[dict[str, Any]]):
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"catalogue shard {path} cannot be read ({error}); make the catalogue again") from None
         self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
+        schema = self._batches[0].schema if self._batches else pa.schema([])
+        self.has_sizes = SIZES in schema.names and schema.field(SIZES).type == SIZES_TYPE
+        self.columns = [name for name in schema.names if not (self.has_sizes and name == SIZES)]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -59,7 +86,8 @@ class Split(Sequence[dict[str, Any]]):
             raise IndexError(index)
         number = bisect.bisect_right(self._ends, index)
         batch = self._batches[number]
-        row: dict[str, Any] = batch.slice(index - (self._ends[number] - batch.num_rows), 1).to_pylist()[0]
+        at = index - (self._ends[number] - batch.num_rows)
+        row: dict[str, Any] = batch.slice(at, 1).select(self.columns).to_pylist()[0]
         row["images"] = [str(self.folder / image) for image in row["images"] or []]
         return row
 
@@ -71,6 +99,44 @@ class Split(Sequence[dict[str, Any]]):
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+    def image_sizes(self) -> Iterator[ImageSizes]:
+        """The sizes of all pictures, in the order of rows, some thousand rows at a time.
+
+        They come from the catalogue's own column; where it has none, from the pictures' headers, read by threads.
+        """
+        if self.has_sizes:
+            yield from map(self._stored_sizes, self._batches)
+        else:
+            yield from prefetch(self._sizes_of_headers, self._batches, ahead=4, threads=4)
+
+    def _stored_sizes(self, batch: pa.RecordBatch) -> ImageSizes:
+        stored = batch.column(SIZES)
+        flat = stored.flatten()
+        sizes = np.stack([side.fill_null(0).to_numpy(zero_copy_only=False) for side in flat.flatten()], axis=1).astype(np.int64)
+        if flat.null_count:  # unreadable when the catalogue was written; perhaps not now
+            images = batch.column("images").flatten()
+            for i in np.flatnonzero(sizes[:, 0] == 0):
+                sizes[i] = self._size(images[i].as_py())
+        return ImageSizes(stored.value_lengths().to_numpy().astype(np.int64), sizes)
+
+    def _sizes_of_headers(self, batch: pa.RecordBatch) -> ImageSizes:
+        images = [paths or [] for paths in batch.column("images").to_pylist()]
+        sizes = [self._size(path) for paths in images for path in paths]
+        return ImageSizes(np.array([len(paths) for paths in images], np.int64), np.array(sizes, np.int64).reshape(-1, 2))
+
+    def _size(self, image: str) -> tuple[int, int]:
+        try:
+            return photo_size(self.folder / image)
+        except PhotoError:
+            return 0, 0
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rows as a pandas DataFrame: the columns of a row, "images" as lists of absolute paths."""
+        frame: pd.DataFrame = pa.Table.from_batches(self._batches).select(self.columns).to_pandas()
+        folder = self.folder.resolve()
+        frame["images"] = [[str(folder / image) for image in ([] if images is None else images)] for images in frame["images"]]
+        return frame
 
 
 class Catalogue:
@@ -98,6 +164,25 @@ class Catalogue:
                 f"split {name!r} of {self.folder} is empty; choose another or make the catalogue with more products"
             )
         return Split(self.folder, name, entry["shards"])
+
+    def to_pandas(self, split: str | None = None) -> pd.DataFrame:
+        """The rows of a split as a pandas DataFrame, or of all splits with a first column "split".
+
+        Columns: "id", "images" (lists of absolute paths), the task's fields (numbers as float64, a missing value as
+        NaN) and any extra columns; a column of the catalogue that is itself called "split" gives way.
+        Raises UserError where `split` does not exist or is empty.
+
+        >>> Catalogue("catalogue").to_pandas("train").groupby("category3_code")["full_price"].median()  # doctest: +SKIP
+        """
+        if split is not None:
+            return self.split(split).to_pandas()
+        import pandas as pd
+
+        names = [name for name, entry in self.info["splits"].items() if entry["rows"]]
+        frames = [self.split(name).to_pandas().drop(columns="split", errors="ignore") for name in names]
+        for name, frame in zip(names, frames):
+            frame.insert(0, "split", name)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["split", "id", "images"])
 
 
 def iterate(split: Split) -> Iterator[dict[str, Any]]:

@@ -1,26 +1,33 @@
-"""Batches of a split in the seeded order, made ahead of the step that takes them."""
+"""Batches of a split for given rows, made ahead of the step that takes them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
-from .batches import Batch, Example, ExampleMaker, batch_rows, collate
+from .batches import Batch, Example, ExampleMaker, collate
 from .catalogue import Split
+from .prefetch import prefetch
 from .training.features import FeatureCache
 
 
-class BatchLoader:
-    """Batches of a split in the seeded order, made a few ahead by threads. Each rank takes its share of every batch."""
+@dataclass(frozen=True)
+class Pass:
+    """What goes through the model at once. batch: None where this rank has none of the rows."""
 
-    def __init__(
-        self, split: Split, maker: ExampleMaker, cache: FeatureCache | None, *, batch_size: int, seed: int,
-        group_by_length: bool, world: tuple[int, int],
-    ) -> None:  # fmt: skip
+    rows: list[int]
+    batch: Batch | None
+    ends_step: bool
+
+
+class BatchLoader:
+    """Batches of a split, made a few ahead by threads. Each rank takes its share of every batch."""
+
+    def __init__(self, split: Split, maker: ExampleMaker, cache: FeatureCache | None, world: tuple[int, int]) -> None:
         """world: (rank, ranks)."""
         self.split, self.maker, self.cache = split, maker, cache
-        self.batch_size, self.seed, self.group_by_length = batch_size, seed, group_by_length
         self.rank, self.ranks = world
         self.waited = 0.0  # seconds that the model had no batch to work on
 
@@ -42,22 +49,15 @@ class BatchLoader:
         assert not isinstance(begun, list)
         return begun
 
-    def __call__(self, start: int, ahead: int = 4) -> Generator[tuple[list[int], Batch | None], None, None]:
-        """Endless (rows, batch) from batch number `start` on."""
-        length = (lambda row: self.maker.length(self.split[row])) if self.group_by_length else None
-        rows = batch_rows(len(self.split), self.batch_size, self.seed, start, length)
-        with ThreadPoolExecutor(2) as pool:
-            waiting: list[tuple[list[int], Future[Batch | list[Example] | None]]] = []
-            try:
-                while True:
-                    while len(waiting) < ahead:
-                        upcoming = next(rows)
-                        waiting.append((upcoming, pool.submit(self._begin, upcoming)))
-                    ready, future = waiting.pop(0)
-                    asked = time.perf_counter()
-                    begun = future.result()
-                    self.waited += time.perf_counter() - asked
-                    yield ready, self._finish(begun)
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+    def __call__(self, passes: Iterable[tuple[list[int], bool]], ahead: int = 3) -> Generator[Pass, None, None]:
+        """The batches of `passes`: (rows, whether they end a step). Raises UserError as `batches.ExampleMaker`."""
+        parts = prefetch(lambda part: (*part, self._begin(part[0])), passes, ahead=ahead, threads=2)
+        with closing(parts):
+            while True:
+                asked = time.perf_counter()
+                part = next(parts, None)
+                self.waited += time.perf_counter() - asked
+                if part is None:
+                    return
+                rows, ends_step, begun = part
+                yield Pass(rows, self._finish(begun), ends_step)

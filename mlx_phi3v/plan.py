@@ -3,7 +3,8 @@
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
 
-Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only. Memory comes
+Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only (with
+--init-adapter also its weights, which the adapter must belong to). Memory comes
 from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
 """
 
@@ -17,13 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from . import cli
+from .adapters import AdapterConfig
 from .backend import set_up
 from .batches import ExampleMaker
-from .catalogue import Catalogue
+from .catalogue import Catalogue, ImageSizes
+from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .cli import option
 from .config import ModelConfig, Quantization, load_model_config
@@ -36,7 +40,6 @@ from .training.footprint import (
     Training,
     Workload,
     adapter_parameters,
-    catalogue_sizes,
     fits,
     footprint,
     largest_batch,
@@ -44,6 +47,8 @@ from .training.footprint import (
     weight_bytes,
     within,
 )
+from .training.init_adapter import load_init_adapter
+from .training.row_lengths import MeasuredRows, measure_rows
 from .training.settings import TrainConfig, training_of
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
@@ -59,24 +64,26 @@ class PlanConfig(TrainConfig):
     """Settings of a training run, and what its photos look like."""
 
     data: Path | None = option(
-        None, help="catalogue; its first rows give photo sizes and text lengths", heading="Model and data"
+        None, help="catalogue; its train split gives photo sizes and text lengths", heading="Model and data"
     )  # type: ignore[assignment]
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
     photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
 
 
-def workload(config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, num_crops: int) -> Workload:
-    """The largest batch of the catalogue, or of the one photo that is described."""
+def measure(config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
+    """The rows of the catalogue, or the one photo that is described."""
     if config.data is not None:
         catalogue = Catalogue(config.data)
-        maker = ExampleMaker(prompts, model, catalogue.task, num_crops)
-        return largest_batch(catalogue_sizes(catalogue.split("train")), maker, config.batch_size)
+        split = catalogue.split("train")
+        measured = measure_rows(split, ExampleMaker(prompts, model, catalogue.task, num_crops), as_json=config.json)
+        measured.require_readable(split)
+        return measured
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", config.photo)
     if not match:
         raise UserError(f"--photo {config.photo} is not of the form WIDTHxHEIGHT, such as 1600x1200")
-    photo = [(_ANSWER, [(int(match[1]), int(match[2]))])]
-    return largest_batch(photo, ExampleMaker(prompts, model, Task(), num_crops), config.batch_size)
+    size = ImageSizes(np.array([1]), np.array([[int(match[1]), int(match[2])]]))
+    return MeasuredRows.of([_ANSWER], size, ExampleMaker(prompts, model, Task(), num_crops))
 
 
 def matmul_gflops(backend: str = "mlx") -> float:
@@ -118,9 +125,7 @@ class Choice:
     training: Training
 
 
-def smaller(
-    config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, work: Workload, training: Training
-) -> Iterator[Choice]:
+def smaller(config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Workload, training: Training) -> Iterator[Choice]:
     """The run as asked for, then with one concession more each time, the mildest first."""
     yield Choice("", model, work, training)
     notes: list[str] = []
@@ -129,7 +134,8 @@ def smaller(
             model = replace(model, quantization=Quantization(64, bits))
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
             yield Choice(notes[0], model, work, training)
-    if config.vision != "off" or config.projector != "off" or config.separators != "off":
+    image_side = config.vision != "off" or config.projector != "off" or config.separators != "off"
+    if image_side and config.init_adapter is None:  # an adapter that is there already trains what it trains
         frozen = replace(config, vision="off", projector="off", separators="off")
         if frozen.language != "off" or frozen.lm_head != "off":
             training = replace(training_of(frozen), dtype=training.dtype, cpu=training.cpu)
@@ -138,25 +144,33 @@ def smaller(
     num_crops = config.num_crops or model.num_crops
     for fewer in (8, 4, 1):
         if fewer < num_crops:
-            work = workload(config, model, prompts, fewer)
+            work = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, work, training)
 
 
 def advice(
-    config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, work: Workload, training: Training, limit: int
+    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Workload, training: Training, limit: int
 ) -> str | None:
     """What to change so that the run fits into `limit` bytes: "" for nothing, None where no change helps."""
-    for choice in smaller(config, model, prompts, work, training):
+    for choice in smaller(config, model, rows, work, training):
         found = within(choice.model, choice.work, choice.training, limit)
         if found:
-            rows, checkpointing = found
+            count, checkpointing = found
             flags = [choice.change] if choice.change else []
             flags += ["--grad-checkpoint"] if checkpointing and not config.grad_checkpoint else []
-            if rows < work.rows:
-                passes = config.grad_accumulation_steps * work.rows // rows
-                flags += [f"--batch-size {rows} --grad-accumulation-steps {passes}"]
+            if count < work.rows:
+                passes = config.grad_accumulation_steps * work.rows // count
+                flags += [f"--batch-size {count} --grad-accumulation-steps {passes}"]
             return ", ".join(flags)
     return None
+
+
+def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
+    """What is trained, and the settings that say so. Raises UserError where --init-adapter does not fit the model."""
+    if config.init_adapter is None:
+        return config.with_lora_defaults(), config.adapter()
+    config, adapter, _ = load_init_adapter(config, model, base_fingerprint(folder))
+    return config, adapter
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
@@ -164,9 +178,11 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     folder = resolve_model(config.model)
     model, prompts = load_model_config(folder), PromptProcessor(folder)
     num_crops = config.num_crops or model.num_crops
-    work = workload(config, model, prompts, num_crops)
+    rows = measure(config, model, prompts, num_crops)
+    work = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
     # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.
-    training = replace(training_of(config), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    config, adapter = choose_adapter(config, model, folder)
+    training = replace(training_of(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
     taken = footprint(model, work, training)
     gflops = config.gflops or matmul_gflops()
     trunk, tower = step_flops(model, work, training)
@@ -189,7 +205,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "gflops": gflops,
         "seconds_per_step": seconds * config.grad_accumulation_steps,
         "fits": {name: fits(model, work, training, limit) for name, limit in limits.items()},
-        "advice": {name: advice(config, model, prompts, work, training, limit) for name, limit in limits.items()},
+        "advice": {name: advice(config, model, rows, work, training, limit) for name, limit in limits.items()},
     }
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+T = TypeVar("T")
 _JSON_SECONDS = 0.5  # at most this often does a JSON progress line appear
+_SHORT_SECONDS = 2.0  # what takes less needs no bar
 
 
 class Progress:
@@ -101,3 +103,20 @@ def stages() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield lambda stage: status.update(stage)
+
+
+def watched(parts: Iterable[T], label: str, total: int, size: Callable[[T], int], *, as_json: bool = False) -> Iterator[T]:
+    """The parts as they come, of `total` items together; a bar appears once they take more than two seconds."""
+    began, done = time.monotonic(), 0
+    bar: Progress | None = None
+    try:
+        for part in parts:
+            yield part
+            done += size(part)
+            if bar:
+                bar.advance(size(part))
+            elif time.monotonic() - began > _SHORT_SECONDS:
+                bar = Progress(label, total, as_json=as_json, done=done).__enter__()
+    finally:
+        if bar:
+            bar.__exit__(None, None, None)

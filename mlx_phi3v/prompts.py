@@ -63,6 +63,21 @@ class PromptProcessor:
         labels = np.where(np.arange(len(ids)) < start, IGNORE, input_ids)
         return input_ids, np.where(labels < 0, IGNORE, labels)
 
+    def answer_lengths(self, prompt: str, answers: Sequence[str]) -> np.ndarray:
+        """(tokens, labels) of `example` for each of many answers, without the tokens of images: int64 [N, 2].
+
+        The answers hold no `<|image_k|>` tags, as `Task.answer` makes them.
+        """
+        *pieces, last = _TAG.split(prompt)
+        fixed = sum(len(self.tokenizer.encode(piece)) for piece in pieces[::2])
+        before = self.tokenizer.encode(last).ids
+        lengths = np.zeros((len(answers), 2), np.int64)
+        for i, encoded in enumerate(self.tokenizer.encode_batch_fast([last + answer + END for answer in answers])):
+            ids = encoded.ids
+            start = next((k for k, (a, b) in enumerate(zip(ids, before)) if a != b), len(before))
+            lengths[i] = fixed + len(ids), max(0, len(ids) - start)
+        return lengths
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
 
 from ..writer import store_picture
@@ -65,6 +66,7 @@ def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]
         checked[name] = _carried(values.get(column), checks.schema.field(name).type)
     pictures = _pictures(checks, row, values) if mapping.images else []
     checked["images"] = [store_picture(catalogue, picture.data, picture.suffix) for picture in pictures]
+    checked[SIZES] = [dict(zip(("width", "height"), picture.image.size)) for picture in pictures]
     checked[PRINTS] = [picture_print(picture.image) if checks.near_duplicates else b"" for picture in pictures]
     checked[CHANGED] = sum(picture.changed for picture in pictures)
     checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)

@@ -17,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlx_phi3v.catalogue import SIZES, SIZES_TYPE
+
 from .mapping import FieldMapping
 from .picture_store import write_whole
 
@@ -30,7 +32,7 @@ def piece_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa
     """Columns of a piece: those of the catalogue and what splitting needs."""
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("images", pa.list_(pa.string()))]
     columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
-    columns += list(extras.items())
+    columns += [*extras.items(), (SIZES, SIZES_TYPE)]
     columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
     columns += [(PRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
     return pa.schema(columns)

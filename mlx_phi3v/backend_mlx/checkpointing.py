@@ -12,10 +12,27 @@ def checkpointed(layer: nn.Module) -> Any:
     """The layer with its activations computed again in the backward pass. MLX: its parameters must be arguments."""
     stream = mx.default_stream(mx.default_device())  # not the one that is current when it is computed again
 
-    def forward(parameters: dict[str, Any], *inputs: Any) -> mx.array:
-        layer.update(parameters)
-        with mx.stream(stream):
-            return layer(*inputs)
+    def run(*inputs: Any) -> Any:
+        first: list[int] = []  # MLX: where the random numbers stood, so that dropout draws the same masks again
 
-    run = mx.checkpoint(forward)
-    return lambda *inputs: run(layer.trainable_parameters(), *inputs)
+        def forward(parameters: dict[str, Any], *inputs: Any) -> mx.array:
+            layer.update(parameters)
+            now = _random_key()
+            if first:
+                mx.random.seed(first[0])
+            with mx.stream(stream):
+                outputs = layer(*inputs)
+            if first:
+                mx.random.seed(now)
+            first.append(now)
+            return outputs
+
+        return mx.checkpoint(forward)(layer.trainable_parameters(), *inputs)
+
+    return run
+
+
+def _random_key() -> int:
+    """The state of MLX's random numbers as the number that `mx.random.seed` takes back."""
+    high, low = mx.random.state[0].tolist()  # type: ignore[index]
+    return int(high) << 32 | int(low)

@@ -1,6 +1,7 @@
 """Training checkpoints: everything a run needs to go on bit for bit, in folders that appear whole or not at all.
 
-OUTPUT/step-000100/   adapter_config.json, adapter_model.safetensors (PEFT), optimizer.safetensors, state.json
+OUTPUT/step-000100/   adapter_config.json, adapter_model.safetensors (PEFT), optimizer.safetensors, state.json,
+                      task.json (what the adapter was trained to answer; see `trained_task`)
 OUTPUT/last, best     links to the newest and the best of them
 OUTPUT/log.jsonl      one line per report
 """
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,16 @@ from safetensors.numpy import load_file
 from ..adapters import WEIGHTS_FILE, AdapterConfig, save_adapter
 from ..errors import UserError
 from ..files import atomic_folder, read_json, write_json, write_tensors, write_text
+from ..trained_task import TrainedTask
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. The order of rows and the dropout seeds are pure functions of `seed` and `step`."""
+    """Where a run stands. The order of rows and the dropout seeds are pure functions of `seed`, `settings` and `step`.
+
+    settings: of the run as it was last gone on with; `batch_size` and `grad_accumulation_steps` are those it began
+    with, by which its rows are drawn (see `row_order.RowOrder`).
+    """
 
     step: int
     seed: int
@@ -52,14 +59,17 @@ class Checkpoints:
         return (self.output / "last" / "state.json").is_file()
 
     def save(
-        self, state: TrainState, adapter: AdapterConfig, tensors: dict[str, np.ndarray], optimizer: dict[str, np.ndarray]
-    ) -> Path:
+        self, state: TrainState, adapter: AdapterConfig, tensors: dict[str, np.ndarray], optimizer: dict[str, np.ndarray],
+        task: TrainedTask | None = None,
+    ) -> Path:  # fmt: skip
         """Write a checkpoint, point `last` (and `best`) at it, and drop those that neither names."""
         folder = self.folder(state.step)
         with atomic_folder(folder, overwrite=True) as temporary:
             save_adapter(temporary, adapter, tensors, state.base_fingerprint)
             write_tensors(temporary / "optimizer.safetensors", optimizer)
             write_json(temporary / "state.json", state.__dict__)
+            if task is not None:
+                task.save(temporary)
         # `last` last: a run killed between the two goes on from the older checkpoint and links `best` again.
         if state.best_step in (None, state.step):
             self._link("best", folder)
@@ -83,7 +93,20 @@ class Checkpoints:
             state = TrainState(**values)
             return state, load_file(folder / WEIGHTS_FILE), load_file(folder / "optimizer.safetensors")
         except (SafetensorError, FileNotFoundError, TypeError) as error:
-            raise UserError(f"checkpoint {folder.resolve()} is damaged ({error}); remove it and train again") from None
+            raise self._damaged(str(error)) from None
+
+    def require_whole(
+        self, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray]
+    ) -> None:
+        """Raises UserError where what `load` gave lacks a tensor of an adapter of these shapes, or one of its moments."""
+        for key, shape in shapes.items():
+            for name, found in ((key, tensors), (key + ".exp_avg", optimizer), (key + ".exp_avg_sq", optimizer)):
+                if name not in found or found[name].shape != shape:
+                    has = f"is {list(found[name].shape)}, not {list(shape)}" if name in found else "is missing"
+                    raise self._damaged(f"tensor {name} {has}")
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError(f"checkpoint {(self.output / 'last').resolve()} is damaged ({why}); remove it and train again")
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""

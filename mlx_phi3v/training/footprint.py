@@ -8,16 +8,12 @@ checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..adapters import AdapterConfig, adapter_shapes
-from ..batches import ExampleMaker
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelConfig
-from ..crops import crop_grid_of, encoded_crops, image_token_count
-from ..photo import photo_size
+from .row_lengths import RowLengths
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -32,29 +28,13 @@ class Workload:
     labels: int = 64
 
 
-def largest_batch(
-    rows: Iterable[tuple[Mapping[str, Any], Sequence[tuple[int, int]]]], maker: ExampleMaker, batch_size: int
-) -> Workload:
-    """The largest batch that can come of `rows` and the (width, height) of their photos.
+def largest_batch(lengths: RowLengths, batch_size: int) -> Workload:
+    """The largest batch that can come of rows of these lengths.
 
     Every row in it is as long as the longest, and has as many crops as the one with most.
     """
-    tokens = crops = labels = 0
-    for row, sizes in rows:
-        grids = [crop_grid_of(size, maker.num_crops) for size in sizes]
-        counts = [image_token_count(grid, maker.config.vision) for grid in grids]
-        input_ids, targets = maker.prompts.example(maker.task_prompt(len(counts)), maker.task.answer(row), counts)
-        tokens, labels = max(tokens, len(input_ids)), max(labels, int((targets >= 0).sum()))
-        crops = max(crops, sum(map(encoded_crops, grids)))
+    tokens, labels, crops = (int(values.max(initial=0)) for values in (lengths.tokens, lengths.labels, lengths.crops))
     return Workload(batch_size, tokens, crops * batch_size, labels)
-
-
-def catalogue_sizes(
-    split: Sequence[Mapping[str, Any]], most: int = 500
-) -> Iterator[tuple[Mapping[str, Any], list[tuple[int, int]]]]:
-    """A catalogue's first rows with the sizes of their photos, from the photos' headers."""
-    for i in range(min(most, len(split))):
-        yield split[i], [photo_size(path) for path in split[i]["images"]]
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,27 @@
-"""The training loop: one optimiser step after the other, validation, checkpoints and the log."""
+"""The training loop: set up, one optimiser step after the other with validation, checkpoints and the log, summary."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import MISSING, astuple, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import adapters
-from ..adapters import AdapterConfig
-from ..backend import Backend, OptimizerConfig, load_backend
-from ..batches import Batch, ExampleMaker
-from ..catalogue import Catalogue, Split
-from ..checkpoint.fingerprint import base_fingerprint
-from ..checkpoint.hub import resolve_model
+from ..batches import Batch
 from ..errors import UserError
 from ..files import write_json
-from ..loader import BatchLoader
+from ..loader import Pass
 from ..progress import Progress, say
-from ..prompts import PromptProcessor
 from ..schedule import learning_rate
-from .checkpoints import Checkpoints, TrainState
-from .features import FeatureCache
-from .memory_limit import _within_memory
-from .settings import _FREE, TrainConfig, _check, _settings, total_steps
+from .checkpoints import TrainState
+from .pace import Pace, Taken
+from .settings import TrainConfig
+from .setup import Setup, set_up
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -35,170 +29,138 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises UserError for wrong settings or data and for a non-finite loss.
     """
-    _check(config)
-    checkpoints = Checkpoints(config.output)
-    catalogue = Catalogue(config.data)
-    split = catalogue.split("train")
-    has_validation = config.val_rows > 0 and catalogue.info["splits"].get("validation", {}).get("rows")
-    if checkpoints.exists() and not config.resume:
-        raise UserError(f"{config.output} holds a training run; add --resume to go on with it, or choose another --output")
-    folder = resolve_model(config.model)
-    say(f"loading {config.model} on {config.backend}", as_json=config.json)
-    backend = load_backend(config.backend, folder, dtype=config.dtype)
-    num_crops = config.num_crops or backend.config.num_crops
-    prompts = PromptProcessor(folder)
-    if config.memory_limit is not None:
-        config = _within_memory(config, backend, split, ExampleMaker(prompts, backend.config, catalogue.task, num_crops))
-    fingerprint = base_fingerprint(folder)
-    adapter = config.adapter()
-    backend.set_adapter(adapter, adapters.init_adapter(backend.config, adapter, config.seed), trainable=True)
-    backend.start_training(
-        OptimizerConfig((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
-        grad_checkpoint=config.grad_checkpoint,
-    )
-    state = TrainState(0, config.seed, None, None, _settings(config), catalogue.fingerprint, fingerprint)
-    if config.resume and checkpoints.exists():
-        state = _resume(checkpoints, backend, state)
-    leads = backend.world()[0] == 0  # of several ranks, one writes
-    if leads:
-        config.output.mkdir(parents=True, exist_ok=True)
-        checkpoints.sweep()
-        checkpoints.cut_log(state.step)
-    cache = _feature_cache(config, backend, adapter, num_crops)
-    maker = ExampleMaker(prompts, backend.config, catalogue.task, num_crops, config.max_length, cache.image if cache else None)
-
-    def load(part: Split) -> BatchLoader:
-        return BatchLoader(
-            part, maker, cache, batch_size=config.batch_size, seed=config.seed,
-            group_by_length=config.group_by_length, world=backend.world(),
-        )  # fmt: skip
-
-    loader = load(split)
-    total = total_steps(config, len(split))
-    run = _Run(config, backend, adapter, checkpoints, total, leads)
-    validation = load(catalogue.split("validation")) if has_validation else None
-    if run.leads:
-        write_json(config.output / "settings.json", {**_settings(config), "total_steps": total, "rows": len(split)})
-    batches = loader(state.step * config.grad_accumulation_steps)
-    with Progress("training", total, as_json=config.json and run.leads, done=state.step) as progress:
-        while state.step < total:
-            record = run.step(state.step, batches, loader)
-            step = state.step + 1
-            state = replace(state, step=step)
-            last = step == total
-            if validation and (last or step % config.steps_per_eval == 0):
-                record["val_loss"] = run.validate(validation)
-                if state.best_loss is None or record["val_loss"] < state.best_loss:
-                    state = replace(state, best_loss=record["val_loss"], best_step=step)
-            shown = {key: record[key] for key in ("loss", "rows_per_second", "peak_gb", "val_loss") if key in record}
-            progress.advance(**shown)
-            if run.leads and (last or step % config.steps_per_report == 0 or "val_loss" in record):
-                checkpoints.log(record)
-                progress.emit(event="step", **record)
-            if run.leads and (last or step % config.save_every == 0 or state.best_step == step):
-                run.save(state)
-    batches.close()
-    if cache:
-        say(cache.summary(), as_json=config.json)
-    return {
-        "steps": total, "rows": len(split), "adapter": str(config.output / "best"), "best_loss": state.best_loss,
-        "best_step": state.best_step, "seconds": round(run.whole.seconds, 1),
-        "rows_per_second": round(run.whole.rate, 2),
-        "data_wait": round(run.whole.waited / max(run.whole.seconds, 1e-9), 4),
-        "padding": round(run.whole.padding / max(run.whole.positions, 1), 4),
-    }  # fmt: skip
+    trainer = Trainer(set_up(config))
+    trainer.open_output()
+    trainer.run()
+    return trainer.summarise()
 
 
 @dataclass(frozen=True)
-class _Count:
-    """What some steps took. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
+class StepRecord:
+    """A line of the log. step: from 1; loss: mean over the step's answer tokens; peak_gb: most memory so far."""
 
-    rows: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    positions: int = 0
-    padding: int = 0
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    answer_tokens: int
+    rows_per_second: float
+    data_wait: float
+    padding: float
+    peak_gb: float
+    val_loss: float | None = None
 
-    def __add__(self, other: _Count) -> _Count:
-        return _Count(*(a + b for a, b in zip(astuple(self), astuple(other))))
-
-    @property
-    def rate(self) -> float:
-        """Rows a second, pictures' way to the model included."""
-        return self.rows / max(self.seconds, 1e-9)
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, without what was not measured."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-class _Run:
-    """One optimiser step after the other, with the running averages that are reported."""
+class Trainer:
+    """A run from where its `setup.state` stands to its last step."""
 
-    def __init__(
-        self, config: TrainConfig, backend: Backend, adapter: AdapterConfig, checkpoints: Checkpoints, total: int, leads: bool
-    ) -> None:
-        self.config, self.backend, self.adapter, self.checkpoints = config, backend, adapter, checkpoints
-        self.total, self.leads = total, leads
-        self.window: list[_Count] = []
-        self.whole = _Count()
-        self.saved: Path | None = checkpoints.output / "last" if checkpoints.exists() else None
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.config, self.backend = setup, setup.config, setup.backend
+        self.state: TrainState = setup.state
+        self.pace = Pace(setup.config.steps_per_report)
+        self.saved: Path | None = setup.checkpoints.output / "last" if setup.checkpoints.exists() else None
         self.recent: tuple[list[int], Batch] | None = None
 
-    def step(self, step: int, source: Iterator[tuple[list[int], Batch | None]], loader: BatchLoader) -> dict[str, Any]:
-        """Forward, backward and update; the log record. Raises UserError where the loss is not finite."""
-        started, waited = time.perf_counter(), loader.waited
-        config, backend = self.config, self.backend
-        batches = [next(source) for _ in range(config.grad_accumulation_steps)]
-        rate = learning_rate(
-            step,
-            peak=config.learning_rate,
-            total_steps=self.total,
-            warmup_steps=config.warmup_steps,
-            schedule=config.lr_schedule,
-        )
+    def open_output(self) -> None:
+        """Tidy the output folder and write settings.json: what is run, with passes as they are cut."""
+        if not self.setup.leads:  # of several ranks, one writes
+            return
+        order, passes, checkpoints = self.setup.order, self.setup.passes, self.setup.checkpoints
+        checkpoints.output.mkdir(parents=True, exist_ok=True)
+        checkpoints.sweep()
+        checkpoints.cut_log(self.state.step)
+        run = {
+            "batch_size": passes.rows,
+            "grad_accumulation_steps": -(-order.rows_per_step // passes.rows),
+            "grad_checkpoint": passes.grad_checkpoint,
+            "total_steps": self.setup.total,
+            "rows": order.rows,
+        }
+        write_json(checkpoints.output / "settings.json", self.state.settings | run)
+
+    def run(self) -> None:
+        """All steps that are left."""
+        setup, config = self.setup, self.config
+        passes = setup.training(setup.order.passes(self.state.step, setup.passes.rows))
+        done, leads = self.state.step, setup.leads
+        with closing(passes), Progress("training", setup.total, as_json=config.json and leads, done=done) as progress:
+            while self.state.step < setup.total:
+                record = self.step(passes)
+                self.state = replace(self.state, step=record.step)
+                last = record.step == setup.total
+                if setup.validation and (last or record.step % config.steps_per_eval == 0):
+                    record = replace(record, val_loss=self.validate())
+                    self.note_best(record)
+                self.report(record, progress, always=last)
+                if leads and (last or record.step % config.save_every == 0 or self.state.best_step == record.step):
+                    self.save()
+        if setup.cache:
+            say(setup.cache.summary(), as_json=config.json)
+
+    def step(self, source: Iterator[Pass]) -> StepRecord:
+        """Forward, backward and update over the passes of the next step. Raises UserError where the loss is not finite."""
+        started, waited = time.perf_counter(), self.setup.training.waited
+        passes = take_step(source)
+        rate = self.learning_rate()
         # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
-        backend.seed(config.seed * 1_000_003 + step)
+        self.backend.seed(self.config.seed * 1_000_003 + self.state.step)
+        loss, tokens = self.accumulate(passes)
+        norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
+        batches = [part.batch for part in passes if part.batch is not None]
+        taken = Taken(
+            rows=len(_rows(passes)),
+            seconds=time.perf_counter() - started,
+            waited=self.setup.training.waited - waited,
+            positions=sum(batch.attention_mask.size for batch in batches),
+            padding=sum(batch.padding for batch in batches),
+        )
+        self.pace.add(taken)
+        recent = self.pace.recent
+        return StepRecord(
+            self.state.step + 1, loss / max(tokens, 1), norm, rate, tokens, recent.rows_per_second, recent.data_wait,
+            taken.padding_share, self.backend.peak_memory() / 1e9,
+        )  # fmt: skip
+
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return learning_rate(
+            self.state.step,
+            peak=self.config.learning_rate,
+            total_steps=self.setup.total,
+            warmup_steps=self.config.warmup_steps,
+            schedule=self.config.lr_schedule,
+        )
+
+    def accumulate(self, passes: Sequence[Pass]) -> tuple[float, int]:
+        """Add the gradients of a step's passes: summed token loss and answer tokens, over all ranks."""
         sums = np.zeros(2)
         suspects: list[int] = []
-        for rows, batch in batches:
-            if batch is not None:
-                loss = backend.accumulate(batch)
-                suspects += rows if not math.isfinite(loss) else []
-                sums += (loss, batch.answer_tokens)
-                self.recent = rows, batch
+        for part in passes:
+            if part.batch is not None:
+                loss = self.backend.accumulate(part.batch)
+                suspects += part.rows if not math.isfinite(loss) else []
+                sums += (loss, part.batch.answer_tokens)
+                self.recent = part.rows, part.batch
         # Summed first, so that all ranks stop together.
-        total_loss, tokens = backend.all_sum(sums)
-        if not math.isfinite(total_loss):
-            raise self._not_finite("loss", total_loss, step, suspects or [row for rows, _ in batches for row in rows])
-        norm = backend.update(rate, int(tokens), config.max_grad_norm)
-        if not math.isfinite(norm):
-            raise self._not_finite("gradient norm", norm, step, [row for rows, _ in batches for row in rows])
-        mine = [batch for _, batch in batches if batch is not None]
-        count = _Count(
-            rows=sum(len(rows) for rows, _ in batches),
-            seconds=time.perf_counter() - started,
-            waited=loader.waited - waited,
-            positions=sum(batch.attention_mask.size for batch in mine),
-            padding=sum(batch.padding for batch in mine),
-        )
-        self.window = [*self.window, count][-max(config.steps_per_report, 1) :]
-        self.whole = self.whole + count
-        recent = sum(self.window, _Count())
-        return {
-            "step": step + 1,
-            "loss": float(total_loss) / max(float(tokens), 1.0),
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "answer_tokens": int(tokens),
-            "rows_per_second": recent.rate,
-            "data_wait": recent.waited / max(recent.seconds, 1e-9),
-            "padding": count.padding / max(count.positions, 1),
-            "peak_gb": backend.peak_memory() / 1e9,
-        }
+        total, tokens = self.backend.all_sum(sums)
+        if not math.isfinite(total):
+            raise self._not_finite("loss", total, self.state.step, suspects or _rows(passes))
+        return float(total), int(tokens)
 
-    def validate(self, loader: BatchLoader) -> float:
+    def validate(self) -> float:
         """Mean token loss over the first `val_rows` validation rows."""
+        loader, size = self.setup.validation, self.setup.passes.rows
+        assert loader is not None
         sums = np.zeros(2)
         rows = range(min(self.config.val_rows, len(loader.split)))
-        for start in range(0, len(rows), self.config.batch_size):
-            batch = loader.make(rows[start : start + self.config.batch_size])
+        for start in range(0, len(rows), size):
+            batch = loader.make(rows[start : start + size])
             if batch is not None:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
         loss, tokens = self.backend.all_sum(sums)
@@ -206,15 +168,41 @@ class _Run:
             raise UserError(f"the validation loss is {loss}; {self._last_good()}; lower --learning-rate")
         return float(loss / max(tokens, 1.0))
 
-    def save(self, state: TrainState) -> None:
+    def note_best(self, record: StepRecord) -> None:
+        """Remember the step whose validation loss is the least."""
+        if self.state.best_loss is None or (record.val_loss is not None and record.val_loss < self.state.best_loss):
+            self.state = replace(self.state, best_loss=record.val_loss, best_step=record.step)
+
+    def report(self, record: StepRecord, progress: Progress, *, always: bool) -> None:
+        """Move the bar; every some steps, after a validation and at the end also a line of the log."""
+        values = record.to_dict()
+        progress.advance(**{key: values[key] for key in ("loss", "rows_per_second", "peak_gb", "val_loss") if key in values})
+        due = always or record.step % self.config.steps_per_report == 0 or record.val_loss is not None
+        if self.setup.leads and due:
+            self.setup.checkpoints.log(values)
+            progress.emit(event="step", **values)
+
+    def save(self) -> None:
         """Write a checkpoint. Raises UserError where the last update has broken the adapter: what is saved is good."""
         tensors = self.backend.adapter_tensors()
         if self.recent is not None:
             rows, batch = self.recent
             loss = self.backend.loss(batch)
             if not math.isfinite(loss) or not all(np.isfinite(value).all() for value in tensors.values()):
-                raise self._not_finite("loss after the update", loss, state.step - 1, rows)
-        self.saved = self.checkpoints.save(state, self.adapter, tensors, self.backend.optimizer_tensors())
+                raise self._not_finite("loss after the update", loss, self.state.step - 1, rows)
+        optimizer = self.backend.optimizer_tensors()
+        self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
+
+    def summarise(self) -> dict[str, Any]:
+        """What the run came to."""
+        whole, started_from = self.pace.whole, self.config.init_adapter
+        return {
+            "steps": self.setup.total, "rows": self.setup.order.rows, "adapter": str(self.config.output / "best"),
+            **({"init_adapter": started_from} if started_from else {}),
+            "best_loss": self.state.best_loss, "best_step": self.state.best_step, "seconds": round(whole.seconds, 1),
+            "rows_per_second": round(whole.rows_per_second, 2), "data_wait": round(whole.data_wait, 4),
+            "padding": round(whole.padding_share, 4),
+        }  # fmt: skip
 
     def _last_good(self) -> str:
         return f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written yet"
@@ -226,31 +214,13 @@ class _Run:
         )
 
 
-def _feature_cache(config: TrainConfig, backend: Backend, adapter: AdapterConfig, num_crops: int) -> FeatureCache | None:
-    if config.feature_cache is None:
-        return None
-    if adapter.trains_image_side(backend.config):
-        raise UserError(
-            "--feature-cache keeps what the image side computes, and this run trains it; leave the flag out, or add "
-            "--vision off --projector off --separators off"
-        )
-    return FeatureCache(config.feature_cache, backend, num_crops, config.feature_cache_gb)
+def take_step(passes: Iterator[Pass]) -> list[Pass]:
+    """The passes of the next step."""
+    taken = [next(passes)]
+    while not taken[-1].ends_step:
+        taken.append(next(passes))
+    return taken
 
 
-def _resume(checkpoints: Checkpoints, backend: Backend, fresh: TrainState) -> TrainState:
-    state, tensors, optimizer = checkpoints.load()
-    # A setting that the version which began the run did not have stood at its default.
-    began = {f.name: f.default for f in fields(TrainConfig) if f.default is not MISSING} | state.settings
-    for key, value in fresh.settings.items():
-        if key not in _FREE and began.get(key) != value:
-            raise UserError(
-                f"--resume: {key} was {began.get(key)!r} and is now {value!r}; give the old value or another --output"
-            )
-    if state.data_fingerprint != fresh.data_fingerprint:
-        raise UserError(
-            "--resume: the catalogue is another one than this run began with; give the old --data or another --output"
-        )
-    if state.base_fingerprint != fresh.base_fingerprint:
-        raise UserError("--resume: the base model is another one than this run began with; give the old --model")
-    backend.load_training(tensors, optimizer, state.step)
-    return state
+def _rows(passes: Sequence[Pass]) -> list[int]:
+    return [row for part in passes for row in part.rows]

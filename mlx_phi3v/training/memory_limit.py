@@ -1,43 +1,61 @@
-"""Choose rows per pass, passes per step and checkpointing so that a step stays within --memory-limit."""
+"""Choose rows per pass and checkpointing so that a step stays within --memory-limit."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from ..adapters import AdapterConfig
 from ..backend import Backend
-from ..batches import ExampleMaker
-from ..catalogue import Split
 from ..errors import UserError
 from ..progress import say
-from .footprint import INTERPRETER, catalogue_sizes, footprint, largest_batch, within
+from .footprint import INTERPRETER, Training, Workload, footprint, largest_batch, within
+from .row_lengths import RowLengths
 from .settings import TrainConfig, training_of
 
 
-def _within_memory(config: TrainConfig, backend: Backend, split: Split, maker: ExampleMaker) -> TrainConfig:
-    """The settings with rows per pass, passes per step and checkpointing chosen so that --memory-limit holds."""
-    assert config.memory_limit is not None
-    if config.backend != "mlx":
-        raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
+@dataclass(frozen=True)
+class Passes:
+    """How a step's rows go through the model: at most so many at once, activations kept or computed twice.
+
+    It decides memory and time, and no number: see `row_order.RowOrder`.
+    """
+
+    rows: int
+    grad_checkpoint: bool
+
+
+def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig, lengths: RowLengths | None) -> Passes:
+    """What the settings say or, with --memory-limit, what stays within it; then `lengths` of all rows are needed.
+
+    Raises UserError where nothing does.
+    """
+    if config.memory_limit is None:
+        return Passes(config.batch_size, config.grad_checkpoint)
+    assert lengths is not None
     on_cpu = backend.device_info()["name"] == "cpu"
-    training = replace(training_of(config), dtype=backend.dtype, cpu=on_cpu)
-    work = largest_batch(catalogue_sizes(split), maker, config.batch_size)
+    training = replace(training_of(config, adapter), dtype=backend.dtype, cpu=on_cpu)
+    work = largest_batch(lengths, config.batch_size)
     found = within(backend.config, work, training, int(config.memory_limit * 1e9))
     if found is None:
-        least = footprint(
-            backend.config, replace(work, rows=1, crops=-(-work.crops // work.rows)), replace(training, grad_checkpoint=True)
-        )
+        least = _peak(backend, work, training, Passes(1, True))
         raise UserError(
-            f"--memory-limit {config.memory_limit:g}: one row at a time with checkpointing still takes "
-            f"{(least.total + INTERPRETER) / 1e9:.1f} GB; python -m mlx_phi3v.plan says what else can be made smaller"
+            f"--memory-limit {config.memory_limit:g}: one row at a time with checkpointing still takes {least:.1f} GB; "
+            "python -m mlx_phi3v.plan says what else can be made smaller"
         )
-    rows, grad_checkpoint = found
-    passes = config.grad_accumulation_steps * config.batch_size // rows
-    part = replace(work, rows=rows, crops=-(-work.crops * rows // work.rows))
-    peak = footprint(backend.config, part, replace(training, grad_checkpoint=grad_checkpoint)).total + INTERPRETER
-    checkpointing = ", with checkpointing" if grad_checkpoint else ""
+    passes = Passes(*found)
+    count = config.grad_accumulation_steps * config.batch_size // passes.rows
     say(
-        f"--memory-limit {config.memory_limit:g}: {rows} rows a pass, {passes} passes a step{checkpointing}; "
-        f"foreseen peak {peak / 1e9:.1f} GB",
+        f"--memory-limit {config.memory_limit:g}: {passes.rows} rows a pass, {count} passes a step"
+        f"{', with checkpointing' if passes.grad_checkpoint else ''}; "
+        f"foreseen peak {_peak(backend, work, training, passes):.1f} GB",
         as_json=config.json,
     )
-    return replace(config, batch_size=rows, grad_accumulation_steps=passes, grad_checkpoint=grad_checkpoint)
+    return passes
+
+
+def _peak(backend: Backend, work: Workload, training: Training, passes: Passes) -> float:
+    """Gigabytes of a pass, the interpreter included."""
+    part = replace(work, rows=passes.rows, crops=-(-work.crops * passes.rows // work.rows))
+    return (
+        footprint(backend.config, part, replace(training, grad_checkpoint=passes.grad_checkpoint)).total + INTERPRETER
+    ) / 1e9

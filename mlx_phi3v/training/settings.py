@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterConfig
@@ -13,6 +13,18 @@ from ..cli import option
 from ..errors import UserError
 from ..schedule import SCHEDULES
 from .footprint import Training
+from .row_order import RowOrder
+
+# What an adapter is, where neither a flag nor --init-adapter says it: Microsoft's table, the image side trained too.
+LORA_DEFAULTS: dict[str, Any] = {
+    "r": 32,
+    "lora_alpha": 16.0,
+    "language": "lora",
+    "vision": "lora",
+    "projector": "lora",
+    "separators": "off",
+    "lm_head": "off",
+}
 
 
 @dataclass(frozen=True)
@@ -36,14 +48,23 @@ class TrainConfig:
     adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
     adam_eps: float = option(1e-7, help="AdamW's epsilon")
     max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
-    r: int = option(32, help="LoRA rank", heading="What to train")
-    lora_alpha: float = option(16.0, help="LoRA alpha; the scale is alpha / r")
+    init_adapter: str | None = option(
+        None,
+        help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets hold",
+        heading="What to train",
+    )
+    r: int | None = option(None, help="LoRA rank; by default 32")
+    lora_alpha: float | None = option(None, help="LoRA alpha, the scale is alpha / r; by default 16")
     lora_dropout: float = option(0.0, help="dropout before LoRA")
-    language: str = option("lora", help="language trunk: qkv_proj o_proj gate_up_proj down_proj", choices=("off", "lora"))
-    vision: str = option("lora", help="CLIP tower: q_proj k_proj v_proj out_proj fc1 fc2", choices=("off", "lora"))
-    projector: str = option("lora", help="img_projection", choices=("off", "lora", "full"))
-    separators: str = option("off", help="sub_GN and glb_GN", choices=("off", "full"))
-    lm_head: str = option("off", help="output layer", choices=("off", "lora"))
+    language: str | None = option(
+        None, help="language trunk: qkv_proj o_proj gate_up_proj down_proj; by default lora", choices=("off", "lora")
+    )
+    vision: str | None = option(
+        None, help="CLIP tower: q_proj k_proj v_proj out_proj fc1 fc2; by default lora", choices=("off", "lora")
+    )
+    projector: str | None = option(None, help="img_projection; by default lora", choices=("off", "lora", "full"))
+    separators: str | None = option(None, help="sub_GN and glb_GN; by default off", choices=("off", "full"))
+    lm_head: str | None = option(None, help="output layer; by default off", choices=("off", "lora"))
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own", heading="Photos")
     max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
     group_by_length: bool = option(False, help="rows of like length share a batch, so that less is padding")
@@ -64,64 +85,60 @@ class TrainConfig:
     save_every: int = option(200, help="optimiser steps between checkpoints")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
+    def with_lora_defaults(self) -> Self:
+        """The settings with every unset one of `LORA_DEFAULTS` at its default."""
+        return replace(self, **{name: value for name, value in LORA_DEFAULTS.items() if getattr(self, name) is None})
+
     def adapter(self) -> AdapterConfig:
         """The LoRA configuration the group switches ask for. Raises UserError where all are off."""
+        lora = self.with_lora_defaults()
+        assert lora.r is not None and lora.lora_alpha is not None
         targets: tuple[str, ...] = ()
         saved: tuple[str, ...] = ()
-        for name, group in _GROUPS.items():
-            choice = getattr(self, name)
+        for name, group in GROUPS.items():
+            choice = getattr(lora, name)
             targets += group if choice == "lora" else ()
             saved += group if choice == "full" else ()
         if not targets:
             raise UserError("language, vision, projector and lm_head are all without LoRA; set at least one of them to lora")
-        return AdapterConfig(self.r, self.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
+        return AdapterConfig(lora.r, lora.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
 
 
-_GROUPS = {
+GROUPS = {
     "language": adapters.LANGUAGE,
     "vision": adapters.VISION,
     "projector": adapters.PROJECTOR,
     "separators": adapters.SEPARATORS,
     "lm_head": adapters.LM_HEAD,
 }
-# Settings that may differ when a run is resumed: they do not touch the numbers.
-_FREE = (
-    "resume",
-    "json",
-    "output",
-    "data",
-    "memory_limit",
-    "steps_per_report",
-    "save_every",
-    "feature_cache",
-    "feature_cache_gb",
-)
 
 
-def training_of(config: TrainConfig) -> Training:
-    """What of the settings decides the run's memory and time."""
-    return Training(config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None)
+def training_of(config: TrainConfig, adapter: AdapterConfig | None = None) -> Training:
+    """What of the settings decides the run's memory and time. adapter: where another one is trained than they ask for."""
+    return Training(
+        adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
+    )
 
 
 def total_steps(config: TrainConfig, rows: int) -> int:
     """Optimiser steps of the run."""
     if config.max_steps is not None:
         return config.max_steps
-    batches = -(-rows // config.batch_size)
-    return max(1, round(batches * config.epochs / config.grad_accumulation_steps))
+    return RowOrder(rows, config.batch_size, config.grad_accumulation_steps, config.seed).total_steps(config.epochs)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """The settings as state.json and settings.json hold them."""
     return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
 
 
-def _check(config: TrainConfig) -> None:
-    for name in ("batch_size", "grad_accumulation_steps", "r", "steps_per_report", "steps_per_eval", "save_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
-    for name in ("num_crops", "max_steps", "max_length"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+def check(config: TrainConfig) -> None:
+    """Raises UserError for a setting that makes no sense."""
+    for name in ("batch_size", "grad_accumulation_steps", "steps_per_report", "steps_per_eval", "save_every"):
+        _at_least_one(config, name)
+    for name in ("r", "num_crops", "max_steps", "max_length"):
+        if getattr(config, name) is not None:
+            _at_least_one(config, name)
     if not config.learning_rate > 0 or not 0 <= config.lora_dropout < 1:
         raise UserError(
             f"--learning-rate {config.learning_rate} --lora-dropout {config.lora_dropout}: the rate must be above 0, "
@@ -131,5 +148,12 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
     if config.memory_limit is not None and config.memory_limit <= 0:
         raise UserError(f"--memory-limit is {config.memory_limit:g}; it must be above 0 gigabytes")
+    if config.memory_limit is not None and config.backend != "mlx":
+        raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
     if config.max_steps is None and config.epochs <= 0:
         raise UserError(f"--epochs is {config.epochs}; it must be above 0")
+
+
+def _at_least_one(config: TrainConfig, name: str) -> None:
+    if getattr(config, name) < 1:
+        raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")

@@ -30,7 +30,6 @@ from mlx_phi3v.training.footprint import (
     Training,
     Workload,
     adapter_parameters,
-    catalogue_sizes,
     footprint,
     largest_batch,
     step_flops,
@@ -38,6 +37,7 @@ from mlx_phi3v.training.footprint import (
     within,
 )
 from mlx_phi3v.training.loop import train
+from mlx_phi3v.training.row_lengths import measure_rows
 from mlx_phi3v.training.settings import TrainConfig
 
 PUBLISHED = ModelConfig()
@@ -89,7 +89,7 @@ def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: P
     catalogue, config = Catalogue(small_catalogue), load_model_config(checkpoint)
     maker = ExampleMaker(PromptProcessor(checkpoint), config, Task(), 4)
     split = catalogue.split("train")
-    work = largest_batch(catalogue_sizes(split), maker, 3)
+    work = largest_batch(measure_rows(split, maker).lengths(4, config.vision), 3)
     examples = [maker(row, with_answer=True) for row in split]
     assert work.tokens == max(len(example.input_ids) for example in examples)
     assert work.crops == 3 * max(sum(image.crop_count for image in example.images) for example in examples)
@@ -175,7 +175,7 @@ def config(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> TrainConf
 def test_training_within_a_limit_is_the_same_training(config: TrainConfig, tmp_path: Path) -> None:
     model = load_model_config(config.model)
     maker = ExampleMaker(PromptProcessor(Path(config.model)), model, Task(), 2)
-    work = largest_batch(catalogue_sizes(Catalogue(config.data).split("train")), maker, 1)
+    work = largest_batch(measure_rows(Catalogue(config.data).split("train"), maker).lengths(2, model.vision), 1)
     one_row = Training(config.adapter(), "float32", False, cpu=True)
     limit = (footprint(model, work, one_row).total + INTERPRETER) * 1.000001 / 1e9
     free = train(config)

@@ -297,7 +297,7 @@ def test_a_run_is_not_overwritten_or_gone_on_with_differently(
     for change, message in (
         ({"learning_rate": 1e-4}, r"learning_rate was 0\.005 and is now 0\.0001"),
         ({"r": 8}, "r was 4 and is now 8"),
-        ({"max_steps": 9}, "max_steps was 2 and is now 9"),
+        ({"batch_size": 6}, r"a step of this run has 6 rows .*batch_size 3 x grad_accumulation_steps 2.* would now have 12"),
         ({"model": str(make_checkpoint(seed=1))}, "model was"),
         ({"data": write_catalogue(tmp_path / "other", {"train": 5})}, "the catalogue is another one"),
     ):

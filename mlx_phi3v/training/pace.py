@@ -1,0 +1,53 @@
+"""What steps take: rows, seconds, waiting and padding, of late and in all."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What some steps took. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    positions: int = 0
+    padding: int = 0
+
+    def __add__(self, other: Taken) -> Taken:
+        return Taken(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+    @property
+    def rows_per_second(self) -> float:
+        """Pictures' way to the model included."""
+        return self.rows / max(self.seconds, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        """Part of the time that the model had no batch to work on."""
+        return self.waited / max(self.seconds, 1e-9)
+
+    @property
+    def padding_share(self) -> float:
+        """Part of the positions that hold no token."""
+        return self.padding / max(self.positions, 1)
+
+
+class Pace:
+    """The steps of a run: the last `window` of them, and all."""
+
+    def __init__(self, window: int) -> None:
+        self._recent: deque[Taken] = deque(maxlen=window)
+        self.whole = Taken()
+
+    def add(self, taken: Taken) -> None:
+        """Count one step."""
+        self._recent.append(taken)
+        self.whole = self.whole + taken
+
+    @property
+    def recent(self) -> Taken:
+        """What the last steps took together."""
+        return sum(self._recent, Taken())

@@ -1,0 +1,187 @@
+"""Everything a training run needs before its first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..adapters import AdapterConfig, adapter_shapes, init_adapter
+from ..backend import Backend, OptimizerConfig, load_backend
+from ..batches import ExampleMaker
+from ..catalogue import Catalogue, Split
+from ..checkpoint.fingerprint import base_fingerprint
+from ..checkpoint.hub import resolve_model
+from ..errors import UserError
+from ..loader import BatchLoader
+from ..progress import note, say
+from ..prompts import PromptProcessor
+from ..trained_task import TrainedTask
+from . import resume
+from .checkpoints import Checkpoints, TrainState
+from .features import FeatureCache
+from .init_adapter import load_init_adapter
+from .memory_limit import Passes, choose_passes
+from .row_lengths import RowLengths, measure_rows
+from .row_order import RowOrder
+from .settings import TrainConfig, as_json, check, total_steps
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready for its next step. total: its optimiser steps. leads: this rank writes."""
+
+    config: TrainConfig
+    backend: Backend
+    adapter: AdapterConfig
+    task: TrainedTask
+    checkpoints: Checkpoints
+    state: TrainState
+    order: RowOrder
+    passes: Passes
+    total: int
+    training: BatchLoader
+    validation: BatchLoader | None
+    cache: FeatureCache | None
+    leads: bool
+
+
+def set_up(config: TrainConfig) -> Setup:
+    """Load model, data and, with --resume, the last checkpoint. Raises UserError for whatever does not fit together."""
+    check(config)
+    checkpoints = Checkpoints(config.output)
+    saved = _read_checkpoint(config, checkpoints)
+    base = _load_base(config)
+    if saved:
+        config = resume.adopt(config, saved.state)
+        resume.require_same(config, saved.state, base.catalogue.fingerprint, base.fingerprint)
+    config, adapter, tensors = _choose_adapter(config, base, resumed=saved is not None)
+    lengths = _measure(config, base)
+    passes = choose_passes(config, base.backend, adapter, lengths)
+    cache = _open_feature_cache(config, base, adapter)
+    order = _choose_order(config, base, saved, lengths)
+    state, total = _go_on(config, base, saved, order, passes) if saved else _begin(config, base, order)
+    _start_backend(config, base.backend, adapter, tensors, passes)
+    if saved:
+        checkpoints.require_whole(adapter_shapes(base.backend.config, adapter).tensors, saved.tensors, saved.optimizer)
+        base.backend.load_training(saved.tensors, saved.optimizer, state.step)
+    training, validation = _open_loaders(config, base, cache)
+    task = TrainedTask(base.catalogue.task, base.maker.num_crops, base.backend.dtype)
+    leads = base.backend.world()[0] == 0
+    return Setup(
+        config, base.backend, adapter, task, checkpoints, state, order, passes, total, training, validation, cache, leads
+    )
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """The last checkpoint of a run."""
+
+    state: TrainState
+    tensors: Tensors
+    optimizer: Tensors
+
+
+def _read_checkpoint(config: TrainConfig, checkpoints: Checkpoints) -> _Saved | None:
+    if not checkpoints.exists():
+        return None
+    if not config.resume:
+        raise UserError(f"{config.output} holds a training run; add --resume to go on with it, or choose another --output")
+    return _Saved(*checkpoints.load())
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The model and the catalogue. fingerprint: the model's."""
+
+    catalogue: Catalogue
+    split: Split
+    backend: Backend
+    fingerprint: str
+    maker: ExampleMaker
+
+
+def _load_base(config: TrainConfig) -> _Base:
+    catalogue = Catalogue(config.data)
+    split, folder = catalogue.split("train"), resolve_model(config.model)
+    say(f"loading {config.model} on {config.backend}", as_json=config.json)
+    backend = load_backend(config.backend, folder, dtype=config.dtype)
+    num_crops = config.num_crops or backend.config.num_crops
+    maker = ExampleMaker(PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length)
+    return _Base(catalogue, split, backend, base_fingerprint(folder), maker)
+
+
+def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterConfig, Tensors]:
+    """The settings with rank, alpha and targets settled, the adapter's configuration, and the tensors it starts from."""
+    model = base.backend.config
+    if config.init_adapter is None:
+        config = config.with_lora_defaults()
+        return config, config.adapter(), init_adapter(model, config.adapter(), config.seed)
+    # A run that has begun needs its first adapter no more.
+    path = str(config.output / "last") if resumed else config.init_adapter
+    settled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
+    return replace(settled, init_adapter=config.init_adapter), adapter, tensors
+
+
+def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
+    if config.memory_limit is None and not config.group_by_length:
+        return None
+    measured = measure_rows(base.split, base.maker, as_json=config.json)
+    if config.memory_limit is not None:
+        measured.require_readable(base.split)
+    return measured.lengths(base.maker.num_crops, base.maker.config.vision)
+
+
+def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterConfig) -> FeatureCache | None:
+    if config.feature_cache is None:
+        return None
+    if adapter.trains_image_side(base.backend.config):
+        raise UserError(
+            "--feature-cache keeps what the image side computes, and this run trains it; leave the flag out, or add "
+            "--vision off --projector off --separators off"
+        )
+    return FeatureCache(config.feature_cache, base.backend, base.maker.num_crops, config.feature_cache_gb)
+
+
+def _choose_order(config: TrainConfig, base: _Base, saved: _Saved | None, lengths: RowLengths | None) -> RowOrder:
+    batch_size, accumulation = resume.drawn(config, saved.state if saved else None)
+    tokens = lengths.tokens if lengths and config.group_by_length else None
+    return RowOrder(len(base.split), batch_size, accumulation, config.seed, tokens)
+
+
+def _begin(config: TrainConfig, base: _Base, order: RowOrder) -> tuple[TrainState, int]:
+    """A run before its first step, and its steps."""
+    settings = {**as_json(config), "batch_size": order.batch_size, "grad_accumulation_steps": order.accumulation}
+    state = TrainState(0, config.seed, None, None, settings, base.catalogue.fingerprint, base.fingerprint)
+    return state, total_steps(config, order.rows)
+
+
+def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, passes: Passes) -> tuple[TrainState, int]:
+    """The saved state under the present settings, and the run's steps; says what changes by them."""
+    total, change = resume.new_total(config, saved.state, order.rows)
+    if change:
+        note(change)
+    if config.lora_dropout and passes.rows != order.batch_size:
+        note(f"--resume: passes of {passes.rows} rows instead of {order.batch_size} draw other dropout masks; all else stays")
+    return replace(saved.state, settings=_begin(config, base, order)[0].settings), total
+
+
+def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterConfig, tensors: Tensors, passes: Passes) -> None:
+    backend.set_adapter(adapter, tensors, trainable=True)
+    backend.start_training(
+        OptimizerConfig((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
+        grad_checkpoint=passes.grad_checkpoint,
+    )
+
+
+def _open_loaders(config: TrainConfig, base: _Base, cache: FeatureCache | None) -> tuple[BatchLoader, BatchLoader | None]:
+    """The train split and, where it is to be used, the validation split."""
+    maker, world = base.maker, base.backend.world()
+    if cache:
+        maker = ExampleMaker(maker.prompts, maker.config, maker.task, maker.num_crops, config.max_length, cache.image)
+    validation = None
+    if config.val_rows > 0 and base.catalogue.info["splits"].get("validation", {}).get("rows"):
+        validation = BatchLoader(base.catalogue.split("validation"), maker, cache, world)
+    return BatchLoader(base.split, maker, cache, world), validation
