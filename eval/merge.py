@@ -59,9 +59,11 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
         with RunWriter.open(temporary, manifest) as writer:
             for shard in shards:
                 for _, row in shard.stream():
-                    if row["id"] in came_from:
-                        raise UserError(f"row {row['id']!r} stands in {came_from[row['id']]} and again in {shard.path}")
-                    came_from[row["id"]] = shard.path
+                    if row.id in came_from:
+                        raise UserError(
+                            f"row {row.id!r} is in {came_from[row.id]} and again in {shard.path}; give each row once"
+                        )
+                    came_from[row.id] = shard.path
                     writer.write(row)
             writer.finish(seconds=sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards))
         if not complete:

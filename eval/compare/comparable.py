@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_phi3v.errors import UserError
 
-from ..runs.columns import Columns, Ints
+from ..runs.columns import Ints, RunColumns
 from ..runs.run import Run
 
 # Hashes that identify the system under test, not the question put to it.
@@ -52,7 +52,7 @@ class Join:
     only_b: list[str]
 
 
-def join(a: Columns, b: Columns) -> Join:
+def join(a: RunColumns, b: RunColumns) -> Join:
     """Join by id, in A's order; ids that one side lacks are listed, never dropped in silence."""
     position = b.position()
     pairs = [(i, position[identity]) for i, identity in enumerate(a.ids) if identity in position]
@@ -104,7 +104,7 @@ def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     return [(name, a, b)]
 
 
-def row_differences(a: Columns, b: Columns, joined: Join) -> list[Difference]:
+def row_differences(a: RunColumns, b: RunColumns, joined: Join) -> list[Difference]:
     """What the rows themselves show to differ in the data: the true values."""
     parted = np.flatnonzero(a.digests["true"][joined.a] != b.digests["true"][joined.b])
     if not len(parted):

@@ -19,7 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_phi3v.task import ParsedField
+
 from ..runs.columns import STAGES
+from ..runs.prediction import Prediction
 
 SCORE_ONLY = "score only"
 PARSE_ONLY = "parse only"
@@ -37,7 +40,7 @@ NEAR_TIE_NATS = {"float32": 0.01, "other": 0.25}
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Where and why one row's answers part. `position` counts tokens from 0; `margin` is in nats."""
 
     cause: str
@@ -55,47 +58,43 @@ def near_tie_nats(manifest_a: Mapping[str, Any], manifest_b: Mapping[str, Any]) 
     return NEAR_TIE_NATS["float32" if all(dtype in ("float32", "fp32") for dtype in dtypes) else "other"]
 
 
-def parts(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two rows of one product differ in answer, reading or truth (their inputs and times aside)."""
-    return any(
-        a.get(key) != b.get(key) and a.get(key) is not None and b.get(key) is not None
-        for key in ("text", "token_ids", "predicted", "true")
-    )
+def explain_divergence(a: Prediction, b: Prediction, *, near_tie: float, sampled: bool = False) -> Divergence:
+    """The cause for which two predictions of one row diverge.
 
-
-def explain(a: Mapping[str, Any], b: Mapping[str, Any], *, near_tie: float, sampled: bool = False) -> Parting:
-    """The cause for which two rows of one product part. `a` and `b` are rows of `predictions.jsonl`."""
-    tokens_a, tokens_b = a.get("token_ids") or [], b.get("token_ids") or []
-    text_a, text_b = a.get("text"), b.get("text")
-    same_answer = text_a == text_b and text_a is not None and (not tokens_a or not tokens_b or tokens_a == tokens_b)
+    Args:
+        near_tie: widest margin in nats called a near-tie.
+        sampled: whether answers were drawn at a temperature above 0.
+    """
+    tokens_a, tokens_b = a.token_ids, b.token_ids
+    same_answer = a.text == b.text and a.text is not None and (not tokens_a or not tokens_b or tokens_a == tokens_b)
     if same_answer:
-        if a["predicted"] != b["predicted"]:
-            return Parting(PARSE_ONLY, "the same answer, read differently")
-        return Parting(SCORE_ONLY, "the same answer, other true values: " + _fields(a["true"], b["true"]))
-    if found := _input_cause(a.get("fingerprints") or {}, b.get("fingerprints") or {}):
+        if a.predicted != b.predicted:
+            return Divergence(PARSE_ONLY, "the same answer, parsed differently")
+        return Divergence(SCORE_ONLY, "the same answer, other true values: " + _differing(a.true, b.true))
+    if found := _input_cause(a.fingerprints, b.fingerprints):
         return found
     if not tokens_a or not tokens_b:
-        return Parting(NOT_RECORDED, "a run kept no token ids")
+        return Divergence(NOT_RECORDED, "a run kept no token ids")
     if tokens_a == tokens_b:
-        return Parting(PARSE_ONLY, "the same tokens, decoded to other text")
+        return Divergence(PARSE_ONLY, "the same tokens, decoded to other text")
     if sampled:
-        return Parting(SAMPLING, "the temperature is not 0")
+        return Divergence(SAMPLING, "the temperature is not 0")
     return _token_cause(a, b, near_tie)
 
 
-def reading(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """The fields two rows were read differently in: "full_price 120.0 | missing"; empty where in none."""
-    return _fields(a["predicted"], b["predicted"])
+def fields_parsed_differently(a: Prediction, b: Prediction) -> str:
+    """The fields with other values in A and B: "full_price 120.0 | (missing)"; empty where there is none."""
+    return _differing(a.predicted, b.predicted)
 
 
-def _fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     names = [name for name in sorted(set(a) | set(b)) if a.get(name) != b.get(name)]
     return "; ".join(f"{name} {_plain(a.get(name))} | {_plain(b.get(name))}" for name in names)
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("value")) if value.get("status") == "ok" else f"({value.get('status')})"
+    if isinstance(value, ParsedField):
+        return str(value.value) if value.status == "ok" else f"({value.status})"
     return str(value)
 
 
@@ -111,14 +110,14 @@ _STAGE_WORDS = {
 }
 
 
-def _input_cause(a: Mapping[str, Any], b: Mapping[str, Any]) -> Parting | None:
+def _input_cause(a: Mapping[str, Any], b: Mapping[str, Any]) -> Divergence | None:
     # The last recorded picture stage is what the model saw: a re-saved file with the same pixels explains nothing.
     shown = next((stage for stage in reversed(STAGES[:3]) if a.get(stage) and b.get(stage)), None)
     if shown and a[shown] != b[shown]:
         stage = first_input_stage(a, b) or shown
-        return Parting(PIXELS, _STAGE_WORDS[stage])
+        return Divergence(PIXELS, _STAGE_WORDS[stage])
     if a.get("input_ids") and b.get("input_ids") and a["input_ids"] != b["input_ids"]:
-        return Parting(TOKEN_IDS, "the pixels are the same, the prompt's token ids differ: prompt or tokenizer")
+        return Divergence(TOKEN_IDS, "the pixels are the same, the prompt's token ids differ: prompt or tokenizer")
     return None
 
 
@@ -127,13 +126,13 @@ def first_difference(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def _token_cause(a: Mapping[str, Any], b: Mapping[str, Any], near_tie: float) -> Parting:
-    tokens_a, tokens_b = a["token_ids"], b["token_ids"]
+def _token_cause(a: Prediction, b: Prediction, near_tie: float) -> Divergence:
+    tokens_a, tokens_b = a.token_ids, b.token_ids
     k = first_difference(tokens_a, tokens_b)
     if k == min(len(tokens_a), len(tokens_b)):
         shorter, row = ("A", a) if len(tokens_a) < len(tokens_b) else ("B", b)
-        why = "hit its length limit" if row.get("finish") == "length" else "ended"
-        return Parting(END, f"{shorter} {why} after {k} tokens, the other went on alike", k)
+        why = "hit its length limit" if row.finish == "length" else "ended"
+        return Divergence(END, f"{shorter} {why} after {k} tokens, the other went on alike", k)
     margin_a, sure_a = _margin(a, k, tokens_b[k])
     margin_b, sure_b = _margin(b, k, tokens_a[k])
     margins = [margin for margin in (margin_a, margin_b) if margin is not None]
@@ -142,29 +141,29 @@ def _token_cause(a: Mapping[str, Any], b: Mapping[str, Any], near_tie: float) ->
     if margin is not None:
         shown += f"; A by {_nats(margin_a, sure_a)}, B by {_nats(margin_b, sure_b)}"
     if margin is not None and sure_a and sure_b and margin <= near_tie:
-        return Parting(NEAR_TIE, shown, k, margin)
-    ends = [row.get("finish") == "end" and k == len(row["token_ids"]) - 1 for row in (a, b)]
+        return Divergence(NEAR_TIE, shown, k, margin)
+    ends = [row.finish == "end" and k == len(row.token_ids) - 1 for row in (a, b)]
     if any(ends):
         who = "both" if all(ends) else "A" if ends[0] else "B"
-        return Parting(END, f"{who} ended; {shown}", k, margin)
+        return Divergence(END, f"{who} ended; {shown}", k, margin)
     if margin is not None and margin > near_tie:
-        return Parting(GAP, shown, k, margin)
-    return Parting(NOT_RECORDED, f"{shown}; the run kept too few log-probabilities to tell", k, margin)
+        return Divergence(GAP, shown, k, margin)
+    return Divergence(NOT_RECORDED, f"{shown}; the run kept too few log-probabilities to tell", k, margin)
 
 
 def _nats(margin: float | None, sure: bool) -> str:
     return "unknown" if margin is None else f"{'' if sure else 'at least '}{margin:.4g} nats"
 
 
-def _margin(row: Mapping[str, Any], k: int, other: int) -> tuple[float | None, bool]:
+def _margin(row: Prediction, k: int, other: int) -> tuple[float | None, bool]:
     """(nats by which `row` preferred its own token k to `other`, whether exact or only a lower bound)."""
-    logprobs, top_k = row.get("logprobs") or [], row.get("top_k") or []
+    logprobs, top_k = row.logprobs, row.top_k
     if k >= len(logprobs) or not math.isfinite(logprobs[k]):
         return None, False
     chosen = float(logprobs[k])
     bounds = []
     if k < len(top_k) and top_k[k]:
-        held = {int(token): float(logprob) for token, logprob in top_k[k]}
+        held = dict(top_k[k])
         if other in held:
             return abs(chosen - held[other]), True
         bounds.append(min(held.values()))

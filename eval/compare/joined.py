@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..runs.columns import STAGES, Bools, Columns, FieldColumn, Ints, first_category
+from ..runs.columns import STAGES, Bools, FieldColumn, Ints, RunColumns, first_category
+from ..runs.prediction import Prediction
 from ..runs.run import Run
 from . import metrics
 from .comparable import Join
@@ -23,8 +23,8 @@ class Joined:
 
     run_a: Run
     run_b: Run
-    columns_a: Columns
-    columns_b: Columns
+    columns_a: RunColumns
+    columns_b: RunColumns
     join: Join
     fields_a: dict[str, FieldColumn]
     fields_b: dict[str, FieldColumn]
@@ -32,12 +32,14 @@ class Joined:
     right_b: Bools
     category: list[str | None]
 
-    def rows(self, i: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Both runs' full rows of joined product i, read from disk."""
-        return (
-            self.run_a.read(int(self.columns_a.offsets[self.join.a[i]])),
-            self.run_b.read(int(self.columns_b.offsets[self.join.b[i]])),
-        )
+    def rows(self, numbers: Iterable[int]) -> Iterator[tuple[Prediction, Prediction]]:
+        """Both runs' predictions for these joined rows, read from disk."""
+        with self.run_a.reader() as read_a, self.run_b.reader() as read_b:
+            for i in numbers:
+                yield (
+                    read_a(int(self.columns_a.offsets[self.join.a[i]])),
+                    read_b(int(self.columns_b.offsets[self.join.b[i]])),
+                )
 
     def digests(self, name: str) -> tuple[Ints, Ints]:
         """Both runs' digests of "text", "tokens", "predicted", "true" or an input stage [n]; 0 where not recorded."""
@@ -66,7 +68,7 @@ class Joined:
         return name, int((known & (left != right)).sum()), int(known.sum())
 
 
-def align(run_a: Run, run_b: Run, columns_a: Columns, columns_b: Columns, joined: Join) -> Joined:
+def align(run_a: Run, run_b: Run, columns_a: RunColumns, columns_b: RunColumns, joined: Join) -> Joined:
     """Align the columns of the fields that both runs have."""
     names = [name for name in columns_a.fields if name in columns_b.fields]
     fields_a = {name: columns_a.fields[name].take(joined.a) for name in names}

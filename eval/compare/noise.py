@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runs.columns import Columns, Tokens
+from ..runs.columns import RunColumns, TokenColumns
 from .comparable import Join
 
 
@@ -46,7 +46,7 @@ class Floor:
         return asdict(self)
 
 
-def measure_noise(a: Columns, b: Columns, joined: Join) -> Noise:
+def measure_noise(a: RunColumns, b: RunColumns, joined: Join) -> Noise:
     """The distance of two runs over the rows they share."""
     answer = "tokens" if a.digests["tokens"].any() and b.digests["tokens"].any() else "text"
     left, right = a.digests[answer][joined.a], b.digests[answer][joined.b]
@@ -76,7 +76,7 @@ def compare_with_floor(label: str, gap: Noise, floor: Noise) -> Floor:
     )
 
 
-def _logprob_gaps(a: Tokens, b: Tokens, joined: Join) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _logprob_gaps(a: TokenColumns, b: TokenColumns, joined: Join) -> np.ndarray[Any, np.dtype[np.float64]]:
     start_a, start_b = a.bounds[joined.a], b.bounds[joined.b]
     length = np.minimum(a.bounds[joined.a + 1] - start_a, b.bounds[joined.b + 1] - start_b)
     start_a, start_b, length = start_a[length > 0], start_b[length > 0], length[length > 0]

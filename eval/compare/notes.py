@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..runs.columns import Columns
+from ..runs.columns import RunColumns
 from ..runs.run import Run
 from .joined import Joined
 
@@ -26,7 +26,7 @@ def make_notes(data: Joined) -> list[str]:
     return notes
 
 
-def _notes_of_run(name: str, run: Run, columns: Columns) -> Iterator[str]:
+def _notes_of_run(name: str, run: Run, columns: RunColumns) -> Iterator[str]:
     if columns.duplicates:
         ids = [identity for identity, _ in columns.duplicates]
         unlike = [identity for identity, same in columns.duplicates if not same]
@@ -34,7 +34,7 @@ def _notes_of_run(name: str, run: Run, columns: Columns) -> Iterator[str]:
         yield f"{_count(len(ids), 'row')} repeated in {name}, the first is used: {_listed(ids)}{says}"
     if not run.finished:
         yield f"{name} ({run.label}) is unfinished: resume it with eval.predict before you trust this"
-    if run.torn:
+    if run.truncated:
         yield f"{name}'s last line is half-written and left out"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runs.columns import Bools, FieldColumn, Floats
+from ..runs.prediction import Prediction
 from . import divergence, metrics
 from .joined import Joined
 
@@ -31,7 +32,10 @@ def explain_rows(data: Joined, near_tie: float) -> list[PartedRow]:
     """The rows on which the runs part, worst first: a side changed from right to wrong, then the widest gap."""
     sampled = any((run.manifest.get("settings") or {}).get("temperature") for run in (data.run_a, data.run_b))
     severity = _severities(data)
-    found = [_explain_row(data, i, float(severity[i]), near_tie, sampled) for i in np.flatnonzero(_differing(data)).tolist()]
+    numbers = np.flatnonzero(_differing(data)).tolist()
+    found = [
+        _explain_row(data, i, a, b, float(severity[i]), near_tie, sampled) for i, (a, b) in zip(numbers, data.rows(numbers))
+    ]
     return sorted(found, key=lambda row: (-row.severity, -(row.margin or 0.0), row.id))
 
 
@@ -50,14 +54,15 @@ def _differing(data: Joined) -> Bools:
     return differing
 
 
-def _explain_row(data: Joined, i: int, severity: float, near_tie: float, sampled: bool) -> PartedRow:
-    a, b = data.rows(i)
-    parting = divergence.explain(a, b, near_tie=near_tie, sampled=sampled)
+def _explain_row(
+    data: Joined, i: int, a: Prediction, b: Prediction, severity: float, near_tie: float, sampled: bool
+) -> PartedRow:
+    parting = divergence.explain_divergence(a, b, near_tie=near_tie, sampled=sampled)
     return PartedRow(
         id=data.join.ids[i],
         cause=parting.cause,
         detail=parting.detail,
-        reading=divergence.reading(a, b),
+        reading=divergence.fields_parsed_differently(a, b),
         position=parting.position,
         margin=parting.margin,
         outcome=data.outcome(i),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..runs.columns import Columns, FieldColumn, read_columns
+from ..runs.columns import FieldColumn, RunColumns, read_columns
 from ..runs.prediction import STATUSES
 from ..runs.run import Run
 from . import statistics
@@ -70,7 +70,7 @@ def parse_statuses(column: FieldColumn) -> dict[str, int]:
     return {name: int(((column.status == index) & column.has_truth).sum()) for index, name in enumerate(STATUSES)}
 
 
-def speed(columns: Columns, manifest: Mapping[str, Any]) -> dict[str, float | None]:
+def speed(columns: RunColumns, manifest: Mapping[str, Any]) -> dict[str, float | None]:
     """Seconds of work and rows a second: the rows' own times where recorded (they survive a kill), else the run's."""
     seconds = float(columns.seconds.sum()) or float(manifest.get("seconds") or 0.0)
     return {"seconds": seconds, "rows_per_second": len(columns.ids) / seconds if seconds else None}

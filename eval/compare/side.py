@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.columns import Columns
+from ..runs.columns import RunColumns
 from ..runs.run import Run
 from . import score_run
 
@@ -27,7 +27,7 @@ class Side:
     confusion: dict[str, dict[str, dict[str, int]]]  # category field -> true -> predicted -> rows
 
 
-def make_side(run: Run, columns: Columns, only: list[str]) -> Side:
+def make_side(run: Run, columns: RunColumns, only: list[str]) -> Side:
     """What a comparison says of one run; `only` are the ids the other lacks."""
     speed = score_run.speed(columns, run.manifest)
     return Side(

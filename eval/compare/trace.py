@@ -1,27 +1,24 @@
-"""Each run's answers scored under the other run's model: how far two models lie apart on the same tokens.
+"""Each run's answers scored under the other run's model: how far apart two models are on the same tokens.
 
-Where RUN's model has scored the tokens of OTHER, `RUN/trace-OTHER.jsonl` holds one row per product:
-id, token_ids (OTHER's, as scored), logprobs (of those tokens under RUN's model), top_k (RUN's model, step by step).
-The two directions can be made on two machines; reading them needs neither framework.
+The two directions can be made on two machines (see `eval.runs.scored_tokens`); reading them needs neither framework.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlx_phi3v.errors import UserError
 
+from ..runs.prediction import Prediction
 from ..runs.run import Run
+from ..runs.scored_tokens import ScoredTokens, read_trace, trace_path
 from .joined import Joined
 
-TopK = Sequence[Sequence[float]]
+Step = Sequence[tuple[int, float]]  # the likeliest tokens of one step and their log-probabilities, in nats
 _WORST = 10
 
 
@@ -41,31 +38,13 @@ class Direction:
     worst: list[tuple[str, float, int]]  # (id, summed gap, step of the widest gap)
 
 
-def trace_path(run: Run, other: Run) -> Path:
-    """Where OTHER's tokens under RUN's model are kept."""
-    return run.path / f"trace-{other.path.resolve().name}.jsonl"
-
-
-def read_trace(run: Run, other: Run) -> Iterator[dict[str, Any]]:
-    """The rows of a trace file, one at a time. Raises UserError where a line is broken."""
-    path = trace_path(run, other)
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                row["id"], row["token_ids"], row["logprobs"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} line {number} is no trace row; trace the run again") from None
-            yield row
-
-
-def kl_top_k(own: TopK, other: TopK) -> float:
+def kl_top_k(own: Step, other: Step) -> float:
     """KL(own || other) in nats over the tokens both list and one pool of all the rest.
 
     Pooling can only lower a divergence (data-processing inequality), so this is a lower bound. Each argument is a
     list of [token, log-probability].
     """
-    p, q = ({int(token): float(logprob) for token, logprob in side} for side in (own, other))
+    p, q = dict(own), dict(other)
     shared = [(p[token], q[token]) for token in p if token in q]
     total = sum(math.exp(x) * (x - y) for x, y in shared)
     rest_p = max(0.0, 1 - sum(math.exp(x) for x, _ in shared))
@@ -89,12 +68,12 @@ def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> D
     divergences: list[int] = []
     rows: list[tuple[str, float, int]] = []
     for own, trace in _paired_rows(run, other, data):
-        step_gaps = np.array(own["logprobs"], dtype=float) - np.array(trace["logprobs"], dtype=float)
+        step_gaps = np.array(own.logprobs, dtype=float) - np.array(trace.logprobs, dtype=float)
         gaps += step_gaps.tolist()
-        rows.append((trace["id"], float(step_gaps.sum()), int(step_gaps.argmax()) if len(step_gaps) else 0))
-        if own.get("top_k") and trace.get("top_k"):
-            kls += [kl_top_k(p, q) for p, q in zip(own["top_k"], trace["top_k"])]
-            divergences += _first_divergence(own["token_ids"], trace["top_k"])
+        rows.append((trace.id, float(step_gaps.sum()), int(step_gaps.argmax()) if len(step_gaps) else 0))
+        if own.top_k and trace.top_k:
+            kls += [kl_top_k(p, q) for p, q in zip(own.top_k, trace.top_k)]
+            divergences += _first_divergence(own.token_ids, trace.top_k)
     return Direction(
         scored=scored,
         under=under,
@@ -109,22 +88,23 @@ def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> D
     )
 
 
-def _paired_rows(run: Run, other: Run, data: Joined) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _paired_rows(run: Run, other: Run, data: Joined) -> Iterator[tuple[Prediction, ScoredTokens]]:
     """(OTHER's own row, the same row under RUN's model). Raises UserError where the tokens scored are others."""
     columns = data.columns_b if other is data.run_b else data.columns_a
     position = columns.position()
-    for trace in read_trace(run, other):
-        if trace["id"] not in position:
-            continue
-        own = other.read(int(columns.offsets[position[trace["id"]]]))
-        if own.get("token_ids") != trace["token_ids"]:
-            raise UserError(
-                f"{trace_path(run, other)} scored other tokens of {trace['id']!r} than {other.path} holds; trace it again"
-            )
-        yield own, trace
+    with other.reader() as read:
+        for trace in read_trace(run, other):
+            if trace.id not in position:
+                continue
+            own = read(int(columns.offsets[position[trace.id]]))
+            if own.token_ids != trace.token_ids:
+                raise UserError(
+                    f"{trace_path(run, other)} scored other tokens of {trace.id!r} than {other.path} holds; trace it again"
+                )
+            yield own, trace
 
 
-def _first_divergence(tokens: Sequence[int], top_k: Sequence[TopK]) -> list[int]:
+def _first_divergence(tokens: Sequence[int], top_k: Sequence[Step]) -> list[int]:
     """The first step at which the model's first choice is another token, as a list; empty where there is none."""
     firsts = [max(step, key=lambda item: item[1])[0] for step in top_k]
     return [k for k, (first, token) in enumerate(zip(firsts, tokens)) if first != token][:1]

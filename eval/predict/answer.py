@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, g
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, sha256_json
 from mlx_phi3v.photo import Photo
+from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import Progress, note, say
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.features import FeatureCache
 
-from ..runs.prediction import predicted_values, true_values
+from ..runs.prediction import Prediction, true_values
 from ..runs.writer import RunWriter
 from .describe_run import TOP_K, describe_run
 from .score_tokens import trace
@@ -45,7 +46,7 @@ def fingerprints(photos: Sequence[Photo], example: Example) -> dict[str, str | N
     }
 
 
-def questions_ahead(split: Split, rows: Sequence[int], maker: ExampleMaker, size: int) -> Iterator[list[Question]]:
+def questions_ahead(split: Split, rows: Sequence[int], maker: ExampleMaker, size: int) -> Generator[list[Question], None, None]:
     """The questions of these rows, batch by batch, the next one made while the last is answered."""
 
     def make(numbers: Sequence[int]) -> list[Question]:
@@ -56,14 +57,8 @@ def questions_ahead(split: Split, rows: Sequence[int], maker: ExampleMaker, size
             made.append(Question(row, example, fingerprints(photos, example)))
         return made
 
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make, parts[0]) if parts else None
-        for i in range(len(parts)):
-            assert waiting is not None
-            ready = waiting.result()
-            waiting = pool.submit(make, parts[i + 1]) if i + 1 < len(parts) else None
-            yield ready
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return prefetch(make, chunks, ahead=1)
 
 
 def task_to_answer(model: LoadedModel, catalogue: Catalogue) -> tuple[Task, str | None]:
@@ -118,8 +113,11 @@ def _answer_rows(
     left = [i for i in rows if ids[i] not in writer.done]
     sampling = Sampling(config.temperature, config.top_p, config.seed, top_k_logged=TOP_K)
     started, answered = time.perf_counter(), 0
-    with Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress:
-        for batch in questions_ahead(split, left, maker, config.batch_size):
+    with (
+        Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress,
+        closing(questions_ahead(split, left, maker, config.batch_size)) as batches,
+    ):
+        for batch in batches:
             began = time.perf_counter()
             examples = [question.example for question in batch]
             answers = generate(
@@ -143,18 +141,18 @@ def _feature_cache(config: PredictConfig, model: LoadedModel, num_crops: int) ->
     return FeatureCache(config.feature_cache, model.backend, num_crops, config.feature_cache_gb, adapter)
 
 
-def _prediction(task: Task, question: Question, answer: Generation, text: str, seconds: float) -> dict[str, Any]:
+def _prediction(task: Task, question: Question, answer: Generation, text: str, seconds: float) -> Prediction:
     row = question.row
-    return {
-        "id": row["id"],
-        "true": true_values(task, row),
-        "predicted": predicted_values(task, text, truncated=answer.finish != "end"),
-        "text": text,
-        "token_ids": answer.token_ids,
-        "logprobs": [round(value, 6) for value in answer.logprobs],
-        "top_k": [[[i, round(value, 6)] for i, value in step] for step in answer.top_k],
-        "finish": answer.finish,
-        "fingerprints": question.fingerprints,
-        "seconds": round(seconds, 4),
-        "image": row["images"][0] if row["images"] else None,
-    }
+    return Prediction(
+        id=str(row["id"]),
+        true=true_values(task, row),
+        predicted=task.parse(text, truncated=answer.finish != "end"),
+        text=text,
+        token_ids=answer.token_ids,
+        logprobs=[round(value, 6) for value in answer.logprobs],
+        top_k=[[(i, round(value, 6)) for i, value in step] for step in answer.top_k],
+        finish=answer.finish,
+        fingerprints=question.fingerprints,
+        seconds=round(seconds, 4),
+        image=row["images"][0] if row["images"] else None,
+    )

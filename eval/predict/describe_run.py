@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,23 +26,13 @@ TOP_K = 5
 def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
     """A run's manifest: what is asked, of which model, on what; see `eval.runs.run`."""
     backend, adapter = model.backend, model.adapter
-    decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
-    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
-        decoding["top_p"] = config.top_p
+    decoding = _decoding(config)
     quantization = backend.config.quantization
     shard = parse_shard(config.shard)
     return {
         "backend": config.backend,
         "label": config.label or config.output.name,
-        "hashes": {
-            "base": model.fingerprint,
-            "adapter": sha256_file(adapter.folder / WEIGHTS_FILE) if adapter else None,
-            "catalogue": catalogue.fingerprint,
-            "split": split_hash(task, iterate(catalogue.split(config.split))),
-            "template": sha256_json(task.to_dict()),
-            "tokenizer": sha256_file(model.folder / "tokenizer.json"),
-            "decoding": sha256_json(decoding),
-        },
+        "hashes": _hashes(config, catalogue, model, task, decoding),
         "settings": {
             "dtype": backend.dtype,
             "quantization": quantization.__dict__ if quantization else None,
@@ -62,6 +53,28 @@ def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "device": backend.device_info(),
         "batch_size": config.batch_size,
+    }
+
+
+def _decoding(config: PredictConfig) -> dict[str, Any]:
+    decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
+    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
+        decoding["top_p"] = config.top_p
+    return decoding
+
+
+def _hashes(
+    config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task, decoding: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """What `eval.compare` holds runs against each other by, and what a resumed run must share with its beginning."""
+    return {
+        "base": model.fingerprint,
+        "adapter": sha256_file(model.adapter.folder / WEIGHTS_FILE) if model.adapter else None,
+        "catalogue": catalogue.fingerprint,
+        "split": split_hash(task, iterate(catalogue.split(config.split))),
+        "template": sha256_json(task.to_dict()),
+        "tokenizer": sha256_file(model.folder / "tokenizer.json"),
+        "decoding": sha256_json(decoding),
     }
 
 

@@ -45,7 +45,8 @@ def check_manifest(manifest: Any, path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raises UserError, naming what differs, where a run with manifest `new` cannot go on in `folder`, which has `old`."""
     pairs: list[tuple[str, Any, Any]] = []
     for group in ("hashes", "settings"):
         before, after = old.get(group) or {}, new.get(group) or {}

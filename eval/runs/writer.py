@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path, read_json, write_json
 
-from .manifest import SCHEMA, _check_same_run, check_manifest, now
-from .prediction import _parse_line
+from .manifest import SCHEMA, check_manifest, check_same_run, now
+from .prediction import Prediction
 from .run import Run
 
 
@@ -21,8 +21,9 @@ class RunWriter:
     """Appends rows to a run folder, each flushed as it comes, so that a kill loses at most the row in flight.
 
     >>> with RunWriter.open(folder, manifest) as writer:
-    ...     for row in rows if row["id"] not in writer.done:
-    ...         writer.write(row)
+    ...     for row in predictions:
+    ...         if row.id not in writer.done:
+    ...             writer.write(row)
     ...     writer.finish(seconds=elapsed)
     """
 
@@ -52,7 +53,7 @@ class RunWriter:
             if not resume:
                 raise UserError(f"{folder} already holds a run; choose another folder, or resume it")
             old = check_manifest(read_json(path, "run manifest"), path)
-            _check_same_run(old, json.loads(json.dumps(fresh)), folder)
+            check_same_run(old, json.loads(json.dumps(fresh)), folder)
             fresh |= {"start": old["start"], "seconds": old.get("seconds", 0.0)}
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; choose another folder")
@@ -67,14 +68,14 @@ class RunWriter:
             raise
         return cls(folder, fresh, done, file)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Prediction) -> None:
         """Append one row. Raises ValueError for an id already written: that is an error of the caller."""
-        if row["id"] in self.done:
-            raise ValueError(f"row {row['id']!r} is already in {self.folder}")
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        if row.id in self.done:
+            raise ValueError(f"row {row.id!r} is already in {self.folder}")
+        line = json.dumps(row.to_dict(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         self._file.write(line)
         self._file.flush()
-        self.done.add(row["id"])
+        self.done.add(row.id)
 
     def finish(self, *, seconds: float) -> None:
         """Mark the run whole; `seconds` is this session's time and adds to those of finished earlier ones."""
@@ -116,7 +117,7 @@ def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             break
-        identity = _parse_line(line, path, number)["id"]
+        identity = Prediction.from_line(line, path, number).id
         if identity in done:
             raise UserError(f"{path} line {number} repeats the row {identity!r}; remove one of the two, then resume")
         done.add(identity)
@@ -127,9 +128,9 @@ def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
 
 
 def write_baseline(run: Run, path: Path | str) -> None:
-    """Write `run` as one small file (no tokens) to keep beside the code and compare later runs with."""
-    keep = ("id", "true", "predicted", "text", "finish")
+    """Write `run` as one small file without tokens, to compare later runs with."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps({"manifest": run.manifest}, ensure_ascii=False) + "\n")
         for _, row in run.stream():
-            file.write(json.dumps({key: row[key] for key in keep if key in row}, ensure_ascii=False) + "\n")
+            small = Prediction(row.id, row.true, row.predicted, row.text, finish=row.finish)
+            file.write(json.dumps(small.to_dict(), ensure_ascii=False) + "\n")

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from eval.runs.prediction import Prediction
 from eval.runs.writer import RunWriter
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import ParsedField, Task
 
 _TOKENS = 24
 
@@ -39,29 +40,24 @@ def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) 
                 tokens[at:] = noise.integers(3, 32000, _TOKENS - at).tolist()
                 guess *= float(np.exp(noise.normal(0, 0.1)))
                 said = said if noise.random() < 0.7 else int(noise.integers(30))
-            predicted = {
-                "title": {"value": f"product number {i}", "status": "ok"},
-                "category3_code": {"value": f"CATEGORY {said}", "status": "ok"},
-                "full_price": {"value": round(guess, 2), "status": "ok"},
-            }
+            answer = {"title": f"product number {i}", "category3_code": f"CATEGORY {said}", "full_price": round(guess, 2)}
             logprobs = (-0.1 * noise.random(_TOKENS)).round(6).tolist()
             others = [(round(x - 2, 6), round(x - 3, 6), round(x - 4, 6), round(x - 5, 6)) for x in logprobs]
             writer.write(
-                {
-                    "id": f"product-{i:07d}",
-                    "true": {"title": f"product number {i}", "category3_code": f"CATEGORY {category}", "full_price": price},
-                    "predicted": predicted,
-                    "text": f"Product: product number {i}, Category: CATEGORY {said}, Full Price: {guess:.2f}",
-                    "token_ids": tokens,
-                    "logprobs": logprobs,
-                    "top_k": [
-                        [[t, x], *[[t + k + 1, y] for k, y in enumerate(more)]] for t, x, more in zip(tokens, logprobs, others)
+                Prediction(
+                    id=f"product-{i:07d}",
+                    true={"title": f"product number {i}", "category3_code": f"CATEGORY {category}", "full_price": price},
+                    predicted={name: ParsedField(value, "ok") for name, value in answer.items()},
+                    text=f"Product: product number {i}, Category: CATEGORY {said}, Full Price: {guess:.2f}",
+                    token_ids=tokens,
+                    logprobs=logprobs,
+                    top_k=[
+                        [(t, x), *((t + k + 1, y) for k, y in enumerate(more))] for t, x, more in zip(tokens, logprobs, others)
                     ],
-                    "finish": "end",
-                    "fingerprints": {name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
-                    "seconds": 0.1,
-                    "image": None,
-                }
+                    finish="end",
+                    fingerprints={name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
+                    seconds=0.1,
+                )
             )
         writer.finish(seconds=1.0)
 

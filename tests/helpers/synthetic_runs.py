@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runs.prediction import predicted_values
+from eval.runs.prediction import Prediction
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter
 from mlx_phi3v.task import Task
@@ -20,7 +20,7 @@ WORDS = ("wool", "cotton", "check", "striped", "long", "short", "leather", "silk
 END = 32007
 TASK = Task()
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a line of predictions.jsonl, before it becomes a Prediction: tests plant differences in it
 
 
 def digest(*parts: object) -> str:
@@ -64,7 +64,7 @@ def answer(row: Row, text: str, *, task: Task = TASK, finish: str = "end", logpr
     if finish == "length":
         tokens = tokens[:-1]
     row |= {
-        "predicted": predicted_values(task, text, truncated=finish == "length"),
+        "predicted": Prediction("", {}, task.parse(text, truncated=finish == "length")).to_dict()["predicted"],
         "text": text,
         "token_ids": tokens,
         "logprobs": [logprob] * len(tokens),
@@ -103,7 +103,7 @@ def write_run(folder: Path, rows: list[Row], *, finish: bool = True, raw: bool =
         for row in rows:
             if raw:
                 writer.done.discard(row["id"])
-            writer.write(row)
+            writer.write(Prediction.from_dict(row))
         if finish:
             writer.finish(seconds=1.0)
     return Run.load(folder)

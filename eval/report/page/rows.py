@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +14,7 @@ from ...compare.comparison import Comparison
 from ...compare.joined import OUTCOMES
 from ...compare.measures import NO_CATEGORY
 from ...compare.parted_rows import PartedRow
+from ...runs.prediction import Prediction
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together
@@ -56,8 +56,8 @@ def pick_rows(comparison: Comparison, *, worst: int, sampled: int, seed: int) ->
     chosen += _sample(comparison, set(chosen), sampled, seed)
     budget = _THUMBNAIL_BYTES
     rows = []
-    for i in chosen:
-        row = _show(comparison, i, parted.get(data.join.ids[i]), with_thumbnail=budget > 0)
+    for i, (row_a, row_b) in zip(chosen, data.rows(chosen)):
+        row = _show(comparison, i, row_a, row_b, parted.get(data.join.ids[i]), with_thumbnail=budget > 0)
         budget -= len(row.thumbnail or "")
         rows.append(row)
     return rows
@@ -74,9 +74,10 @@ def _sample(comparison: Comparison, taken: set[int], sampled: int, seed: int) ->
         yield from sorted(generator.choice(free, size, replace=False).tolist())
 
 
-def _show(comparison: Comparison, i: int, parted: PartedRow | None, *, with_thumbnail: bool) -> ShownRow:
+def _show(
+    comparison: Comparison, i: int, row_a: Prediction, row_b: Prediction, parted: PartedRow | None, *, with_thumbnail: bool
+) -> ShownRow:
     data = comparison.data
-    row_a, row_b = data.rows(i)
     a, b = split_answers(_answer(row_a), _answer(row_b), bool(data.right_a[i]), bool(data.right_b[i]))
     margin = f", {parted.margin:.3g} nats" if parted and parted.margin is not None else ""
     return ShownRow(
@@ -85,17 +86,17 @@ def _show(comparison: Comparison, i: int, parted: PartedRow | None, *, with_thum
         category=data.category[i] or NO_CATEGORY,
         cause=parted.cause if parted else SAME,
         detail=f"{parted.cause}{margin}: {parted.detail}" if parted else SAME,
-        true=[(name, str(value)) for name, value in row_a["true"].items() if value is not None],
+        true=[(name, str(value)) for name, value in row_a.true.items() if value is not None],
         a=a,
         b=b,
-        thumbnail=thumbnail(row_a.get("image") or row_b.get("image")) if with_thumbnail else None,
+        thumbnail=thumbnail(row_a.image or row_b.image) if with_thumbnail else None,
     )
 
 
-def _answer(row: dict[str, Any]) -> str:
-    text = row.get("text")
-    if text is None:  # a brought run without texts
-        text = ", ".join(f"{name}: {item['value']}" for name, item in row["predicted"].items() if item["status"] == "ok")
+def _answer(row: Prediction) -> str:
+    text = row.text
+    if text is None:  # an imported run without texts
+        text = ", ".join(f"{name}: {item.value}" for name, item in row.predicted.items() if item.status == "ok")
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text) - _TEXT:,} more characters)"
 
 

@@ -147,5 +147,6 @@ def test_intervals_hold_the_value_and_narrow_with_rows(tmp_path: Path) -> None:
 def test_columns_keep_offsets_that_find_the_rows(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_rows(30))
     columns = read_columns(run)
-    for i in (0, 13, 29):
-        assert run.read(int(columns.offsets[i]))["id"] == columns.ids[i]
+    with run.reader() as read:
+        for i in (0, 13, 29):
+            assert read(int(columns.offsets[i])).id == columns.ids[i]
