@@ -1,10 +1,10 @@
-"""Import predictions made elsewhere (another harness, by hand) as a run: CSV, TSV or JSONL.
+"""Import predictions made elsewhere (by another tool, by hand) as a run: CSV, TSV or JSONL.
 
     python -m eval.import_run --input preds.csv --data CATALOGUE --split test --output RUN --text answer
     python -m eval.import_run --input preds.jsonl --data CATALOGUE --output RUN --fields title=name full_price=price
 
-Either one column holds the whole answer (`--text`), read by the catalogue's task, or each field has its column
-(`--fields`; without it, columns named as the fields). True values come from the catalogue, by id.
+One column holds the whole answer (`--text`), which the catalogue's task parses, or each field has its own column
+(`--fields`; by default the columns named as the fields). True values come from the catalogue, by id.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class ImportConfig:
     """Settings of an import."""
 
     input: Path = option(help="predictions as .csv, .tsv or .jsonl")
-    data: Path = option(help="the catalogue they were made on")
+    data: Path = option(help="the catalogue of the predictions")
     output: Path = option(help="the run folder to write")
     split: str = option("test", help="the catalogue's split")
-    id: str = option("id", help="column with the product's id")
+    id: str = option("id", help="column with the row's id")
     text: str | None = option(None, help="column with the whole answer")
     fields: tuple[str, ...] = option((), help="FIELD=COLUMN pairs, where each field has its own column")
     label: str | None = option(None, help="what to call the run (default: the input's name)")
-    partial: bool = option(False, help="accept that rows of the split have no prediction")
+    partial: bool = option(False, help="accept rows of the split without a prediction")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, columns) of a CSV, TSV or JSONL file.
 
-    Raises UserError where the file is missing, of another kind, or a line does not read.
+    Raises UserError where the file is missing, of another kind, or a line cannot be parsed.
     """
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl"):
@@ -87,7 +87,7 @@ def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def parse_field(item: Field, value: Any) -> ParsedField:
-    """A field's value as another harness gave it: a number may be text ("1,299.00"); empty is missing."""
+    """A field's value as another tool gave it: a number may be text ("1,299.00"); empty is missing."""
     if is_missing(value):
         return ParsedField(None, "missing")
     if item.kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -111,7 +111,7 @@ def import_run(settings: ImportConfig) -> Run:
     columns = _columns(settings, task)
     seen: dict[str, int] = {}
     manifest = {
-        "backend": "brought",
+        "backend": "brought",  # as in runs of earlier versions
         "label": settings.label or settings.input.stem,
         "hashes": {"catalogue": catalogue.fingerprint, "split": split_hash(task, iter(rows.values()))},
         "settings": {},

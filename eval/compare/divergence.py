@@ -1,15 +1,15 @@
-"""Why two answers to one product part: one cause a row, found from the recorded inputs, tokens and log-probabilities.
+"""Why two answers for one row diverge: one cause a row, from the recorded inputs, tokens and log-probabilities.
 
-In this order, the first that holds:
-- score only:   the same answer, read the same, but another true value
-- parse only:   the same answer, read differently
-- pixels:       the model was shown other pixels (which stage parted first is said)
-- token ids:    the model was given other token ids
-- sampling:     answers were drawn, not greedy: nothing to explain
-- near-tie:     at the first differing token both sides held the two tokens almost equal (the margin, in nats, is said)
-- length or end token:    one side ended where the other went on
-- log-probability gap:    the sides disagree by more than a near-tie: the models differ
-- not recorded: the run kept no tokens or log-probabilities to tell
+The first of these that holds:
+- score only:             the same answer, parsed to the same values, but another true value
+- parse only:             the same answer, parsed to other values
+- pixels:                 the model saw other pixels; the detail names the first stage that diverges
+- token ids:              the model was given other token ids
+- sampling:               answers were drawn, not greedy: nothing to explain
+- near-tie:               at the first differing token both runs gave the two tokens almost equal log-probabilities
+- length or end token:    one answer ended where the other went on
+- log-probability gap:    the runs disagree by more than a near-tie: the models differ
+- not recorded:           a run has too few tokens or log-probabilities to find the cause
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NEAR_TIE_NATS = {"float32": 0.01, "other": 0.25}
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where and why one row's answers part. `position` counts tokens from 0; `margin` is in nats."""
+    """Where and why one row's answers diverge. `position` counts tokens from 0; `margin` is in nats."""
 
     cause: str
     detail: str
@@ -74,7 +74,7 @@ def explain_divergence(a: Prediction, b: Prediction, *, near_tie: float, sampled
     if found := _input_cause(a.fingerprints, b.fingerprints):
         return found
     if not tokens_a or not tokens_b:
-        return Divergence(NOT_RECORDED, "a run kept no token ids")
+        return Divergence(NOT_RECORDED, "a run recorded no token ids")
     if tokens_a == tokens_b:
         return Divergence(PARSE_ONLY, "the same tokens, decoded to other text")
     if sampled:
@@ -99,30 +99,30 @@ def _plain(value: Any) -> str:
 
 
 def first_input_stage(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
-    """The first input stage both rows recorded and in which they differ."""
+    """The first input stage that differs, of those both rows recorded."""
     return next((stage for stage in STAGES if a.get(stage) and b.get(stage) and a[stage] != b[stage]), None)
 
 
-_STAGE_WORDS = {
-    "file": "the picture's file differs",
+_STAGE_DETAILS = {
+    "file": "the photo's file differs",
     "pixels": "the file is the same, its decoded pixels differ: another image decoder",
     "pixel_values": "the decoded pixels are the same, the model's pixel values differ: resize, crop order or scaling",
 }
 
 
 def _input_cause(a: Mapping[str, Any], b: Mapping[str, Any]) -> Divergence | None:
-    # The last recorded picture stage is what the model saw: a re-saved file with the same pixels explains nothing.
+    # The last recorded stage of the photo is what the model saw: another file with the same pixels explains nothing.
     shown = next((stage for stage in reversed(STAGES[:3]) if a.get(stage) and b.get(stage)), None)
     if shown and a[shown] != b[shown]:
         stage = first_input_stage(a, b) or shown
-        return Divergence(PIXELS, _STAGE_WORDS[stage])
+        return Divergence(PIXELS, _STAGE_DETAILS[stage])
     if a.get("input_ids") and b.get("input_ids") and a["input_ids"] != b["input_ids"]:
         return Divergence(TOKEN_IDS, "the pixels are the same, the prompt's token ids differ: prompt or tokenizer")
     return None
 
 
 def first_difference(a: list[int], b: list[int]) -> int:
-    """Index of the first token in which two lists differ; the shorter one's length where it is the other's beginning."""
+    """Index of the first differing token; the shorter list's length where it is the beginning of the other."""
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
@@ -132,15 +132,15 @@ def _token_cause(a: Prediction, b: Prediction, near_tie: float) -> Divergence:
     if k == min(len(tokens_a), len(tokens_b)):
         shorter, row = ("A", a) if len(tokens_a) < len(tokens_b) else ("B", b)
         why = "hit its length limit" if row.finish == "length" else "ended"
-        return Divergence(END, f"{shorter} {why} after {k} tokens, the other went on alike", k)
-    margin_a, sure_a = _margin(a, k, tokens_b[k])
-    margin_b, sure_b = _margin(b, k, tokens_a[k])
+        return Divergence(END, f"{shorter} {why} after {k} tokens, the other went on", k)
+    margin_a, exact_a = _margin(a, k, tokens_b[k])
+    margin_b, exact_b = _margin(b, k, tokens_a[k])
     margins = [margin for margin in (margin_a, margin_b) if margin is not None]
     margin = max(margins, default=None)
     shown = f"token {k}: A {tokens_a[k]} | B {tokens_b[k]}"
     if margin is not None:
-        shown += f"; A by {_nats(margin_a, sure_a)}, B by {_nats(margin_b, sure_b)}"
-    if margin is not None and sure_a and sure_b and margin <= near_tie:
+        shown += f"; A by {_nats(margin_a, exact_a)}, B by {_nats(margin_b, exact_b)}"
+    if margin is not None and exact_a and exact_b and margin <= near_tie:
         return Divergence(NEAR_TIE, shown, k, margin)
     ends = [row.finish == "end" and k == len(row.token_ids) - 1 for row in (a, b)]
     if any(ends):
@@ -148,26 +148,26 @@ def _token_cause(a: Prediction, b: Prediction, near_tie: float) -> Divergence:
         return Divergence(END, f"{who} ended; {shown}", k, margin)
     if margin is not None and margin > near_tie:
         return Divergence(GAP, shown, k, margin)
-    return Divergence(NOT_RECORDED, f"{shown}; the run kept too few log-probabilities to tell", k, margin)
+    return Divergence(NOT_RECORDED, f"{shown}; too few log-probabilities were recorded", k, margin)
 
 
-def _nats(margin: float | None, sure: bool) -> str:
-    return "unknown" if margin is None else f"{'' if sure else 'at least '}{margin:.4g} nats"
+def _nats(margin: float | None, exact: bool) -> str:
+    return "unknown" if margin is None else f"{'' if exact else 'at least '}{margin:.4g} nats"
 
 
 def _margin(row: Prediction, k: int, other: int) -> tuple[float | None, bool]:
-    """(nats by which `row` preferred its own token k to `other`, whether exact or only a lower bound)."""
+    """(nats by which `row` prefers its own token k to `other`, whether that is exact; else a lower bound)."""
     logprobs, top_k = row.logprobs, row.top_k
     if k >= len(logprobs) or not math.isfinite(logprobs[k]):
         return None, False
     chosen = float(logprobs[k])
     bounds = []
     if k < len(top_k) and top_k[k]:
-        held = dict(top_k[k])
-        if other in held:
-            return abs(chosen - held[other]), True
-        bounds.append(min(held.values()))
-    # Outside the top k: the other token has at most what the chosen one leaves, and at most the k-th.
+        listed = dict(top_k[k])
+        if other in listed:
+            return abs(chosen - listed[other]), True
+        bounds.append(min(listed.values()))
+    # Outside the top k: the other token has at most what the chosen one leaves, and at most the k-th log-probability.
     left = 1 - math.exp(chosen)
     bounds.append(math.log(left) if left > 0 else -math.inf)
     return max(0.0, chosen - min(bounds)) if min(bounds) > -math.inf else math.inf, False

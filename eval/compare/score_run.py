@@ -1,4 +1,4 @@
-"""One run by itself: every metric with its interval, how answers parsed, which categories were taken for which."""
+"""One run by itself: every metric with its interval, how answers parsed, and its confusion matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def score_run(run: Run, *, seed: int = 0, resamples: int = 2000, level: float = 
 
     Returns {"label", "rows", "seconds", "rows_per_second", "fields": {name: {"kind", "judged", "statuses",
     "metrics": {metric: {"value", "interval", "rows"}}, "confusion"}}}. Proportions have Wilson intervals, the rest
-    bootstrap ones over products.
+    bootstrap ones over rows.
     """
     columns = read_columns(run)
     fields = {
@@ -57,7 +57,7 @@ def _interval(metric: Metric, item: Statistic, samples: Mapping[str, Floats], le
 
 
 def confusion(column: FieldColumn) -> dict[str, dict[str, int]]:
-    """true -> predicted -> rows; answers that do not parse stand under `NOT_PARSED`."""
+    """true -> predicted -> rows; answers that do not parse count as `NOT_PARSED`."""
     counts: dict[str, Counter[str]] = {}
     for true, predicted in zip(column.true, column.predicted):
         if true is not None:

@@ -1,1 +1,1 @@
-"""A model's answers for every product of a split -> a run."""
+"""A model's answers for every row of a split, as a run."""

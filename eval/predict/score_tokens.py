@@ -17,7 +17,7 @@ from mlx_phi3v.progress import Progress
 
 from ..runs.run import Run
 from ..runs.scored_tokens import ScoredTokens, trace_path
-from .describe_run import TOP_K
+from .run_manifest import TOP_K
 from .settings import PredictConfig
 
 

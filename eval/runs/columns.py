@@ -1,6 +1,6 @@
 """A run in columns: what scoring needs of 100,000 rows, without their texts and tokens.
 
-Each row keeps its byte offset, so that the few rows a report shows can be read again in full.
+Each row keeps its byte offset, so that the few rows of a report can be read in full.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TokenColumns:
 
 @dataclass(frozen=True)
 class RunColumns:
-    """A run's rows in columns, plus digests that say cheaply whether two rows are the same."""
+    """A run's rows in columns, plus digests by which rows are compared cheaply."""
 
     ids: list[str]
     offsets: Ints
@@ -86,7 +86,7 @@ class RunColumns:
     digests: dict[str, Ints]  # "text", "tokens", "predicted", "true" and one per input stage; 0 where not recorded
     tokens: TokenColumns
     seconds: Floats
-    duplicates: list[tuple[str, bool]]  # (id, whether the repeated row says the same); the first row is used
+    duplicates: list[tuple[str, bool]]  # (id, whether the repeated row is equal); the first row is used
 
     def position(self) -> dict[str, int]:
         """id -> row."""

@@ -18,7 +18,7 @@ from .run import Run
 
 
 class RunWriter:
-    """Appends rows to a run folder, each flushed as it comes, so that a kill loses at most the row in flight.
+    """Appends rows to a run folder, each flushed as it comes, so that a kill loses one row at most.
 
     >>> with RunWriter.open(folder, manifest) as writer:
     ...     for row in predictions:
@@ -35,14 +35,14 @@ class RunWriter:
 
     @classmethod
     def open(cls, folder: Path | str, manifest: Mapping[str, Any], *, resume: bool = True) -> RunWriter:
-        """Begin a run, or go on with one that was cut short.
+        """Begin a run, or resume an interrupted one.
 
         Args:
             manifest: as in the module's docstring; `schema`, `start`, `end`, `rows` and `seconds` are filled in.
             resume: go on with an existing run; else an existing run is an error.
 
         Raises UserError where the folder holds another run (the keys that differ are named), where a line other
-        than the last is broken, or where another process is writing it.
+        than the last is no prediction, or where another process is writing it.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -61,7 +61,7 @@ class RunWriter:
         file = open(folder / "predictions.jsonl", "a+b")  # noqa: SIM115 (held for the run's life)
         try:
             _lock(file, folder)
-            done = _cut_to_whole_lines(file, folder / "predictions.jsonl")
+            done = _truncate_to_whole_lines(file, folder / "predictions.jsonl")
             write_json(path, fresh)
         except BaseException:
             file.close()
@@ -99,7 +99,7 @@ class RunWriter:
 def _lock(file: BinaryIO, folder: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # no such lock on Windows: two writers are then the user's to avoid
+    except ImportError:  # no such lock on Windows: the user must then avoid two writers
         return
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +109,8 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         return
 
 
-def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
-    """Cut a half-written last line off; the ids of the rest."""
+def _truncate_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
+    """Remove a truncated last line; returns the ids of the others."""
     done: set[str] = set()
     whole = 0
     file.seek(0)

@@ -1,6 +1,6 @@
-"""Kill `eval.predict` at random moments, resume it each time with another batch size, and hold the result to a whole run.
+"""Kill `eval.predict` at random moments, resume it each time with another batch size, and compare the result with a whole run.
 
-    python scripts/kill_predictions.py [--backend torch] [--kills 10] [--products 120]
+    python scripts/measure/kill_predictions.py [--backend torch] [--kills 10] [--products 120]
 
 Prints how many rows have the same text and tokens, and the largest difference of any log-probability.
 """
@@ -19,7 +19,7 @@ from eval.runs.run import Run
 
 
 def main() -> int:
-    """Make a catalogue, a whole run and a killed one; 0 if they agree."""
+    """Make a catalogue, a whole run and a killed one; 0 if they are equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--kills", type=int, default=10)

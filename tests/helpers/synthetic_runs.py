@@ -1,4 +1,4 @@
-"""Runs made up for tests: a model that answers well, answers less well, or answers the same with one planted difference."""
+"""Synthetic runs for tests: a model that answers well, less well, or the same with one planted difference."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def answer(row: Row, text: str, *, task: Task = TASK, finish: str = "end", logpr
         "text": text,
         "token_ids": tokens,
         "logprobs": [logprob] * len(tokens),
-        "top_k": [[] for _ in tokens],  # what the chosen token leaves already bounds any other at 4.6 nats down
+        "top_k": [[] for _ in tokens],  # at -0.01 nats the chosen token leaves all others at most -4.6
         "finish": finish,
     }
     return row
 
 
 def make_rows(n: int = 200, *, seed: int = 0, right: float = 0.9, task: Task = TASK, image: str | None = None) -> list[Row]:
-    """`n` products answered by a model that has a category right with probability `right` and prices about 8 % off."""
+    """`n` rows answered by a model whose category is right with probability `right` and whose prices are about 8 % off."""
     generator = np.random.default_rng(seed)
     rows = []
     for i in range(n):

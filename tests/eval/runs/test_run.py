@@ -1,4 +1,4 @@
-"""Run folders: written row by row, resumed after a kill, merged from shards, brought in from elsewhere."""
+"""Run folders: written row by row, resumed after a kill, merged from shards, imported from elsewhere."""
 
 from __future__ import annotations
 
@@ -155,9 +155,9 @@ def test_shards_merge_to_the_run_made_in_one_piece(tmp_path: Path) -> None:
     rows = make_rows(11)
     whole = write_run(tmp_path / "whole", rows)
     for i in (1, 2, 3):
-        write_run(tmp_path / f"part{i}", rows[i - 1 :: 3], shard=[i, 3], batch_size=i, device={"name": f"machine {i}"})
-    parts = [str(tmp_path / f"part{i}") for i in (3, 1, 2)]
-    assert merge.main([*parts, "--output", str(tmp_path / "merged")]) == 0
+        write_run(tmp_path / f"shard{i}", rows[i - 1 :: 3], shard=[i, 3], batch_size=i, device={"name": f"machine {i}"})
+    shards = [str(tmp_path / f"shard{i}") for i in (3, 1, 2)]
+    assert merge.main([*shards, "--output", str(tmp_path / "merged")]) == 0
     merged = Run.load(tmp_path / "merged")
     assert merged.content_hash() == whole.content_hash()
     assert merged.manifest["shard"] is None and merged.finished and len(merged.manifest["merged"]) == 3
@@ -165,17 +165,17 @@ def test_shards_merge_to_the_run_made_in_one_piece(tmp_path: Path) -> None:
 
 def test_merging_names_missing_and_unlike_shards(tmp_path: Path) -> None:
     rows = make_rows(9)
-    parts = [write_run(tmp_path / f"part{i}", rows[i - 1 :: 3], shard=[i, 3]) for i in (1, 2, 3)]
+    shards = [write_run(tmp_path / f"shard{i}", rows[i - 1 :: 3], shard=[i, 3]) for i in (1, 2, 3)]
     with pytest.raises(UserError, match="shard 2/3 is missing"):
-        merge.merge_runs([parts[0], parts[2]], tmp_path / "out")
+        merge.merge_runs([shards[0], shards[2]], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert not merge.merge_runs([parts[0], parts[2]], tmp_path / "out", partial=True).finished
+    assert not merge.merge_runs([shards[0], shards[2]], tmp_path / "out", partial=True).finished
     other = write_run(tmp_path / "other", rows[1::3], shard=[2, 3], settings={"num_crops": 16})
     with pytest.raises(UserError, match="num_crops"):
-        merge.merge_runs([parts[0], other, parts[2]], tmp_path / "out2")
+        merge.merge_runs([shards[0], other, shards[2]], tmp_path / "out2")
     again = write_run(tmp_path / "again", rows[0::3], shard=[2, 3])
     with pytest.raises(UserError, match="p00000"):
-        merge.merge_runs([parts[0], again, parts[2]], tmp_path / "out3")
+        merge.merge_runs([shards[0], again, shards[2]], tmp_path / "out3")
     assert not (tmp_path / "out3").exists()
 
 
@@ -187,7 +187,7 @@ def catalogue(tmp_path: Path) -> Path:
     return tmp_path / "catalogue"
 
 
-def test_brought_csv_with_fields_scores_like_the_run_it_came_from(tmp_path: Path, catalogue: Path) -> None:
+def test_imported_csv_with_fields_scores_like_the_run_it_came_from(tmp_path: Path, catalogue: Path) -> None:
     rows = make_rows(6)
     lines = ["sku\tname\tkind\tprice"]
     for row in rows:
@@ -201,7 +201,7 @@ def test_brought_csv_with_fields_scores_like_the_run_it_came_from(tmp_path: Path
     assert run.finished and run.label == "theirs"
 
 
-def test_brought_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path, catalogue: Path) -> None:
+def test_imported_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path, catalogue: Path) -> None:
     rows = make_rows(6)
     text = "\n".join(json.dumps({"id": row["id"], "answer": row["text"]}) for row in reversed(rows))
     (tmp_path / "theirs.jsonl").write_text(text)
@@ -239,7 +239,7 @@ def test_an_empty_or_unreadable_cell_is_a_parse_failure_not_a_guess(tmp_path: Pa
     assert first["full_price"] == ParsedField(None, "malformed")
 
 
-def test_scoring_again_reads_answers_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scoring_parses_answers_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slip = changed(make_rows(20), lambda i, row: i < 3, lambda row: row["predicted"]["full_price"].update(value=1.0))
     write_run(tmp_path / "run", slip)
     assert score_main([str(tmp_path / "run"), "--json", "--output", str(tmp_path / "again")]) == 0

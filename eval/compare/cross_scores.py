@@ -16,30 +16,30 @@ from mlx_phi3v.errors import UserError
 from ..runs.prediction import Prediction
 from ..runs.run import Run
 from ..runs.scored_tokens import ScoredTokens, read_trace, trace_path
-from .joined import Joined
+from .paired_runs import PairedRuns
 
 Step = Sequence[tuple[int, float]]  # the likeliest tokens of one step and their log-probabilities, in nats
 _WORST = 10
 
 
 @dataclass(frozen=True)
-class Direction:
-    """One run's tokens under the other's model. KL and gaps are per token, in nats."""
+class CrossScores:
+    """One run's tokens scored under the other's model. KL and gaps are per token, in nats."""
 
     scored: str  # whose tokens
     under: str  # whose model
     rows: int
     tokens: int
-    mean_gap: float  # log-probability under the own model minus under the other
-    mean_kl: float | None  # KL(own || other) over the top k and one rest: never more than the true KL
+    mean_gap: float  # log-probability under its own model minus that under the other
+    mean_kl: float | None  # KL(own || other) over the top k and the pooled rest: a lower bound
     largest_kl: float | None
-    diverging: int  # rows in which the other model's first choice is once another token
+    diverging: int  # rows in which the other model would choose another token at some step
     median_divergence: float | None  # the step, from 0, at which those rows first diverge
     worst: list[tuple[str, float, int]]  # (id, summed gap, step of the widest gap)
 
 
 def kl_top_k(own: Step, other: Step) -> float:
-    """KL(own || other) in nats over the tokens both list and one pool of all the rest.
+    """KL(own || other) in nats over the tokens that both list and one pool of all others.
 
     Pooling can only lower a divergence (data-processing inequality), so this is a lower bound. Each argument is a
     list of [token, log-probability].
@@ -52,17 +52,20 @@ def kl_top_k(own: Step, other: Step) -> float:
     return max(0.0, total + (rest_p * math.log(rest_p / rest_q) if rest_p > 0 else 0.0))
 
 
-def trace_directions(data: Joined) -> list[Direction]:
-    """Both directions, as far as their files are there. Raises UserError where neither is, or one is of another run."""
+def cross_score(data: PairedRuns) -> list[CrossScores]:
+    """A's tokens under B's model and B's under A's, as far as they were traced.
+
+    Raises UserError where there is no trace, or one of other tokens.
+    """
     sides = [(data.run_a, data.run_b, "A", "B"), (data.run_b, data.run_a, "B", "A")]
     present = [side for side in sides if trace_path(side[0], side[1]).is_file()]
     if not present:
         wanted = " and ".join(str(trace_path(run, other)) for run, other, _, _ in sides)
-        raise UserError(f"no trace found ({wanted}); make one with eval.predict --trace, where each run's model is at hand")
-    return [_direction(run, other, under, scored, data) for run, other, under, scored in present]
+        raise UserError(f"no trace found ({wanted}); make one with eval.predict --trace on the machine that has the model")
+    return [_cross_scores(run, other, under, scored, data) for run, other, under, scored in present]
 
 
-def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> Direction:
+def _cross_scores(run: Run, other: Run, under: str, scored: str, data: PairedRuns) -> CrossScores:
     gaps: list[float] = []
     kls: list[float] = []
     divergences: list[int] = []
@@ -74,7 +77,7 @@ def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> D
         if own.top_k and trace.top_k:
             kls += [kl_top_k(p, q) for p, q in zip(own.top_k, trace.top_k)]
             divergences += _first_divergence(own.token_ids, trace.top_k)
-    return Direction(
+    return CrossScores(
         scored=scored,
         under=under,
         rows=len(rows),
@@ -88,7 +91,7 @@ def _direction(run: Run, other: Run, under: str, scored: str, data: Joined) -> D
     )
 
 
-def _paired_rows(run: Run, other: Run, data: Joined) -> Iterator[tuple[Prediction, ScoredTokens]]:
+def _paired_rows(run: Run, other: Run, data: PairedRuns) -> Iterator[tuple[Prediction, ScoredTokens]]:
     """(OTHER's own row, the same row under RUN's model). Raises UserError where the tokens scored are others."""
     columns = data.columns_b if other is data.run_b else data.columns_a
     position = columns.position()

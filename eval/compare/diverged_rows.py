@@ -1,4 +1,4 @@
-"""The rows on which two runs part, each with its one cause, the worst first."""
+"""The rows on which two runs diverge, each with its one cause, the worst first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from ..runs.columns import Bools, FieldColumn, Floats
 from ..runs.prediction import Prediction
 from . import divergence, metrics
-from .joined import Joined
+from .paired_runs import PairedRuns
 
 
 @dataclass(frozen=True)
-class PartedRow:
-    """A product on which the runs part, with its one cause."""
+class DivergedRow:
+    """A row on which the runs diverge, with its one cause. `position` counts tokens from 0; `margin` is in nats."""
 
     id: str
     cause: str
     detail: str
-    reading: str  # the fields read differently: "full_price 120.0 | 12.0"
+    parsed_differently: str  # the fields with other values: "full_price 120.0 | 12.0"
     position: int | None
     margin: float | None
     outcome: str
@@ -28,8 +28,8 @@ class PartedRow:
     severity: float
 
 
-def explain_rows(data: Joined, near_tie: float) -> list[PartedRow]:
-    """The rows on which the runs part, worst first: a side changed from right to wrong, then the widest gap."""
+def explain_rows(data: PairedRuns, near_tie: float) -> list[DivergedRow]:
+    """The rows on which the runs diverge, worst first: by severity (see `_severity`), then by the widest margin."""
     sampled = any((run.manifest.get("settings") or {}).get("temperature") for run in (data.run_a, data.run_b))
     severity = _severities(data)
     numbers = np.flatnonzero(_differing(data)).tolist()
@@ -39,14 +39,14 @@ def explain_rows(data: Joined, near_tie: float) -> list[PartedRow]:
     return sorted(found, key=lambda row: (-row.severity, -(row.margin or 0.0), row.id))
 
 
-def count_causes(parted: list[PartedRow]) -> dict[str, int]:
+def count_causes(diverged: list[DivergedRow]) -> dict[str, int]:
     """Cause -> rows, in the order of `divergence.CAUSES`."""
-    counts = Counter(row.cause for row in parted)
+    counts = Counter(row.cause for row in diverged)
     return {cause: counts[cause] for cause in divergence.CAUSES if counts[cause]}
 
 
-def _differing(data: Joined) -> Bools:
-    """Which joined rows differ in answer, reading or truth [n]."""
+def _differing(data: PairedRuns) -> Bools:
+    """Which joined rows differ in answer, parsed fields or true values [n]."""
     differing = np.zeros(len(data.join.ids), dtype=bool)
     for name in ("text", "tokens", "predicted", "true"):
         left, right = data.digests(name)
@@ -55,24 +55,24 @@ def _differing(data: Joined) -> Bools:
 
 
 def _explain_row(
-    data: Joined, i: int, a: Prediction, b: Prediction, severity: float, near_tie: float, sampled: bool
-) -> PartedRow:
-    parting = divergence.explain_divergence(a, b, near_tie=near_tie, sampled=sampled)
-    return PartedRow(
+    data: PairedRuns, i: int, a: Prediction, b: Prediction, severity: float, near_tie: float, sampled: bool
+) -> DivergedRow:
+    found = divergence.explain_divergence(a, b, near_tie=near_tie, sampled=sampled)
+    return DivergedRow(
         id=data.join.ids[i],
-        cause=parting.cause,
-        detail=parting.detail,
-        reading=divergence.fields_parsed_differently(a, b),
-        position=parting.position,
-        margin=parting.margin,
+        cause=found.cause,
+        detail=found.detail,
+        parsed_differently=divergence.fields_parsed_differently(a, b),
+        position=found.position,
+        margin=found.margin,
         outcome=data.outcome(i),
         category=data.category[i],
         severity=severity,
     )
 
 
-def _severities(data: Joined) -> Floats:
-    """How much two readings differ in score, row by row [n], summed over the fields."""
+def _severities(data: PairedRuns) -> Floats:
+    """How much the parsed fields of two answers differ, row by row [n], summed over the fields."""
     total = np.zeros(len(data.join.ids))
     for name, a in data.fields_a.items():
         total += _severity(a, data.fields_b[name])
@@ -80,10 +80,10 @@ def _severities(data: Joined) -> Floats:
 
 
 def _severity(a: FieldColumn, b: FieldColumn) -> Floats:
-    """How much two readings of one field differ [n].
+    """How much two predicted values of one field differ [n].
 
-    A category read differently counts 1, and 1 more where it makes one side wrong; a price counts by |ln(a/b)| up to 2,
-    and 2 where one side has none; a text by the difference of its two ratios.
+    Another category counts 1, and 1 more where only one run is right. A price counts |ln(a/b)| up to 2, and 2 where only
+    one run has a price. A text counts the difference of its two ratios.
     """
     if a.kind == "text":
         return np.abs(a.ratio - b.ratio)

@@ -1,4 +1,4 @@
-"""What a run's manifest says: hashes, settings, code, packages, device."""
+"""The manifest of a prediction run: hashes, settings, code, packages, device."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow
 TOP_K = 5
 
 
-def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
-    """A run's manifest: what is asked, of which model, on what; see `eval.runs.run`."""
+def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
+    """The manifest: model, data, prompt, settings, code, packages and machine; see `eval.runs.run`."""
     backend, adapter = model.backend, model.adapter
     decoding = _decoding(config)
     quantization = backend.config.quantization
@@ -66,7 +66,7 @@ def _decoding(config: PredictConfig) -> dict[str, Any]:
 def _hashes(
     config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task, decoding: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """What `eval.compare` holds runs against each other by, and what a resumed run must share with its beginning."""
+    """What two runs are compared by, and what a resumed run must share with its beginning."""
     return {
         "base": model.fingerprint,
         "adapter": sha256_file(model.adapter.folder / WEIGHTS_FILE) if model.adapter else None,
@@ -79,7 +79,7 @@ def _hashes(
 
 
 def code_version() -> dict[str, Any]:
-    """Version, and commit and whether files were changed where the code lies in a git checkout."""
+    """The version; in a git checkout also its commit and whether files were changed."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:
