@@ -1,6 +1,6 @@
 """Check and measure the torch backend on a CUDA GPU: parity, narrow dtypes, training steps, answers, a peer.
 
-    python scripts/cuda_check.py --output cuda.json            all, on the GPU (about four minutes, 9 GB of disk)
+    python scripts/cuda_check.py --output cuda.json            all, on the GPU (about five minutes, 9 GB of disk)
     python scripts/cuda_check.py --small --output cuda.json    the check itself, on any CPU, at a tiny size
 
 Needs torch, transformers, peft and this repository; no weights are downloaded, a random checkpoint of the published
@@ -29,6 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import cuda_attention as attention  # noqa: E402
 import cuda_parts as parts  # noqa: E402
 import cuda_speed as speed  # noqa: E402
 from cuda_model import free, make_rows, write_checkpoint  # noqa: E402
@@ -37,7 +38,7 @@ from mlx_phi3v.adapters import LANGUAGE  # noqa: E402
 from mlx_phi3v.backend import load_backend  # noqa: E402
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "accelerate")
-PARTS = ("parity", "logits", "answers", "train", "peer")
+PARTS = ("parity", "logits", "attention", "answers", "train", "peer")
 Cases = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 
 
@@ -90,7 +91,7 @@ def show(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row if not key.startswith("_")))
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column == "case" else "right", overflow="fold")
+        table.add_column(column, justify="left" if column == "case" else "right", no_wrap=column == "case")
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns))
     console.print(table)
@@ -134,12 +135,24 @@ def training(report: Report, folder: Path, peak: float, small: bool) -> None:
                                                           peak, small))  # fmt: skip
 
 
+def kernels(report: Report, folder: Path, peak: float, device: torch.device, small: bool) -> None:
+    """What the choice of kernels changes; the first part on this checkpoint, as it times shapes not seen before."""
+    report.run("convolution", [("patch embedding", partial(attention.convolution, device, small))])
+    backend, adapter = attention.load_language(folder)
+    report.run("attention, language", attention.language_cases(backend, adapter, folder, peak, small))
+    del backend
+    free()
+    backend, adapter = attention.load_image(folder)
+    report.run("attention, image side", attention.image_cases(backend, adapter, folder, peak, small))
+
+
 def peer(report: Report, folder: Path, device: torch.device, small: bool) -> None:
     """transformers' trunk and PEFT, text only, as many tokens."""
     from peft import LoraConfig, get_peft_model
 
     from mlx_phi3v.config import load_model_config
 
+    torch.backends.cuda.enable_cudnn_sdp(True)  # torch's default, as its users have it
     [row], [prompt] = make_rows(folder, 1, with_answer=True), make_rows(folder, 1, with_answer=False)
     tokens, labels = len(row.input_ids), int((row.labels >= 0).sum())
     model = speed.load_peer(load_model_config(folder), device)
@@ -165,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (options.small or torch.cuda.is_available()):
         parser.error("torch sees no CUDA GPU; --small tries the check on a CPU")
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    console = Console(width=None if Console().is_terminal else 170)
+    console = Console(width=None if Console().is_terminal else 200)
     report, small = Report(options.output, console), options.small
     chosen = options.only or PARTS
     report.run("machine", [("", lambda: machine(device))])
@@ -179,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(temporary) / "checkpoint"
         report.run("checkpoint", [("written", lambda: {"bytes": write_checkpoint(folder, small=small, device=device)})])
         stages: dict[str, Callable[[], Any]] = {
+            "attention": lambda: kernels(report, folder, peak, device, small),
             "answers": lambda: report.run("answers", speed.answer_cases(load_backend("torch", folder), folder, small)),
             "train": lambda: training(report, folder, peak, small),
             "peer": lambda: peer(report, folder, device, small),

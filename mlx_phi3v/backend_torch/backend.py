@@ -34,8 +34,8 @@ def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "
     group = join_ranks()
     device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    if device.type == "cuda" and dtype == "float32":
-        exact_fp32()
+    if device.type == "cuda":
+        set_up_cuda(dtype)
     with torch.device("meta"):  # no memory is taken for weights that are about to be read
         model = Phi3VForCausalLM(config, attn_implementation)
     tensors = open_checkpoint(folder, config)
@@ -54,12 +54,12 @@ def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "
     return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
 
 
-def exact_fp32() -> None:
-    """No TF32 in this process: fp32 products keep all 24 bits.
-
-    By default torch lets cuDNN round a convolution's fp32 inputs to TF32's 11 bits, and the tower begins with one.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def set_up_cuda(dtype: str) -> None:
+    """Settings of the process that torch's defaults do not give: attention without cuDNN, and fp32 without TF32."""
+    # cuDNN makes a plan for every new shape, tens of milliseconds each, and every token of an answer is a new shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if dtype == "float32":  # by default torch lets cuDNN's convolutions round their inputs to TF32's 11 bits
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def parameter_name(tensor: str) -> str:
