@@ -7,7 +7,6 @@ one seen before, and cases must run in their order, in a process that has not se
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,14 +29,25 @@ from mlx_phi3v.generate import extended
 Case = tuple[str, Callable[[], dict[str, Any]]]
 
 
-def with_cudnn(on: bool, case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The case with or without cuDNN's attention among the kernels that torch may choose."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(on)
-    try:
-        return case()
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
+# name -> (kernels that torch may choose, torch's switch for deterministic algorithms). cuDNN last, so that what any first
+# call costs is not laid at its door.
+KERNELS = {
+    "memory-efficient": ([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], False),
+    "flash": ([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], False),
+    "flash, deterministic": ([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], True),
+    "cuDNN's (torch's default)": ([SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH], False),
+}
+
+
+def with_kernels(name: str, case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The case with these attention kernels alone."""
+    allowed, deterministic = KERNELS[name]
+    with sdpa_kernel(allowed):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            return case()
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 def changing_lengths(backend: Any, folder: Path, rows: int, lengths: int) -> dict[str, Any]:
@@ -63,19 +73,24 @@ def changing_lengths(backend: Any, folder: Path, rows: int, lengths: int) -> dic
 
 
 def language_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
-    """New and seen lengths, then one length over and over, with cuDNN's attention and without."""
-    rows, new, lengths, times = (2, 4, 3, 1) if small else (8, 64, 7, 5)
-    for on in (False, True):  # cuDNN last, so that what any first call costs is not laid at its door
-        name = "cuDNN's attention" if on else "without cuDNN's attention"
+    """For each kernel: answers and steps of new and of seen lengths, one length over and over, the gradient twice."""
+    rows, new, lengths, times = (2, 4, 3, 1) if small else (8, 32, 6, 5)
+    for name in KERNELS:
         for seen in ("new lengths", "the same again"):
-            case = partial(answers, backend, folder, rows // 2, new, 0, False)
-            yield f"{name}: answers, {rows // 2} rows, {seen}", partial(with_cudnn, on, case)
-        yield f"{name}: steps, {rows} rows", partial(with_cudnn, on, partial(changing_lengths, backend, folder, rows, lengths))
+            case = partial(answers, backend, folder, rows // 2, new, 0, profile=seen == "the same again")
+            yield f"{name}: answers, {rows // 2} rows, {seen}", partial(with_kernels, name, case)
+        case = partial(changing_lengths, backend, folder, rows, lengths)
+        yield f"{name}: steps of changing lengths, {rows} rows", partial(with_kernels, name, case)
+        yield f"{name}: gradient twice", partial(with_kernels, name, partial(same_gradient, backend, folder))
         step = partial(train_step, backend, adapter, folder, Step(rows, kept=True), peak, times)
-        yield f"{name}: features kept, {rows} rows", partial(with_cudnn, on, step)
-    frozen = partial(train_step, backend, adapter, folder, Step(rows), peak, times)
+        yield f"{name}: features kept, {rows} rows", partial(with_kernels, name, step)
+
+
+def crops_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
+    """The frozen tower with a few crops at a time and with all."""
+    frozen = partial(train_step, backend, adapter, folder, Step(2 if small else 8), peak, 1 if small else 5)
     for crops in (5, 40):
-        yield f"tower frozen, {rows} rows, {crops} crops at once", partial(_crops_at_once, crops, frozen)
+        yield f"tower frozen, {crops} crops at once", partial(_crops_at_once, crops, frozen)
 
 
 def _crops_at_once(crops: int, case: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -84,36 +99,18 @@ def _crops_at_once(crops: int, case: Callable[[], dict[str, Any]]) -> dict[str, 
 
 
 def image_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
-    """The image side's steps with and without cuDNN's attention; which kernels give the same gradient twice."""
+    """For each kernel: the gradient twice, and a step with LoRA on the image side too."""
     rows, times = (2, 1) if small else (8, 5)
-    for on in (False, True):
-        name = "cuDNN's attention" if on else "without cuDNN's attention"
+    for name in KERNELS:
+        yield f"{name}: gradient twice", partial(with_kernels, name, partial(same_gradient, backend, folder))
         step = partial(train_step, backend, adapter, folder, Step(rows), peak, times)
-        yield f"{name}: LoRA on the image side, {rows} rows", partial(with_cudnn, on, step)
-    kernels = {
-        "cuDNN's": [SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH],
-        "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
-        "memory-efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
-        "plain": [SDPBackend.MATH],
-    }
-    for name, allowed in kernels.items():
-        for deterministic in (False, True):
-            label = f"gradient twice, {name} attention{', deterministic' * deterministic}"
-            yield label, partial(same_gradient, backend, folder, allowed, deterministic)
+        yield f"{name}: LoRA on the image side, {rows} rows", partial(with_kernels, name, step)
 
 
-def same_gradient(backend: Any, folder: Path, allowed: list[SDPBackend], deterministic: bool) -> dict[str, Any]:
-    """`repeatable` with these kernels only; deterministic: with torch's switch of that name, and what it warns of."""
-    batch = make_batch(backend, folder, Step(1))
+def same_gradient(backend: Any, folder: Path) -> dict[str, Any]:
+    """`repeatable` on one row."""
     backend.start_training(OptimizerConfig(), grad_checkpoint=False)
-    with sdpa_kernel(allowed), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
-        try:
-            figures = repeatable(backend, batch)
-        finally:
-            torch.use_deterministic_algorithms(False)
-    return figures | {"_warnings": sorted({str(warning.message)[:300] for warning in caught})}
+    return repeatable(backend, make_batch(backend, folder, Step(1)))
 
 
 def convolution(device: torch.device, small: bool) -> dict[str, Any]:

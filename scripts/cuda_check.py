@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's deterministic algorithms ask for it, before any use
 
 import torch
 from rich.console import Console
@@ -140,6 +143,7 @@ def kernels(report: Report, folder: Path, peak: float, device: torch.device, sma
     report.run("convolution", [("patch embedding", partial(attention.convolution, device, small))])
     backend, adapter = attention.load_language(folder)
     report.run("attention, language", attention.language_cases(backend, adapter, folder, peak, small))
+    report.run("crops at once", attention.crops_cases(backend, adapter, folder, peak, small))
     del backend
     free()
     backend, adapter = attention.load_image(folder)
@@ -152,7 +156,8 @@ def peer(report: Report, folder: Path, device: torch.device, small: bool) -> Non
 
     from mlx_phi3v.config import load_model_config
 
-    torch.backends.cuda.enable_cudnn_sdp(True)  # torch's default, as its users have it
+    torch.backends.cuda.enable_cudnn_sdp(True)  # torch's defaults, as its users have them
+    torch.backends.cuda.enable_flash_sdp(True)
     [row], [prompt] = make_rows(folder, 1, with_answer=True), make_rows(folder, 1, with_answer=False)
     tokens, labels = len(row.input_ids), int((row.labels >= 0).sum())
     model = speed.load_peer(load_model_config(folder), device)

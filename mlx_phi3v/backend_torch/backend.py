@@ -23,6 +23,7 @@ from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
 from ..weights import VISION, TensorInfo, expected_tensors, is_quantized, is_unused, open_checkpoint
 from . import lora
+from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM
 from .quantized import dequantize
@@ -52,14 +53,6 @@ def load(folder: Path, *, dtype: str | None = None, attn_implementation: str = "
     model.requires_grad_(False)
     model.eval()
     return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
-
-
-def set_up_cuda(dtype: str) -> None:
-    """Settings of the process that torch's defaults do not give: attention without cuDNN, and fp32 without TF32."""
-    # cuDNN makes a plan for every new shape, tens of milliseconds each, and every token of an answer is a new shape.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    if dtype == "float32":  # by default torch lets cuDNN's convolutions round their inputs to TF32's 11 bits
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def parameter_name(tensor: str) -> str:
