@@ -9,7 +9,7 @@ def set_up_cuda(dtype: str) -> None:
     """What this process needs on CUDA and torch's defaults do not give; figures in docs/performance.md.
 
     Attention by torch's memory-efficient kernels alone: cuDNN's make a plan for every new shape, some 40 ms each, and every
-    token of an answer is a new shape; flash and cuDNN give other bits each time, and a run is to resume bit for bit.
+    token of an answer is a new shape; flash's and cuDNN's may give other bits each time, and a run is to resume bit for bit.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_flash_sdp(False)
