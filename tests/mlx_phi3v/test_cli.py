@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval.demo.settings import DemoConfig
 
 from data.describe.__main__ import DescribeConfig
 from data.ingest.settings import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
+from eval.demo.settings import DemoConfig
 from eval.import_run import ImportConfig
 from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
