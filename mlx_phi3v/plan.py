@@ -47,7 +47,7 @@ from .training.footprint import (
     weight_bytes,
     within,
 )
-from .training.init_adapter import load_init_adapter
+from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
 from .training.settings import TrainConfig, training_of
 
@@ -141,9 +141,8 @@ def smaller(config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Wo
             training = replace(training_of(frozen), dtype=training.dtype, cpu=training.cpu)
             notes.append("--vision off --projector off")
             yield Choice(", ".join(notes), model, work, training)
-    num_crops = config.num_crops or model.num_crops
     for fewer in (8, 4, 1):
-        if fewer < num_crops:
+        if fewer < (config.num_crops or model.num_crops):
             work = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, work, training)
 
@@ -177,7 +176,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
     model, prompts = load_model_config(folder), PromptProcessor(folder)
-    num_crops = config.num_crops or model.num_crops
+    num_crops = choose_num_crops(config, model)
+    config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
     work = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
     # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.

@@ -10,6 +10,8 @@ import numpy as np
 from ..adapters import AdapterConfig, adapter_shapes, load_adapter, resolve_adapter
 from ..config import ModelConfig
 from ..errors import UserError
+from ..progress import note
+from ..trained_task import TrainedTask
 from .settings import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -40,6 +42,24 @@ def load_init_adapter(
             raise UserError(f"{flag} {asked} contradicts --init-adapter {path}, whose {name} is {value}; leave {flag} out")
     adapter = replace(adapter, lora_dropout=config.lora_dropout, base_model_name_or_path=config.model)
     return replace(config, **own), adapter, tensors
+
+
+def choose_num_crops(config: TrainConfig, model: ModelConfig, *, resumed: bool = False) -> int:
+    """Most crops a photo is cut into: as asked for, else as the first adapter was trained, else the model's own number.
+
+    resumed: the run has begun, and its last checkpoint says what it began with. A differing flag is said in one line.
+    """
+    carried = _task_of(str(config.output / "last") if resumed else config.init_adapter) if config.init_adapter else None
+    if carried and config.num_crops not in (None, carried.num_crops):
+        note(f"--num-crops is {config.num_crops}; {config.init_adapter} was trained with {carried.num_crops}")
+    return config.num_crops or (carried.num_crops if carried else model.num_crops)
+
+
+def _task_of(path: str) -> TrainedTask | None:
+    try:
+        return TrainedTask.load(resolve_adapter(path))
+    except UserError:
+        return None  # `load_init_adapter` says what is wrong
 
 
 def trained_groups(adapter: AdapterConfig, model: ModelConfig) -> dict[str, str]:

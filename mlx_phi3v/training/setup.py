@@ -20,7 +20,7 @@ from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints, TrainState
 from .features import FeatureCache
-from .init_adapter import load_init_adapter
+from .init_adapter import choose_num_crops, load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
@@ -53,7 +53,7 @@ def set_up(config: TrainConfig) -> Setup:
     check(config)
     checkpoints = Checkpoints(config.output)
     saved = _read_checkpoint(config, checkpoints)
-    base = _load_base(config)
+    base = _load_base(config, resumed=saved is not None)
     if saved:
         config = resume.adopt(config, saved.state)
         resume.require_same(config, saved.state, base.catalogue.fingerprint, base.fingerprint)
@@ -103,12 +103,12 @@ class _Base:
     maker: ExampleMaker
 
 
-def _load_base(config: TrainConfig) -> _Base:
+def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
     catalogue = Catalogue(config.data)
     split, folder = catalogue.split("train"), resolve_model(config.model)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     backend = load_backend(config.backend, folder, dtype=config.dtype)
-    num_crops = config.num_crops or backend.config.num_crops
+    num_crops = choose_num_crops(config, backend.config, resumed=resumed)
     maker = ExampleMaker(PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length)
     return _Base(catalogue, split, backend, base_fingerprint(folder), maker)
 
