@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tolerances import NETWORK, assert_near
 
 from mlx_phi3v import adapters
 from mlx_phi3v.adapters import (
@@ -64,6 +65,11 @@ def filled(folder: Path, adapter: AdapterConfig, seed: int = 0) -> dict[str, np.
         if key not in tensors or "lora_B" in key:
             tensors[key] = (0.2 * random.standard_normal(shape)).astype(np.float32)
     return tensors
+
+
+def same_outputs(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Not to the bit: a tower that trains takes all crops in one product, and kernels split sums by the product's shape."""
+    assert_near(ours, theirs, float(np.abs(theirs).max()), NETWORK)
 
 
 def trained(backend: Backend, folder: Path, adapter: AdapterConfig, steps: int = 3) -> dict[str, np.ndarray]:
@@ -194,7 +200,7 @@ def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: Adap
                  for k in tensors for n in (k.removeprefix(PREFIX),)}  # fmt: skip
     backend.load_training(untouched, backend.optimizer_tensors(), 1)
     backend.loss(batch_of(checkpoint))
-    np.testing.assert_array_equal(backend.forward(batch_of(checkpoint)).logits, before)
+    same_outputs(backend.forward(batch_of(checkpoint)).logits, before)
 
 
 def with_dropout(backend: Backend, folder: Path, *, trainable: bool) -> None:
@@ -208,7 +214,7 @@ def test_an_adapter_that_is_not_trained_answers_without_dropout(load: Load, chec
     with_dropout(backend, checkpoint, trainable=False)
     batch = batch_of(checkpoint)
     first = backend.forward(batch).logits
-    np.testing.assert_array_equal(backend.forward(batch).logits, first)
+    same_outputs(backend.forward(batch).logits, first)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -222,12 +228,13 @@ def test_the_loss_has_no_dropout_and_leaves_the_models_mode(load: Load, checkpoi
     model = backend.model if backend.name == "mlx" else backend.peft
     modes = [module.training for module in model.modules()]
     assert set(modes) == {trainable}
-    assert backend.loss(batch) == backend.loss(batch)
+    assert backend.loss(batch) == pytest.approx(backend.loss(batch), rel=NETWORK)
     assert [module.training for module in model.modules()] == modes
     backend.seed(1)
     first = backend.forward(batch).logits
     backend.seed(2)
-    assert np.array_equal(backend.forward(batch).logits, first) is not trainable
+    moved = np.abs(backend.forward(batch).logits - first).max() / np.abs(first).max()
+    assert moved > 100 * NETWORK if trainable else moved < NETWORK
 
 
 def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
