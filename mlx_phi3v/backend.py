@@ -142,6 +142,6 @@ def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options
             f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
         )
     set_up(name)
-    module = importlib.import_module(f"mlx_phi3v.backend_{name}.backend")
+    module = importlib.import_module(f"mlx_phi3v.backend_{name}.loading")
     backend: Backend = module.load(folder, dtype=dtype, **options)
     return backend

@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .. import rope
+from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelConfig
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
@@ -28,6 +29,11 @@ class Separator(nn.Module):
     def __call__(self, like: mx.array) -> mx.array:
         """As one row [1, 4C] in the dtype of `like`."""
         return self.weight.reshape(1, -1).astype(like.dtype)
+
+
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
 
 
 class ImageProcessorModule(nn.Module):

@@ -29,9 +29,9 @@ from tiny_texts import BRAND, train_tokenizer, training_texts
 from tiny_vision import Questions, examine, look_at
 from torch import distributed, nn
 
-from mlx_phi3v.backend_torch.backend import TorchBackend, parameter_name
+from mlx_phi3v.backend_torch.backend import TorchBackend
 from mlx_phi3v.backend_torch.decoder import RotaryEmbedding
-from mlx_phi3v.backend_torch.model import Phi3VForCausalLM
+from mlx_phi3v.backend_torch.model import Phi3VForCausalLM, parameter_name
 from mlx_phi3v.checkpoint.layout import is_unused
 from mlx_phi3v.cli import parse
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelConfig, load_model_config

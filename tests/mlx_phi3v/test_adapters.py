@@ -276,7 +276,7 @@ def test_an_adapter_made_by_peft_itself_loads(checkpoint: Path, tmp_path: Path) 
     pytest.importorskip("torch")
     from peft import LoraConfig, get_peft_model
 
-    from mlx_phi3v.backend_torch.backend import load as load_torch
+    from mlx_phi3v.backend_torch.loading import load as load_torch
 
     model = load_torch(checkpoint, dtype="float32").model
     # As peft's users write them: LoRA on the trunk and all of the tower, also its last layer, which is never run.
