@@ -349,7 +349,7 @@ def test_each_bad_row_has_its_reason(folder: Path, tmp_path: Path) -> None:
 def test_several_pictures_a_row_or_none(folder: Path, tmp_path: Path) -> None:
     rows = [row | {"back": f"pics/{(k + 1) % 12}.jpg"} for k, row in enumerate(ROWS)]
     take(write_csv(folder / "two.csv", rows), tmp_path / "two", image={"columns": ["photo", "back"]})
-    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|><|image_2|>What")
+    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|>\n<|image_2|>What")
     assert [len(row["images"]) for row in all_rows(tmp_path / "two")] == [2] * 12
     (folder / "lists.json").write_text(json.dumps([row | {"photo": [row["photo"], row["back"]]} for row in rows]))
     info = take(folder / "lists.json", tmp_path / "lists")
