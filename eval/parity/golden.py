@@ -1,4 +1,4 @@
-"""Recorded outputs of the published code (see shared/golden/README.md), run again on a backend."""
+"""Recorded outputs of the published code (see tests/golden/README.md), run again on a backend."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def load_cases(golden: Path) -> list[GoldenCase]:
     """All cases of a folder. Raises UserError where it is not of that form."""
     cases = read_json(golden / "cases.json", "recorded cases")
     if not (golden / "cases.npz").is_file():
-        raise UserError(f"{golden} has no cases.npz; --golden wants a folder of the form of shared/golden")
+        raise UserError(f"{golden} has no cases.npz; give a folder such as tests/golden")
     arrays = np.load(golden / "cases.npz")
     return [GoldenCase(golden, case, arrays) for case in cases]
 

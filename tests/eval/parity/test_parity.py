@@ -1,6 +1,6 @@
-"""The parity harness passes what is right, of any shape, and names the stage of what is wrong.
+"""The parity checks pass what is right, of any shape, and name the stage of what is wrong.
 
-`test_pipeline` runs the recorded outputs of the published code on both backends; here the harness itself is tried.
+`test_pipeline` runs the recorded outputs of the published code on both backends; here the checks themselves are tested.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 from tests.helpers.paths import GOLDEN
 
-# name -> num_crops and picture sizes: of forms that the recorded cases do not have.
+# name -> num_crops and photo sizes: of shapes that the recorded cases do not have.
 CASES: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {
     "sixteen_crops": (16, ((400, 380),)),
     "three_images": (2, ((120, 60), (60, 120), (80, 80))),
@@ -124,7 +124,7 @@ def test_recordings_of_other_shapes_are_met(recorded: Path) -> None:
 
 def change(folder: Path, what: str) -> str:
     """Make one thing wrong; the stage that must say so first."""
-    if what == "weight":  # one scale of one layer: the first layer after it parts
+    if what == "weight":  # one scale of one layer: the first layer after it diverges
         path = folder / "checkpoint" / "model.safetensors"
         tensors = load_file(path)
         tensors["model.layers.1.post_attention_layernorm.weight"] = (
@@ -187,7 +187,7 @@ def test_the_command_reports_and_its_status_says_all(copy: Path, tmp_path: Path,
     change(copy, "loss")
     assert main(flags) == 1
     out = capsys.readouterr().out
-    assert "1 failed" in out and "first stage that parts: loss (three_images)" in out and "FAIL" in out
+    assert "1 failed" in out and "first stage that diverges: loss (three_images)" in out and "FAIL" in out
     assert main([*flags, "--json"]) == 1
     assert sum(not record["passed"] for record in json.loads(capsys.readouterr().out)) == 1
 
