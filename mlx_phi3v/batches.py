@@ -36,7 +36,7 @@ class Batch:
     input_ids, labels, positions: int64 [B, T]; attention_mask: bool [B, T], False on padding.
     pixel_values: fp32 [N, 3, 336, 336], only real crops; none where the features are given.
     image_index: int64 [B, T], the row of the feature table (see `images.image_token_index`) or -1 for text.
-    features: fp32 [N * g^2 + 2, H], the feature table where it is known (see `features.FeatureCache`).
+    features: fp32 [N * g^2 + 2, H], the feature table where it is known (see `training.feature_cache.FeatureCache`).
     """
 
     ids: tuple[str, ...]
@@ -96,7 +96,7 @@ class ExampleMaker:
     """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
 
     num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. process: makes crops of
-    a photo in another way, such as with the features of a `training.features.FeatureCache`.
+    a photo in another way, such as with the features of a `training.feature_cache.FeatureCache`.
     """
 
     def __init__(

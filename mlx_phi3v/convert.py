@@ -125,10 +125,10 @@ def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple
     if config.dtype:
         array = array.astype(arrays.dtype(config.dtype))
     if not (config.quantize and is_quantized(name)):
-        return [(name, *arrays.raw(array))]
+        return [(name, *arrays.to_bytes(array))]
     packed = arrays.quantize(array, config.q_group_size, config.q_bits)
     stem = name.removesuffix("weight")
-    return [(stem + part, *arrays.raw(value)) for part, value in zip(("weight", "scales", "biases"), packed)]
+    return [(stem + part, *arrays.to_bytes(value)) for part, value in zip(("weight", "scales", "biases"), packed)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

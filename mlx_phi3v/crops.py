@@ -22,7 +22,7 @@ class ProcessedImage:
 
     pixel_values: fp32 [1 + h*w, 3, 336, 336], the global image first, then the crops row by row.
     grid: (h, w), in crops.
-    key: names the picture's file in a `features.FeatureCache`.
+    key: names the picture's file in a `training.feature_cache.FeatureCache`.
     features: fp32 [crop_count * g^2 + 2, H], its projected features and the two separators', where they are known;
     pixel_values may then be empty.
     """

@@ -63,7 +63,7 @@ class _Merge:
         down, whole = self.deltas.get(f"{PREFIX}{module}.lora_A.weight"), self.deltas.get(saved_key(name))
         changed = down is not None or whole is not None
         if not changed and not (unpack and self.dequantize):
-            return [(part, *arrays.raw(array)) for part, array in zip(names, stored)]
+            return [(part, *arrays.to_bytes(array)) for part, array in zip(names, stored)]
         dtype = stored[-1].dtype
         array = stored[0]
         if unpack:
@@ -76,8 +76,8 @@ class _Merge:
         array = array.astype(dtype)
         if unpack and not self.dequantize:
             packed = arrays.quantize(array, unpack.group_size, unpack.bits)
-            return [(part, *arrays.raw(value)) for part, value in zip(names, packed)]
-        return [(name, *arrays.raw(array))]
+            return [(part, *arrays.to_bytes(value)) for part, value in zip(names, packed)]
+        return [(name, *arrays.to_bytes(array))]
 
 
 def fuse(config: FuseConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .batches import Batch, Example, ExampleMaker, collate
 from .catalogue import Split
 from .prefetch import prefetch
-from .training.features import FeatureCache
+from .training.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BatchLoader:
 
     def _finish(self, begun: Batch | list[Example] | None) -> Batch | None:
         if self.cache and isinstance(begun, list):
-            return collate(self.cache.complete(begun), self.maker.config)
+            return collate(self.cache.fill(begun), self.maker.config)
         assert not isinstance(begun, list)
         return begun
 

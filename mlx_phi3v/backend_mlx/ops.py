@@ -10,7 +10,7 @@ import mlx.nn as nn
 from .cpu import attention as cpu_attention
 from .cpu import math as cpu_math
 from .cpu.quantized import CPUQuantizedLinear
-from .cpu.streams import spread
+from .cpu.streams import map_chunks
 
 
 def on_cpu() -> bool:
@@ -45,6 +45,6 @@ def quantized_linear() -> type[nn.QuantizedLinear]:
     return CPUQuantizedLinear if on_cpu() else nn.QuantizedLinear
 
 
-def in_parts(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
+def in_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
     """`function(*arrays)`, which treats the arrays' common first axis element by element; on a CPU on all its cores."""
-    return spread(function, *arrays) if on_cpu() else function(*arrays)
+    return map_chunks(function, *arrays) if on_cpu() else function(*arrays)

@@ -10,7 +10,7 @@ import numpy as np
 from ..adapters import AdapterConfig, adapter_shapes, load_adapter, resolve_adapter
 from ..config import ModelConfig
 from ..errors import UserError
-from .settings import GROUPS, TrainConfig
+from .train_config import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
 

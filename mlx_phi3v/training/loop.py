@@ -19,9 +19,9 @@ from ..loader import Pass
 from ..progress import Progress, say
 from ..schedule import learning_rate
 from .checkpoints import TrainState
-from .pace import Pace, Taken
-from .settings import TrainConfig
 from .setup import Setup, set_up
+from .throughput import Throughput, ThroughputMeter
+from .train_config import TrainConfig
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Trainer:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config, self.backend = setup, setup.config, setup.backend
         self.state: TrainState = setup.state
-        self.pace = Pace(setup.config.steps_per_report)
+        self.throughput = ThroughputMeter(setup.config.steps_per_report)
         self.saved: Path | None = setup.checkpoints.output / "last" if setup.checkpoints.exists() else None
         self.recent: tuple[list[int], Batch] | None = None
 
@@ -113,15 +113,15 @@ class Trainer:
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
         batches = [part.batch for part in passes if part.batch is not None]
-        taken = Taken(
+        taken = Throughput(
             rows=len(_rows(passes)),
             seconds=time.perf_counter() - started,
             waited=self.setup.training.waited - waited,
             positions=sum(batch.attention_mask.size for batch in batches),
             padding=sum(batch.padding for batch in batches),
         )
-        self.pace.add(taken)
-        recent = self.pace.recent
+        self.throughput.add(taken)
+        recent = self.throughput.recent
         return StepRecord(
             self.state.step + 1, loss / max(tokens, 1), norm, rate, tokens, recent.rows_per_second, recent.data_wait,
             taken.padding_share, self.backend.peak_memory() / 1e9,
@@ -195,7 +195,7 @@ class Trainer:
 
     def summarise(self) -> dict[str, Any]:
         """What the run came to."""
-        whole, started_from = self.pace.whole, self.config.init_adapter
+        whole, started_from = self.throughput.whole, self.config.init_adapter
         return {
             "steps": self.setup.total, "rows": self.setup.order.rows, "adapter": str(self.config.output / "best"),
             **({"init_adapter": started_from} if started_from else {}),

@@ -19,12 +19,12 @@ from ..prompts import PromptProcessor
 from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints, TrainState
-from .features import FeatureCache
+from .feature_cache import FeatureCache
 from .init_adapter import load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
-from .settings import TrainConfig, as_json, check, total_steps
+from .train_config import TrainConfig, as_json, check, total_steps
 
 Tensors = dict[str, np.ndarray]
 

@@ -32,7 +32,7 @@ from rich.table import Table
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
-from mlx_phi3v.training.footprint import Training, Workload, step_flops
+from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {
@@ -102,9 +102,9 @@ def bench_train(options: argparse.Namespace, console: Console) -> dict[str, Any]
 def _flops(model: str, figures: dict[str, Any]) -> float:
     job = figures["job"]
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
-    training = Training(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
-    work = Workload(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
-    return sum(step_flops(load_model_config(resolve_model(model)), work, training))
+    training = StepSettings(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
+    shape = BatchShape(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
+    return sum(step_flops(load_model_config(resolve_model(model)), shape, training))
 
 
 def bench_generate(options: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from mlx_phi3v.photo import open_photo
 from mlx_phi3v.plan import matmul_gflops
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
-from mlx_phi3v.training.features import FeatureCache
+from mlx_phi3v.training.feature_cache import FeatureCache
 
 OURS = ("mlx", "torch")
 
@@ -83,7 +83,7 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
         tokens = [len(example.input_ids) for example in examples]
 
         def step(_: int) -> float:
-            batch = collate(cache.complete(examples) if cache else examples, backend.config)
+            batch = collate(cache.fill(examples) if cache else examples, backend.config)
             loss = backend.accumulate(batch)
             backend.update(1e-4, batch.answer_tokens, 1.0)
             return loss / batch.answer_tokens

@@ -31,7 +31,7 @@ from mlx_phi3v.backend import OptimizerConfig, load_backend
 from mlx_phi3v.batches import Batch
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
-from mlx_phi3v.training.footprint import INTERPRETER, Training, Workload, adapter_parameters, footprint
+from mlx_phi3v.training.footprint import INTERPRETER, BatchShape, StepSettings, adapter_parameters, footprint
 
 STEPS = 2  # the first also makes what later ones reuse
 
@@ -48,15 +48,15 @@ class Case:
     rank: int = 8
     labels: int = 16
 
-    def training(self, *, cpu: bool = True) -> Training:
+    def training(self, *, cpu: bool = True) -> StepSettings:
         """As `footprint` takes it."""
         targets = (*LANGUAGE, *VISION, *PROJECTOR) if self.image_side else LANGUAGE
         adapter = AdapterConfig(r=self.rank, lora_alpha=16, target_modules=targets)
-        return Training(adapter, "float32", self.grad_checkpoint, cpu=cpu)
+        return StepSettings(adapter, "float32", self.grad_checkpoint, cpu=cpu)
 
-    def workload(self) -> Workload:
+    def batch_shape(self) -> BatchShape:
         """As `footprint` takes it."""
-        return Workload(self.rows, self.tokens, self.crops, self.labels)
+        return BatchShape(self.rows, self.tokens, self.crops, self.labels)
 
 
 def batch(case: Case) -> Batch:
@@ -192,7 +192,7 @@ def check(options: argparse.Namespace, console: Console) -> int:
             console.print(f"{case}: {done.stderr[-500:]}")
             continue
         found = json.loads(done.stdout.splitlines()[-1])
-        foreseen = footprint(config, case.workload(), case.training()).total
+        foreseen = footprint(config, case.batch_shape(), case.training()).total
         measured = found["held"] + max(found["pass"], found["update"])
         ratio, whole = foreseen / measured, (foreseen + INTERPRETER) / found["process"]
         worst = max(worst, abs(ratio - 1))

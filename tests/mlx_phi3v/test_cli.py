@@ -14,7 +14,7 @@ from data.describe.__main__ import DescribeConfig
 from data.ingest.settings import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
-from eval.demo.demo import DemoConfig
+from eval.demo.settings import DemoConfig
 from eval.import_run import ImportConfig
 from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
@@ -28,7 +28,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.helpers.paths import ROOT
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .streams import spread
+from .streams import map_chunks
 
 FEW_ROWS = 4  # up to here `quantized_matmul` is no slower on a CPU than dequantising first
 
@@ -27,11 +27,11 @@ class CPUQuantizedLinear(nn.QuantizedLinear):
             return _many_rows(self.group_size, self.bits)(x, *packed)
         rows = x.reshape(-1, x.shape[-1])
 
-        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+        def chunk_product(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
             """[some of out, rows], so that parts join along the first axis."""
             return (mx.quantized_matmul(rows, w, scales, biases, True, self.group_size, self.bits).T,)
 
-        return spread(part, *packed)[0].T.reshape(*x.shape[:-1], -1)
+        return map_chunks(chunk_product, *packed)[0].T.reshape(*x.shape[:-1], -1)
 
 
 @cache
@@ -39,10 +39,10 @@ def _many_rows(group_size: int, bits: int) -> Any:
     def weight(packed: Sequence[mx.array], after: mx.array) -> mx.array:
         """Unpacked when `after` is there: without that MLX unpacks many layers before their turn, and holds them."""
 
-        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+        def chunk_product(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
             return (mx.dequantize(w, scales, biases, group_size, bits),)
 
-        return spread(part, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
+        return map_chunks(chunk_product, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
 
     @mx.custom_function
     def product(x: mx.array, *packed: mx.array) -> mx.array:

@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.
 def test_parts_come_back_in_order(monkeypatch: pytest.MonkeyPatch, rows: int, part: int, count: int) -> None:
     made = tuple(mx.new_stream(mx.cpu) for _ in range(count))
     monkeypatch.setattr(streams, "cpu_streams", lambda: made)
-    monkeypatch.setattr(streams, "PART", part)
+    monkeypatch.setattr(streams, "CHUNK", part)
     x = np.arange(rows * 3).reshape(rows, 3)
-    double, total = streams.spread(lambda a, b: (a * 2, a + b), mx.array(x), mx.array(x[:, :1]))
+    double, total = streams.map_chunks(lambda a, b: (a * 2, a + b), mx.array(x), mx.array(x[:, :1]))
     np.testing.assert_array_equal(np.array(double), x * 2)
     np.testing.assert_array_equal(np.array(total), x + x[:, :1])
 
@@ -39,7 +39,7 @@ def test_features_and_gradients_do_not_depend_on_the_parts(checkpoint: Path, mon
              "model.layers.0.self_attn.qkv_proj.weight"]  # fmt: skip
     results = []
     for part in (1 << 30, 500):
-        monkeypatch.setattr(streams, "PART", part)
+        monkeypatch.setattr(streams, "CHUNK", part)
         backend = load_backend("mlx", checkpoint, dtype="float32")
         loss, gradients = backend.gradients(batch, names)
         results.append((backend.vision_features(crops), loss, *(gradients[name] for name in names)))

@@ -20,7 +20,7 @@ from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.training.init_adapter import trained_groups
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_resume import interrupted
 from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 

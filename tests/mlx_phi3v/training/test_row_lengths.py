@@ -80,9 +80,9 @@ def test_the_last_row_of_many_counts_and_no_picture_is_opened(
     forbid(monkeypatch)
     shutil.rmtree(tmp_path / "c" / "images")
     lengths = measure_rows(split, maker).lengths(4, maker.config.vision)
-    work = largest_batch(lengths, 2)
-    assert work.tokens == lengths.tokens[-1] == len(last.input_ids) > lengths.tokens[:-1].max()
-    assert work.labels == (last.labels >= 0).sum() and work.crops == 2 * last.images[0].crop_count
+    shape = largest_batch(lengths, 2)
+    assert shape.tokens == lengths.tokens[-1] == len(last.input_ids) > lengths.tokens[:-1].max()
+    assert shape.labels == (last.labels >= 0).sum() and shape.crops == 2 * last.images[0].crop_count
 
 
 def test_plan_counts_the_last_row_too(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

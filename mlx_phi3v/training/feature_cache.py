@@ -74,11 +74,11 @@ class FeatureCache:
         crops = process_image(photo.rgb, self.num_crops)
         return replace(crops, key=photo.sha256, features=cached.features if cached else None)
 
-    def complete(self, examples: Sequence[Example]) -> list[Example]:
+    def fill(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the features of all their pictures; what is not kept yet is computed, and kept."""
-        return [replace(e, images=tuple(map(self._complete, e.images))) for e in examples]
+        return [replace(e, images=tuple(map(self._fill, e.images))) for e in examples]
 
-    def _complete(self, image: ProcessedImage) -> ProcessedImage:
+    def _fill(self, image: ProcessedImage) -> ProcessedImage:
         if image.features is not None:
             return image
         kept = self._load(image.key) if image.key else None  # by now, where its twin was in a batch just before

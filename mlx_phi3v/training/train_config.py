@@ -12,7 +12,7 @@ from ..backend import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
 from ..schedule import SCHEDULES
-from .footprint import Training
+from .footprint import StepSettings
 from .row_order import RowOrder
 
 # What an adapter is, where neither a flag nor --init-adapter says it: Microsoft's table, the image side trained too.
@@ -113,9 +113,9 @@ GROUPS = {
 }
 
 
-def training_of(config: TrainConfig, adapter: AdapterConfig | None = None) -> Training:
+def step_settings(config: TrainConfig, adapter: AdapterConfig | None = None) -> StepSettings:
     """What of the settings decides the run's memory and time. adapter: where another one is trained than they ask for."""
-    return Training(
+    return StepSettings(
         adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
     )
 

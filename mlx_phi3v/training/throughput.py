@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
-class Taken:
+class Throughput:
     """What some steps took. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
 
     rows: int = 0
@@ -16,8 +16,8 @@ class Taken:
     positions: int = 0
     padding: int = 0
 
-    def __add__(self, other: Taken) -> Taken:
-        return Taken(*(a + b for a, b in zip(astuple(self), astuple(other))))
+    def __add__(self, other: Throughput) -> Throughput:
+        return Throughput(*(a + b for a, b in zip(astuple(self), astuple(other))))
 
     @property
     def rows_per_second(self) -> float:
@@ -35,19 +35,19 @@ class Taken:
         return self.padding / max(self.positions, 1)
 
 
-class Pace:
+class ThroughputMeter:
     """The steps of a run: the last `window` of them, and all."""
 
     def __init__(self, window: int) -> None:
-        self._recent: deque[Taken] = deque(maxlen=window)
-        self.whole = Taken()
+        self._recent: deque[Throughput] = deque(maxlen=window)
+        self.whole = Throughput()
 
-    def add(self, taken: Taken) -> None:
+    def add(self, taken: Throughput) -> None:
         """Count one step."""
         self._recent.append(taken)
         self.whole = self.whole + taken
 
     @property
-    def recent(self) -> Taken:
+    def recent(self) -> Throughput:
         """What the last steps took together."""
-        return sum(self._recent, Taken())
+        return sum(self._recent, Throughput())

@@ -19,9 +19,9 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import Photo
 from mlx_phi3v.prompts import PromptProcessor
-from mlx_phi3v.training.features import FeatureCache
+from mlx_phi3v.training.feature_cache import FeatureCache
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 
 LANGUAGE_ONLY = AdapterConfig(r=4, lora_alpha=8, target_modules=("qkv_proj", "o_proj"))
 
@@ -102,7 +102,7 @@ def test_features_come_back_bit_for_bit(
     cache = FeatureCache(tmp_path / "features", backend, 2, 1.0)
     maker = ExampleMaker(PromptProcessor(checkpoint), backend.config, Catalogue(small_catalogue).task, 2, process=cache.image)
     rows = [Catalogue(small_catalogue).split("train")[i] for i in range(6)]
-    first = collate(cache.complete([maker(row, with_answer=True) for row in rows]), backend.config)
+    first = collate(cache.fill([maker(row, with_answer=True) for row in rows]), backend.config)
     again = collate([maker(row, with_answer=True) for row in rows], backend.config)
     assert first.features is not None and again.features is not None and len(again.pixel_values) == 0
     np.testing.assert_array_equal(again.features, first.features)
@@ -114,11 +114,11 @@ def test_a_spoilt_file_is_encoded_anew(backend: Backend, small_catalogue: Path, 
     task = Catalogue(small_catalogue).task
     maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     row = Catalogue(small_catalogue).split("train")[0]
-    [whole] = cache.complete([maker(row, with_answer=True)])
+    [whole] = cache.fill([maker(row, with_answer=True)])
     [file] = cache.folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert cache.image(Photo.read(path)).features is None
-    [mended] = cache.complete([maker(row, with_answer=True)])
+    [mended] = cache.fill([maker(row, with_answer=True)])
     np.testing.assert_array_equal(mended.images[0].features, whole.images[0].features)
     assert cache.image(Photo.read(path)).features is not None
 
@@ -128,7 +128,7 @@ def test_the_folder_stays_within_its_limit(backend: Backend, small_catalogue: Pa
     task = Catalogue(small_catalogue).task
     maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     examples = [maker(row, with_answer=True) for row in Catalogue(small_catalogue).split("train")]
-    completed = cache.complete(examples)
+    completed = cache.fill(examples)
     kept = list(cache.folder.glob("*.safetensors"))
     assert all(image.features is not None for example in completed for image in example.images)
     assert 0 < len(kept) < sum(len(example.images) for example in examples)
