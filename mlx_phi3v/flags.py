@@ -110,7 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         else:
             # A mapping in YAML is plain text as a flag.
             common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            common |= {"nargs": "+" if many else None, "metavar": None if field.metadata["choices"] else _metavar(field, kind)}
+            if many:  # `--field A --field B` and `--field A B` say the same
+                common |= {"nargs": "+", "action": "extend"}
+            common |= {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})

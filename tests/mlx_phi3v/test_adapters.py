@@ -365,3 +365,14 @@ def test_the_tower_is_adapted_only_where_it_is_read(checkpoint: Path) -> None:
     assert AdapterConfig().trains_image_side(config)
     assert not AdapterConfig(target_modules=LANGUAGE).trains_image_side(config)
     assert AdapterConfig(target_modules=LANGUAGE, modules_to_save=SEPARATORS).trains_image_side(config)
+
+
+def test_dropout_does_nothing_to_an_answer(load: Callable[[Path], Any], checkpoint: Path) -> None:
+    adapter = replace(FULL, lora_dropout=0.5)
+    logits = []
+    for config in (FULL, adapter, adapter):
+        backend = load(checkpoint)
+        backend.set_adapter(config, filled(checkpoint, FULL), trainable=False)
+        logits.append(backend.forward(batch_of(checkpoint)).logits)
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[1], logits[2])

@@ -284,3 +284,12 @@ def test_a_command_goes_by_the_name_that_was_typed(monkeypatch: pytest.MonkeyPat
     assert commands.as_typed(text, "mlx_phi3v.ingest") == "mlx_phi3v.ingest x; mlx_phi3v.demo --json; mlx_phi3v.import y"
     monkeypatch.setattr("sys.argv", ["/site/data/ingest/__main__.py"])
     assert not commands.installed() and commands.as_typed(text, "mlx_phi3v.ingest") == text
+
+
+def test_a_flag_of_several_values_may_be_given_several_times() -> None:
+    @dataclass(frozen=True)
+    class Several:
+        field: tuple[str, ...] = option((), help="fields")
+
+    for flags in (["--field", "a", "b"], ["--field", "a", "--field", "b"], ["--field=a", "--field=b"]):
+        assert parse(Several, "several", "", flags).field == ("a", "b")
