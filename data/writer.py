@@ -32,10 +32,10 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
 
 
-def store_picture(folder: Path, data: bytes, suffix: str) -> str:
-    """Store a picture's bytes once under `folder`/images, by content; the path relative to `folder`.
+def store_photo(folder: Path, data: bytes, suffix: str) -> str:
+    """Store a photo's bytes once under `folder`/images, by content; the path relative to `folder`.
 
-    Several processes may store the same picture at once.
+    Several processes may store the same photo at once.
     """
     digest = sha256_bytes(data)
     relative = f"images/{digest[:2]}/{digest}{suffix}"
@@ -56,7 +56,7 @@ class CatalogueWriter:
     ...     writer.add("train", {"id": "p1", "images": [image], "title": "Wool scarf", ...})
 
     What is put into `info` before the block ends stands in `catalogue.json`. With `folder` the catalogue is built
-    there, around the pictures it holds already, and an error leaves it; it must be on the disk of `output`.
+    there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`.
 
     Raises UserError where `output` exists and is not empty.
     """
@@ -99,13 +99,13 @@ class CatalogueWriter:
         self._hashes: dict[str, Any] = {}
 
     def add_image(self, data: bytes, suffix: str) -> str:
-        """Store a picture's bytes once, by content; the path to put into a row's "images"."""
-        return store_picture(self.folder, data, suffix)
+        """Store a photo's bytes once, by content; the path to put into a row's "images"."""
+        return store_photo(self.folder, data, suffix)
 
     def add(self, split: str, row: Mapping[str, Any]) -> None:
         """Append one row. Columns outside the schema are an error of the caller.
 
-        The sizes of its pictures are read from their files, unless the row brings them under `catalogue.SIZES`.
+        The sizes of its photos are read from their files, unless the row brings them under `catalogue.SIZES`.
         """
         unknown = set(row) - set(self._stored.names)
         if unknown:

@@ -95,7 +95,7 @@ def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool 
 class ExampleMaker:
     """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
 
-    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. process: makes crops of
+    num_crops: the most crops a photo is cut into. max_length: the most tokens a row may take. process: makes crops of
     a photo in another way, such as with the features of a `training.feature_cache.FeatureCache`.
     """
 
@@ -130,7 +130,7 @@ class ExampleMaker:
             raise UserError(f"row {name!r}: {error}") from None
 
     def length(self, row: Mapping[str, Any]) -> int:
-        """Tokens of a row with its answer, from the headers of its pictures; 0 where one cannot be read."""
+        """Tokens of a row with its answer, from the headers of its photos; 0 where one cannot be read."""
         try:
             grids = [crop_grid_of(photo_size(path), self.num_crops) for path in row["images"]]
         except UserError:

@@ -22,7 +22,7 @@ class ProcessedImage:
 
     pixel_values: fp32 [1 + h*w, 3, 336, 336], the global image first, then the crops row by row.
     grid: (h, w), in crops.
-    key: names the picture's file in a `training.feature_cache.FeatureCache`.
+    key: names the photo's file in a `training.feature_cache.FeatureCache`.
     features: fp32 [crop_count * g^2 + 2, H], its projected features and the two separators', where they are known;
     pixel_values may then be empty.
     """
@@ -49,7 +49,7 @@ class ProcessedImage:
 
 
 def encoded_crops(grid: tuple[int, int]) -> int:
-    """Crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
+    """Crops to encode: of a photo of one crop the global image is that very crop, so it is encoded once."""
     return 1 if grid == (1, 1) else 1 + grid[0] * grid[1]
 
 
@@ -70,7 +70,7 @@ def crop_grid(width: int, height: int, num_crops: int) -> tuple[int, int, int, i
 
 
 def crop_grid_of(size: tuple[int, int], num_crops: int) -> tuple[int, int]:
-    """Grid (h, w) in crops of a picture of `size` (width, height) in pixels."""
+    """Grid (h, w) in crops of a photo of `size` (width, height) in pixels."""
     rows, columns, _, _ = crop_grid(max(size), min(size), num_crops)
     return (columns, rows) if size[0] < size[1] else (rows, columns)
 

@@ -36,7 +36,7 @@ class BatchLoader:
         return self._finish(self._begin(rows))
 
     def _begin(self, rows: Sequence[int]) -> Batch | list[Example] | None:
-        """What can be done beside the model's own work: all, unless features of pictures are to be looked up."""
+        """What can be done beside the model's own work: all, unless features of photos are to be looked up."""
         mine = rows[self.rank :: self.ranks]
         examples = [self.maker(self.split[row], with_answer=True) for row in mine]
         if self.cache and examples:

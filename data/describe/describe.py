@@ -1,6 +1,6 @@
 """What a careful person looks at before training on a catalogue, as plain figures.
 
-Counts, categories, prices and duplicates are of all rows; picture sizes and tokens are of a seeded sample. Memory: the
+Counts, categories, prices and duplicates are of all rows; photo sizes and tokens are of a seeded sample. Memory: the
 sample, and 24 bytes a row for prices and duplicates.
 """
 

@@ -1,7 +1,7 @@
 """Turn any catalogue into training data.
 
 SOURCE is a CSV, TSV, JSON, JSONL or Parquet file, a folder of photos (category/photo.jpg) or of tables, chat-style JSONL,
-a saved `datasets` folder or the id of a hub dataset. Pictures may be bytes, paths or URLs.
+a saved `datasets` folder or the id of a hub dataset. Photos may be bytes, paths or URLs.
 
     python -m data.ingest photos/ --output runs/photos
     python -m data.ingest products.csv --output runs/shop --config fields.yaml
@@ -20,8 +20,8 @@ from functools import partial
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
+from .ingest_config import IngestConfig
 from .pipeline import ingest
-from .settings import IngestConfig
 from .summary import summary
 
 

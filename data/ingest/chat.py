@@ -11,10 +11,10 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
 
-from .tables import Fault, Row, Table
+from .tables import Row, RowError, Table
 
 _TURNS = ("messages", "conversations")
-_PICTURES = ("images", "image")
+_PHOTO_COLUMNS = ("images", "image")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PLACEHOLDER = re.compile(r"<image>|<\|image_\d+\|>")
 
@@ -36,7 +36,7 @@ class ChatTable:
         self.table = table
         self.task = task
         self.count = table.count
-        taken = (*_TURNS, *_PICTURES)
+        taken = (*_TURNS, *_PHOTO_COLUMNS)
         self.columns = {"question": pa.string(), "answer": pa.string(), "images": pa.list_(pa.string())}
         self.columns |= {field.name: pa.string() for field in task.fields} if task else {}
         self.columns |= {n: kind for n, kind in table.columns.items() if n not in taken and n not in self.columns}
@@ -44,34 +44,34 @@ class ChatTable:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each conversation of one question and one answer; others are faults."""
         for number, row in self.table.rows():
-            yield number, row if isinstance(row, Fault) else self._flatten(row)
+            yield number, row if isinstance(row, RowError) else self._flatten(row)
 
     def first_question(self) -> str:
         """The question of the first usable row. Raises UserError where no row has one."""
         for _, row in self.rows():
-            if not isinstance(row, Fault):
+            if not isinstance(row, RowError):
                 return str(row["question"])
         raise UserError("no row of the chat file holds one question and one answer; see docs/data.md for the two forms")
 
     def _flatten(self, row: Mapping[str, Any]) -> Row:
         turns = [_turn(turn) for turn in next((row[name] for name in _TURNS if isinstance(row.get(name), list)), [])]
         if not turns or any(turn is None for turn in turns):
-            return Fault("chat_malformed")
+            return RowError("chat_malformed")
         roles = [turn[0] for turn in turns if turn]
         texts = [turn[1] for turn in turns if turn]
         if roles[0] == "system":  # Phi-3-Vision has no system turn: what it says stands before the question
             roles, texts = roles[1:], [f"{texts[0]} {texts[1] if len(texts) > 1 else ''}", *texts[2:]]
         if roles != ["user", "assistant"]:
-            return Fault("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
+            return RowError("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
         question = " ".join(_PLACEHOLDER.sub(" ", texts[0]).split())
-        pictures: Any = next((row[name] for name in _PICTURES if row.get(name)), [])
-        values = {key: value for key, value in row.items() if key not in (*_TURNS, *_PICTURES)}
+        photos: Any = next((row[name] for name in _PHOTO_COLUMNS if row.get(name)), [])
+        values = {key: value for key, value in row.items() if key not in (*_TURNS, *_PHOTO_COLUMNS)}
         values |= {"question": question, "answer": texts[1].strip()}
-        values["images"] = pictures if isinstance(pictures, list) else [pictures]
+        values["images"] = photos if isinstance(photos, list) else [photos]
         if self.task:
             parsed = self.task.parse(texts[1])
             if any(field.status not in ("ok", "missing") for field in parsed.values()):
-                return Fault("answer_does_not_fit_the_template")
+                return RowError("answer_does_not_fit_the_template")
             values |= {name: field.value for name, field in parsed.items()}
         return values
 

@@ -1,6 +1,6 @@
-"""Fetches the pictures that a catalogue names by URL: many at once, politely, each one whole or not at all.
+"""Fetches the photos that a catalogue names by URL: many at once, politely, each one whole or not at all.
 
-A fetched picture lies under the hash of its URL, and so does the reason of one that could not be had; a run that was
+A fetched photo lies under the hash of its URL, and so does the reason of one that could not be had; a run that was
 killed finds both and asks for neither again.
 """
 
@@ -18,7 +18,7 @@ import httpcore
 import httpx
 
 from .addresses import AddressRefusedError, GuardedBackend
-from .picture_store import Store, url_key
+from .download_store import DownloadStore, url_key
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
@@ -78,7 +78,7 @@ class _Host:
 class Downloader:
     """Fetches URLs into `store`. `backend` decides which addresses may be reached."""
 
-    store: Store
+    store: DownloadStore
     limits: FetchLimits = field(default_factory=FetchLimits)
     backend: GuardedBackend = field(default_factory=GuardedBackend)
     progress: Callable[[FetchCounts], None] | None = None
@@ -112,7 +112,7 @@ class Downloader:
             key = url_key(url)
             if key in self._busy:
                 continue
-            if self.store.is_settled(url):
+            if self.store.is_done(url):
                 self.counts.found += 1
             else:
                 self._busy.add(key)
@@ -130,9 +130,9 @@ class Downloader:
             data = await self._with_retries(pool, url)
         except _FetchError as error:
             self.counts.failed += 1
-            self.store.fail(url, error.reason, error.detail)
+            self.store.save_failure(url, error.reason, error.detail)
             return
-        self.store.keep(url, data)
+        self.store.save(url, data)
         self.counts.fetched += 1
         self.counts.bytes += len(data)
 

@@ -53,8 +53,8 @@ class FieldMapping:
         prompt = full_prompt(self.prompt, len(self.images))
         return Task(tuple(fields), prompt, self.template or default_template(fields))
 
-    def pictures_per_row(self) -> int:
-        """How many pictures the prompt shows."""
+    def photos_per_row(self) -> int:
+        """How many photos the prompt shows."""
         return len(set(_TAG.findall(full_prompt(self.prompt, len(self.images)))))
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,10 +62,10 @@ class FieldMapping:
         return asdict(self)
 
 
-def full_prompt(question: str | None, pictures: int) -> str:
-    """A question as the model's prompt with so many pictures; text that is a whole prompt already stays as it is."""
+def full_prompt(question: str | None, photos: int) -> str:
+    """A question as the model's prompt with so many photos; text that is a whole prompt already stays as it is."""
     question = question or QUESTION
-    return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), pictures)
+    return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), photos)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         if column not in columns:
             raise _unknown_column(column, columns, where)
     mapping.task()
-    if mapping.pictures_per_row() and not images:
-        raise UserError(f"the prompt shows a picture but no column of {where} is named as one; give --image COLUMN")
+    if mapping.photos_per_row() and not images:
+        raise UserError(f"the prompt shows a photo but no column of {where} is named as one; give --image COLUMN")
     return mapping
 
 

@@ -32,7 +32,7 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
     counts, products = info["counts"], info["products"]
     splits = ", ".join(f"{name} {entry['rows']}" for name, entry in info["splits"].items())
     lines = [
-        f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} pictures; {splits}",
+        f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} photos; {splits}",
         f"{products['rows_held_together']} rows held together as parts of {products['products']} products "
         f"(links by {', '.join(f'{cause}: {count}' for cause, count in products['joined_by'].items())})",
     ]
@@ -40,7 +40,7 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected"].items())
         lines.append(f"left out, see rejected.csv: {reasons}")
     if counts["pictures_left_out"]:
-        lines.append(f"{counts['pictures_left_out']} further pictures of rows were left out: the prompt does not show them")
+        lines.append(f"{counts['pictures_left_out']} further photos of rows were left out: the prompt does not show them")
     if products["leaking_products"]:
         lines.append(f"warning: {products['leaking_products']} products stand in several of the source's own splits")
     for name, report in info["categories"].items():

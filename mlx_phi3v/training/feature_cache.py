@@ -1,6 +1,6 @@
-"""Photo features kept on disk: the tower sees a picture once, and never again while nothing on the image side changes.
+"""Photo features kept on disk: the tower sees a photo once, and never again while nothing on the image side changes.
 
-A kept picture is one safetensors file, named by the SHA-256 of the photo's bytes, in FOLDER/<key>/. The key hashes all
+A kept photo is one safetensors file, named by the SHA-256 of the photo's bytes, in FOLDER/<key>/. The key hashes all
 else that features depend on: the image side's weights and adapter, backend, dtype, num_crops and this code's version.
 Whatever was made by other means lies under another key, so a stale feature is never read.
 """
@@ -25,14 +25,14 @@ from ..crops import ProcessedImage, process_image
 from ..files import sha256_bytes, sha256_json, write_tensors
 from ..photo import Photo
 
-VERSION = 1  # to be raised whenever pictures are cropped, encoded or stored in another way
+VERSION = 1  # to be raised whenever photos are cropped, encoded or stored in another way
 
 
 class FeatureCache:
-    """Features of pictures, kept by what they depend on.
+    """Features of photos, kept by what they depend on.
 
     folder: may be shared by any number of models and runs. limit_gb: gigabytes that all files in it may take; beyond
-    them nothing more is kept, and the tower runs for every picture that is not. adapter: what is set on the backend.
+    them nothing more is kept, and the tower runs for every photo that is not. adapter: what is set on the backend.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FeatureCache:
         return replace(crops, key=photo.sha256, features=cached.features if cached else None)
 
     def fill(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples with the features of all their pictures; what is not kept yet is computed, and kept."""
+        """The examples with the features of all their photos; what is not kept yet is computed, and kept."""
         return [replace(e, images=tuple(map(self._fill, e.images))) for e in examples]
 
     def _fill(self, image: ProcessedImage) -> ProcessedImage:
@@ -85,7 +85,7 @@ class FeatureCache:
         if kept is not None:
             self.found += 1
             return replace(image, features=kept.features)
-        # One picture at a time: what is kept does not depend on its neighbours in a batch.
+        # One photo at a time: what is kept does not depend on its neighbours in a batch.
         features = self.backend.vision_features(image.distinct_crops)
         self.made += 1
         packed = _pack(features, self.backend.dtype)
@@ -113,7 +113,7 @@ class FeatureCache:
 
     def summary(self) -> str:
         """How often the tower ran and did not, and what the files take, as a sentence."""
-        room = f"; {self.limit / 1e9:g} GB are full, more pictures are encoded anew each time" if self.full else ""
+        room = f"; {self.limit / 1e9:g} GB are full, more photos are encoded anew each time" if self.full else ""
         return (
             f"photo features: {self.made} encoded, {self.found} found, {self.bytes / 1e9:.2f} GB in {self.folder.parent}{room}"
         )

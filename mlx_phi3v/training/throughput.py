@@ -21,7 +21,7 @@ class Throughput:
 
     @property
     def rows_per_second(self) -> float:
-        """Pictures' way to the model included."""
+        """Photos' way to the model included."""
         return self.rows / max(self.seconds, 1e-9)
 
     @property

@@ -1,7 +1,7 @@
 """Speed and memory, ours beside mlx-vlm and torch, on one checkpoint, in turn, in one run.
 
     python scripts/bench.py train --model CHECKPOINT        a training step: plain, cached, with the image side
-    python scripts/bench.py generate --model CHECKPOINT     answers of 32 tokens, pictures new and seen before
+    python scripts/bench.py generate --model CHECKPOINT     answers of 32 tokens, photos new and seen before
     python scripts/bench.py convert --model CHECKPOINT      to 4 bit
     python scripts/bench.py scaling --model CHECKPOINT      a step against crops, rows and layers
     python scripts/bench.py flat                            memory over 1,000 steps of the tiny model, and 10 times the rows
@@ -49,8 +49,8 @@ GENERATE = {
     "mlx-vlm": {"who": "mlx-vlm"},
     "mlx": {"who": "mlx"},
     "torch": {"who": "torch"},
-    "mlx, pictures seen before": {"who": "mlx", "cached": True},
-    "torch, pictures seen before": {"who": "torch", "cached": True},
+    "mlx, photos seen before": {"who": "mlx", "cached": True},
+    "torch, photos seen before": {"who": "torch", "cached": True},
 }
 
 
@@ -198,7 +198,7 @@ def bench_flat(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def plot_scaling(report: dict[str, Any], path: Path) -> None:
-    """Seconds and peak memory of a step of one row against its tokens, as a picture."""
+    """Seconds and peak memory of a step of one row against its tokens, as a photo."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="generate: with pictures seen before, also answer at batch 1 and compare the tokens",
+        help="generate: with photos seen before, also answer at batch 1 and compare the tokens",
     )
     parser.add_argument("--only", nargs="*", default=[], help="only contenders whose name holds one of these")
     parser.add_argument("--deeper", help="scaling: a checkpoint of more layers")

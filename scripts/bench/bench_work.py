@@ -43,11 +43,11 @@ def example_maker(job: dict[str, Any]) -> ExampleMaker:
 
 
 def rows(job: dict[str, Any], *, with_answer: bool, folder: Path | None = None) -> list[Example]:
-    """As many sample products as the job asks for, square pictures, by the published template."""
+    """As many sample products as the job asks for, square photos, by the published template."""
     maker, made = example_maker(job), []
     for i in range(job["rows"]):
         product = draw_product(get_brand("sample"), 1, i)
-        photo = open_photo(product.picture).resize((1000, 1000))
+        photo = open_photo(product.photo).resize((1000, 1000))
         key = None if folder is None else f"{i:064x}"
         image = process_image(photo, job["crops"])
         answer = Task().answer(product.row) if with_answer else None
@@ -144,7 +144,7 @@ def train_mlx_vlm(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def generate_ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Answers of exactly `new_tokens` tokens, `batch` rows at a time; `cached` has seen the pictures before."""
+    """Answers of exactly `new_tokens` tokens, `batch` rows at a time; `cached` has seen the photos before."""
     backend = load_backend(job["who"], resolve_model(job["model"]), dtype="float32")
     examples = rows(job, with_answer=False)
     if job.get("cached"):
@@ -163,7 +163,7 @@ def generate_ours(job: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     answers = answer(job["batch"])
     seconds = time.perf_counter() - began
-    # Pictures seen before, so that only what a batch changes is compared, and soon.
+    # Photos seen before, so that only what a batch changes is compared, and soon.
     alone = answer(1) if job.get("check") and job.get("cached") else answers
     return {"seconds": [round(seconds, 3)], "first": None, "answers": len(answers), "same_as_batch_1": alone == answers}
 

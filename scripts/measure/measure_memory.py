@@ -60,7 +60,7 @@ class Case:
 
 
 def batch(case: Case) -> Batch:
-    """Random tokens and crops; the first tokens of a row stand for its picture."""
+    """Random tokens and crops; the first tokens of a row stand for its photo."""
     random = np.random.Generator(np.random.PCG64(0))
     ids = random.integers(3, 1000, (case.rows, case.tokens))
     labels = np.full_like(ids, -100)

@@ -31,7 +31,7 @@ from torch import distributed, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, smooth_l1_loss
 
 from data.sample.brands import get_brand
-from data.sample.products import choose_look
+from data.sample.products import choose_appearance
 from mlx_phi3v.backend_torch.backend import TorchBackend, parameter_name
 from mlx_phi3v.backend_torch.decoder import RotaryEmbedding
 from mlx_phi3v.backend_torch.model import Phi3VForCausalLM
@@ -125,7 +125,7 @@ class Data:
     def __init__(self, settings: Settings, config: ModelConfig, prompts: PromptProcessor, pictures: Pictures) -> None:
         self.settings, self.config, self.prompts, self.pictures = settings, config, prompts, pictures
         self.size, self.count = config.vision.patch_size, image_token_count((1, 1), config.vision)
-        looks = [choose_look(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]
+        looks = [choose_appearance(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]
         columns = [[str(getattr(look, name)) for look in looks] for name in LOOKS]
         names = [sorted(set(column)) for column in columns]
         self.classes = [len(column) for column in names]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from data.sample.brands import Brand, get_brand
-from data.sample.products import choose_look, draw_product, picture_stream
+from data.sample.products import choose_appearance, draw_product, picture_stream
 from data.sample.render import lay_out
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD
 from mlx_phi3v.crops import hd_transform
@@ -27,7 +27,7 @@ def where(brand: Brand, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
     The product's bounding box runs from -1 to 1 in its own frame, whatever the pose.
     """
-    look = choose_look(brand, seed, index)
+    look = choose_appearance(brand, seed, index)
     rng, size = picture_stream(brand, seed, index, look)
     drawing, width, height, matrix = lay_out(rng, look.shape, size)
     scale = CROP_SIZE / max(width, height)

@@ -93,7 +93,7 @@ def test_the_preview_marks_the_answer_and_nothing_else(folder: Path, model: Path
     for preview in found.previews:
         trained = "".join(piece.text for piece in preview.pieces if piece.trained)
         assert trained == TASK.answer(rows[preview.row.split()[1]]) + "<|end|>"
-        assert "[picture 1: " in "".join(piece.text for piece in preview.pieces if not piece.trained)
+        assert "[photo 1: " in "".join(piece.text for piece in preview.pieces if not piece.trained)
     assert all(figures.over == 20 for figures in found.tokens)  # a picture alone is longer than 200
 
 

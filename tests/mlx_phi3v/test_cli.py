@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.describe.__main__ import DescribeConfig
-from data.ingest.settings import IngestConfig
+from data.ingest.ingest_config import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
 from eval.demo.settings import DemoConfig

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.ingest.pictures import PictureError, PictureLimits, clean_picture
+from data.ingest.photos import PhotoLimits, PhotoUnusableError, clean_photo
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo, photo_size
 
@@ -110,7 +110,7 @@ def test_an_animation_gives_its_first_frame(kind: str) -> None:
     data = encode(first, kind, save_all=True, append_images=[second], duration=50)
     found = np.asarray(open_photo(data))[8, 8].astype(int)
     assert found[0] > 190 and found[2] < 10
-    stored = clean_picture(data, PictureLimits())
+    stored = clean_photo(data, PhotoLimits())
     assert getattr(Image.open(io.BytesIO(stored.data)), "n_frames", 1) == 1
 
 
@@ -146,8 +146,8 @@ def test_what_is_no_usable_picture_is_refused_with_its_reason(data: bytes, reaso
             open_photo(data, name="row 7")
     assert error.value.reason == reason
     assert "row 7" in str(error.value)
-    with pytest.raises(PictureError) as refused:
-        clean_picture(data, PictureLimits())
+    with pytest.raises(PhotoUnusableError) as refused:
+        clean_photo(data, PhotoLimits())
     assert refused.value.reason == reason
 
 
@@ -158,9 +158,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_bytes_are_kept_where_they_are_clean_and_made_anew_where_not() -> None:
     clean = encode(Image.fromarray(pixels(40, 30)), "JPEG")
-    assert clean_picture(clean, PictureLimits()).data == clean
+    assert clean_photo(clean, PhotoLimits()).data == clean
     grey = encode(Image.fromarray(pixels(40, 30)).convert("L"), "JPEG")
-    stored = clean_picture(grey, PictureLimits())
+    stored = clean_photo(grey, PhotoLimits())
     assert stored.changed and stored.suffix == ".png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored.data))), np.asarray(open_photo(grey)))
 
@@ -182,7 +182,7 @@ def test_any_mode_and_size_is_stored_as_the_rgb_that_is_seen(mode: str, kind: st
         return  # this format has no such mode
     seen = open_photo(data)
     assert seen.mode == "RGB" and seen.size == (width, height)
-    stored = clean_picture(data, PictureLimits())
+    stored = clean_photo(data, PhotoLimits())
     again = Image.open(io.BytesIO(stored.data))
     assert again.mode == "RGB" and again.format in ("JPEG", "PNG")
     assert np.array_equal(np.asarray(again), np.asarray(seen))

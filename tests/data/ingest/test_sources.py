@@ -349,7 +349,7 @@ def test_each_bad_row_has_its_reason(folder: Path, tmp_path: Path) -> None:
 def test_several_pictures_a_row_or_none(folder: Path, tmp_path: Path) -> None:
     rows = [row | {"back": f"pics/{(k + 1) % 12}.jpg"} for k, row in enumerate(ROWS)]
     take(write_csv(folder / "two.csv", rows), tmp_path / "two", image={"columns": ["photo", "back"]})
-    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|><|image_2|>What")
+    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|>\n<|image_2|>What")
     assert [len(row["images"]) for row in all_rows(tmp_path / "two")] == [2] * 12
     (folder / "lists.json").write_text(json.dumps([row | {"photo": [row["photo"], row["back"]]} for row in rows]))
     info = take(folder / "lists.json", tmp_path / "lists")
@@ -371,7 +371,7 @@ def test_titles_cannot_carry_special_tokens(folder: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_PIECE_ROWS", 40)
+    monkeypatch.setattr(workers, "_CHUNK_ROWS", 40)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -403,8 +403,8 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
 
     with monkeypatch.context() as patch:
         if stage == "checking":
-            real = workers.check_piece
-            patch.setattr(workers, "check_piece", lambda c, p, n, r: real(c, p, n, r) if n < 1 else stop())
+            real = workers.check_chunk
+            patch.setattr(workers, "check_chunk", lambda c, p, n, r: real(c, p, n, r) if n < 1 else stop())
         elif stage == "splitting":
             patch.setattr(write_catalogue.Splitter, "assign", stop)
         elif stage == "writing":
