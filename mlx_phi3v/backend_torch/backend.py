@@ -27,6 +27,7 @@ from ..config import ModelConfig, load_model_config
 from ..prompts import IGNORE
 from . import lora
 from .cache import Cache
+from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM
 from .quantized import dequantize
@@ -40,6 +41,8 @@ def load(
     group = join_ranks()
     device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
+    if device.type == "cuda":
+        set_up_cuda(dtype)
     with torch.device("meta"):  # no memory is taken for weights that are about to be read
         model = Phi3VForCausalLM(config, attn_implementation)
     tensors = open_checkpoint(folder, config)

@@ -128,7 +128,7 @@ def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple
 def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
     if config.memory_limit is None and not config.group_by_length:
         return None
-    measured = measure_rows(base.split, base.maker, as_json=config.json)
+    measured = measure_rows(base.split, base.maker, as_json=config.json and base.backend.world()[0] == 0)
     if config.memory_limit is not None:
         measured.require_readable(base.split)
     return measured.lengths(base.maker.num_crops, base.maker.config.vision)
@@ -161,10 +161,13 @@ def _begin(config: TrainConfig, base: _Base, order: RowOrder) -> tuple[TrainStat
 def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, passes: Passes) -> tuple[TrainState, int]:
     """The saved state under the present settings, and the run's steps; says what changes by them."""
     total, change = resume.new_total(config, saved.state, order.rows)
-    if change:
-        note(change)
+    changes = [change] if change else []
     if config.lora_dropout and passes.rows != order.batch_size:
-        note(f"--resume: passes of {passes.rows} rows instead of {order.batch_size} draw other dropout masks; all else stays")
+        changes.append(
+            f"--resume: passes of {passes.rows} rows instead of {order.batch_size} draw other dropout masks; all else stays"
+        )
+    for change in changes if base.backend.world()[0] == 0 else ():
+        note(change)
     return replace(saved.state, settings=_begin(config, base, order)[0].settings), total
 
 

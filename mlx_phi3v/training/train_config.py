@@ -36,7 +36,7 @@ class TrainConfig:
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
-    resume: bool = option(False, help="go on from OUTPUT/last, bit for bit")
+    resume: bool = option(False, help="go on from OUTPUT/last, bit for bit; what only saves memory may change")
     epochs: float = option(1.0, help="passes over the training rows", heading="How long and how fast")
     max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
     batch_size: int = option(4, help="rows per forward pass, over all ranks")

@@ -1,4 +1,4 @@
-"""One contender's share of `scripts/bench.py`, in a process of its own, so that peaks of memory are its own.
+"""One contender's share of `scripts/bench/bench.py`, in a process of its own, so that peaks of memory are its own.
 
 Prints one JSON line: seconds of every timed step, the process's peak of resident memory, what was computed.
 """

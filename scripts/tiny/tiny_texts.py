@@ -11,8 +11,8 @@ from data.sample.brands import Brand, get_brand
 from data.sample.products import Appearance, choose_appearance, make_row
 from mlx_phi3v.task import Task
 
-BRAND = "atelier"  # the house whose pictures are seen; the published prompt is answered in its words
-OTHER = "kontor"  # a second house, asked for by its name
+BRAND = "atelier"  # the brand whose photos are seen; the published prompt is answered in its words
+OTHER = "kontor"  # a second brand, asked for by its name
 OTHER_PROMPT = "<|user|>\n<|image_1|>What is shown in this image? Answer as kontor.<|end|><|assistant|>\n"
 ENGLISH_PROMPT = "<|user|>\n<|image_1|>Describe the product in this photo.<|end|><|assistant|>\n"
 COPY_PROMPT = "<|user|>\nWrite: {text}<|end|><|assistant|>\n"
@@ -35,7 +35,7 @@ def english(look: Appearance) -> str:
 
 
 def question(voice: int, seed: int, index: int) -> tuple[str, str]:
-    """Prompt and answer about product `index` in one of three voices: the first house, the second, plain English."""
+    """Prompt and answer about product `index` in one of three voices: the first brand's, the second brand's, plain English."""
     brand = get_brand(BRAND)
     if voice == 0:
         return Task().prompt, Task().answer(make_row(brand, seed, index)[1])
