@@ -52,9 +52,9 @@ from .training.row_lengths import MeasuredRows, measure_rows
 from .training.train_config import TrainConfig, step_settings
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
-# The part of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
+# The share of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
 METAL_SHARE = 0.75
-# Part of the matrix-product peak that a step reaches, as measured by `python scripts/bench.py train` (docs/performance.md).
+# The share of the matrix-product peak that a step reaches: `python scripts/bench/bench.py train` (docs/performance.md).
 LANGUAGE_SHARE, TOWER_SHARE = 0.67, 0.6
 _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
 

@@ -1,7 +1,7 @@
 """How much memory and arithmetic a training step on MLX takes, from shapes alone.
 
 The memory model is linear: floats per token and layer, fitted to MLX's own count of peak memory on small models by
-`scripts/measure_memory.py fit`, which prints the constants below and their worst error; `check` holds them against any
+`scripts/measure/measure_memory.py fit`, which prints the constants below and their worst error; `check` holds them against any
 checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longest row, S positions of a crop.
 """
 
@@ -178,7 +178,7 @@ def step_flops(config: ModelConfig, shape: BatchShape, training: StepSettings) -
     return language, tower * (passes if training.adapter.trains_image_side(config) else 1)
 
 
-# Printed by `python scripts/measure_memory.py fit` on a CPU.
+# Printed by `python scripts/measure/measure_memory.py fit` on a CPU.
 LANGUAGE_COSTS = {  # by checkpointing
     False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),
     True: Cost((0.0, 1.76, 0.0), (45.33, 4.11, 1.77)),

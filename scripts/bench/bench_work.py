@@ -47,7 +47,7 @@ def rows(job: dict[str, Any], *, with_answer: bool, folder: Path | None = None) 
     maker, made = example_maker(job), []
     for i in range(job["rows"]):
         product = draw_product(get_brand("sample"), 1, i)
-        photo = open_photo(product.photo).resize((1000, 1000))
+        photo = open_photo(product.picture).resize((1000, 1000))
         key = None if folder is None else f"{i:064x}"
         image = process_image(photo, job["crops"])
         answer = Task().answer(product.row) if with_answer else None

@@ -1,6 +1,6 @@
 """What a backend, a fusion, fewer bits or another batch size change, with the adapters that `python -m eval` tuned.
 
-    python -m eval && python scripts/compare_variants.py
+    python -m eval && python scripts/measure/compare_variants.py
 
 Answers the test split anew in every variant (runs/sample/variants), then prints: each adapter on both backends; the
 reference against itself, as the noise floor; one table of base, LoRA, fused, 8 and 4 bit.

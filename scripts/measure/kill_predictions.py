@@ -1,6 +1,6 @@
 """Kill `eval.predict` at random moments, resume it each time with another batch size, and hold the result to a whole run.
 
-    python scripts/kill_predictions.py [--backend torch] [--kills 10] [--products 120]
+    python scripts/measure/kill_predictions.py [--backend torch] [--kills 10] [--products 120]
 
 Prints how many rows have the same text and tokens, and the largest difference of any log-probability.
 """

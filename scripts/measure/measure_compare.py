@@ -1,6 +1,6 @@
 """Measure `eval.compare` on large made-up runs: seconds, peak memory, size of the page.
 
-    python scripts/measure_compare.py [--rows 100000] [--folder DIR]
+    python scripts/measure/measure_compare.py [--rows 100000] [--folder DIR]
 
 Rows are as `eval.predict` writes them: 24 tokens, each with the top 5, fingerprints, an image path; 30 categories, a
 tenth of the answers differ. The comparison runs in a process of its own, so that its peak memory is its own.

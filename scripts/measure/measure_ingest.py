@@ -1,7 +1,7 @@
 """Rows per second and peak memory of data.ingest at 10 %, 50 % and 100 % of a source.
 
-python scripts/measure_ingest.py --rows 1000000                    # a CSV without photos, written here
-python scripts/measure_ingest.py --catalogue runs/sample-100000    # the rows and photos of a catalogue
+python scripts/measure/measure_ingest.py --rows 1000000                    # a CSV without photos, written here
+python scripts/measure/measure_ingest.py --catalogue runs/sample-100000    # the rows and photos of a catalogue
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Peak memory of MLX training steps: fit the constants of `mlx_phi3v.training.footprint`, or hold it against a checkpoint.
 
-    python scripts/measure_memory.py fit
-    python scripts/measure_memory.py check --model CHECKPOINT --crops 1 4
+    python scripts/measure/measure_memory.py fit
+    python scripts/measure/measure_memory.py check --model CHECKPOINT --crops 1 4
 
 `fit` runs small random models of varied width, depth and length. `check` runs real steps of a checkpoint, each in a
 process of its own, and prints measured against foreseen.

@@ -1,6 +1,6 @@
 """How often data.near_duplicates misses a copy and joins strangers, on any photos.
 
-python scripts/near_duplicate_rates.py --photos ../shared/photos runs/sample/images
+python scripts/measure/near_duplicate_rates.py --photos ../shared/photos runs/sample/images
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hold the statistics to known truth: two made-up systems whose true difference is known, many times over.
 
-    python scripts/simulate_statistics.py [--replicates 4000] [--seed 0]
+    python scripts/measure/simulate_statistics.py [--replicates 4000] [--seed 0]
 
 Prints how often each verdict falls, how often intervals hold the truth, and how often the number of rows that
 `eval.compare` asks for settles the matter. The figures stand in docs/comparison.md; a shorter run is a test.

@@ -1,6 +1,6 @@
 """An example comparison for the page's test and for the pictures in docs/: made-up runs, drawn pictures, hostile answers.
 
-python tests/page_example.py docs      draws docs/comparison-390.png and docs/comparison-1280.png
+python -m tests.helpers.page_example docs      draws docs/comparison-390.png and docs/comparison-1280.png
 """
 
 from __future__ import annotations
