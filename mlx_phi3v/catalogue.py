@@ -43,7 +43,7 @@ class ImageSizes:
     """How large the photos of some rows are.
 
     counts: photos of each row, int64 [rows]. sizes: (width, height) of each photo in pixels, row after row,
-    int64 [photos, 2]; zeros for a photo that cannot be read (`photo.photo_size` says why).
+    int64 [photos, 2]; zeros for a photo that cannot be read (`photo.photo_size` raises the cause).
     """
 
     counts: np.ndarray
@@ -140,12 +140,15 @@ class Split(Sequence[dict[str, Any]]):
 
 
 class Catalogue:
-    """An opened catalogue folder. `task`, `info` (the whole `catalogue.json`) and `split(name)`."""
+    """An opened catalogue folder. `info` is the whole `catalogue.json`.
+
+    Raises UserError if the folder is not a catalogue, or one of a format that this version does not read.
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         if not (self.folder / "catalogue.json").is_file():
-            raise UserError(f"{folder} is no catalogue (it has no catalogue.json); make one with data.sample or data.ingest")
+            raise UserError(f"{folder} is not a catalogue: it has no catalogue.json; make one with data.sample or data.ingest")
         self.info: dict[str, Any] = read_json(self.folder / "catalogue.json", "catalogue")
         if self.info.get("format") != FORMAT:
             raise UserError(
@@ -169,7 +172,7 @@ class Catalogue:
         """The rows of a split as a pandas DataFrame, or of all splits with a first column "split".
 
         Columns: "id", "images" (lists of absolute paths), the task's fields (numbers as float64, a missing value as
-        NaN) and any extra columns; a column of the catalogue that is itself called "split" gives way.
+        NaN) and any extra columns; a column of the catalogue that is itself called "split" is left out.
         Raises UserError where `split` does not exist or is empty.
 
         >>> Catalogue("catalogue").to_pandas("train").groupby("category3_code")["full_price"].median()  # doctest: +SKIP

@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Change glibc's settings -> whether it took them. With $MLX_PHI3V_MALLOC=system or any MALLOC_ variable nothing is changed."""
+    """Change glibc's settings; whether it took them. $MLX_PHI3V_MALLOC=system or a MALLOC_ variable leaves them alone."""
     if os.environ.get("MLX_PHI3V_MALLOC") == "system" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:

@@ -19,16 +19,16 @@ from PIL import Image, ImageOps
 from .errors import UserError
 from .files import sha256_bytes
 
-# Pillow's own bound of a photo that is no decompression bomb: 1/4 GiB of RGB.
+# Pillow's own bound of a photo that is not a decompression bomb: 1/4 GiB of RGB.
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 8
 # Beyond this the short side of a resized crop has less than a few pixels.
 MAX_ASPECT = 100
 
-# Plain decoders only: EPS, for one, would start Ghostscript on a stranger's file.
+# Plain decoders only: EPS, for one, would start Ghostscript on an untrusted file.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
-# What Pillow's decoders raise on damaged files, as its own fuzzers list them.
+# What Pillow's decoders raise on corrupt files, as its own fuzzers list them.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
@@ -85,16 +85,16 @@ def _unreadable(path: Path | str, error: OSError) -> PhotoError:
 def open_photo(
     source: bytes | Path | str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, name: str = "the photo"
 ) -> Image.Image:
-    """Decode a photo to RGB, 8 bit, as a person would see it on a white page.
+    """Decode a photo to RGB, 8 bit, as it looks on a white page.
 
     EXIF orientation is applied, alpha is laid over white, 16 bit is scaled to 8, of an animation the first frame is
     taken, CMYK and palettes become RGB. Embedded colour profiles are not applied, as in the published code.
     A plain RGB file comes out as `PIL.Image.open(...).convert("RGB")` gives it, bit for bit.
 
-    `name` stands for the photo in errors where `source` is bytes. Sides and limits are in pixels; both are checked
+    `name` names the photo in errors if `source` is bytes. Sides and limits are in pixels; both are checked
     on the header, before anything is decoded.
 
-    Raises PhotoError (a UserError) for a file that is missing, broken, no photo, tiny, huge or a needle.
+    Raises PhotoError (a UserError) for a file that is missing, corrupt, not a photo, too small, too large or too narrow.
     """
     if not isinstance(source, bytes):
         name, source = str(source), Photo.read(source).data
@@ -108,7 +108,7 @@ def open_photo(
         if isinstance(error, UserError):
             raise
         raise PhotoError(
-            "picture_broken", f"{name} is broken or cut off ({_first_line(error)}); get it again or remove its row"
+            "picture_broken", f"{name} is corrupt or truncated ({_first_line(error)}); get it again or remove its row"
         ) from None
 
 
@@ -135,7 +135,7 @@ def _opened(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def is_plain_rgb(data: bytes) -> bool:
-    """Whether a file that `open_photo` accepts is already a clean RGB JPEG or PNG, so that its bytes can be kept."""
+    """Whether a file that `open_photo` accepts is a clean RGB JPEG or PNG, whose bytes can be stored as they are."""
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         return False
     with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
@@ -158,7 +158,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
     except _DECODE_ERRORS:
         raise PhotoError(
-            "not_a_picture", f"{name} is no photo that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+            "not_a_picture", f"{name} is not a photo that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         ) from None
 
 
@@ -179,7 +179,7 @@ def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
     except _DECODE_ERRORS:
-        return None  # damaged metadata is no reason to lose the photo
+        return None  # corrupt metadata is no reason to reject the photo
 
 
 def _oriented(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a training run will take, before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
+"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
 
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
@@ -117,7 +117,7 @@ def matmul_gflops(backend: str = "mlx") -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to make a run smaller, and what it gives up."""
+    """A smaller run, and the change that makes it smaller."""
 
     change: str
     model: ModelConfig
@@ -128,7 +128,7 @@ class Choice:
 def smaller(
     config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings
 ) -> Iterator[Choice]:
-    """The run as asked for, then with one concession more each time, the mildest first."""
+    """The run as asked for, then with one more change each time, the mildest first."""
     yield Choice("", model, shape, training)
     notes: list[str] = []
     if model.quantization is None:
@@ -137,7 +137,7 @@ def smaller(
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
             yield Choice(notes[0], model, shape, training)
     image_side = config.vision != "off" or config.projector != "off" or config.separators != "off"
-    if image_side and config.init_adapter is None:  # an adapter that is there already trains what it trains
+    if image_side and config.init_adapter is None:  # an existing adapter decides what is trained
         frozen = replace(config, vision="off", projector="off", separators="off")
         if frozen.language != "off" or frozen.lm_head != "off":
             training = replace(step_settings(frozen), dtype=training.dtype, cpu=training.cpu)
@@ -168,7 +168,7 @@ def advice(
 
 
 def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
-    """What is trained, and the settings that say so. Raises UserError where --init-adapter does not fit the model."""
+    """The settings with rank, alpha and targets filled in, and the adapter. Raises UserError if --init-adapter does not fit."""
     if config.init_adapter is None:
         return config.with_lora_defaults(), config.adapter()
     config, adapter, _ = load_init_adapter(config, model, base_fingerprint(folder))
@@ -182,7 +182,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     num_crops = config.num_crops or model.num_crops
     rows = measure(config, model, prompts, num_crops)
     shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
-    # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.
+    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
     training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
     taken = footprint(model, shape, training)
@@ -233,11 +233,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for name, change in figures["advice"].items():
-        text = "does not fit, whatever is changed" if change is None else f"fits with {change}" if change else "fits as it is"
+        text = "cannot be made to fit" if change is None else f"fits with {change}" if change else "fits as it is"
         console.print(f"{name}: {text}", highlight=False)
-    console.print(
-        "Batches are counted as large as they can come; a Mac's GPU may have three quarters of its memory.", style="dim"
-    )
+    console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

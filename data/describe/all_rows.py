@@ -73,7 +73,7 @@ class AllRows:
         return FieldFigures(item, missing, lengths=quantiles(lengths))
 
     def duplicates(self) -> dict[str, int]:
-        """How often photos and whole answers come again, and photos that stand in several splits."""
+        """How often photos and whole answers repeat, and the photos that are in several splits."""
         by_split = [np.unique(np.asarray(photos, dtype=np.uint64)) for photos in self._photos.values()]
         distinct = np.unique(np.concatenate(by_split)) if by_split else np.zeros(0)
         total = sum(len(photos) for photos in self._photos.values())

@@ -36,12 +36,12 @@ class SampledRow:
     split: str
     sizes: tuple[tuple[int, int], ...]
     text_tokens: int
-    fault: str | None
+    problem: str | None
 
     @property
     def first_photo(self) -> str | None:
         """The row's first photo, where all of its photos can be opened."""
-        return self.row["images"][0] if self.row["images"] and not self.fault else None
+        return self.row["images"][0] if self.row["images"] and not self.problem else None
 
 
 def open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelConfig | None]:
@@ -69,25 +69,25 @@ def look_at_rows(
     """Open the photos of every row chosen and count the tokens of its text."""
     with Progress("reading photos", len(chosen), as_json=as_json) as bar:
         for split, row in chosen:
-            sizes, fault = _photo_sizes(row["images"])
+            sizes, problem = _photo_sizes(row["images"])
             text = 0
-            if prompts and not fault:
+            if prompts and not problem:
                 ids, _ = prompts.example(task.prompt, task.answer(row), [0] * len(sizes))
                 text = len(ids)
             bar.advance()
-            yield SampledRow(row, split, tuple(sizes), text, fault)
+            yield SampledRow(row, split, tuple(sizes), text, problem)
 
 
 def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
     """(sizes of the photos that open, what is wrong with the last of those that do not)."""
-    sizes, fault = [], None
+    sizes, problem = [], None
     for path in paths:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except OSError as error:
-            fault = f"{path}: {error}"
-    return sizes, fault
+            problem = f"{path}: {error}"
+    return sizes, problem
 
 
 def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, limit: int | None) -> TokenFigures:

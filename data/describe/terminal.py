@@ -27,8 +27,8 @@ def show(description: Description, console: Console) -> None:
     if d.widths:
         console.print(f"\n[bold]photos[/bold] (of {d.sampled:,} rows)")
         console.print(f"  widths  {_spark(d.widths)}\n  heights {_spark(d.heights)}", highlight=False)
-    for fault in d.unreadable:
-        console.print(f"  cannot be opened: {fault}", style="red", markup=False)
+    for problem in d.unreadable:
+        console.print(f"  cannot be opened: {problem}", style="red", markup=False)
     if d.tokens:
         console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", photos only (give --model for the text)"))
         console.print(_token_table(d))

@@ -8,7 +8,7 @@ a saved `datasets` folder or the id of a hub dataset. Photos may be bytes, paths
     python -m data.ingest shop.csv --output runs/shop --field title=Name --field price=Price:number:EUR --image Photo
     python -m data.ingest DBQ/Burberry.Product.prices.United.States --preset burberry --output runs/burberry
 
-A run that is stopped at any moment goes on where it was when started again: its work lies in .NAME.ingest beside DIR.
+A run that is stopped at any moment continues when it is started again: unfinished work is in .NAME.ingest next to OUTPUT.
 """
 
 from __future__ import annotations

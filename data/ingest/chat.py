@@ -25,9 +25,9 @@ def is_chat(table: Table) -> bool:
 
 
 class ChatTable:
-    """A chat table as the columns `question`, `answer`, `images` and whatever else it has.
+    """A chat table as the columns `question`, `answer`, `images` and all other columns it has.
 
-    With a `task` the answer is read back into its fields, by the template; a row whose answer does not fit is a fault.
+    With a `task` its template parses the answer into fields; a row whose answer does not fit is a RowError.
     """
 
     kind = "chat"
@@ -42,7 +42,7 @@ class ChatTable:
         self.columns |= {n: kind for n, kind in table.columns.items() if n not in taken and n not in self.columns}
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each conversation of one question and one answer; others are faults."""
+        """Each conversation of one question and one answer; any other is a RowError."""
         for number, row in self.table.rows():
             yield number, row if isinstance(row, RowError) else self._flatten(row)
 
@@ -59,7 +59,7 @@ class ChatTable:
             return RowError("chat_malformed")
         roles = [turn[0] for turn in turns if turn]
         texts = [turn[1] for turn in turns if turn]
-        if roles[0] == "system":  # Phi-3-Vision has no system turn: what it says stands before the question
+        if roles[0] == "system":  # Phi-3-Vision has no system turn: its text goes before the question
             roles, texts = roles[1:], [f"{texts[0]} {texts[1] if len(texts) > 1 else ''}", *texts[2:]]
         if roles != ["user", "assistant"]:
             return RowError("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
@@ -81,7 +81,7 @@ def _turn(turn: Any) -> tuple[str, str] | None:
         return None
     role = _ROLES.get(str(turn.get("role", turn.get("from"))))
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, list):  # parts: {"type": "text", "text": ...} and {"type": "image"}
-        parts = [part.get("text") or part.get("content") or "" for part in content if isinstance(part, Mapping)]
-        content = " ".join(part for part in parts if isinstance(part, str))
+    if isinstance(content, list):  # items: {"type": "text", "text": ...} and {"type": "image"}
+        texts = [item.get("text") or item.get("content") or "" for item in content if isinstance(item, Mapping)]
+        content = " ".join(text for text in texts if isinstance(text, str))
     return (role, content) if role and isinstance(content, str) else None

@@ -105,7 +105,7 @@ def _field_value(field: MappedField, value: Any) -> str | float | None:
 def _carried(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, default=str)
-    # A lone surrogate, as broken JSON escapes make it, cannot be stored as UTF-8.
+    # A lone surrogate, as malformed JSON escapes make it, cannot be stored as UTF-8.
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 

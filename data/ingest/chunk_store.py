@@ -1,10 +1,10 @@
 """Checked rows on their way to the catalogue: files in the work folder, a chunk of the source each.
 
-    pieces/000012.rejected.jsonl   the rows left out: row, reason, value, place
-    pieces/000012.arrow            the rows kept; its appearance says that the chunk is done
+    pieces/000012.rejected.jsonl   the rows rejected: row, reason, value, place
+    pieces/000012.arrow            the rows accepted; once it exists the chunk is done
     catalogue/images/ab/ab12...    their photos, where the finished catalogue has them
 
-So a run that was killed goes on after the last whole chunk.
+So a killed run continues after the last whole chunk.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class ChunkStore:
         """Whether an earlier run finished this chunk."""
         return self._path(number).exists()
 
-    def write(self, number: int, kept: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
-        """Write one chunk; the rows kept come last, as they say that it is done."""
+    def write(self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Write one chunk, its accepted rows last: their file marks it as done."""
         write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, self.schema) as writer:
-            writer.write_table(pa.Table.from_pylist(list(kept), schema=self.schema))
+            writer.write_table(pa.Table.from_pylist(list(accepted), schema=self.schema))
         write_whole(self._path(number), buffer.getvalue())
 
     def rows(self, count: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """The rows kept of the first `count` chunks, in the source's order."""
+        """The accepted rows of the first `count` chunks, in the source's order."""
         for number in range(count):
             with pa.memory_map(str(self._path(number))) as file:
                 table = pa.ipc.open_file(file).read_all()
@@ -71,7 +71,7 @@ class ChunkStore:
                     yield from batch.to_pylist()
 
     def rejected(self, count: int) -> Iterator[dict[str, Any]]:
-        """The rows left out of the first `count` chunks."""
+        """The rejected rows of the first `count` chunks."""
         for number in range(count):
             for line in self._rejected_path(number).read_text(encoding="utf-8").splitlines():
                 yield json.loads(line)

@@ -1,7 +1,7 @@
-"""Fetches the photos that a catalogue names by URL: many at once, politely, each one whole or not at all.
+"""Downloads the photos that a catalogue names by URL: many at once, politely, each one whole or not at all.
 
-A fetched photo lies under the hash of its URL, and so does the reason of one that could not be had; a run that was
-killed finds both and asks for neither again.
+A photo is stored under the hash of its URL, and so is the reason of a failure. A run that was killed finds both and
+requests neither again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FetchCounts:
     done: int = 0
     fetched: int = 0
     failed: int = 0
-    found: int = 0  # lay there from an earlier run
+    found: int = 0  # stored by an earlier run
     bytes: int = 0
 
 
@@ -87,10 +87,10 @@ class Downloader:
     _busy: set[str] = field(default_factory=set)
 
     def run(self, urls: Iterable[str]) -> FetchCounts:
-        """Fetch all `urls` that are not settled; an iterator is read as it is needed."""
+        """Fetch all `urls` that are not done yet; an iterator is read as needed."""
         try:
             asyncio.run(self._run(iter(urls)))
-        except BaseExceptionGroup as group:  # several downloads may meet one full disk: one of them tells it
+        except BaseExceptionGroup as group:  # several downloads may meet one full disk: one error is enough
             raise group.exceptions[0] from None
         return self.counts
 
@@ -123,7 +123,7 @@ class Downloader:
             self.counts.done += 1
             if self.progress:
                 self.progress(self.counts)
-            await asyncio.sleep(0)  # a long run of settled URLs must not starve the others
+            await asyncio.sleep(0)  # a long run of finished URLs must not starve the others
 
     async def _fetch(self, pool: httpcore.AsyncConnectionPool, url: str) -> None:
         try:

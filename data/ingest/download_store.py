@@ -1,4 +1,4 @@
-"""Fetched photos on disk, by the hash of their URL: whole or not there, and the reasons of those that failed."""
+"""Downloaded photos on disk, by the hash of their URL: whole or not there, and the reasons of those that failed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def _place(folder: Path, url: str) -> Path:
 
 @dataclass(frozen=True)
 class DownloadStore:
-    """Where fetched photos lie, and the reasons of those that could not be had.
+    """The folders of downloaded photos and of the reasons why others failed.
 
-    The two are apart so that photos may be kept for later runs while failures are tried again.
+    They are separate so that later runs can use the photos and try the failures again.
     """
 
     photos: Path
     failures: Path
 
     def is_done(self, url: str) -> bool:
-        """Whether a URL's photo lies there whole, or its failure is on record."""
+        """Whether a URL's photo or its failure is stored."""
         return _place(self.photos, url).exists() or _place(self.failures, url).exists()
 
     def read(self, url: str) -> bytes:
@@ -53,7 +53,7 @@ class DownloadStore:
         write_whole(_place(self.photos, url), data)
 
     def save_failure(self, url: str, reason: str, detail: str) -> None:
-        """Put a failure on record."""
+        """Store the reason of a failure."""
         write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
 
 

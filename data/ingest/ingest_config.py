@@ -40,7 +40,7 @@ class IngestConfig:
     max_bytes: int = option(50_000_000, help="largest photo file, in bytes")
     max_pixels: int = option(MAX_PIXELS, help="largest photo, in pixels")
     min_side: int = option(MIN_SIDE, help="shortest side of a photo, in pixels")
-    downloads: Path | None = option(None, help="folder that keeps fetched photos for later runs")
+    downloads: Path | None = option(None, help="folder that stores downloaded photos for later runs")
     connections: int = option(32, help="downloads at a time")
     per_host: int = option(8, help="downloads at a time from one host")
     timeout: float = option(20.0, help="seconds without a byte before a download counts as stalled")
@@ -60,7 +60,7 @@ class IngestConfig:
 
 
 def check_settings(settings: IngestConfig) -> None:
-    """Raise UserError for a value that makes no sense."""
+    """Raise UserError for a value out of range."""
     for name in ("validation", "test"):
         if not 0 <= getattr(settings, name) < 1:
             raise UserError(f"--{name} is {getattr(settings, name)}; give a share from 0 to below 1")

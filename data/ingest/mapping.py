@@ -58,7 +58,7 @@ class FieldMapping:
         return len(set(_TAG.findall(full_prompt(self.prompt, len(self.images)))))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, kept in `catalogue.json` and compared on resume."""
+        """The JSON form, stored in `catalogue.json` and compared on resume."""
         return asdict(self)
 
 
@@ -100,17 +100,19 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
             raise _unknown_column(column, columns, where)
     mapping.task()
     if mapping.photos_per_row() and not images:
-        raise UserError(f"the prompt shows a photo but no column of {where} is named as one; give --image COLUMN")
+        raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")
     return mapping
 
 
 def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
     """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out."""
     name, mark, rest = text.partition("=")
-    parts = rest.split(":")
-    if not mark or not name or not parts[0] or len(parts) > 3:
-        raise UserError(f"--field {text!r} does not read; write NAME=COLUMN:KIND, such as price=full_price:number:USD")
-    return name, dict(zip(("column", "kind", "currency"), parts))
+    pieces = rest.split(":")
+    if not mark or not name or not pieces[0] or len(pieces) > 3:
+        raise UserError(
+            f"--field {text!r} is not of the right form; write NAME=COLUMN:KIND, such as price=full_price:number:USD"
+        )
+    return name, dict(zip(("column", "kind", "currency"), pieces))
 
 
 def _field(name: str, spec: Any, currency: str | None, columns: Sequence[str], where: str) -> MappedField:

@@ -2,7 +2,7 @@
 
 Two steps. A perceptual hash (Zauner's pHash, as in the imagehash package) of the photo and of twelve crops of it finds
 candidates; two colour thumbnails, laid over each other at all small crops, decide. The hash alone would either miss
-crops or join strangers (docs/data.md has the measured rates).
+crops or join unrelated photos (docs/data.md has the measured rates).
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Fingerprints:
 
     def plain_hashes(self, block: int) -> NDArray[np.uint64]:
         """The hash of each whole photo [N], read `block` photos at a time."""
-        parts = [self.hashes(start, start + block)[:, 0].copy() for start in range(0, self.count, block)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+        blocks = [self.hashes(start, start + block)[:, 0].copy() for start in range(0, self.count, block)]
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.uint64)
 
     def contrasts(self, block: int) -> NDArray[np.float32]:
         """The standard deviation over each thumbnail, of its liveliest channel, in levels of 0 to 255 [N]."""

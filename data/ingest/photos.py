@@ -1,4 +1,4 @@
-"""One photo of a row: from whatever the source gives to clean bytes."""
+"""One photo of a row: from any form that a source gives to clean bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open
 
 
 class PhotoUnusableError(Exception):
-    """A photo that cannot be had; `reason` is a short fixed word, `detail` what a person wants to see."""
+    """A photo that cannot be used; `reason` is a short fixed word, `detail` explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -124,7 +124,7 @@ def _file_bytes(name: str, root: Path | None, limits: PhotoLimits) -> bytes:
 
 
 def clean_photo(data: bytes, limits: PhotoLimits) -> CleanPhoto:
-    """Decode a photo, keep its bytes where they are clean, else store what was decoded as PNG.
+    """Decode a photo, keep its bytes if they are clean, else encode what was decoded as PNG.
 
     Raises PhotoUnusableError where it cannot be used.
     """
@@ -132,11 +132,11 @@ def clean_photo(data: bytes, limits: PhotoLimits) -> CleanPhoto:
         image = open_photo(data, max_pixels=limits.max_pixels, min_side=limits.min_side)
     except PhotoError as error:
         raise PhotoUnusableError(error.reason, str(error)) from None
-    kept = is_plain_rgb(data)
-    if kept:
+    clean = is_plain_rgb(data)
+    if clean:
         suffix = ".jpg" if data.startswith(b"\xff\xd8") else ".png"
     else:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
         data, suffix = buffer.getvalue(), ".png"
-    return CleanPhoto(data, suffix, image, not kept)
+    return CleanPhoto(data, suffix, image, not clean)

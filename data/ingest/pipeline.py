@@ -1,4 +1,4 @@
-"""From a source to a catalogue: plan, fetch photos, check rows, split, write. Each step goes on where it was stopped."""
+"""From a source to a catalogue: plan, fetch photos, check rows, split, write. Each step continues where it was stopped."""
 
 from __future__ import annotations
 

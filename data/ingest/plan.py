@@ -1,4 +1,4 @@
-"""What one run of data.ingest is to do: its settings, checked, and what becomes of every column of the source."""
+"""The plan of an ingest: its source, and the use of every column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sources import Source, open_source
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """All that decides what the catalogue will hold; a run with another plan starts its rows anew."""
+    """All that decides the content of the catalogue; a run with another plan checks its rows again."""
 
     source: Source
     mapping: FieldMapping
@@ -34,7 +34,7 @@ class IngestPlan:
 
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
-    """Open the source and settle what becomes of its columns. Raises UserError where that cannot be."""
+    """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
     source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)

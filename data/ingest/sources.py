@@ -1,4 +1,4 @@
-"""What a user may point at: a table file, a folder of photos or tables, a saved `datasets` folder, a hub dataset."""
+"""What a catalogue can be made of: a table file, a folder of photos or tables, a saved `datasets` folder, a hub dataset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPLIT_NAMES = {
 
 
 class RawRow(NamedTuple):
-    """One row as the source has it. `number` counts all rows from 1; `place` is where a person finds it."""
+    """One row as the source has it. `number` counts all rows from 1; `place` is the file and line."""
 
     number: int
     values: Row
@@ -237,7 +237,7 @@ def _hub(name: str, answer_task: Task | None) -> Source:
         loaded = datasets.load_dataset(name)
     except Exception as error:
         raise UserError(
-            f"{name} is neither here nor to be had from the hub ({_short(error)}); check the name, the network and HF_TOKEN"
+            f"{name} is neither a local path nor on the hub ({_short(error)}); check the name, the network and HF_TOKEN"
         ) from None
     tables = _without_lone_train(list(_dataset_tables(loaded, None, None, name)))
     tables = [SourceTable(ChatTable(p.table, answer_task), *_rest(p)) if is_chat(p.table) else p for p in tables]

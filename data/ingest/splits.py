@@ -1,7 +1,7 @@
-"""Which row goes to which split, so that nothing of a product is on two sides.
+"""Which row goes to which split, so that no product is in two splits.
 
 Rows are one product where they have the same product code, the same photo or near-identical photos. Whole
-products are dealt out, category by category, in the order of a seeded hash. Keys and rows lie in a SQLite file, so
+products are assigned, category by category, in the order of a seeded hash. Keys and rows are in a SQLite file, so
 memory does not grow with them but for 4 bytes a row while products are joined and 32 bytes a distinct photo.
 """
 
@@ -35,7 +35,7 @@ class SplitRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitReport:
-    """How many rows were held together and why, and products that stand in several given splits."""
+    """How many rows were joined into products and why, and the products that are in several given splits."""
 
     products: int
     rows_held_together: int
@@ -46,7 +46,7 @@ class SplitReport:
 
 
 class Splitter:
-    """Deals rows out. Use: `load` all rows, `join` products, `assign` splits, then read `splits`."""
+    """Assigns rows to splits. Use: `load` all rows, `join` products, `assign` splits, then read `splits`."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
@@ -56,7 +56,7 @@ class Splitter:
         for path in (database, self.fingerprints_path):
             path.unlink(missing_ok=True)
         self.database = sqlite3.connect(database, isolation_level=None)
-        # Scratch: a killed run starts this file anew, so nothing needs to reach the disk in order.
+        # Scratch: a killed run writes this file again, so nothing needs to reach the disk in order.
         self.database.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
             CREATE TABLE rows (place INTEGER PRIMARY KEY, row INTEGER, category TEXT, given TEXT, rank INTEGER, root INTEGER);
@@ -192,7 +192,7 @@ class Splitter:
 
 
 class _Forest:
-    """Union-find over 0..N-1; the root of a tree is its smallest member, whatever the order of the unions."""
+    """Union-find over 0..N-1; the root of a tree is its smallest member, in any order of unions."""
 
     def __init__(self, count: int) -> None:
         self.parents: NDArray[np.unsignedinteger] = np.arange(count, dtype=np.uint32 if count < 2**32 else np.uint64)

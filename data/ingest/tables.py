@@ -21,14 +21,14 @@ _DELIMITERS = ",;\t|"
 
 
 class RowError(str):
-    """The reason why a row of a table could not be read; stands in the place of its values."""
+    """The reason why a row of a table cannot be read, in place of its values."""
 
 
 Row = dict[str, Any] | RowError
 
 
 class Table(Protocol):
-    """Rows with named columns. `rows` starts anew at each call; `count` may be an estimate."""
+    """Rows with named columns. `rows` starts again at each call; `count` may be an estimate."""
 
     kind: str
     columns: dict[str, pa.DataType]
@@ -65,7 +65,7 @@ def _suffix(path: Path) -> str:
 
 def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
     file = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
-    # The mark that Excel puts at the start of a UTF-8 file is no part of the first column's name.
+    # The mark that Excel puts at the start of a UTF-8 file is not part of the first column's name.
     name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     try:
         return io.TextIOWrapper(file, encoding=name, newline="")
@@ -185,7 +185,7 @@ class JsonTable:
                 for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
                     yield number, value if isinstance(value, dict) else RowError("malformed_row")
             except ijson.JSONError as error:
-                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be cut off") from None
+                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be truncated") from None
 
 
 class ParquetTable:
@@ -202,7 +202,7 @@ class ParquetTable:
                 self.columns = {field.name: field.type for field in file.schema_arrow}
                 self.count = file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
+            raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""

@@ -46,7 +46,7 @@ def _size(value: Any) -> int:
 def check_rows(
     checks: RowChecks, chunks: ChunkStore, rows: Iterable[RawRow], processes: int, advance: Callable[[int], None]
 ) -> int:
-    """Check all rows with so many processes -> the number of chunks. `advance` hears of every chunk's rows.
+    """Check all rows in `processes` processes -> the number of chunks. `advance` is called with each chunk's rows.
 
     Raises UserError where a worker process dies.
     """
@@ -67,7 +67,7 @@ def check_rows(
                 _collect(running, 2 * processes - 1, advance)
         _collect(running, 0, advance)
     except BrokenProcessPool:
-        raise UserError("a worker process died, most likely for want of memory; start again with fewer --processes") from None
+        raise UserError("a worker process died, probably by lack of memory; start again with fewer --processes") from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -107,11 +107,11 @@ def _work(number: int, rows: Sequence[RawRow]) -> None:
 
 def check_chunk(checks: RowChecks, chunks: ChunkStore, number: int, rows: Sequence[RawRow]) -> None:
     """Check the rows of one chunk and write it."""
-    kept: list[dict[str, Any]] = []
+    accepted: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     for row in rows:
         try:
-            kept.append(check_row(checks, row, chunks.catalogue))
+            accepted.append(check_row(checks, row, chunks.catalogue))
         except RejectedError as error:
             rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
-    chunks.write(number, kept, rejected)
+    chunks.write(number, accepted, rejected)

@@ -1,4 +1,4 @@
-"""Split the checked rows and write them, with the report of what was left out."""
+"""Split the checked rows and write them, with the report of rejected rows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .summary import category_report
 def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:
     """Split the rows of `count` chunks and write the catalogue -> its `catalogue.json`.
 
-    Raises UserError where no row is left.
+    Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
     rejected = _write_rejected(chunks, count)
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected)
-    _remove_strays(chunks.catalogue, splitter)
+    _remove_unused_photos(chunks.catalogue, splitter)
     with (
         _open_writer(settings, plan, chunks.catalogue) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
@@ -60,7 +60,7 @@ def _split(
     categories: Sequence[str],
     rejected: Counter[str],
 ) -> dict[str, Any]:
-    """Put every row into a split, parts of one product together -> the report of products."""
+    """Assign every row to a split, rows of one product together -> the report of products."""
     shares = {name: share for name, share in (("validation", settings.validation), ("test", settings.test)) if share}
     with Progress("splitting", 3, as_json=settings.json) as bar:
         splitter.load(_split_rows(chunks, count, categories[0] if categories else None))
@@ -140,8 +140,8 @@ def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:
     return UserError(f"no row of {source} can be used: {reasons}; {path} names each row")
 
 
-def _remove_strays(folder: Path, splitter: Splitter) -> None:
-    """Drop photos that a killed run stored for rows that were not kept after all."""
+def _remove_unused_photos(folder: Path, splitter: Splitter) -> None:
+    """Delete photos that a killed run stored for rows that were not accepted in the end."""
     for path in (folder / "images").glob("*/*"):
         if not splitter.has_photo(path.stem):
             path.unlink()

@@ -37,9 +37,9 @@ class Product:
     suffix: str = ".jpg"
 
 
-def _stream(brand: Brand, seed: int, index: int, part: int) -> np.random.Generator:
-    """The random stream of one part of one product: independent of every other product."""
-    return np.random.default_rng([seed, zlib.crc32(brand.name.encode()), index, part])
+def _stream(brand: Brand, seed: int, index: int, aspect: int) -> np.random.Generator:
+    """The random stream of one aspect of one product (0 appearance, 1 row, 2 picture), independent of every other product."""
+    return np.random.default_rng([seed, zlib.crc32(brand.name.encode()), index, aspect])
 
 
 def _pick(rng: np.random.Generator, options: Any) -> Any:

@@ -116,7 +116,7 @@ class MLXBackend:
 
     def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
-        # A tower that does not train keeps no activations anyway.
+        # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.keys)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
@@ -308,6 +308,6 @@ def to_numpy(array: mx.array) -> np.ndarray:
 def set_leaf(tree: Any, path: str, value: mx.array) -> None:
     """Set one array of nested dicts and lists by its dotted path."""
     *parents, last = path.split(".")
-    for part in parents:
-        tree = tree[int(part)] if isinstance(tree, list) else tree[part]
+    for key in parents:
+        tree = tree[int(key)] if isinstance(tree, list) else tree[key]
     tree[last] = value

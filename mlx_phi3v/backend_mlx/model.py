@@ -67,7 +67,7 @@ class ImageEmbedding(nn.Module):
             return self.merge(tower(pixel_values))
         chunks: list[mx.array] = []
         for start in range(0, len(pixel_values), CROPS_AT_ONCE):
-            # MLX: one chunk waits for the other, else all would be under way together.
+            # MLX: each chunk waits for the one before it, else all would be in memory together.
             [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], chunks[-1:])
             chunks.append(self.merge(tower(crops)))
         return mx.concatenate(chunks)

@@ -1,4 +1,4 @@
-"""Operations that have a form of their own on a CPU. `on_cpu` is the one switch: Metal and CUDA never enter `cpu`."""
+"""Operations with an implementation of their own for the CPU. `on_cpu` is the one switch: Metal and CUDA never enter `cpu`."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def quantized_linear() -> type[nn.QuantizedLinear]:
 
 
 def in_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
-    """`function(*arrays)`, which treats the arrays' common first axis element by element; on a CPU on all its cores."""
+    """`function(*arrays)`, element-wise along the arrays' first axis; on a CPU in chunks, on all cores."""
     return map_chunks(function, *arrays) if on_cpu() else function(*arrays)

@@ -1,7 +1,7 @@
-"""How much memory and arithmetic a training step on MLX takes, from shapes alone.
+"""Estimates of the memory and arithmetic of a training step on MLX, from shapes alone.
 
 The memory model is linear: floats per token and layer, fitted to MLX's own count of peak memory on small models by
-`scripts/measure/measure_memory.py fit`, which prints the constants below and their worst error; `check` holds them against any
+`scripts/measure/measure_memory.py fit`, which prints the constants below and their worst error; `check` compares them with any
 checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longest row, S positions of a crop.
 """
 
@@ -20,7 +20,7 @@ ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What passes through the model at once: rows, tokens of the longest one, crops to encode, tokens with a label."""
+    """What one pass computes: rows, tokens of the longest row, crops to encode in all, labels of a row."""
 
     rows: int
     tokens: int
@@ -39,7 +39,7 @@ def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What of a run's settings decides its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
+    """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
 
     adapter: AdapterConfig
     dtype: str
@@ -62,12 +62,12 @@ class Footprint:
         return self.weights + self.adapter + self.activations
 
 
-INTERPRETER = 350_000_000  # bytes that Python and its packages take beside MLX's arrays; `measure_memory.py check`
+INTERPRETER = 350_000_000  # bytes of Python and its packages, beside MLX's arrays; `measure_memory.py check`
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Floats per token (or position): kept from each layer for the backward pass, and at work in one layer at a time.
+    """Floats per token (or position): saved in each layer for the backward pass, and in use in one layer at a time.
 
     Each is a triple: times the width, times the MLP's width, times heads * (tokens or positions).
     """
@@ -140,10 +140,10 @@ def fits(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: 
 
 
 def fit_to_limit(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: int) -> tuple[int, bool] | None:
-    """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None where nothing does.
+    """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None if nothing does.
 
-    The rows of a step are shared out over accumulated passes, so its gradient stays the same. Checkpointing costs a
-    third more time and fewer rows per pass little, so as many passes as it takes come first.
+    The rows of a step are split into accumulated passes, so its gradient stays the same. More passes cost little time,
+    checkpointing costs a third more, so more passes are tried first.
     """
     for grad_checkpoint in sorted({training.grad_checkpoint, True}):
         rows = shape.rows

@@ -15,9 +15,9 @@ from .train_config import TrainConfig, step_settings
 
 @dataclass(frozen=True)
 class Passes:
-    """How a step's rows go through the model: at most so many at once, activations kept or computed twice.
+    """How a step is split into passes: most rows of a pass, and whether activations are saved or computed twice.
 
-    It decides memory and time, and no number: see `row_order.RowOrder`.
+    It changes memory and time, not the result: see `row_order.RowOrder`.
     """
 
     rows: int
@@ -25,9 +25,9 @@ class Passes:
 
 
 def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig, lengths: RowLengths | None) -> Passes:
-    """What the settings say or, with --memory-limit, what stays within it; then `lengths` of all rows are needed.
+    """The passes of the settings or, with --memory-limit, passes that stay within it; that needs `lengths` of all rows.
 
-    Raises UserError where nothing does.
+    Raises UserError if nothing does.
     """
     if config.memory_limit is None:
         return Passes(config.batch_size, config.grad_checkpoint)
@@ -40,14 +40,14 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig,
         least = _peak(backend, shape, training, Passes(1, True))
         raise UserError(
             f"--memory-limit {config.memory_limit:g}: one row at a time with checkpointing still takes {least:.1f} GB; "
-            "python -m mlx_phi3v.plan says what else can be made smaller"
+            "python -m mlx_phi3v.plan lists what else can be made smaller"
         )
     passes = Passes(*found)
     count = config.grad_accumulation_steps * config.batch_size // passes.rows
     say(
         f"--memory-limit {config.memory_limit:g}: {passes.rows} rows a pass, {count} passes a step"
         f"{', with checkpointing' if passes.grad_checkpoint else ''}; "
-        f"foreseen peak {_peak(backend, shape, training, passes):.1f} GB",
+        f"estimated peak {_peak(backend, shape, training, passes):.1f} GB",
         as_json=config.json,
     )
     return passes

@@ -1,4 +1,4 @@
-"""Go on with a run: which settings may differ from those it began with, and what becomes of its learning rate."""
+"""Resume a run: which settings may differ from those it began with, and what becomes of its learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long every row of a split is, from the catalogue's columns: no photo is opened and no array of tokens made."""
+"""The length of every row of a split, from the catalogue's columns, without opening a photo."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class MeasuredRows:
         return np.unique(rows[self.images.sizes[:, 0] == 0])
 
     def require_readable(self, split: Split) -> None:
-        """Raises PhotoError that says what is wrong with the first photo that cannot be read, if there is one."""
+        """Raises the PhotoError of the first photo that cannot be read, if there is one."""
         for row in self.unreadable[:1].tolist():
             for path in split[row]["images"]:
                 photo_size(path)
@@ -91,11 +91,11 @@ def measure_rows(split: Split, maker: ExampleMaker, *, as_json: bool = False) ->
     """
     columns = [field.name for field in maker.task.fields]
     batches = zip(split.batches(columns), split.image_sizes())
-    parts = [
+    measured = [
         MeasuredRows.of(rows, images, maker)
         for rows, images in watched(batches, "measuring rows", len(split), lambda batch: len(batch[0]), as_json=as_json)
     ]
     images = ImageSizes(
-        np.concatenate([part.images.counts for part in parts]), np.concatenate([part.images.sizes for part in parts])
+        np.concatenate([one.images.counts for one in measured]), np.concatenate([one.images.sizes for one in measured])
     )
-    return MeasuredRows(np.concatenate([part.text for part in parts]), images, np.concatenate([part.tags for part in parts]))
+    return MeasuredRows(np.concatenate([one.text for one in measured]), images, np.concatenate([one.tags for one in measured]))

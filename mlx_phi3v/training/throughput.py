@@ -1,4 +1,4 @@
-"""What steps take: rows, seconds, waiting and padding, of late and in all."""
+"""Throughput of training steps: rows, seconds, waiting and padding, of the last steps and of all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class Throughput:
-    """What some steps took. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
+    """Rows and seconds of some steps. positions: tokens and padding of this rank's batches; waited: seconds without a batch."""
 
     rows: int = 0
     seconds: float = 0.0
@@ -21,17 +21,17 @@ class Throughput:
 
     @property
     def rows_per_second(self) -> float:
-        """Photos' way to the model included."""
+        """Rows a second, with the time that photos take to load."""
         return self.rows / max(self.seconds, 1e-9)
 
     @property
     def data_wait(self) -> float:
-        """Part of the time that the model had no batch to work on."""
+        """Share of the time in which the model had no batch."""
         return self.waited / max(self.seconds, 1e-9)
 
     @property
     def padding_share(self) -> float:
-        """Part of the positions that hold no token."""
+        """Share of the positions that are padding."""
         return self.padding / max(self.positions, 1)
 
 
@@ -49,5 +49,5 @@ class ThroughputMeter:
 
     @property
     def recent(self) -> Throughput:
-        """What the last steps took together."""
+        """The last steps together."""
         return sum(self._recent, Throughput())

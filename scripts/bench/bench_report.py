@@ -49,7 +49,7 @@ def show_operations(report: dict[str, Any], console: Console) -> None:
 
 
 def plot_scaling(report: dict[str, Any], path: Path) -> None:
-    """Seconds and peak memory of a step of one row against its tokens, as a picture."""
+    """Seconds and peak memory of a step of one row against its tokens, as a plot."""
     import matplotlib
 
     matplotlib.use("agg")

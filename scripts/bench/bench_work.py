@@ -1,4 +1,4 @@
-"""One contender's share of `scripts/bench/bench.py`, in a process of its own, so that peaks of memory are its own.
+"""The measurement of one candidate for `scripts/bench/bench.py`, in a process of its own, so that peaks of memory are its own.
 
 Prints one JSON line: seconds of every timed step, the process's peak of resident memory, what was computed.
 """
@@ -156,8 +156,8 @@ def generate_ours(job: dict[str, Any]) -> dict[str, Any]:
     def answer(batch: int) -> list[list[int]]:
         ids: list[list[int]] = []
         for start in range(0, len(examples), batch):
-            part = examples[start : start + batch]
-            ids += [g.token_ids for g in generate(backend, part, max_new_tokens=job["new_tokens"], stop_ids=())]
+            chunk = examples[start : start + batch]
+            ids += [g.token_ids for g in generate(backend, chunk, max_new_tokens=job["new_tokens"], stop_ids=())]
         return ids
 
     began = time.perf_counter()

@@ -179,7 +179,7 @@ def answer_cases(backend: Any, folder: Path, small: bool, note: str = "") -> Ite
 
 
 def load_peer(config: Any, device: torch.device) -> Any:
-    """transformers' own Phi3ForCausalLM of the same trunk, bf16, SDPA, random weights."""
+    """transformers' own Phi3ForCausalLM of the same language model, bf16, SDPA, random weights."""
     from transformers import Phi3ForCausalLM
 
     from mlx_phi3v.backend_torch.decoder import phi3_config

@@ -2,7 +2,7 @@
 
     python scripts/tiny/pretrain_tiny.py --output mlx_phi3v/tiny
 
-The tower learns to see first: every patch is asked what it shows, where on the product it lies and what the product
+The tower learns to see first: every patch is asked what it shows, where on the product it is and what the product
 is. Then the whole model learns to answer in the words of two made-up brands and in plain English. Nothing of the sample
 brand is seen: only tuning can teach a model its names and prices. Writes a checkpoint in the published layout: config,
 bf16 weights, tokenizer, image processor settings and the log of this run.

@@ -85,7 +85,7 @@ def load_pictures(folder: Path, brand: str, seed: int, count: int, processes: in
 
 
 def patches(crops: np.ndarray, shown: np.ndarray, size: int) -> np.ndarray:
-    """Some patches of crops uint8 [N, 336, 336, 3], normalised, fp32 [N, K, 3 * size^2] as a convolution's weight lies.
+    """Some patches of crops uint8 [N, 336, 336, 3], normalised, fp32 [N, K, 3 * size^2] in the order of a convolution's weight.
 
     shown: int [N, K], numbers of patches, row by row.
     """

@@ -63,7 +63,7 @@ def test_the_figures_are_those_of_the_rows(folder: Path) -> None:
     assert found.sampled == 20 and found.sides["smallest"] == 40
 
 
-def test_picture_tokens_follow_the_published_formula(folder: Path) -> None:
+def test_image_tokens_follow_the_published_formula(folder: Path) -> None:
     one, four = describe(Catalogue(folder), num_crops=(1, 4)).tokens
     assert one.median == one.largest == (1 * 1 + 1) * 144 + 1 + (1 + 1) * 12
     # 60x40 at 4 crops: scale 2, so 2 by 2. 40x90: scale 2 along its length and one crop wide, 2 by 1. Ten rows of each.

@@ -255,7 +255,7 @@ def read_several(*argv: str) -> Several:
     return parse(Several, "python -m eval.several", "", argv)
 
 
-def test_plain_arguments_may_be_several_and_stand_between_flags() -> None:
+def test_plain_arguments_may_be_several_and_come_between_flags() -> None:
     assert read_several("a", "b", "--output", "o").runs == (Path("a"), Path("b"))
     assert read_several("a", "--output", "o", "b", "--quiet", "c").runs == (Path("a"), Path("b"), Path("c"))
     with pytest.raises(UserError, match="RUN is required: the runs"):

@@ -97,7 +97,7 @@ def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: P
 
 
 @given(rows=st.integers(1, 48), limit_gb=st.floats(1, 200), crops=st.integers(1, 17))
-def test_a_limit_keeps_the_rows_of_a_step_and_is_kept(rows: int, limit_gb: float, crops: int) -> None:
+def test_a_memory_limit_keeps_the_rows_of_a_step_and_is_respected(rows: int, limit_gb: float, crops: int) -> None:
     shape = BatchShape(rows, 150 * (crops + 1), crops * rows)
     found = fit_to_limit(PUBLISHED, shape, ALL, int(limit_gb * 1e9))
     least = footprint(PUBLISHED, replace(shape, rows=1, crops=crops), replace(ALL, grad_checkpoint=True)).total + INTERPRETER

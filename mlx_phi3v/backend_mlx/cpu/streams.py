@@ -1,4 +1,4 @@
-"""Element-wise work on a CPU in chunks: MLX runs a stream on one thread, so chunks go round the streams, one per core.
+"""Element-wise work on a CPU in chunks: MLX runs a stream on one thread, so the chunks take turns on one stream per core.
 
 A chunk is small enough for the caches: a chain of operations on it then costs less than on the whole, even on one stream.
 """
@@ -25,7 +25,7 @@ def cpu_streams() -> tuple[mx.Stream, ...]:
 
 
 def map_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
-    """`function(*arrays)`, for a function that treats the arrays' common first axis element by element.
+    """`function(*arrays)`, for a function that is element-wise along the arrays' first axis, which all have in common.
 
     A gradient through it would be slow (one whole array of zeros a chunk): use it inside an `mx.custom_function`.
     """

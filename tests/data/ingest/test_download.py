@@ -201,7 +201,7 @@ def write_products(path: Path, server: Server, names: list[str]) -> None:
             writer.writerow([f"Product {number}", f"{server.url}/{name}", "../../../evil" if number == 0 else f"p{number}"])
 
 
-def test_rows_of_a_misbehaving_server_are_kept_or_rejected_with_their_reason(server: Server, tmp_path: Path) -> None:
+def test_rows_of_a_misbehaving_server_are_accepted_or_rejected_with_their_reason(server: Server, tmp_path: Path) -> None:
     names = ["ok/1.jpg", "ok/2.jpg", "notfound/3.jpg", "cut/4.jpg", "html/5.jpg", "ok/6.jpg", "to/http://127.0.0.1:9/x"]
     write_products(tmp_path / "products.csv", server, names)
     settings = IngestConfig(

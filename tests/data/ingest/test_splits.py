@@ -89,7 +89,7 @@ def test_copies_crops_and_equal_codes_never_straddle_a_split(tmp_path: Path, see
     assert {name: entry["rows"] for name, entry in info["splits"].items()} == {"train": 108, "validation": 36, "test": 36}
 
 
-def test_a_given_split_is_kept_and_its_leaks_are_reported(tmp_path: Path) -> None:
+def test_a_given_split_stays_and_its_leaks_are_reported(tmp_path: Path) -> None:
     rows = []
     for product in range(6):
         file = write(photo(product), tmp_path / f"{product}.png")
@@ -131,7 +131,7 @@ def test_the_lookup_finds_what_comparing_all_pairs_finds() -> None:
     assert found == expected
 
 
-def test_blank_pictures_are_not_taken_for_each_other() -> None:
+def test_blank_photos_are_not_joined() -> None:
     assert not list(near_pairs(fingerprints_of([Image.new("RGB", (50, 50), (250, 250, shade)) for shade in range(200, 210)])))
 
 
