@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlx_phi3v.catalogue import FORMAT, SPLITS, Catalogue, Split, iterate
 
-from .writer import CatalogueWriter, store_picture
+from .writer import CatalogueWriter
+from .writer import store_photo as store_picture
 
 __all__ = ["FORMAT", "SPLITS", "Catalogue", "CatalogueWriter", "Split", "iterate", "store_picture"]

@@ -1,6 +1,6 @@
-"""What a backend can do, and the only place that chooses one.
+"""The protocol of a backend, and the only place that chooses one.
 
-Everything that crosses this border is numpy or plain Python, so that the loops above it are written once.
+Arguments and results are numpy or plain Python, so that training, decoding and parity are written once, for both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Forward:
 
 
 class Backend(Protocol):
-    """A loaded model that can be adapted, trained and asked."""
+    """A loaded model: it takes an adapter, trains it, and answers."""
 
     name: str
     config: ModelConfig
@@ -52,7 +52,7 @@ class Backend(Protocol):
     dtype: str
 
     def device_info(self) -> dict[str, Any]:
-        """Name, chip, BLAS, threads: what a run's manifest says of the machine."""
+        """Name, chip, dtype, BLAS, TF32, threads: what a run's manifest records of the machine."""
 
     def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """Put a LoRA adapter (PEFT keys, fp32) on the base model. Call once."""
@@ -73,10 +73,10 @@ class Backend(Protocol):
         """Seed dropout."""
 
     def accumulate(self, batch: Batch) -> float:
-        """Add the gradient of the batch's summed token loss; that sum."""
+        """Add the gradient of the batch's summed token loss (nats); returns that sum."""
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
-        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; the norm before clipping."""
+        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; returns the norm before that."""
 
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""

@@ -16,7 +16,7 @@ from . import cli
 from .errors import run_cli
 from .progress import result, say
 from .training.loop import train
-from .training.settings import TrainConfig
+from .training.train_config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

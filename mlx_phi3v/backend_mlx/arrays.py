@@ -9,7 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..checkpoint.headers import TensorInfo
-from .ops import in_parts
+from .ops import in_chunks
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
 
@@ -29,7 +29,7 @@ def read(info: TensorInfo) -> mx.array:
 
 def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.array, mx.array]:
     """Packed weight, scales and biases. MLX: on a CPU the packing is as exact in bf16, and needs half the memory."""
-    packed, scales, biases = in_parts(lambda rows: tuple(mx.quantize(rows, group_size=group_size, bits=bits)), array)
+    packed, scales, biases = in_chunks(lambda rows: tuple(mx.quantize(rows, group_size=group_size, bits=bits)), array)
     return packed, scales, biases
 
 
@@ -49,7 +49,7 @@ def add(array: mx.array, delta: np.ndarray) -> mx.array:
     return array.astype(mx.float32) + mx.array(delta)
 
 
-def raw(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
+def to_bytes(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
     """dtype name, shape and bytes."""
     mx.eval(array)
     name = str(array.dtype).removeprefix("mlx.core.")

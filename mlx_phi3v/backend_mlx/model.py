@@ -71,12 +71,12 @@ class ImageEmbedding(nn.Module):
         tower = self.img_processor.vision_model
         if tree_flatten(tower.trainable_parameters()):
             return self.merge(tower(pixel_values))
-        parts: list[mx.array] = []
+        chunks: list[mx.array] = []
         for start in range(0, len(pixel_values), CROPS_AT_ONCE):
-            # MLX: one part waits for the other, else all would be under way together.
-            [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], parts[-1:])
-            parts.append(self.merge(tower(crops)))
-        return mx.concatenate(parts)
+            # MLX: each chunk waits for the one before it, else all would be in memory together.
+            [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], chunks[-1:])
+            chunks.append(self.merge(tower(crops)))
+        return mx.concatenate(chunks)
 
     def project(self, features: mx.array) -> mx.array:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""

@@ -86,7 +86,7 @@ class TorchBackend:
 
     def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
-        # A tower that does not train keeps no activations anyway.
+        # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.parameters)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains

@@ -68,7 +68,7 @@ class ImageEmbedding(nn.Module):
         tower = self.img_processor.vision_model
         if any(parameter.requires_grad for parameter in tower.parameters()):
             return self.merge(tower(pixel_values))
-        return torch.cat([self.merge(tower(part)) for part in pixel_values.split(CROPS_AT_ONCE)])
+        return torch.cat([self.merge(tower(chunk)) for chunk in pixel_values.split(CROPS_AT_ONCE)])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""

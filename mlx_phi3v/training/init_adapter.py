@@ -1,4 +1,4 @@
-"""Start a training from an adapter that is there already."""
+"""Start a training from an existing adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..config import ModelConfig
 from ..errors import UserError
 from ..progress import note
 from ..trained_task import TrainedTask
-from .settings import GROUPS, TrainConfig
+from .train_config import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -31,7 +31,7 @@ def load_init_adapter(
         folder = resolve_adapter(path)
     except UserError:
         raise UserError(
-            f"--init-adapter {path} is no adapter and no training run: it has no adapter_config.json; give such a folder"
+            f"--init-adapter {path} is neither an adapter nor a training run (it has no adapter_config.json); give one"
         ) from None
     adapter, tensors = load_adapter(folder, model, fingerprint)
     own: dict[str, Any] = {"r": adapter.r, "lora_alpha": float(adapter.lora_alpha), **trained_groups(adapter, model)}
@@ -63,7 +63,7 @@ def _task_of(path: str) -> TrainedTask | None:
 
 
 def trained_groups(adapter: AdapterConfig, model: ModelConfig) -> dict[str, str]:
-    """How each of the switches `language`, `vision` and so on stands for this adapter; lora where part of a group has it."""
+    """The value of each switch (`language`, `vision`, ...) for this adapter; lora if any module of the group has it."""
     shapes = adapter_shapes(model, adapter)
 
     def any_of(modules: list[str], endings: tuple[str, ...]) -> bool:

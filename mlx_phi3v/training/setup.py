@@ -19,12 +19,12 @@ from ..prompts import PromptProcessor
 from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints, TrainState
-from .features import FeatureCache
+from .feature_cache import FeatureCache
 from .init_adapter import choose_num_crops, load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
-from .settings import TrainConfig, as_json, check, total_steps
+from .train_config import TrainConfig, as_json, check, total_steps
 
 Tensors = dict[str, np.ndarray]
 
@@ -49,7 +49,7 @@ class Setup:
 
 
 def set_up(config: TrainConfig) -> Setup:
-    """Load model, data and, with --resume, the last checkpoint. Raises UserError for whatever does not fit together."""
+    """Load model, data and, with --resume, the last checkpoint. Raises UserError if any of these do not fit each other."""
     check(config)
     checkpoints = Checkpoints(config.output)
     saved = _read_checkpoint(config, checkpoints)
@@ -114,15 +114,15 @@ def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
 
 
 def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterConfig, Tensors]:
-    """The settings with rank, alpha and targets settled, the adapter's configuration, and the tensors it starts from."""
+    """The settings with rank, alpha and targets filled in, the adapter's configuration, and the tensors it starts from."""
     model = base.backend.config
     if config.init_adapter is None:
         config = config.with_lora_defaults()
         return config, config.adapter(), init_adapter(model, config.adapter(), config.seed)
     # A run that has begun needs its first adapter no more.
     path = str(config.output / "last") if resumed else config.init_adapter
-    settled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
-    return replace(settled, init_adapter=config.init_adapter), adapter, tensors
+    filled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
+    return replace(filled, init_adapter=config.init_adapter), adapter, tensors
 
 
 def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
@@ -139,7 +139,7 @@ def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterConfig
         return None
     if adapter.trains_image_side(base.backend.config):
         raise UserError(
-            "--feature-cache keeps what the image side computes, and this run trains it; leave the flag out, or add "
+            "--feature-cache caches what the image side computes, and this run trains that; leave the flag out, or add "
             "--vision off --projector off --separators off"
         )
     return FeatureCache(config.feature_cache, base.backend, base.maker.num_crops, config.feature_cache_gb)

@@ -1,13 +1,13 @@
 """Speed and memory, ours beside mlx-vlm and torch, on one checkpoint, in turn, in one run.
 
     python scripts/bench/bench.py train --model CHECKPOINT        a training step: plain, cached, with the image side
-    python scripts/bench/bench.py generate --model CHECKPOINT     answers of 32 tokens, pictures new and seen before
+    python scripts/bench/bench.py generate --model CHECKPOINT     answers of 32 tokens, photos new and seen before
     python scripts/bench/bench.py convert --model CHECKPOINT      to 4 bit
     python scripts/bench/bench.py scaling --model CHECKPOINT      a step against crops, rows and layers
     python scripts/bench/bench.py flat                            memory over 1,000 steps of the tiny model, and 10 times rows
     python scripts/bench/bench.py operations                      what a layer's operations take in MLX, its own and ours
 
-CHECKPOINT: such as ../shared/tools/make_checkpoint.py writes, or "tiny". Every contender runs in a process of its own,
+CHECKPOINT: such as scripts/bench/make_checkpoint.py writes, or "tiny". Every candidate runs in a process of its own,
 round after round; the table gives the median and the spread over all rounds. Peaks are of resident memory.
 """
 
@@ -32,7 +32,7 @@ from rich.console import Console
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
-from mlx_phi3v.training.footprint import Training, Workload, step_flops
+from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
 
 TRAIN = {
     "mlx-vlm, image side frozen": {"who": "mlx-vlm"},
@@ -48,13 +48,13 @@ GENERATE = {
     "mlx-vlm": {"who": "mlx-vlm"},
     "mlx": {"who": "mlx"},
     "torch": {"who": "torch"},
-    "mlx, pictures seen before": {"who": "mlx", "cached": True},
-    "torch, pictures seen before": {"who": "torch", "cached": True},
+    "mlx, photos seen before": {"who": "mlx", "cached": True},
+    "torch, photos seen before": {"who": "torch", "cached": True},
 }
 
 
 def bench_train(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Steps of every contender, with the share of the matrix-product peak."""
+    """Steps of every candidate, with the share of the matrix-product peak."""
     common = {"work": "train", "model": options.model, "crops": options.crops, "rows": 1, "steps": options.steps}
     results = in_turn(_chosen(TRAIN, options), common, options.rounds, console)
     top = peaks(options.rounds)
@@ -69,19 +69,19 @@ def bench_train(options: argparse.Namespace, console: Console) -> dict[str, Any]
 def _flops(model: str, figures: dict[str, Any]) -> float:
     job = figures["job"]
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
-    training = Training(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
-    work = Workload(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
-    return sum(step_flops(load_model_config(resolve_model(model)), work, training))
+    training = StepSettings(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
+    shape = BatchShape(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
+    return sum(step_flops(load_model_config(resolve_model(model)), shape, training))
 
 
 def bench_generate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Answers a second; the seconds are of one answer."""
     common = {"work": "generate", "model": options.model, "crops": options.crops, "rows": options.answers,
               "batch": options.batch, "new_tokens": 32, "check": options.check}  # fmt: skip
-    contenders = _chosen(GENERATE, options)
-    if "mlx-vlm" in contenders:
-        contenders["mlx-vlm"] |= {"rows": options.mlx_vlm_answers}
-    results = in_turn(contenders, common, options.rounds, console)
+    candidates = _chosen(GENERATE, options)
+    if "mlx-vlm" in candidates:
+        candidates["mlx-vlm"] |= {"rows": options.mlx_vlm_answers}
+    results = in_turn(candidates, common, options.rounds, console)
     for figures in results.values():
         figures["seconds"] = [round(s / figures["answers"], 3) for s in figures["seconds"]]
     return {"bench": "generate", "results": results}
@@ -120,18 +120,18 @@ def _time_conversion(module: str, flags: Sequence[str], where: str | None) -> tu
 
 def bench_scaling(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """A frozen and a cached step against crops, a cached one against rows and layers."""
-    contenders: dict[str, dict[str, Any]] = {}
+    candidates: dict[str, dict[str, Any]] = {}
     for crops in (1, 4, 16):
         for cached in (False, True):
             name = f"{crops} crops{', cached' if cached else ''}"
-            contenders[name] = {"who": "mlx", "crops": crops, "cached": cached}
+            candidates[name] = {"who": "mlx", "crops": crops, "cached": cached}
     for count in (2, 4):
-        contenders[f"{options.crops} crops, cached, {count} rows"] = {"who": "mlx", "cached": True, "rows": count}
+        candidates[f"{options.crops} crops, cached, {count} rows"] = {"who": "mlx", "cached": True, "rows": count}
     if options.deeper:
         layers = load_model_config(resolve_model(options.deeper)).num_hidden_layers
-        contenders[f"{options.crops} crops, cached, {layers} layers"] = {"who": "mlx", "cached": True, "model": options.deeper}
+        candidates[f"{options.crops} crops, cached, {layers} layers"] = {"who": "mlx", "cached": True, "model": options.deeper}
     common = {"work": "train", "model": options.model, "crops": options.crops, "rows": 1, "steps": options.steps}
-    report = {"bench": "scaling", "results": in_turn(_chosen(contenders, options), common, options.rounds, console)}
+    report = {"bench": "scaling", "results": in_turn(_chosen(candidates, options), common, options.rounds, console)}
     if options.plot:
         plot_scaling(report, options.plot)
     return report
@@ -164,8 +164,8 @@ def bench_operations(options: argparse.Namespace, console: Console) -> dict[str,
     return {"bench": "operations", "results": run({"work": "operations", "who": "mlx"})["operations"]}
 
 
-def _chosen(contenders: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    return {name: job for name, job in contenders.items() if not options.only or any(part in name for part in options.only)}
+def _chosen(candidates: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    return {name: job for name, job in candidates.items() if not options.only or any(text in name for text in options.only)}
 
 
 WORK = {"train": bench_train, "generate": bench_generate, "convert": bench_convert, "scaling": bench_scaling,
@@ -178,7 +178,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("bench", choices=tuple(WORK))
     parser.add_argument("--model", default="tiny", help="checkpoint folder, hub id, or 'tiny'")
     parser.add_argument("--crops", type=int, default=4, help="num_crops; a square photo at 4 gives 5 crops, 798 tokens at /14")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of every contender")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of every candidate")
     parser.add_argument("--steps", type=int, default=2, help="timed steps a turn, after one that does not count")
     parser.add_argument("--answers", type=int, default=16, help="generate: answers asked of our backends")
     parser.add_argument("--mlx-vlm-answers", type=int, default=2, help="generate: answers asked of mlx-vlm, one by one")
@@ -186,9 +186,9 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="generate: with pictures seen before, also answer at batch 1 and compare the tokens",
+        help="generate: with photos seen before, also answer at batch 1 and compare the tokens",
     )
-    parser.add_argument("--only", nargs="*", default=[], help="only contenders whose name holds one of these")
+    parser.add_argument("--only", nargs="*", default=[], help="only candidates whose name holds one of these")
     parser.add_argument("--deeper", help="scaling: a checkpoint of more layers")
     parser.add_argument("--plot", type=Path, help="scaling: also draw it there, as PNG or SVG (pip install matplotlib)")
     parser.add_argument("--folder", help="convert: where to write, for its speed and room")

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, in turn, and the peaks of memory that the system counts for them."""
+"""Candidates in processes of their own, in turn, and the peaks of memory that the system counts for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """One contender's process."""
+    """One candidate's process."""
     command = [sys.executable, str(Path(__file__).with_name("bench_work.py")), json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     if done.returncode:
@@ -25,11 +25,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def in_turn(contenders: dict[str, dict[str, Any]], common: dict[str, Any], rounds: int, console: Console) -> dict[str, Any]:
-    """All contenders, round after round: {name: {seconds, peak_gb, ...}}."""
+def in_turn(candidates: dict[str, dict[str, Any]], common: dict[str, Any], rounds: int, console: Console) -> dict[str, Any]:
+    """All candidates, round after round: {name: {seconds, peak_gb, ...}}."""
     results: dict[str, Any] = {}
     for turn in range(rounds):
-        for name, job in contenders.items():
+        for name, job in candidates.items():
             if console.is_terminal:
                 console.print(f"[dim]round {turn + 1} of {rounds}: {name}[/]")
             figures = run(common | job)

@@ -49,14 +49,14 @@ def show_operations(report: dict[str, Any], console: Console) -> None:
 
 
 def plot_scaling(report: dict[str, Any], path: Path) -> None:
-    """Seconds and peak memory of a step of one row against its tokens, as a picture."""
+    """Seconds and peak memory of a step of one row against its tokens, as a plot."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for cached, label in ((False, "tower runs, frozen"), (True, "features kept")):
+    for cached, label in ((False, "tower runs, frozen"), (True, "features cached")):
         steps = [
             figures for figures in report["results"].values()
             if figures["job"].get("cached", False) == cached and figures["job"]["rows"] == 1

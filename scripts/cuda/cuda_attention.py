@@ -1,4 +1,4 @@
-"""The part of `scripts/cuda/cuda_check.py` that tells torch's attention kernels apart: cuDNN's against the others.
+"""The part of `scripts/cuda/cuda_check.py` that compares torch's attention kernels.
 
 cuDNN makes a plan for every new shape; the others do not. So a length of text seen for the first time is timed apart from
 one seen before, and cases must run in their order, in a process that has not seen these shapes yet.
@@ -51,10 +51,12 @@ def with_kernels(name: str, case: Callable[[], dict[str, Any]]) -> dict[str, Any
 
 
 def changing_lengths(backend: Any, folder: Path, rows: int, lengths: int) -> dict[str, Any]:
-    """Training steps of the language trunk whose length is new at every step, then the same lengths again."""
+    """Training steps of the language model whose length is new at every step, then the same lengths again."""
     base = make_rows(folder, rows, with_answer=True)
     for row in base:
-        object.__setattr__(row, "images", ())  # the image's tokens stay, as embeddings of token 0: the trunk alone is timed
+        object.__setattr__(
+            row, "images", ()
+        )  # the image's tokens stay, as embeddings of token 0: the language model alone is timed
     batches = []
     for _ in range(lengths):
         base = [extended(row, 5) for row in base]
@@ -82,8 +84,8 @@ def language_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: flo
         case = partial(changing_lengths, backend, folder, rows, lengths)
         yield f"{name}: steps of changing lengths, {rows} rows", partial(with_kernels, name, case)
         yield f"{name}: gradient twice", partial(with_kernels, name, partial(same_gradient, backend, folder))
-        step = partial(train_step, backend, adapter, folder, Step(rows, kept=True), peak, times)
-        yield f"{name}: features kept, {rows} rows", partial(with_kernels, name, step)
+        step = partial(train_step, backend, adapter, folder, Step(rows, cached=True), peak, times)
+        yield f"{name}: features cached, {rows} rows", partial(with_kernels, name, step)
 
 
 def crops_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:

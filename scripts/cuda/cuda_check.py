@@ -120,7 +120,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def training(report: Report, folder: Path, peak: float, small: bool) -> None:
-    """The language trunk alone, with answers of the adapted model, then the image side too."""
+    """The language model alone, with answers of the adapted model, then the image side too."""
     backend, adapter = speed.load_for_training(folder, LANGUAGE)
     report.run(
         "train, language", speed.train_cases(backend, adapter, folder, "tower frozen", speed.LANGUAGE_STEPS, peak, small)
@@ -128,7 +128,7 @@ def training(report: Report, folder: Path, peak: float, small: bool) -> None:
     backend.model.eval()
     report.run("answers, adapted", speed.answer_cases(backend, folder, small, ", LoRA not merged"))
     backend.model.train()
-    bf16 = "features kept, 8 rows, LoRA's weights in bf16"
+    bf16 = "features cached, 8 rows, LoRA's weights in bf16"
     report.run("train, LoRA in bf16",
                [(bf16, lambda: speed.language_with_bf16_adapter(backend, adapter, folder, peak, small))])  # fmt: skip
     del backend
@@ -151,7 +151,7 @@ def kernels(report: Report, folder: Path, peak: float, device: torch.device, sma
 
 
 def peer(report: Report, folder: Path, device: torch.device, small: bool) -> None:
-    """transformers' trunk and PEFT, text only, as many tokens."""
+    """transformers' language model and PEFT, text only, as many tokens."""
     from peft import LoraConfig, get_peft_model
 
     from mlx_phi3v.config import load_model_config

@@ -1,4 +1,4 @@
-"""Time and memory in `scripts/cuda/cuda_check.py`: training steps, answers, and transformers' own trunk."""
+"""Time and memory in `scripts/cuda/cuda_check.py`: training steps, answers, and transformers' own language model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mlx_phi3v import decoding as generation
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig, init_adapter
 from mlx_phi3v.backend import OptimizerConfig, load_backend
 from mlx_phi3v.batches import Batch, collate
-from mlx_phi3v.training.footprint import Training, Workload, step_flops
+from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
 
 
 @dataclass(frozen=True)
 class Step:
-    """One kind of training step. kept: features of the pictures are known, as from a feature cache."""
+    """One kind of training step. cached: the features of the photos are given, as by a feature cache."""
 
     rows: int
-    kept: bool = False
+    cached: bool = False
     checkpointing: bool = False
     autocast: bool = False  # an experiment: LoRA's products in bf16, its weights in fp32
     profile: bool = False
@@ -37,12 +37,12 @@ class Step:
     def name(self, side: str) -> str:
         """As the table shows it."""
         extra = [", checkpointing"] * self.checkpointing + [", autocast"] * self.autocast
-        return f"{'features kept' if self.kept else side}, {self.rows} rows{''.join(extra)}"
+        return f"{'features cached' if self.cached else side}, {self.rows} rows{''.join(extra)}"
 
 
 LANGUAGE_STEPS = (
-    Step(1, kept=True, profile=True), Step(8, kept=True, profile=True), Step(1, profile=True), Step(8),
-    Step(8, kept=True, checkpointing=True), Step(8, kept=True, autocast=True),
+    Step(1, cached=True, profile=True), Step(8, cached=True, profile=True), Step(1, profile=True), Step(8),
+    Step(8, cached=True, checkpointing=True), Step(8, cached=True, autocast=True),
 )  # fmt: skip
 IMAGE_STEPS = (Step(1, profile=True), Step(8, checkpointing=True), Step(8, profile=True), Step(8, autocast=True))
 
@@ -56,9 +56,9 @@ def load_for_training(folder: Path, targets: tuple[str, ...]) -> tuple[Any, Adap
 
 
 def make_batch(backend: Any, folder: Path, step: Step) -> Batch:
-    """The step's rows; pictures with features where they are kept."""
+    """The step's rows; photos with their features where these are cached."""
     rows = make_rows(folder, step.rows, with_answer=True)
-    if step.kept:
+    if step.cached:
         rows = [
             replace(row, images=tuple(replace(i, features=backend.vision_features(i.distinct_crops)) for i in row.images))
             for row in rows
@@ -86,9 +86,9 @@ def train_step(backend: Any, adapter: AdapterConfig, folder: Path, step: Step, p
     figures: dict[str, Any] = {"s": taken, "peak GB": peak_gb()}
     update = median_seconds(lambda: backend.update(1e-4, batch.answer_tokens, 1.0), times, warm=1)
     tokens = batch.input_ids.shape[1]
-    work = Workload(step.rows, tokens, len(batch.pixel_values), batch.answer_tokens // step.rows)
-    training = Training(adapter, "bfloat16", step.checkpointing, encode=not step.kept)
-    flops = sum(step_flops(backend.config, work, training))
+    shape = BatchShape(step.rows, tokens, len(batch.pixel_values), batch.answer_tokens // step.rows)
+    training = StepSettings(adapter, "bfloat16", step.checkpointing, encode=not step.cached)
+    flops = sum(step_flops(backend.config, shape, training))
     figures |= {"update s": update, "tokens/s": step.rows * tokens / taken, "TFLOP": flops / 1e12,
                 "share of peak": flops / taken / peak, "loss": losses[0], "_first_step_s": first, "_last_loss": losses[-1],
                 "_tokens_a_row": tokens, "_crops": len(batch.pixel_values), "_labels": batch.answer_tokens}  # fmt: skip
@@ -114,7 +114,7 @@ def language_with_bf16_adapter(backend: Any, adapter: AdapterConfig, folder: Pat
     """An experiment, last of its backend: LoRA's weights themselves in bf16, which spares all casts to fp32."""
     for parameter in backend.parameters.values():
         parameter.data = parameter.data.bfloat16()
-    return train_step(backend, adapter, folder, Step(2 if small else 8, kept=True), peak, 1 if small else 5)
+    return train_step(backend, adapter, folder, Step(2 if small else 8, cached=True), peak, 1 if small else 5)
 
 
 class Stopwatch:
@@ -179,7 +179,7 @@ def answer_cases(backend: Any, folder: Path, small: bool, note: str = "") -> Ite
 
 
 def load_peer(config: Any, device: torch.device) -> Any:
-    """transformers' own Phi3ForCausalLM of the same trunk, bf16, SDPA, random weights."""
+    """transformers' own Phi3ForCausalLM of the same language model, bf16, SDPA, random weights."""
     from transformers import Phi3ForCausalLM
 
     from mlx_phi3v.backend_torch.decoder import phi3_config

@@ -2,8 +2,8 @@
 
     python scripts/tiny/pretrain_tiny.py --output mlx_phi3v/tiny
 
-The tower learns to see first: every patch is asked what it shows, where on the product it lies and what the product
-is. Then the whole model learns to answer in the words of two made-up houses and in plain English. Nothing of the sample
+The tower learns to see first: every patch is asked what it shows, where on the product it is and what the product
+is. Then the whole model learns to answer in the words of two made-up brands and in plain English. Nothing of the sample
 brand is seen: only tuning can teach a model its names and prices. Writes a checkpoint in the published layout: config,
 bf16 weights, tokenizer, image processor settings and the log of this run.
 """
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from tiny_data import LOOKS, TESTED, Data, Step
 from tiny_model import EMBEDDINGS, initial_weights, model_json, see_principal_parts
 from tiny_pictures import Pictures, load_pictures, patches
-from tiny_settings import Settings, rate_of
+from tiny_settings import PretrainConfig, rate_of
 from tiny_texts import BRAND, train_tokenizer, training_texts
 from tiny_vision import Questions, examine, look_at
 from torch import distributed, nn
@@ -69,7 +69,7 @@ class Log:
 class Worker:
     """One worker's model, questions and data."""
 
-    def __init__(self, rank: int, settings: Settings) -> None:
+    def __init__(self, rank: int, settings: PretrainConfig) -> None:
         self.rank, self.settings, self.log = rank, settings, Log(rank)
         self.config = load_model_config(settings.output)
         pictures = load_pictures(settings.cache, BRAND, settings.seed, settings.products, settings.workers)
@@ -122,7 +122,7 @@ class Worker:
         loss = torch.zeros(())
         if step.batch is None:
             assert step.patches is not None
-            features = look_at(self.tower, step.patches, step.kept)
+            features = look_at(self.tower, step.patches, step.shown)
         else:
             loss = self.backend.token_loss(step.batch) / step.batch.answer_tokens
             features = self.features[0]
@@ -162,13 +162,13 @@ class Worker:
         return nn.ModuleList([self.tower, self.questions])
 
 
-def first_weights(config: ModelConfig, settings: Settings, pictures: Pictures, size: int) -> dict[str, torch.Tensor]:
+def first_weights(config: ModelConfig, settings: PretrainConfig, pictures: Pictures, size: int) -> dict[str, torch.Tensor]:
     """What the model starts from: random, but for patch filters that see the principal parts of 1,500 pictures."""
     weights = initial_weights(config, settings.seed)
     rng = np.random.default_rng([settings.seed, 8])
     chosen = np.stack([pictures.crops[i] for i in rng.integers(settings.products - TESTED, size=1500)])
-    kept = rng.integers((CROP_SIZE // size) ** 2, size=(1500, 16))
-    see_principal_parts(weights, patches(chosen, kept, size).reshape(1500 * 16, -1))
+    shown = rng.integers((CROP_SIZE // size) ** 2, size=(1500, 16))
+    see_principal_parts(weights, patches(chosen, shown, size).reshape(1500 * 16, -1))
     return weights
 
 
@@ -181,7 +181,7 @@ def build_model(config: ModelConfig, weights: dict[str, torch.Tensor]) -> Phi3VF
     return model
 
 
-def train(rank: int, settings: Settings, meeting: str) -> None:
+def train(rank: int, settings: PretrainConfig, meeting: str) -> None:
     """One worker's part; worker 0 logs and saves."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
@@ -203,7 +203,7 @@ def train(rank: int, settings: Settings, meeting: str) -> None:
     distributed.destroy_process_group()
 
 
-def write_checkpoint_files(settings: Settings) -> None:
+def write_checkpoint_files(settings: PretrainConfig) -> None:
     """Tokenizer, config and processor settings."""
     output = settings.output
     output.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def write_checkpoint_files(settings: Settings) -> None:
 
 def main() -> int:
     """Draw, train, write."""
-    settings = parse(Settings, "python scripts/tiny/pretrain_tiny.py", __doc__ or "")
+    settings = parse(PretrainConfig, "python scripts/tiny/pretrain_tiny.py", __doc__ or "")
     write_checkpoint_files(settings)
     load_pictures(settings.cache, BRAND, settings.seed, settings.products, settings.workers)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tiny_pictures import Pictures, patches, vary
-from tiny_settings import Settings
+from tiny_settings import PretrainConfig
 from tiny_texts import BRAND, COPY_PROMPT, question, scribble
 
 from data.sample.brands import get_brand
-from data.sample.products import choose_look
+from data.sample.products import choose_appearance
 from mlx_phi3v.batches import Batch, Example, collate
 from mlx_phi3v.config import CROP_SIZE, ModelConfig
 from mlx_phi3v.crops import ProcessedImage, image_token_count, normalise
 from mlx_phi3v.prompts import PromptProcessor
 
 LOOKS = ("shape", "material", "colour", "pattern", "size", "logo")
-TESTED = 1000  # the last products, kept for testing
+TESTED = 1000  # the last products, held out for testing
 _VOICES = (0.5, 0.25, 0.25)
 
 
@@ -29,7 +29,7 @@ class Step:
     """What one worker needs for one step; `batch` is None where the tower learns alone."""
 
     patches: torch.Tensor | None
-    kept: torch.Tensor
+    shown: torch.Tensor
     looks: torch.Tensor
     share: torch.Tensor
     place: torch.Tensor
@@ -39,10 +39,10 @@ class Step:
 class Data:
     """Pictures, looks and answers of all products, step by step."""
 
-    def __init__(self, settings: Settings, config: ModelConfig, prompts: PromptProcessor, pictures: Pictures) -> None:
+    def __init__(self, settings: PretrainConfig, config: ModelConfig, prompts: PromptProcessor, pictures: Pictures) -> None:
         self.settings, self.config, self.prompts, self.pictures = settings, config, prompts, pictures
         self.size, self.count = config.vision.patch_size, image_token_count((1, 1), config.vision)
-        looks = [choose_look(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]
+        looks = [choose_appearance(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]
         columns = [[str(getattr(look, name)) for look in looks] for name in LOOKS]
         names = [sorted(set(column)) for column in columns]
         self.classes = [len(column) for column in names]
@@ -52,11 +52,11 @@ class Data:
         """One worker's rows; `keep` is the share of patches to see."""
         grid = CROP_SIZE // self.size
         crops, share, place = (np.stack(x) for x in zip(*(vary(self.pictures, i, self.size, rng) for i in rows)))
-        kept = np.sort(np.argsort(rng.random((len(rows), grid * grid)), axis=1)[:, : round(keep * grid * grid)], axis=1)
+        shown = np.sort(np.argsort(rng.random((len(rows), grid * grid)), axis=1)[:, : round(keep * grid * grid)], axis=1)
         at = np.arange(len(rows))[:, None]
-        rest = torch.from_numpy(kept), self.looks[rows], torch.from_numpy(share[at, kept]), torch.from_numpy(place[at, kept])
+        rest = torch.from_numpy(shown), self.looks[rows], torch.from_numpy(share[at, shown]), torch.from_numpy(place[at, shown])
         if not joint:
-            return Step(torch.from_numpy(patches(crops, kept, self.size)), *rest, None)
+            return Step(torch.from_numpy(patches(crops, shown, self.size)), *rest, None)
         return Step(None, *rest, collate([*self._answers(rows, crops, rng), *self._copies(rng)], self.config))
 
     def _answers(self, rows: np.ndarray, crops: np.ndarray, rng: np.random.Generator) -> Iterator[Example]:

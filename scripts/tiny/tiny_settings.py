@@ -1,4 +1,4 @@
-"""Settings of a pre-training run of the tiny model, and the learning rates that follow from them."""
+"""The settings of a pre-training run of the tiny model, and the learning rates that follow from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mlx_phi3v.schedule import learning_rate
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainConfig:
     """Of one pre-training run."""
 
     output: Path = option(help="folder for the checkpoint")
-    products: int = option(48000, help="pictures to draw; the last 1,000 are kept for testing")
+    products: int = option(48000, help="pictures to draw; the last 1,000 are held out for testing")
     half_steps: int = option(3000, help="steps of the tower alone, on half of the patches")
     full_steps: int = option(500, help="steps of the tower alone, on all patches")
     joint_steps: int = option(1300, help="steps of the whole model")
@@ -36,13 +36,13 @@ class Settings:
 
     @property
     def tower_file(self) -> Path:
-        """Where the tower that learnt alone is kept: named after all that made it."""
+        """Where the tower that learnt alone is stored; its name is a hash of all that made it."""
         later = ("output", "cache", "joint_steps", "joint_rate", "copies", "vocab_size")
         made_by = json.dumps({k: v for k, v in asdict(self).items() if k not in later}, sort_keys=True)
         return self.cache / f"tower-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}.safetensors"
 
 
-def rate_of(settings: Settings, step: int) -> tuple[float, float]:
+def rate_of(settings: PretrainConfig, step: int) -> tuple[float, float]:
     """Rates (tower, language model) of a step: a warm-up and a half cosine for each of the two stages."""
     s, alone = settings, settings.alone
     if step < alone:

@@ -36,10 +36,10 @@ class Questions(nn.Module):
         return loss, right
 
 
-def look_at(tower: nn.Module, seen: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def look_at(tower: nn.Module, seen: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """Features [N, K, C] of some patches [N, K, 3 * size^2] alone: as the tower's forward, without the class token's."""
     embeddings = tower.embeddings
-    x = linear(seen, embeddings.patch_embedding.weight.flatten(1)) + embeddings.position_embedding.weight[kept + 1]
+    x = linear(seen, embeddings.patch_embedding.weight.flatten(1)) + embeddings.position_embedding.weight[shown + 1]
     first = (embeddings.class_embedding + embeddings.position_embedding.weight[0]).expand(len(x), 1, -1)
     x = tower.pre_layrnorm(torch.cat([first, x], dim=1))
     for layer in tower.encoder.layers:
@@ -49,11 +49,11 @@ def look_at(tower: nn.Module, seen: torch.Tensor, kept: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def examine(tower: nn.Module, questions: Questions, data: Data) -> dict[str, float]:
-    """How often the looks of the pictures kept for testing are named."""
+    """How often the looks of the pictures held out for testing are named."""
     rights = []
     for first in range(data.settings.products - TESTED, data.settings.products, 50):
         rng = np.random.default_rng([first, 6])
         step = data.step(np.arange(first, first + 50), rng, keep=1.0, joint=False)
         assert step.patches is not None
-        rights.append(questions(look_at(tower, step.patches, step.kept), step.looks, step.share, step.place)[1])
+        rights.append(questions(look_at(tower, step.patches, step.shown), step.looks, step.share, step.place)[1])
     return dict(zip(LOOKS, torch.stack(rights).mean(0).double().numpy().round(4).tolist()))

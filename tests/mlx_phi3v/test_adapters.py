@@ -246,7 +246,7 @@ def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, 
     assert backend.model.training
 
 
-def test_moments_are_kept_under_the_adapters_keys(load: Load, checkpoint: Path) -> None:
+def test_moments_are_stored_under_the_adapters_keys(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     tensors = trained(backend, checkpoint, FULL)
     moments = backend.optimizer_tensors()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.describe.__main__ import DescribeConfig
-from data.ingest.settings import IngestConfig
+from data.ingest.ingest_config import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
 from eval.demo.settings import DemoConfig
@@ -28,7 +28,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.helpers.paths import ROOT
 
 
@@ -255,7 +255,7 @@ def read_several(*argv: str) -> Several:
     return parse(Several, "python -m eval.several", "", argv)
 
 
-def test_plain_arguments_may_be_several_and_stand_between_flags() -> None:
+def test_plain_arguments_may_be_several_and_come_between_flags() -> None:
     assert read_several("a", "b", "--output", "o").runs == (Path("a"), Path("b"))
     assert read_several("a", "--output", "o", "b", "--quiet", "c").runs == (Path("a"), Path("b"), Path("c"))
     with pytest.raises(UserError, match="RUN is required: the runs"):

@@ -22,7 +22,7 @@ from mlx_phi3v.task import Task
 from mlx_phi3v.trained_task import TASK_FILE, TrainedTask
 from mlx_phi3v.training.init_adapter import choose_num_crops, trained_groups
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_resume import interrupted
 from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 
