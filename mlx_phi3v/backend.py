@@ -5,13 +5,15 @@ Arguments and results are numpy or plain Python, so that training, decoding and 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from .errors import UserError
 from .linux_malloc import keep_freed_memory
 
 BACKENDS = ("mlx", "torch")
+P = ParamSpec("P")
+R = TypeVar("R")
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -107,6 +111,23 @@ class Backend(Protocol):
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """Sum of `values` over all ranks."""
+
+
+def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
+    """A backend's method with its model in evaluation mode; after it the model is in the mode that it was in."""
+
+    @functools.wraps(method)
+    def evaluating(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = cast(Any, args[0]).whole_model
+        if not model.training:
+            return method(*args, **kwargs)
+        model.eval()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            model.train()
+
+    return evaluating
 
 
 def set_up(name: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ import psutil
 from mlx.utils import tree_flatten, tree_map
 
 from ..adapters import AdapterConfig, adapter_shapes
-from ..backend import Forward, OptimizerConfig
+from ..backend import Forward, OptimizerConfig, without_dropout
 from ..batches import Batch
 from ..config import ModelConfig
 from ..prompts import IGNORE
@@ -56,6 +54,11 @@ class MLXBackend:
         self.grads: Any = None
         self.group = mx.distributed.init()
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
+
+    @property
+    def whole_model(self) -> nn.Module:
+        """The model with its adapter."""
+        return self.model
 
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
@@ -147,17 +150,19 @@ class MLXBackend:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
         return scalar(norm)
 
+    @without_dropout
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        with evaluating(self.model):
-            return scalar(self.token_loss(*self._loss_inputs(batch)))
+        return scalar(self.token_loss(*self._loss_inputs(batch)))
 
+    @without_dropout
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
         cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
         hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
+    @without_dropout
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
         cache.append()
@@ -174,6 +179,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @without_dropout
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[mx.array] = []
@@ -225,14 +231,3 @@ class MLXBackend:
         *inputs, label_index, targets = arrays
         # Padding is on the right, behind all that a real token may see: the causal mask is enough.
         return self.model.loss(self.model(*Inputs(*inputs)), label_index, targets)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; after it the model is in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -6,19 +6,16 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
-from torch import nn
 from transformers import DynamicCache
 
 from ..adapters import AdapterConfig
-from ..backend import Forward, OptimizerConfig
+from ..backend import Forward, OptimizerConfig, without_dropout
 from ..batches import Batch
 from ..config import ModelConfig
 from ..prompts import IGNORE
@@ -61,6 +58,12 @@ class TorchBackend:
         self.peft: Any = None
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.optimizer: torch.optim.AdamW
+
+    @property
+    def whole_model(self) -> torch.nn.Module:
+        """The model with its adapter."""
+        model: torch.nn.Module = self.model if self.peft is None else self.peft
+        return model
 
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
@@ -145,12 +148,13 @@ class TorchBackend:
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()
 
+    @without_dropout
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        with evaluating(self.model if self.peft is None else self.peft):
-            return self.token_loss(batch).item()
+        return self.token_loss(batch).item()
 
+    @without_dropout
     @torch.inference_mode()
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
@@ -161,6 +165,7 @@ class TorchBackend:
         hidden = self._hidden(batch, self._mask(mask), cache=cache.layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
+    @without_dropout
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
@@ -178,6 +183,7 @@ class TorchBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @without_dropout
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
@@ -249,17 +255,6 @@ class TorchBackend:
         rows, columns = np.nonzero(shifted != IGNORE)
         label_index = self._tensor(rows * batch.labels.shape[1] + columns)
         return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, self._tensor(shifted[rows, columns]))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; after it the model is in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

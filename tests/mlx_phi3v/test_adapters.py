@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tolerances import NETWORK, assert_near
 
 from mlx_phi3v import adapters
 from mlx_phi3v.adapters import (
@@ -27,7 +26,7 @@ from mlx_phi3v.adapters import (
     load_adapter,
     save_adapter,
 )
-from mlx_phi3v.backend import Backend, OptimizerConfig
+from mlx_phi3v.backend import Backend, OptimizerConfig, load_backend
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
@@ -38,6 +37,7 @@ from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 from tests.helpers.paths import GOLDEN
+from tests.helpers.tolerances import NETWORK, assert_near
 
 FULL = replace(AdapterConfig(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
 Load = Callable[[Path], Backend]
@@ -230,11 +230,6 @@ def test_the_loss_has_no_dropout_and_leaves_the_models_mode(load: Load, checkpoi
     assert set(modes) == {trainable}
     assert backend.loss(batch) == pytest.approx(backend.loss(batch), rel=NETWORK)
     assert [module.training for module in model.modules()] == modes
-    backend.seed(1)
-    first = backend.forward(batch).logits
-    backend.seed(2)
-    moved = np.abs(backend.forward(batch).logits - first).max() / np.abs(first).max()
-    assert moved > 100 * NETWORK if trainable else moved < NETWORK
 
 
 def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,3 +378,29 @@ def test_dropout_does_nothing_to_an_answer(load: Callable[[Path], Any], checkpoi
         logits.append(backend.forward(batch_of(checkpoint)).logits)
     np.testing.assert_array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[1], logits[2])
+
+
+def test_answers_of_a_model_in_training_have_no_dropout(load: Load, checkpoint: Path) -> None:
+    backend = load(checkpoint)
+    backend.set_adapter(replace(FULL, lora_dropout=0.5), filled(checkpoint, FULL), trainable=True)
+    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    batch = batch_of(checkpoint)
+    first, again = (backend.forward(batch).logits for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    prompts = collate(examples(checkpoint, with_answer=False), backend.config, pad_left=True)
+    np.testing.assert_array_equal(backend.prefill(prompts)[0], backend.prefill(prompts)[0])
+    assert len({backend.accumulate(batch) for _ in range(4)}) > 1  # and training still has it
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_modules_trained_in_full_work_on_a_base_of_half_precision(backend_name: str, checkpoint: Path, dtype: str) -> None:
+    batch = batch_of(checkpoint)
+    logits = {}
+    for name in (dtype, "float32"):
+        backend = load_backend(backend_name, checkpoint, dtype=name)
+        backend.set_adapter(FULL, filled(checkpoint, FULL), trainable=True)
+        backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+        assert np.isfinite(backend.accumulate(batch)) and np.isfinite(backend.update(1e-3, batch.answer_tokens, 1.0))
+        logits[name] = backend.forward(batch).logits[batch.attention_mask]
+    # bf16 holds 8 bits: 2^-8 a rounding, and a dozen layers of them; fp16 holds more.
+    assert np.abs(logits[dtype] - logits["float32"]).max() < 0.15 * np.abs(logits["float32"]).max()
