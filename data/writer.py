@@ -1,4 +1,4 @@
-"""Write a catalogue row by row in constant memory; its format stands in `mlx_phi3v.catalogue`."""
+"""Write a catalogue row by row in constant memory; `mlx_phi3v.catalogue` describes the format."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
 
 
-def store_picture(folder: Path, data: bytes, suffix: str) -> str:
-    """Store a picture's bytes once under `folder`/images, by content; the path relative to `folder`.
+def store_photo(folder: Path, data: bytes, suffix: str) -> str:
+    """Store a photo's bytes once under `folder`/images, by content; the path relative to `folder`.
 
-    Several processes may store the same picture at once.
+    Several processes may store the same photo at once.
     """
     digest = sha256_bytes(data)
     relative = f"images/{digest[:2]}/{digest}{suffix}"
@@ -55,8 +55,8 @@ class CatalogueWriter:
     ...     image = writer.add_image(png_bytes, ".png")
     ...     writer.add("train", {"id": "p1", "images": [image], "title": "Wool scarf", ...})
 
-    What is put into `info` before the block ends stands in `catalogue.json`. With `folder` the catalogue is built
-    there, around the pictures it holds already, and an error leaves it; it must be on the disk of `output`.
+    What is put into `info` before the block ends is written to `catalogue.json`. With `folder` the catalogue is built
+    there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`.
 
     Raises UserError where `output` exists and is not empty.
     """
@@ -85,7 +85,7 @@ class CatalogueWriter:
             "task": task.to_dict(),
         }
         self.schema = _schema(task, extra or {})
-        # What a catalogue says, and its fingerprint with it, does not change by the column that serves as an index.
+        # The column of sizes is an index: it changes neither the content of a catalogue nor its fingerprint.
         self._stored = self.schema if SIZES in self.schema.names else self.schema.append(pa.field(SIZES, SIZES_TYPE))
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
@@ -99,13 +99,13 @@ class CatalogueWriter:
         self._hashes: dict[str, Any] = {}
 
     def add_image(self, data: bytes, suffix: str) -> str:
-        """Store a picture's bytes once, by content; the path to put into a row's "images"."""
-        return store_picture(self.folder, data, suffix)
+        """Store a photo's bytes once, by content; the path to put into a row's "images"."""
+        return store_photo(self.folder, data, suffix)
 
     def add(self, split: str, row: Mapping[str, Any]) -> None:
         """Append one row. Columns outside the schema are an error of the caller.
 
-        The sizes of its pictures are read from their files, unless the row brings them under `catalogue.SIZES`.
+        The sizes of its photos are read from their files, unless the row has them under `catalogue.SIZES`.
         """
         unknown = set(row) - set(self._stored.names)
         if unknown:
@@ -126,7 +126,7 @@ class CatalogueWriter:
         try:
             width, height = photo_size(self.folder / image)
         except PhotoError:
-            return None  # who opens it says what is wrong
+            return None  # opening it raises the error that names the cause
         return {"width": width, "height": height}
 
     def _flush(self, split: str) -> None:

@@ -34,7 +34,7 @@ LM_HEAD = ("lm_head",)
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What is adapted and how: PEFT's LoraConfig as far as it is supported."""
+    """Which modules are trained, and how: the part of PEFT's LoraConfig that is supported."""
 
     r: int = 16
     lora_alpha: float = 32
@@ -58,7 +58,7 @@ class AdapterConfig:
         return _ends_with(module, self.target_modules)
 
     def trains_image_side(self, config: ModelConfig) -> bool:
-        """Whether anything before the language trunk changes: tower, projector or separators."""
+        """Whether the image side is trained: tower, projector or separators."""
         return any(name.startswith("model.vision_embed_tokens.") for name in adapter_shapes(config, self).modules)
 
 
@@ -86,7 +86,7 @@ def saved_key(tensor: str) -> str:
 
 
 def adapter_shapes(config: ModelConfig, adapter: AdapterConfig) -> AdapterShapes:
-    """What an adapter of this configuration holds for this model. Raises UserError where nothing matches."""
+    """The tensors of an adapter of this configuration for this model. Raises UserError if no module matches."""
     lora: dict[str, tuple[int, int]] = {}
     saved: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
@@ -146,13 +146,15 @@ def resolve_adapter(path: Path | str) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    raise UserError(f"--adapter {path} is no adapter and no training run: it has no {CONFIG_FILE}")
+    raise UserError(
+        f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}; give a folder with one"
+    )
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """Tensors of an adapter file as fp32, whatever they are stored in, and the base they were trained on.
+    """Tensors of an adapter file as fp32, whatever their stored dtype, and the fingerprint of their base model.
 
-    Raises UserError where the file is missing or damaged.
+    Raises UserError if the file is missing or corrupt.
     """
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     tensors = {}
@@ -164,21 +166,21 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
             # numpy has no bfloat16: it is the upper half of an fp32.
             tensors[key] = (array.astype(np.uint32) << 16).view(np.float32) if value["dtype"] == "BF16" else array
     except (SafetensorError, FileNotFoundError, KeyError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}); copy the adapter again") from None
+        raise UserError(f"{path} is missing or corrupt ({error}); copy the adapter again") from None
     return {key: value.astype(np.float32) for key, value in tensors.items()}, made_for
 
 
 def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
     """Read an adapter and check it against the base model.
 
-    Raises UserError where it is broken, for another base, of an unsupported kind, or does not fit tensor for tensor.
+    Raises UserError if it is corrupt, of an unsupported kind, trained on another base model, or if a tensor does not fit.
     """
     folder = resolve_adapter(path)
     adapter = _read_config(folder)
     tensors, made_for = _read_tensors(folder / WEIGHTS_FILE)
     if made_for and made_for != fingerprint:
         raise UserError(
-            f"adapter {folder} was trained on another base ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
+            f"adapter {folder} was trained on another base model ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
             f"{made_for[:12]}, this model has {fingerprint[:12]}); give the --model it was trained on"
         )
     tensors = {k: v for k, v in tensors.items() if not is_unused(k.removeprefix(PREFIX), config)}
@@ -186,7 +188,7 @@ def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tup
     return adapter, tensors
 
 
-# What PEFT can do and this project cannot, with the value that means "not used".
+# Options of PEFT that are not supported here, with the value that means "not used".
 _UNSUPPORTED: dict[str, Any] = {
     "use_dora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "fan_in_fan_out": False, "lora_bias": False,
     "layer_replication": None, "target_parameters": None,
@@ -194,21 +196,21 @@ _UNSUPPORTED: dict[str, Any] = {
 
 
 def _read_config(folder: Path) -> AdapterConfig:
-    """`adapter_config.json`. Raises UserError where it is no plain LoRA."""
+    """Read `adapter_config.json`. Raises UserError if it is not plain LoRA."""
     raw = read_json(folder / CONFIG_FILE, "adapter configuration")
     if isinstance(raw, dict) and raw.get("peft_type", "LORA") != "LORA":
         raise UserError(f"{folder} is a {raw['peft_type']} adapter; only LoRA is supported")
     if not isinstance(raw, dict) or "r" not in raw or "lora_alpha" not in raw:
         raise UserError(
-            f"{folder / CONFIG_FILE} is no LoRA configuration (it has no r or no lora_alpha); copy the adapter again"
+            f"{folder / CONFIG_FILE} is not a LoRA configuration: it has no r or no lora_alpha; copy the adapter again"
         )
     for key, plain in _UNSUPPORTED.items():
         if raw.get(key) not in (plain, None):
             raise UserError(f"{folder}: {key} = {raw[key]!r} is not supported; use an adapter without it")
     if str(raw.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")):
         raise UserError(
-            f"{folder}: init_lora_weights = {raw['init_lora_weights']!r} changes the base too; save it with peft's "
-            "path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+            f"{folder}: init_lora_weights = {raw['init_lora_weights']!r} changes the base model too; save it with peft's "
+            "path_initial_model_for_weight_conversion, which turns it into plain LoRA"
         )
     targets = raw.get("target_modules") or ()
     return AdapterConfig(
@@ -234,5 +236,5 @@ def _check_fit(folder: Path, tensors: dict[str, np.ndarray], expected: dict[str,
     if problems:
         raise UserError(
             f"adapter {folder} does not fit this model: {'; '.join(problems[:5])} ({len(problems)} in all); "
-            "is it for another base?"
+            "is it for another base model?"
         )

@@ -25,7 +25,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Refusal:
-    """`names` of other tools that mean nothing here, and what does. `answer` goes on after the flag's name."""
+    """`names` of other tools without a counterpart here. `answer`, put after the flag's name, is the message."""
 
     names: tuple[str, ...]
     answer: str
@@ -63,7 +63,7 @@ ALIASES = (
     Alias("dequantize", ("d", "de_quantize"), ("fuse",)),
 )
 
-_PARTS = "--language, --vision, --projector, --separators and --lm-head choose the parts that are trained"
+_MODULES = "--language, --vision, --projector, --separators and --lm-head choose the modules that are trained"
 _CATALOGUE = "has no counterpart: --data takes a catalogue folder, which mlx_phi3v.ingest makes of files or a hub dataset"
 _UPLOAD = "is not built in yet: upload the folder with `hf upload REPO FOLDER`"
 _WEIGHTS = ("train", "plan", "generate", "predict", "convert", "fuse")
@@ -74,18 +74,18 @@ REFUSALS = (
     Refusal(("train", "do_train"), "is not needed: this command always trains", TRAIN),
     Refusal(
         ("test", "test_batches", "do_eval", "do_predict"),
-        "is no part of training: mlx_phi3v.predict answers for the test split, mlx_phi3v.score measures the answers",
+        "is not part of training: mlx_phi3v.predict answers for the test split, mlx_phi3v.score measures the answers",
         TRAIN,
     ),
     Refusal(
         ("mask_prompt", "train_on_completions", "completion_only_loss", "assistant_only_loss"),
-        "is always so: the loss is taken over the answer only",
+        "is always on: the loss is taken over the answer only",
         TRAIN,
     ),
-    Refusal(("num_layers", "lora_layers"), f"has no counterpart: LoRA goes into every layer of a part, and {_PARTS}", TRAIN),
+    Refusal(("num_layers", "lora_layers"), f"has no counterpart: LoRA goes into every layer, and {_MODULES}", TRAIN),
     Refusal(
         ("fine_tune_type", "train_type", "train_mode", "algorithm", "use_dora", "full_finetune", "use_peft", "lora_enable"),
-        "has no counterpart: training is LoRA on the answers; --projector full and --separators full train those whole",
+        "has no counterpart: training is LoRA on the answers; --projector full and --separators full train those in full",
         TRAIN,
     ),
     Refusal(
@@ -95,7 +95,7 @@ REFUSALS = (
     ),
     Refusal(
         ("target_modules", "lora_target_modules", "modules_to_save", "lora_namespan_exclude"),
-        f"has no counterpart: {_PARTS}",
+        f"has no counterpart: {_MODULES}",
         TRAIN,
     ),
     Refusal(
@@ -111,19 +111,19 @@ REFUSALS = (
     Refusal(("adam_beta1", "adam_beta2"), "has no counterpart: --adam-betas takes both, such as 0.9 0.95", TRAIN),
     Refusal(("warmup_ratio",), "has no counterpart: --warmup-steps takes a number of optimiser steps", TRAIN),
     Refusal(("grad_clip",), "has no counterpart: --max-grad-norm clips the norm of all gradients together", TRAIN),
-    Refusal(("projector_lr", "vision_lr"), "has no counterpart: --learning-rate is that of every part", TRAIN),
+    Refusal(("projector_lr", "vision_lr"), "has no counterpart: --learning-rate is that of all trained modules", TRAIN),
     Refusal(
         ("val_batches", "per_device_eval_batch_size"),
-        "has no counterpart: --val-rows counts the rows of a validation, and --batch-size is theirs too",
+        "has no counterpart: --val-rows counts the validation rows, and --batch-size is used for them too",
         TRAIN,
     ),
     Refusal(
         ("eval_strategy", "evaluation_strategy", "save_strategy", "logging_strategy"),
         "has no counterpart: --steps-per-eval, --save-every and --steps-per-report count optimiser steps; "
-        "--val-rows 0 validates never",
+        "--val-rows 0 turns validation off",
         TRAIN,
     ),
-    Refusal(("resume_from_checkpoint",), "has no counterpart: --resume goes on from OUTPUT/last", TRAIN),
+    Refusal(("resume_from_checkpoint",), "has no counterpart: --resume continues from OUTPUT/last", TRAIN),
     Refusal(("bf16", "fp16"), "has no counterpart: give --dtype bfloat16 or --dtype float16", (*TRAIN, *ANSWER)),
     Refusal(
         ("load_in_4bit", "load_in_8bit", "quantization_bits", "quantization_group_size"),
@@ -132,7 +132,7 @@ REFUSALS = (
     ),
     Refusal(
         ("image_resize_shape", "resize_shape"),
-        "has no counterpart: photos are cut as the published model cuts them; --num-crops sets how finely",
+        "has no counterpart: photos are cropped as by the published model; --num-crops sets the most crops",
         (*TRAIN, *ANSWER),
     ),
     Refusal(
@@ -180,8 +180,8 @@ REFUSALS = (
         "has no counterpart: --question is put into the chat template, --prompt is the whole prompt as the model reads it",
         ("generate",),
     ),
-    Refusal(("eos_tokens", "extra_eos_token"), "has no counterpart: an answer ends at the model's own end tokens", ANSWER),
-    Refusal(("verbose",), "is not needed: the answer is streamed, and --json prints all about it", ("generate",)),
+    Refusal(("eos_tokens", "extra_eos_token"), "has no counterpart: an answer ends at the model's end tokens", ANSWER),
+    Refusal(("verbose",), "is not needed: the answer is streamed, --json prints ids and log-probabilities", ("generate",)),
     Refusal(
         ("prompt", "question", "system_prompt"),
         "has no counterpart: the question is the catalogue's, set by mlx_phi3v.ingest --prompt",

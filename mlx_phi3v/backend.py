@@ -1,17 +1,19 @@
-"""What a backend can do, and the only place that chooses one.
+"""The protocol of a backend, and the only place that chooses one.
 
-Everything that crosses this border is numpy or plain Python, so that the loops above it are written once.
+Arguments and results are numpy or plain Python, so that training, decoding and parity are written once, for both.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from .errors import UserError
 from .linux_malloc import keep_freed_memory
 
 BACKENDS = ("mlx", "torch")
+P = ParamSpec("P")
+R = TypeVar("R")
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -44,7 +48,7 @@ class Forward:
 
 
 class Backend(Protocol):
-    """A loaded model that can be adapted, trained and asked."""
+    """A loaded model: it takes an adapter, trains it, and answers."""
 
     name: str
     config: ModelConfig
@@ -52,7 +56,7 @@ class Backend(Protocol):
     dtype: str
 
     def device_info(self) -> dict[str, Any]:
-        """Name, chip, BLAS, threads: what a run's manifest says of the machine."""
+        """Name, chip, dtype, BLAS, TF32, threads: what a run's manifest records of the machine."""
 
     def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """Put a LoRA adapter (PEFT keys, fp32) on the base model. Call once."""
@@ -73,10 +77,10 @@ class Backend(Protocol):
         """Seed dropout."""
 
     def accumulate(self, batch: Batch) -> float:
-        """Add the gradient of the batch's summed token loss; that sum."""
+        """Add the gradient of the batch's summed token loss (nats); returns that sum."""
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
-        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; the norm before clipping."""
+        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; returns the norm before that."""
 
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""
@@ -107,6 +111,23 @@ class Backend(Protocol):
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """Sum of `values` over all ranks."""
+
+
+def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
+    """A backend's method with its model in evaluation mode; after it the model is in the mode that it was in."""
+
+    @functools.wraps(method)
+    def evaluating(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = cast(Any, args[0]).whole_model
+        if not model.training:
+            return method(*args, **kwargs)
+        model.eval()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            model.train()
+
+    return evaluating
 
 
 def set_up(name: str) -> None:
@@ -142,6 +163,6 @@ def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options
             f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
         )
     set_up(name)
-    module = importlib.import_module(f"mlx_phi3v.backend_{name}.backend")
+    module = importlib.import_module(f"mlx_phi3v.backend_{name}.loading")
     backend: Backend = module.load(folder, dtype=dtype, **options)
     return backend

@@ -21,7 +21,7 @@ from .task import Task, image_tags
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready to be batched. `labels` is all -100 for a prompt to be answered."""
+    """One row, ready to be batched. For a prompt that is to be answered all `labels` are -100."""
 
     id: str
     input_ids: np.ndarray  # int64 [T], image k as -k
@@ -35,8 +35,8 @@ class Batch:
 
     input_ids, labels, positions: int64 [B, T]; attention_mask: bool [B, T], False on padding.
     pixel_values: fp32 [N, 3, 336, 336], only real crops; none where the features are given.
-    image_index: int64 [B, T], the row of the feature table (see `images.image_token_index`) or -1 for text.
-    features: fp32 [N * g^2 + 2, H], the feature table where it is known (see `features.FeatureCache`).
+    image_index: int64 [B, T], the row of the feature table (see `crops.image_token_index`) or -1 for text.
+    features: fp32 [N * g^2 + 2, H], the feature table where it is known (see `training.feature_cache.FeatureCache`).
     """
 
     ids: tuple[str, ...]
@@ -79,7 +79,7 @@ def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool 
             last = first_crop + image.crop_count - 1
             source = image_token_index(image.grid, first_crop, last, total_crops, config.vision, config.hd_transform_order)
             where = np.flatnonzero(example.input_ids == -k)
-            index[where] = np.tile(source, len(where) // len(source))  # a tag may stand twice
+            index[where] = np.tile(source, len(where) // len(source))  # a tag may appear twice
             first_crop += image.crop_count
             crops.append(image.features[:-2] if known and image.features is not None else image.distinct_crops)
         image_index[row, place] = index
@@ -95,8 +95,8 @@ def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool 
 class ExampleMaker:
     """Catalogue rows -> Examples: opens photos, builds prompt and answer by the task.
 
-    num_crops: the most crops a picture is cut into. max_length: the most tokens a row may take. process: makes crops of
-    a photo in another way, such as with the features of a `training.features.FeatureCache`.
+    num_crops: the most crops a photo is cut into. max_length: the most tokens a row may take. process: makes crops of
+    a photo in another way, such as with the features of a `training.feature_cache.FeatureCache`.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class ExampleMaker:
             raise UserError(f"row {name!r}: {error}") from None
 
     def length(self, row: Mapping[str, Any]) -> int:
-        """Tokens of a row with its answer, from the headers of its pictures; 0 where one cannot be read."""
+        """Tokens of a row with its answer, from the headers of its photos; 0 where one cannot be read."""
         try:
             grids = [crop_grid_of(photo_size(path), self.num_crops) for path in row["images"]]
         except UserError:
-            return 0  # who opens it says what is wrong
+            return 0  # opening it raises the error that names the cause
         counts = [image_token_count(grid, self.config.vision) for grid in grids]
         return len(self.prompts.example(self.task_prompt(len(counts)), self.task.answer(row), counts)[0])
 
@@ -184,11 +184,13 @@ def batch_rows(
         order = epoch_order(rows, epoch, seed).tolist()
         window = 1 if length is None else GROUP_BATCHES
         for begin in range(first - first % window, per_epoch, window):
-            part = order[begin * batch_size : (begin + window) * batch_size]
+            window_rows = order[begin * batch_size : (begin + window) * batch_size]
             if length is not None:
-                part = _grouped(part, batch_size, length, np.random.Generator(np.random.PCG64([seed, epoch, begin])))
+                window_rows = _grouped(
+                    window_rows, batch_size, length, np.random.Generator(np.random.PCG64([seed, epoch, begin]))
+                )
             for i in range(max(first, begin), min(begin + window, per_epoch)):
-                yield part[(i - begin) * batch_size : (i - begin + 1) * batch_size]
+                yield window_rows[(i - begin) * batch_size : (i - begin + 1) * batch_size]
         epoch, first = epoch + 1, 0
 
 

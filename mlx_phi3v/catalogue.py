@@ -1,9 +1,9 @@
-"""The one format for product data: Arrow shards, pictures stored by content hash, `catalogue.json`.
+"""The one format for product data: Arrow shards, photos stored by content hash, `catalogue.json`.
 
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
     DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns,
-                                  _image_sizes (width, height of each picture in pixels; hidden from rows)
-    DIR/images/ab/ab12....png     a picture, named by the SHA-256 of its bytes
+                                  _image_sizes (width, height of each photo in pixels; hidden from rows)
+    DIR/images/ab/ab12....png     a photo, named by the SHA-256 of its bytes
     DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
 
 The shards are Arrow streams, memory-mapped here and readable by `datasets.load_dataset("arrow", data_files=...)`.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
-# The pictures' sizes in pixels, as `photo.photo_size` gives them; null for a picture that could not be read. Catalogues
+# The photos' sizes in pixels, as `photo.photo_size` gives them; null for a photo that could not be read. Catalogues
 # of earlier versions lack the column, and an earlier version hands it out as one more extra column.
 SIZES = "_image_sizes"
 SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
@@ -40,10 +40,10 @@ SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """How large the pictures of some rows are.
+    """How large the photos of some rows are.
 
-    counts: pictures of each row, int64 [rows]. sizes: (width, height) of each picture in pixels, row after row,
-    int64 [pictures, 2]; zeros for a picture that cannot be read (`photo.photo_size` says why).
+    counts: photos of each row, int64 [rows]. sizes: (width, height) of each photo in pixels, row after row,
+    int64 [photos, 2]; zeros for a photo that cannot be read (`photo.photo_size` raises the cause).
     """
 
     counts: np.ndarray
@@ -101,9 +101,9 @@ class Split(Sequence[dict[str, Any]]):
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
 
     def image_sizes(self) -> Iterator[ImageSizes]:
-        """The sizes of all pictures, in the order of rows, some thousand rows at a time.
+        """The sizes of all photos, in the order of rows, some thousand rows at a time.
 
-        They come from the catalogue's own column; where it has none, from the pictures' headers, read by threads.
+        They come from the catalogue's own column; where it has none, from the photos' headers, read by threads.
         """
         if self.has_sizes:
             yield from map(self._stored_sizes, self._batches)
@@ -140,12 +140,15 @@ class Split(Sequence[dict[str, Any]]):
 
 
 class Catalogue:
-    """An opened catalogue folder. `task`, `info` (the whole `catalogue.json`) and `split(name)`."""
+    """An opened catalogue folder. `info` is the whole `catalogue.json`.
+
+    Raises UserError if the folder is not a catalogue, or one of a format that this version does not read.
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         if not (self.folder / "catalogue.json").is_file():
-            raise UserError(f"{folder} is no catalogue (it has no catalogue.json); make one with data.sample or data.ingest")
+            raise UserError(f"{folder} is not a catalogue: it has no catalogue.json; make one with data.sample or data.ingest")
         self.info: dict[str, Any] = read_json(self.folder / "catalogue.json", "catalogue")
         if self.info.get("format") != FORMAT:
             raise UserError(
@@ -169,7 +172,7 @@ class Catalogue:
         """The rows of a split as a pandas DataFrame, or of all splits with a first column "split".
 
         Columns: "id", "images" (lists of absolute paths), the task's fields (numbers as float64, a missing value as
-        NaN) and any extra columns; a column of the catalogue that is itself called "split" gives way.
+        NaN) and any extra columns; a column of the catalogue that is itself called "split" is left out.
         Raises UserError where `split` does not exist or is empty.
 
         >>> Catalogue("catalogue").to_pandas("train").groupby("category3_code")["full_price"].median()  # doctest: +SKIP

@@ -1,7 +1,7 @@
 """Commands from frozen dataclasses: one field is one flag, one YAML key and one line of help.
 
-Every command reads its settings by `parse`, so all take `--config FILE.yaml`, the aliases of `mlx_phi3v.aliases`, and
-call themselves in help and messages as they were typed: `mlx_phi3v.train` or `python -m mlx_phi3v.train`.
+Every command reads its settings by `parse`. So each takes `--config FILE.yaml`, the aliases of `mlx_phi3v.aliases`, and
+use in help and messages the name it was typed by: `mlx_phi3v.train` or `python -m mlx_phi3v.train`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """As YAML 1.2 has it, on, off, yes and no are words: `vision: off` says off."""
+        """As in YAML 1.2, on, off, yes and no are text: `vision: off` gives "off"."""
 
     resolvers = yaml.SafeLoader.yaml_implicit_resolvers
     tag = "tag:yaml.org,2002:bool"
@@ -118,7 +118,7 @@ _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 def own_keys(values: Mapping[str, Any], cls: type, command: str, where: str) -> dict[str, Any]:
     """The keys of a YAML file of `command` by their own names: aliases replaced, - as _.
 
-    Raises UserError where two keys say the same or one has no meaning here.
+    Raises UserError if two keys mean the same setting, or if one is a flag of another tool without a counterpart.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
     known, refused = aliases(command, fields), refusals(command, fields)
@@ -131,7 +131,7 @@ def own_keys(values: Mapping[str, Any], cls: type, command: str, where: str) -> 
     for key, value in values.items():
         name = known.get(names[key], names[key])
         if name in own:
-            raise UserError(f"{came_from[name]!r} and {key!r} in {where} say the same; remove one")
+            raise UserError(f"{came_from[name]!r} and {key!r} in {where} are the same setting; remove one")
         own[name], came_from[name] = value, key
     return own
 

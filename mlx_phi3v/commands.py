@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-# Where the installed command is called otherwise than the last part of its module.
+# Installed commands that are not named after the last part of their module.
 _RENAMED = {"eval": "demo", "import_run": "import", "bring": "import"}
 _MODULE = re.compile(r"python -m ((?:mlx_phi3v|data|eval)\b(?:\.\w+)?)")
 
@@ -32,7 +32,7 @@ def as_typed(text: str, command: str) -> str:
 
 
 def child_command(module: str) -> list[str]:
-    """The start of a command line that runs a module of ours, whatever lies in the current folder (-P)."""
+    """The start of a command line that runs one of our modules, also where the current folder holds a namesake (-P)."""
     return [sys.executable, "-P", "-m", module]
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's `config.json` and `preprocessor_config.json` say, as frozen dataclasses.
+"""A checkpoint's `config.json` and `preprocessor_config.json` as frozen dataclasses.
 
 The defaults are those of Phi-3-vision-128k-instruct; names are the published ones.
 """
@@ -51,7 +51,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Affine group quantisation of the language trunk, as MLX writes it."""
+    """Affine group quantisation of the language model, as MLX writes it."""
 
     group_size: int
     bits: int
@@ -108,7 +108,7 @@ def _take(cls: type, values: Mapping[str, Any], where: Path) -> dict[str, Any]:
 def load_model_config(folder: Path | str) -> ModelConfig:
     """Read `config.json` (and `num_crops` from `preprocessor_config.json`) of a checkpoint folder.
 
-    Raises UserError where the folder is no Phi-3-V checkpoint or describes a variant that was never published.
+    Raises UserError if the folder is not a Phi-3-V checkpoint, or is of a variant that was never published.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -128,10 +128,10 @@ def load_model_config(folder: Path | str) -> ModelConfig:
 def _read_config(folder: Path, path: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is no folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
+            f"{folder} is not a folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
         )
     if not path.is_file():
-        raise UserError(f"{folder} is no checkpoint: it has no config.json")
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
     raw = read_json(path, "model configuration")
     if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
         kind = raw.get("model_type") if isinstance(raw, dict) else None

@@ -44,18 +44,18 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
-    """Convert; a summary. Raises UserError for a broken source, and leaves nothing behind then."""
+    """Convert a checkpoint; returns a summary. Raises UserError for a corrupt source, and then writes nothing."""
     started = time.perf_counter()
     _check_sizes(config)
     source = resolve_model(config.hf_path)
     model = load_model_config(source)
     _check_source(config, model)
-    # Without what older transformers wrote beside the weights (position_ids) and nobody reads.
+    # Leave out position_ids, which older transformers wrote beside the weights and nothing reads.
     tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
     sources = sorted({info.file for info in tensors.values()})
     set_up("mlx")
     with atomic_folder(config.mlx_path) as folder, ThreadPoolExecutor(1) as pool:
-        hashes = pool.map(sha256_file, sources)  # beside the conversion; it also has the files read ahead
+        hashes = pool.map(sha256_file, sources)  # in a second thread; it also reads the files ahead
         writer = _convert_tensors(config, tensors, folder)
         files = writer.close()
         _write_model_config(config, source, folder)
@@ -75,7 +75,7 @@ def _check_sizes(config: ConvertConfig) -> None:
 def _check_source(config: ConvertConfig, model: ModelConfig) -> None:
     """Raise UserError where the model is packed already, or its widths cannot be packed in such groups."""
     if model.quantization:
-        raise UserError(f"{config.hf_path} is quantised already; convert from the published weights")
+        raise UserError(f"{config.hf_path} is already quantised; convert from the published weights")
     if config.quantize:
         for size in (model.hidden_size, model.intermediate_size, model.num_attention_heads * model.head_dim):
             if size % config.q_group_size:
@@ -118,17 +118,17 @@ def _write_origin(config: ConvertConfig, source: Path, hashes: Mapping[str, str]
 
 
 def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
-    """The tensors that stand for one source tensor. One is in memory at a time."""
+    """The tensors that replace one source tensor: (name, dtype, shape, bytes) each. Holds one source tensor in memory."""
     from .backend_mlx import arrays
 
     array = arrays.read(info)
     if config.dtype:
         array = array.astype(arrays.dtype(config.dtype))
     if not (config.quantize and is_quantized(name)):
-        return [(name, *arrays.raw(array))]
+        return [(name, *arrays.to_bytes(array))]
     packed = arrays.quantize(array, config.q_group_size, config.q_bits)
     stem = name.removesuffix("weight")
-    return [(stem + part, *arrays.raw(value)) for part, value in zip(("weight", "scales", "biases"), packed)]
+    return [(stem + part, *arrays.to_bytes(value)) for part, value in zip(("weight", "scales", "biases"), packed)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ class ProcessedImage:
 
     pixel_values: fp32 [1 + h*w, 3, 336, 336], the global image first, then the crops row by row.
     grid: (h, w), in crops.
-    key: names the picture's file in a `features.FeatureCache`.
+    key: names the photo's file in a `training.feature_cache.FeatureCache`.
     features: fp32 [crop_count * g^2 + 2, H], its projected features and the two separators', where they are known;
     pixel_values may then be empty.
     """
@@ -49,7 +49,7 @@ class ProcessedImage:
 
 
 def encoded_crops(grid: tuple[int, int]) -> int:
-    """Crops to encode: of a picture of one crop the global image is that very crop, so it is encoded once."""
+    """Crops to encode: of a photo of one crop the global image is that very crop, so it is encoded once."""
     return 1 if grid == (1, 1) else 1 + grid[0] * grid[1]
 
 
@@ -64,13 +64,13 @@ def crop_grid(width: int, height: int, num_crops: int) -> tuple[int, int, int, i
         scale += 1
     scale -= 1
     new_width = scale * CROP_SIZE
-    # The published code fails on a strip thinner than 1/336 of its length; one pixel stands in.
+    # The published code fails on a strip thinner than 1/336 of its length; here it gets one pixel.
     new_height = max(1, int(new_width / ratio))
     return math.ceil(new_height / CROP_SIZE), scale, new_height, new_width
 
 
 def crop_grid_of(size: tuple[int, int], num_crops: int) -> tuple[int, int]:
-    """Grid (h, w) in crops of a picture of `size` (width, height) in pixels."""
+    """Grid (h, w) in crops of a photo of `size` (width, height) in pixels."""
     rows, columns, _, _ = crop_grid(max(size), min(size), num_crops)
     return (columns, rows) if size[0] < size[1] else (rows, columns)
 
@@ -108,11 +108,11 @@ def _cubic_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(indices, 0, size_in - 1), weights.astype(np.float32)
 
 
-def _weigh(parts: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
+def _weighted_sum(products: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
     """Sum of four fp32 products as torch's kernel rounds it: p0*w0 + round(p1*w1), each further product fused in."""
-    total = parts[1] * weights[1]
+    total = products[1] * weights[1]
     for i in (0, 2, 3):
-        total = (parts[i].astype(np.float64) * weights[i] + total).astype(np.float32)
+        total = (products[i].astype(np.float64) * weights[i] + total).astype(np.float32)
     return total
 
 
@@ -121,12 +121,12 @@ def resize_bicubic(values: np.ndarray, height: int, width: int) -> np.ndarray:
     if values.shape[1:] == (height, width):
         return values
     columns, weights = _cubic_taps(values.shape[2], width)
-    values = _weigh([values[:, :, columns[:, i]] for i in range(4)], [weights[:, i] for i in range(4)])
+    values = _weighted_sum([values[:, :, columns[:, i]] for i in range(4)], [weights[:, i] for i in range(4)])
     rows, weights = _cubic_taps(values.shape[1], height)
-    return _weigh([values[:, rows[:, i]] for i in range(4)], [weights[:, i, None] for i in range(4)])
+    return _weighted_sum([values[:, rows[:, i]] for i in range(4)], [weights[:, i, None] for i in range(4)])
 
 
-# Every 8-bit value normalised once, fp32 [3, 256]: a look-up gives the same bits as the arithmetic, far sooner.
+# Every 8-bit value normalised once, fp32 [3, 256]: a look-up gives the same bits as the arithmetic, much faster.
 _NORMALISED = np.stack(
     [
         (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
@@ -175,8 +175,8 @@ def image_token_index(
 
     sub = laid_out(*grid, last_crop + 1 - grid[0] * grid[1])
     whole = laid_out(1, 1, first_crop)
-    parts = (sub, [global_separator], whole) if order == "sub_glb" else (whole, [global_separator], sub)
-    return np.concatenate(parts).astype(np.int64)
+    order_of_views = (sub, [global_separator], whole) if order == "sub_glb" else (whole, [global_separator], sub)
+    return np.concatenate(order_of_views).astype(np.int64)
 
 
 def pad_crops(pixel_values: np.ndarray, num_crops: int) -> np.ndarray:

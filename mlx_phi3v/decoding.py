@@ -24,7 +24,7 @@ from .trained_task import TASK_FILE, TrainedTask
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: temperature 0 takes the likeliest."""
+    """How the next token is chosen. temperature: 0 takes the likeliest token. top_k_logged: likeliest tokens to record."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -174,7 +174,7 @@ class LoadedModel:
     """A model ready to answer.
 
     fingerprint: of its base weights, see `checkpoint.fingerprint`. trained: what its adapter, or the model it was fused
-    from, was trained to answer; None where nothing says so.
+    from, was trained to answer; None if it has no task.json.
     """
 
     folder: Path
@@ -194,19 +194,19 @@ class LoadedModel:
         return asked or (self.trained.num_crops if self.trained else self.backend.config.num_crops)
 
     def differences(self, num_crops: int | None) -> list[str]:
-        """A sentence for each way in which it is used otherwise than it was trained."""
+        """One sentence for each setting that differs from those of its training."""
         where = self.adapter.folder if self.adapter else self.folder
         if self.trained is None:
             if self.adapter is None:
                 return []
             crops = f"up to {self.num_crops(num_crops)} crops a photo"
-            return [f"{where} has no {TASK_FILE} (another tool made it): taking the default question and {crops}"]
-        said = []
+            return [f"{where} has no {TASK_FILE} (another tool made it): using the default question and {crops}"]
+        found = []
         if num_crops not in (None, self.trained.num_crops):
-            said.append(f"--num-crops is {num_crops}; {where} was trained with {self.trained.num_crops}")
+            found.append(f"--num-crops is {num_crops}; {where} was trained with {self.trained.num_crops}")
         if self.backend.dtype != self.trained.dtype:
-            said.append(f"computing in {self.backend.dtype}; {where} was trained in {self.trained.dtype}")
-        return said
+            found.append(f"computing in {self.backend.dtype}; {where} was trained in {self.trained.dtype}")
+        return found
 
 
 def load_model(

@@ -1,4 +1,4 @@
-"""The one exception a user may see: a sentence that names the file, row or flag and the mend."""
+"""The one exception that a user may see: a sentence that names the file, row or flag, and the fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .commands import installed
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (a file, a row, a flag); the message is the whole report."""
+    """A mistake in what the user gave: a file, a row or a flag. The message is all that is printed."""
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and hashes of what they hold."""
+"""Write files that appear whole or not at all, read JSON, and hash."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def read_json(path: Path | str, what: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} is not valid JSON ({error}); it may be half-written, make it again") from None
+        raise UserError(f"{what} {path} is not valid JSON ({error}); it may be truncated, make it again") from None
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
 
@@ -108,7 +108,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
+    """Hex SHA-256 of a file, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

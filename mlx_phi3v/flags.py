@@ -104,13 +104,15 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         common["dest"] = field.name
         if kind is bool:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, **common)
-            # `--gradient_checkpointing True`, as with transformers; beside plain arguments it could not be told apart.
+            # `--gradient_checkpointing True`, as with transformers; next to plain arguments it would be ambiguous.
             valued = {"nargs": "?", "const": True, "type": _truth}
             common |= {"action": argparse.BooleanOptionalAction} if plain else valued
         else:
             # A mapping in YAML is plain text as a flag.
             common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            common |= {"nargs": "+" if many else None, "metavar": None if field.metadata["choices"] else _metavar(field, kind)}
+            if many:  # `--field A --field B` and `--field A B` are the same
+                common |= {"nargs": "+", "action": "extend"}
+            common |= {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})

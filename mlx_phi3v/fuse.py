@@ -2,7 +2,7 @@
 
     python -m mlx_phi3v.fuse --model phi3v-4bit --adapter runs/mine --save-path phi3v-mine
 
-A packed base is unpacked, merged and packed again; --dequantize leaves it unpacked. The result is a base of its own:
+A packed base model is unpacked, merged and packed again; --dequantize leaves it unpacked. The result is a new base model:
 adapters of the old one are refused on it.
 """
 
@@ -45,7 +45,7 @@ class FuseConfig:
 
 @dataclass(frozen=True)
 class _Merge:
-    """One tensor of the base and its adapter -> the tensors to write (name, dtype, shape, bytes)."""
+    """Merges one tensor of the base model -> the tensors to write: (name, dtype, shape, bytes) each."""
 
     tensors: dict[str, TensorInfo]
     adapter: AdapterConfig
@@ -59,11 +59,11 @@ class _Merge:
         module = name.removesuffix(".weight")
         unpack = self.packed if is_quantized(name) else None
         names = [name, f"{module}.scales", f"{module}.biases"] if unpack else [name]
-        stored = [arrays.read(self.tensors[part]) for part in names]
+        stored = [arrays.read(self.tensors[key]) for key in names]
         down, whole = self.deltas.get(f"{PREFIX}{module}.lora_A.weight"), self.deltas.get(saved_key(name))
         changed = down is not None or whole is not None
         if not changed and not (unpack and self.dequantize):
-            return [(part, *arrays.raw(array)) for part, array in zip(names, stored)]
+            return [(key, *arrays.to_bytes(array)) for key, array in zip(names, stored)]
         dtype = stored[-1].dtype
         array = stored[0]
         if unpack:
@@ -76,12 +76,12 @@ class _Merge:
         array = array.astype(dtype)
         if unpack and not self.dequantize:
             packed = arrays.quantize(array, unpack.group_size, unpack.bits)
-            return [(part, *arrays.raw(value)) for part, value in zip(names, packed)]
-        return [(name, *arrays.raw(array))]
+            return [(key, *arrays.to_bytes(value)) for key, value in zip(names, packed)]
+        return [(name, *arrays.to_bytes(array))]
 
 
 def fuse(config: FuseConfig) -> dict[str, Any]:
-    """Merge; a summary. Raises UserError where the adapter does not fit the base."""
+    """Merge an adapter into its base model; returns a summary. Raises UserError if the two do not fit."""
     source = resolve_model(config.model)
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
@@ -109,7 +109,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
             folder / SOURCE_FILE,
             {
                 "source": config.model,
-                # Another base than its source: what was trained on that does not fit here.
+                # Not the fingerprint of its source: an adapter of the source does not fit here.
                 "source_fingerprint": sha256_json([base, digest, adapter.scale]),
                 "adapter": config.adapter,
                 "adapter_sha256": digest,
@@ -122,7 +122,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
 
 
 def _carry_task(adapter: Path, folder: Path) -> None:
-    """The fused model answers what the adapter was trained on, not what its base was."""
+    """Give the fused model the task of its adapter, not that of its base model."""
     trained = TrainedTask.load(adapter)
     if trained:
         trained.save(folder)

@@ -77,7 +77,7 @@ def read_photos(config: GenerateConfig) -> list[Photo]:
         raise UserError("nothing to ask about: give --image photo.jpg, or --prompt/--question for a question without a photo")
     photos = [Photo.read(Path(path).expanduser()) for path in config.image]
     for photo in photos:
-        _ = photo.rgb  # decoded now, so that a broken photo is found before the model is loaded
+        _ = photo.rgb  # decoded now, so that a corrupt photo is found before the model is loaded
     return photos
 
 

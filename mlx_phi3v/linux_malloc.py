@@ -1,7 +1,8 @@
 """Linux only: keep freed memory in the process. A Mac never enters this module.
 
-Arrays of a step are tens of megabytes. glibc gets each from the kernel and gives it back, so every page is faulted in and
-zeroed again, which took most of the time of element-wise work: compare `MLX_PHI3V_MALLOC=system python scripts/bench.py train`.
+The arrays of a step are tens of megabytes each. By default glibc gets each one from the kernel and returns it, so its pages
+are mapped and zeroed every time, which took most of the time of element-wise work. To see the difference, compare
+`MLX_PHI3V_MALLOC=system python scripts/bench/bench.py train`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Whether glibc took the settings. MALLOC_ variables or $MLX_PHI3V_MALLOC=system leave all as it is."""
+    """Change glibc's settings; whether it took them. $MLX_PHI3V_MALLOC=system or a MALLOC_ variable leaves them alone."""
     if os.environ.get("MLX_PHI3V_MALLOC") == "system" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:

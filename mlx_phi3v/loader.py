@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from .batches import Batch, Example, ExampleMaker, collate
 from .catalogue import Split
 from .prefetch import prefetch
-from .training.features import FeatureCache
+from .training.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through the model at once. batch: None where this rank has none of the rows."""
+    """The rows that go through the model together. batch: None if this rank has none of the rows."""
 
     rows: list[int]
     batch: Batch | None
@@ -36,7 +36,7 @@ class BatchLoader:
         return self._finish(self._begin(rows))
 
     def _begin(self, rows: Sequence[int]) -> Batch | list[Example] | None:
-        """What can be done beside the model's own work: all, unless features of pictures are to be looked up."""
+        """The work of the helper threads: the whole batch or, with a feature cache, the examples without their features."""
         mine = rows[self.rank :: self.ranks]
         examples = [self.maker(self.split[row], with_answer=True) for row in mine]
         if self.cache and examples:
@@ -45,19 +45,19 @@ class BatchLoader:
 
     def _finish(self, begun: Batch | list[Example] | None) -> Batch | None:
         if self.cache and isinstance(begun, list):
-            return collate(self.cache.complete(begun), self.maker.config)
+            return collate(self.cache.fill(begun), self.maker.config)
         assert not isinstance(begun, list)
         return begun
 
     def __call__(self, passes: Iterable[tuple[list[int], bool]], ahead: int = 3) -> Generator[Pass, None, None]:
         """The batches of `passes`: (rows, whether they end a step). Raises UserError as `batches.ExampleMaker`."""
-        parts = prefetch(lambda part: (*part, self._begin(part[0])), passes, ahead=ahead, threads=2)
-        with closing(parts):
+        begun_passes = prefetch(lambda one: (*one, self._begin(one[0])), passes, ahead=ahead, threads=2)
+        with closing(begun_passes):
             while True:
                 asked = time.perf_counter()
-                part = next(parts, None)
+                one = next(begun_passes, None)
                 self.waited += time.perf_counter() - asked
-                if part is None:
+                if one is None:
                     return
-                rows, ends_step, begun = part
+                rows, ends_step, begun = one
                 yield Pass(rows, self._finish(begun), ends_step)

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to the one RGB image that everything else sees."""
+"""From the bytes of a photo file to the one RGB image that everything else sees."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from PIL import Image, ImageOps
 from .errors import UserError
 from .files import sha256_bytes
 
-# Pillow's own bound of a picture that is no decompression bomb: 1/4 GiB of RGB.
+# Pillow's own bound of a photo that is not a decompression bomb: 1/4 GiB of RGB.
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 8
 # Beyond this the short side of a resized crop has less than a few pixels.
 MAX_ASPECT = 100
 
-# Plain decoders only: EPS, for one, would start Ghostscript on a stranger's file.
+# Plain decoders only: EPS, for one, would start Ghostscript on an untrusted file.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
-# What Pillow's decoders raise on damaged files, as its own fuzzers list them.
+# What Pillow's decoders raise on corrupt files, as its own fuzzers list them.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 class PhotoError(UserError):
-    """A picture that cannot be used; `reason` is a short fixed word for counting.
+    """A photo that cannot be used; `reason` is a short fixed word for counting.
 
     Reasons: picture_unreadable, not_a_picture, picture_broken, picture_too_small, picture_too_many_pixels,
     picture_too_narrow, picture_unsupported_pixels.
@@ -46,7 +46,7 @@ class PhotoError(UserError):
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file, read once; hashed and decoded at most once, when first asked for. May be shared by threads.
+    """A photo file, read once; hashed and decoded at most once, when first asked for. May be shared by threads.
 
     name: its path, for errors. data: the file's bytes.
     """
@@ -56,7 +56,7 @@ class Photo:
 
     @classmethod
     def read(cls, path: Path | str) -> Photo:
-        """Read a picture file. Raises PhotoError where it cannot be read."""
+        """Read a photo file. Raises PhotoError where it cannot be read."""
         try:
             return cls(str(path), Path(path).read_bytes())
         except OSError as error:
@@ -69,7 +69,7 @@ class Photo:
 
     @cached_property
     def rgb(self) -> Image.Image:
-        """The picture as RGB, 8 bit; see `open_photo`. Raises PhotoError where it cannot be used."""
+        """The photo as RGB, 8 bit; see `open_photo`. Raises PhotoError where it cannot be used."""
         return open_photo(self.data, name=self.name)
 
     @property
@@ -79,22 +79,22 @@ class Photo:
 
 
 def _unreadable(path: Path | str, error: OSError) -> PhotoError:
-    return PhotoError("picture_unreadable", f"picture {path} cannot be read: {error.strerror}")
+    return PhotoError("picture_unreadable", f"photo {path} cannot be read: {error.strerror}")
 
 
 def open_photo(
-    source: bytes | Path | str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, name: str = "the picture"
+    source: bytes | Path | str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, name: str = "the photo"
 ) -> Image.Image:
-    """Decode a picture to RGB, 8 bit, as a person would see it on a white page.
+    """Decode a photo to RGB, 8 bit, as it looks on a white page.
 
     EXIF orientation is applied, alpha is laid over white, 16 bit is scaled to 8, of an animation the first frame is
     taken, CMYK and palettes become RGB. Embedded colour profiles are not applied, as in the published code.
     A plain RGB file comes out as `PIL.Image.open(...).convert("RGB")` gives it, bit for bit.
 
-    `name` stands for the picture in errors where `source` is bytes. Sides and limits are in pixels; both are checked
+    `name` names the photo in errors if `source` is bytes. Sides and limits are in pixels; both are checked
     on the header, before anything is decoded.
 
-    Raises PhotoError (a UserError) for a file that is missing, broken, no picture, tiny, huge or a needle.
+    Raises PhotoError (a UserError) for a file that is missing, corrupt, not a photo, too small, too large or too narrow.
     """
     if not isinstance(source, bytes):
         name, source = str(source), Photo.read(source).data
@@ -108,7 +108,7 @@ def open_photo(
         if isinstance(error, UserError):
             raise
         raise PhotoError(
-            "picture_broken", f"{name} is broken or cut off ({_first_line(error)}); get it again or remove its row"
+            "picture_broken", f"{name} is corrupt or truncated ({_first_line(error)}); get it again or remove its row"
         ) from None
 
 
@@ -135,14 +135,14 @@ def _opened(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def is_plain_rgb(data: bytes) -> bool:
-    """Whether a file that `open_photo` accepts is already a clean RGB JPEG or PNG, so that its bytes can be kept."""
+    """Whether a file that `open_photo` accepts is a clean RGB JPEG or PNG, whose bytes can be stored as they are."""
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         return False
     with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
         if image.mode != "RGB" or image.has_transparency_data or _orientation(image) in range(2, 9):
             return False
         # A 16-bit RGB PNG opens as RGB too (IHDR bit depth), and so does an animated one. A JPEG from a phone
-        # may hold a second picture (MPO) after the first; readers take the first.
+        # may hold a second photo (MPO) after the first; readers take the first.
         return image.format != "PNG" or (data[24] == 8 and getattr(image, "n_frames", 1) == 1)
 
 
@@ -151,14 +151,14 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     formats = [item for item in _FORMATS if item in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            # Our own limit reports big pictures as an error; Pillow's warning would only be noise before it.
+            # Our own limit reports big photos as an error; Pillow's warning would only be noise before it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=formats)
     except Image.DecompressionBombError:
         raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
     except _DECODE_ERRORS:
         raise PhotoError(
-            "not_a_picture", f"{name} is no picture that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+            "not_a_picture", f"{name} is not a photo that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         ) from None
 
 
@@ -170,7 +170,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int
             f"{name} is {width}x{height}, more than {max_pixels} pixels; scale it down or raise the limit",
         )
     if min(size) < min_side:
-        raise PhotoError("picture_too_small", f"{name} is {width}x{height}; a picture needs at least {min_side} pixels a side")
+        raise PhotoError("picture_too_small", f"{name} is {width}x{height}; a photo needs at least {min_side} pixels a side")
     if max(size) > MAX_ASPECT * min(size):
         raise PhotoError("picture_too_narrow", f"{name} is {width}x{height}, longer than {MAX_ASPECT} times its width; crop it")
 
@@ -179,7 +179,7 @@ def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
     except _DECODE_ERRORS:
-        return None  # damaged metadata is no reason to lose the picture
+        return None  # corrupt metadata is no reason to reject the photo
 
 
 def _oriented(image: Image.Image) -> Image.Image:

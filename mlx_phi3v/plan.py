@@ -1,4 +1,4 @@
-"""What a training run will take, before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
+"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
 
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
@@ -37,25 +37,25 @@ from .prompts import PromptProcessor
 from .task import Task
 from .training.footprint import (
     INTERPRETER,
-    Training,
-    Workload,
+    BatchShape,
+    StepSettings,
     adapter_parameters,
+    fit_to_limit,
     fits,
     footprint,
     largest_batch,
     step_flops,
     weight_bytes,
-    within,
 )
-from .training.init_adapter import load_init_adapter
+from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
-from .training.settings import TrainConfig, training_of
+from .training.train_config import TrainConfig, step_settings
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
-# The part of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
+# The share of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
 METAL_SHARE = 0.75
-# Part of the matrix-product peak that a step reaches, as measured by `python scripts/bench.py train` (docs/performance.md).
-TRUNK_SHARE, TOWER_SHARE = 0.67, 0.6
+# The share of the matrix-product peak that a step reaches: `python scripts/bench/bench.py train` (docs/performance.md).
+LANGUAGE_SHARE, TOWER_SHARE = 0.67, 0.6
 _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
 
 
@@ -117,56 +117,57 @@ def matmul_gflops(backend: str = "mlx") -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to make a run smaller, and what it gives up."""
+    """A smaller run, and the change that makes it smaller."""
 
     change: str
     model: ModelConfig
-    work: Workload
-    training: Training
+    shape: BatchShape
+    training: StepSettings
 
 
-def smaller(config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Workload, training: Training) -> Iterator[Choice]:
-    """The run as asked for, then with one concession more each time, the mildest first."""
-    yield Choice("", model, work, training)
+def smaller(
+    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings
+) -> Iterator[Choice]:
+    """The run as asked for, then with one more change each time, the mildest first."""
+    yield Choice("", model, shape, training)
     notes: list[str] = []
     if model.quantization is None:
         for bits in (8, 4):
             model = replace(model, quantization=Quantization(64, bits))
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
-            yield Choice(notes[0], model, work, training)
+            yield Choice(notes[0], model, shape, training)
     image_side = config.vision != "off" or config.projector != "off" or config.separators != "off"
-    if image_side and config.init_adapter is None:  # an adapter that is there already trains what it trains
+    if image_side and config.init_adapter is None:  # an existing adapter decides what is trained
         frozen = replace(config, vision="off", projector="off", separators="off")
         if frozen.language != "off" or frozen.lm_head != "off":
-            training = replace(training_of(frozen), dtype=training.dtype, cpu=training.cpu)
+            training = replace(step_settings(frozen), dtype=training.dtype, cpu=training.cpu)
             notes.append("--vision off --projector off")
-            yield Choice(", ".join(notes), model, work, training)
-    num_crops = config.num_crops or model.num_crops
+            yield Choice(", ".join(notes), model, shape, training)
     for fewer in (8, 4, 1):
-        if fewer < num_crops:
-            work = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
-            yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, work, training)
+        if fewer < (config.num_crops or model.num_crops):
+            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
+            yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, shape, training)
 
 
 def advice(
-    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, work: Workload, training: Training, limit: int
+    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings, limit: int
 ) -> str | None:
     """What to change so that the run fits into `limit` bytes: "" for nothing, None where no change helps."""
-    for choice in smaller(config, model, rows, work, training):
-        found = within(choice.model, choice.work, choice.training, limit)
+    for choice in smaller(config, model, rows, shape, training):
+        found = fit_to_limit(choice.model, choice.shape, choice.training, limit)
         if found:
             count, checkpointing = found
             flags = [choice.change] if choice.change else []
             flags += ["--grad-checkpoint"] if checkpointing and not config.grad_checkpoint else []
-            if count < work.rows:
-                passes = config.grad_accumulation_steps * work.rows // count
+            if count < shape.rows:
+                passes = config.grad_accumulation_steps * shape.rows // count
                 flags += [f"--batch-size {count} --grad-accumulation-steps {passes}"]
             return ", ".join(flags)
     return None
 
 
 def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
-    """What is trained, and the settings that say so. Raises UserError where --init-adapter does not fit the model."""
+    """The settings with rank, alpha and targets filled in, and the adapter. Raises UserError if --init-adapter does not fit."""
     if config.init_adapter is None:
         return config.with_lora_defaults(), config.adapter()
     config, adapter, _ = load_init_adapter(config, model, base_fingerprint(folder))
@@ -177,23 +178,24 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
     model, prompts = load_model_config(folder), PromptProcessor(folder)
-    num_crops = config.num_crops or model.num_crops
+    num_crops = choose_num_crops(config, model)
+    config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
-    work = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
-    # A Mac's GPU computes in bf16 unless told otherwise; fp32 is what MLX on a CPU computes in.
+    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
+    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
-    training = replace(training_of(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
-    taken = footprint(model, work, training)
+    training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    taken = footprint(model, shape, training)
     gflops = config.gflops or matmul_gflops()
-    trunk, tower = step_flops(model, work, training)
-    seconds = (trunk / TRUNK_SHARE + tower / TOWER_SHARE) / gflops / 1e9
+    language, tower = step_flops(model, shape, training)
+    seconds = (language / LANGUAGE_SHARE + tower / TOWER_SHARE) / gflops / 1e9
     limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
     if config.memory_limit:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
     return {
         "model": config.model,
         "num_crops": num_crops,
-        **asdict(work),
+        **asdict(shape),
         "parameters": weight_bytes(replace(model, quantization=None), "float32") // 4,
         "trained": adapter_parameters(model, training.adapter),
         "dtype": training.dtype,
@@ -201,11 +203,11 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "adapter_gb": taken.adapter / 1e9,
         "activations_gb": taken.activations / 1e9,
         "peak_gb": (taken.total + INTERPRETER) / 1e9,
-        "tflop": (trunk + tower) / 1e12,
+        "tflop": (language + tower) / 1e12,
         "gflops": gflops,
         "seconds_per_step": seconds * config.grad_accumulation_steps,
-        "fits": {name: fits(model, work, training, limit) for name, limit in limits.items()},
-        "advice": {name: advice(config, model, rows, work, training, limit) for name, limit in limits.items()},
+        "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
+        "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }
 
 
@@ -231,11 +233,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for name, change in figures["advice"].items():
-        text = "does not fit, whatever is changed" if change is None else f"fits with {change}" if change else "fits as it is"
+        text = "cannot be made to fit" if change is None else f"fits with {change}" if change else "fits as it is"
         console.print(f"{name}: {text}", highlight=False)
-    console.print(
-        "Batches are counted as large as they can come; a Mac's GPU may have three quarters of its memory.", style="dim"
-    )
+    console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Results of a function over many items, in order, worked out a bounded number ahead by threads or processes."""
+"""Results of a function over many items, in order, computed a bounded number ahead by threads or processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def prefetch(
 ) -> Generator[Result, None, None]:
     """`function(item)` for every item, in the items' order.
 
-    While the caller has one result in hand, the next `ahead` are in work or wait. `items` may be endless. They are
-    taken by the caller's thread, so a generator will do; `function` runs in `threads` threads of its own, or in
+    While the caller uses one result, the next `ahead` are computed or wait. `items` may be endless. The caller's thread
+    takes them, so a generator is fine; `function` runs in `threads` threads of its own, or in
     `pool` (such as a ProcessPoolExecutor), which stays open for its owner to close.
 
     An error of `function` or of `items` is raised in its turn, after the results before it. Closing the generator, as

@@ -20,7 +20,7 @@ _SHORT_SECONDS = 2.0  # what takes less needs no bar
 
 
 class Progress:
-    """One bar. `advance` moves it, `note` sets the text behind it (loss, rate), `emit` reports a finished fact.
+    """One bar. `advance` moves it and sets the figures behind it (loss, rate); `emit` prints a JSON line.
 
     Bars go to stderr, so that stdout holds results only.
     """
@@ -64,7 +64,7 @@ class Progress:
             self._speak()
 
     def emit(self, **fields: Any) -> None:
-        """A JSON line of its own, whatever the clock says."""
+        """Print a JSON line now; the limit on progress lines does not apply."""
         if self.as_json:
             print(json.dumps(fields), flush=True)
 
@@ -84,19 +84,19 @@ def result(as_json: bool, **fields: Any) -> None:
 
 
 def note(text: str) -> None:
-    """A line that a person must not miss, on stderr: also off a terminal and with `--json`."""
+    """A line that the user must not miss, on stderr: also without a terminal and with `--json`."""
     Console(stderr=True, soft_wrap=True).print(f"note: {text}", markup=False, highlight=False)
 
 
 def say(text: str, *, as_json: bool = False) -> None:
-    """A line to the person at the terminal; nothing with `--json` or off a terminal."""
+    """A line on the user's terminal; nothing with `--json` or without a terminal."""
     if not as_json and sys.stderr.isatty():
         Console(stderr=True).print(text, markup=False)
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """A line on a terminal that says what is being done, told by calling what this gives; nothing off a terminal."""
+    """A status line on a terminal; the yielded function sets its text. Shows nothing without a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda stage: None
@@ -105,16 +105,16 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def watched(parts: Iterable[T], label: str, total: int, size: Callable[[T], int], *, as_json: bool = False) -> Iterator[T]:
-    """The parts as they come, of `total` items together; a bar appears once they take more than two seconds."""
+def watched(batches: Iterable[T], label: str, total: int, size: Callable[[T], int], *, as_json: bool = False) -> Iterator[T]:
+    """Yield the batches, of `total` items together; a bar appears once they take more than two seconds."""
     began, done = time.monotonic(), 0
     bar: Progress | None = None
     try:
-        for part in parts:
-            yield part
-            done += size(part)
+        for batch in batches:
+            yield batch
+            done += size(batch)
             if bar:
-                bar.advance(size(part))
+                bar.advance(size(batch))
             elif time.monotonic() - began > _SHORT_SECONDS:
                 bar = Progress(label, total, as_json=as_json, done=done).__enter__()
     finally:

@@ -30,7 +30,7 @@ class PromptProcessor:
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises a bare Exception
-            raise UserError(f"{path} is no readable tokenizer ({error}); copy it again from the published model") from None
+            raise UserError(f"{path} cannot be read as a tokenizer ({error}); copy it again from the published model") from None
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         stops = (self.tokenizer.token_to_id(token) for token in _STOPS)

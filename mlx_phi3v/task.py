@@ -1,6 +1,6 @@
-"""The task: which fields a product has, what the model is asked, what it answers, how an answer is read back.
+"""The task: the fields of a product, the prompt, the answer template, and how an answer is parsed.
 
-Training builds its answers and scoring reads them through the same object, so the two cannot drift.
+Training writes answers and scoring parses them through the same object, so the two always agree.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ class Task:
 
     def __post_init__(self) -> None:
         names = [item.name for item in self.fields]
-        parts = list(string.Formatter().parse(self.template))
-        used = [name for _, name, _, _ in parts if name is not None]
+        pieces = list(string.Formatter().parse(self.template))
+        used = [name for _, name, _, _ in pieces if name is not None]
         if sorted(used) != sorted(names) or len(set(names)) != len(names):
             raise UserError(f"the template names {used} but the task's fields are {names}; name each field once, as {{name}}")
-        if parts and parts[-1][1] is None:
-            raise UserError(f"the template ends in text after its last field ({parts[-1][0]!r}); end it with a field")
-        labels = dict(zip(used, (literal for literal, name, _, _ in parts if name is not None)))
+        if pieces and pieces[-1][1] is None:
+            raise UserError(f"the template ends in text after its last field ({pieces[-1][0]!r}); end it with a field")
+        labels = dict(zip(used, (literal for literal, name, _, _ in pieces if name is not None)))
         if any(not labels[name].strip() for name in used[1:]):
-            raise UserError("two fields of the template stand side by side; put a label such as ', Price: ' between them")
+            raise UserError("two fields of the template have no label between them; put one such as ', Price: ' between them")
         if len({label.strip(_GLUE) for label in labels.values()}) != len(labels):
             raise UserError("two fields of the template have the same label; give each its own")
         order = {name: i for i, name in enumerate(used)}
@@ -105,8 +105,8 @@ class Task:
     def parse(self, text: str, *, truncated: bool = False) -> dict[str, ParsedField]:
         """Read an answer back, field by field.
 
-        A label that stands twice is "duplicate", none is "missing", a value that does not read is "malformed";
-        with `truncated` (the answer hit its length limit) the last field found is "truncated", since it may be cut.
+        A label that appears twice gives "duplicate", no label "missing", a value that does not parse "malformed". With
+        `truncated` (the answer hit its length limit) the last field found is "truncated", as its end may be missing.
         """
         text = text.split(END)[0]
         found: dict[str, list[tuple[int, int]]] = {}

@@ -16,7 +16,7 @@ from . import cli
 from .errors import run_cli
 from .progress import result, say
 from .training.loop import train
-from .training.settings import TrainConfig
+from .training.train_config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(TrainConfig, "python -m mlx_phi3v.train", __doc__ or "", argv)
     summary = train(config)
     result(config.json, event="done", **summary)
+    start = f", from {summary['init_adapter']}," if "init_adapter" in summary else ""
     say(
-        f"trained {summary['steps']} steps at {summary['rows_per_second']} rows/s; adapter: {summary['adapter']}",
+        f"trained {summary['steps']} steps{start} at {summary['rows_per_second']} rows/s; adapter: {summary['adapter']}",
         as_json=config.json,
     )
     return 0

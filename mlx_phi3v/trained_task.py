@@ -1,6 +1,6 @@
-"""What an adapter was trained to answer, written beside it: `task.json` in an adapter's or a fused model's folder.
+"""What an adapter was trained to answer: `task.json` in the folder of an adapter or of a fused model.
 
-An adapter is of use only with the question it was trained on, so the two travel together.
+An adapter works only with the question it was trained on, so the two are stored together.
 """
 
 from __future__ import annotations

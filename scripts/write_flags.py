@@ -1,4 +1,4 @@
-"""Write docs/flags.md from the table of aliases: `python scripts/write_flags.py`. A test holds the page against it."""
+"""Write docs/flags.md from the table of aliases: `python scripts/write_flags.py`. A test compares the page with it."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 set_up("mlx")  # before a test imports mlx: it imports neither framework
 
 # How long an example takes says nothing on a busy machine. Failing examples of another day are not tried first.
-settings.register_profile("unhurried", deadline=None, database=None)
-settings.load_profile("unhurried")
+settings.register_profile("no_deadline", deadline=None, database=None)
+settings.load_profile("no_deadline")
 
 # Every number that a test draws follows from it: `TEST_SEED=7 pytest -m numeric` tries others.
 TEST_SEED = int(os.environ.get("TEST_SEED", "0"))

@@ -73,3 +73,19 @@ convert(ConvertConfig(sys.argv[1], Path(sys.argv[2]), quantize=True, q_group_siz
 """
     packages = loaded_after(code, checkpoint, tmp_path / "out")
     assert "mlx" in packages and not packages & TORCH
+
+
+def test_names_that_users_imported_before_the_move_are_still_there() -> None:
+    code = """
+from data import describe, ingest, sample
+from data.catalogue import Catalogue, CatalogueWriter
+from eval import compare, parity, predict
+from mlx_phi3v.catalogue import Catalogue as Moved
+from mlx_phi3v.generate import chat_prompt
+from mlx_phi3v.weights import resolve_model
+assert Catalogue is Moved and resolve_model("tiny").is_dir()
+assert all(callable(package.main) for package in (describe, ingest, sample, compare, parity, predict))
+assert chat_prompt("What is this?", 1).count("<|image_1|>") == 1
+"""
+    packages = loaded_after(code)
+    assert not packages & (MLX | TORCH)

@@ -1,7 +1,7 @@
 """Look at a catalogue before training on it.
 
-Prints counts, categories, prices, picture sizes, tokens per row and duplicates, and writes them with a contact sheet
-as one self-contained page beside the catalogue (or to --page).
+Prints counts, categories, prices, photo sizes, tokens per row and duplicates, and writes them with a contact sheet
+as one self-contained page next to the catalogue (or to --page).
 
     python -m data.describe runs/photos
     python -m data.describe runs/photos --model ~/Phi-3.5-vision --page photos.html
@@ -35,10 +35,10 @@ class DescribeConfig:
     model: Path | None = option(None, help="folder of a model: its tokenizer counts the text and shows what is trained")
     num_crops: tuple[int, ...] = option((1, 4, 16), help="count tokens at these settings")
     max_length: int | None = option(None, help="most tokens a row may take; by default the model's own limit")
-    sample: int = option(1000, help="rows whose pictures and tokens are looked at")
-    pictures: int = option(48, help="pictures on the contact sheet")
+    sample: int = option(1000, help="rows whose photos and tokens are looked at")
+    pictures: int = option(48, help="photos on the contact sheet")
     seed: int = option(0, help="the same seed looks at the same rows")
-    page: Path | None = option(None, help="HTML page to write; by default NAME.html beside the catalogue")
+    page: Path | None = option(None, help="HTML page to write; by default NAME.html next to the catalogue")
     json: bool = option(False, help="print progress and the figures as JSON lines")
 
 

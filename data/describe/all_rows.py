@@ -27,7 +27,7 @@ class AllRows:
         self._categories = {item.name: dict[str, Counter[str]]() for item in self.task.fields if item.kind == "category"}
         self._numbers = {item.name: array("d") for item in self.task.fields if item.kind == "number"}
         self._lengths = {item.name: Counter[int]() for item in self.task.fields if item.kind == "text"}
-        self._pictures = {name: array("Q") for name in self.rows}
+        self._photos = {name: array("Q") for name in self.rows}
         self._answers = array("Q")
         self._read(catalogue, as_json)
 
@@ -53,7 +53,7 @@ class AllRows:
             else:
                 self._lengths[item.name][len(value)] += 1
         for image in row["images"] or ():
-            self._pictures[split].append(int(Path(image).stem[:16], 16))
+            self._photos[split].append(int(Path(image).stem[:16], 16))
         answer = self.task.answer(row).encode("utf-8", "replace")
         self._answers.append(int.from_bytes(hashlib.blake2b(answer, digest_size=8).digest(), "big"))
 
@@ -73,10 +73,10 @@ class AllRows:
         return FieldFigures(item, missing, lengths=quantiles(lengths))
 
     def duplicates(self) -> dict[str, int]:
-        """How often pictures and whole answers come again, and pictures that stand in several splits."""
-        by_split = [np.unique(np.asarray(pictures, dtype=np.uint64)) for pictures in self._pictures.values()]
+        """How often photos and whole answers repeat, and the photos that are in several splits."""
+        by_split = [np.unique(np.asarray(photos, dtype=np.uint64)) for photos in self._photos.values()]
         distinct = np.unique(np.concatenate(by_split)) if by_split else np.zeros(0)
-        total = sum(len(pictures) for pictures in self._pictures.values())
+        total = sum(len(photos) for photos in self._photos.values())
         answers = np.asarray(self._answers, dtype=np.uint64)
         return {
             "pictures used again": total - len(distinct),

@@ -1,6 +1,6 @@
-"""What a careful person looks at before training on a catalogue, as plain figures.
+"""What to look at before training on a catalogue, as plain figures.
 
-Counts, categories, prices and duplicates are of all rows; picture sizes and tokens are of a seeded sample. Memory: the
+Counts, categories, prices and duplicates are of all rows; photo sizes and tokens are of a seeded sample. Memory: the
 sample, and 24 bytes a row for prices and duplicates.
 """
 
@@ -16,7 +16,7 @@ from .all_rows import AllRows
 from .figures import Description, histogram, quantiles
 from .sampled_rows import contact_sheet, draw_rows, look_at_rows, open_model, preview, token_figures
 
-_SHOWN_FAULTS = 20
+_SHOWN_PROBLEMS = 20
 
 
 def describe(
@@ -43,7 +43,7 @@ def describe(
         sampled=len(rows),
         widths=histogram([width for width, _ in sizes]), heights=histogram([height for _, height in sizes]),
         sides=quantiles([min(size) for size in sizes]),
-        unreadable=tuple(row.fault for row in rows if row.fault)[:_SHOWN_FAULTS],
+        unreadable=tuple(row.problem for row in rows if row.problem)[:_SHOWN_PROBLEMS],
         tokens=tuple(token_figures(crops, rows, vision, limit) for crops in num_crops) if rows else (),
         with_text=prompts is not None, limit=limit,
         previews=tuple(preview(row, task, prompts, vision, crops) for row in rows[:previews]) if prompts else (),

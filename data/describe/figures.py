@@ -58,11 +58,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Preview:
-    """One row as training sees it: its text in pieces and its picture as a data URI."""
+    """One row as training sees it: its text in pieces and its photo as a data URI."""
 
     row: str
     pieces: tuple[Piece, ...]
-    picture: str | None
+    photo: str | None
 
 
 @dataclass(frozen=True)

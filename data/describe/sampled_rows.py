@@ -1,4 +1,4 @@
-"""A closer look at a seeded sample of rows: picture sizes, tokens, what is trained, a contact sheet."""
+"""A closer look at a seeded sample of rows: photo sizes, tokens, what is trained, a contact sheet."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _SHEET_SIDE, _PREVIEW_SIDE = 112, 224  # pixels of a thumbnail's longer side
 
 @dataclass(frozen=True)
 class SampledRow:
-    """A sampled row, its picture sizes (width, height) and the length of its text in tokens without pictures."""
+    """A sampled row, its photo sizes (width, height) and the length of its text in tokens without photos."""
 
     row: dict[str, Any]
     split: str
     sizes: tuple[tuple[int, int], ...]
     text_tokens: int
-    fault: str | None
+    problem: str | None
 
     @property
-    def first_picture(self) -> str | None:
-        """The row's first picture, where all of its pictures can be opened."""
-        return self.row["images"][0] if self.row["images"] and not self.fault else None
+    def first_photo(self) -> str | None:
+        """The row's first photo, where all of its photos can be opened."""
+        return self.row["images"][0] if self.row["images"] and not self.problem else None
 
 
 def open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelConfig | None]:
@@ -66,28 +66,28 @@ def draw_rows(catalogue: Catalogue, rows: dict[str, int], sample: int, seed: int
 def look_at_rows(
     chosen: list[tuple[str, dict[str, Any]]], task: Task, prompts: PromptProcessor | None, as_json: bool
 ) -> Iterator[SampledRow]:
-    """Open the pictures of every row chosen and count the tokens of its text."""
-    with Progress("looking at pictures", len(chosen), as_json=as_json) as bar:
+    """Open the photos of every row chosen and count the tokens of its text."""
+    with Progress("reading photos", len(chosen), as_json=as_json) as bar:
         for split, row in chosen:
-            sizes, fault = _picture_sizes(row["images"])
+            sizes, problem = _photo_sizes(row["images"])
             text = 0
-            if prompts and not fault:
+            if prompts and not problem:
                 ids, _ = prompts.example(task.prompt, task.answer(row), [0] * len(sizes))
                 text = len(ids)
             bar.advance()
-            yield SampledRow(row, split, tuple(sizes), text, fault)
+            yield SampledRow(row, split, tuple(sizes), text, problem)
 
 
-def _picture_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
-    """(sizes of the pictures that open, what is wrong with the last of those that do not)."""
-    sizes, fault = [], None
+def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
+    """(sizes of the photos that open, what is wrong with the last of those that do not)."""
+    sizes, problem = [], None
     for path in paths:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except OSError as error:
-            fault = f"{path}: {error}"
-    return sizes, fault
+            problem = f"{path}: {error}"
+    return sizes, problem
 
 
 def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, limit: int | None) -> TokenFigures:
@@ -100,7 +100,7 @@ def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, 
 
 
 def _image_tokens(row: SampledRow, num_crops: int, vision: VisionConfig) -> list[int]:
-    """Tokens of each picture of a row."""
+    """Tokens of each photo of a row."""
     return [image_token_count(crop_grid_of(size, num_crops), vision) for size in row.sizes]
 
 
@@ -111,22 +111,22 @@ def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: Visio
     pieces: list[Piece] = []
     for token, label in zip(ids.tolist(), labels.tolist()):
         if token < 0:
-            text = f"[picture {-token}: {counts[-token - 1]} tokens]"
+            text = f"[photo {-token}: {counts[-token - 1]} tokens]"
             if pieces and pieces[-1].text == text:
                 continue
         else:
             text = (prompts.tokenizer.id_to_token(token) or "?").replace("▁", " ").replace("<0x0A>", "⏎")
         pieces.append(Piece(text, label >= 0))
-    picture = _thumbnail(row.first_picture, _PREVIEW_SIDE) if row.first_picture else None
-    return Preview(f"{row.split} {row.row['id']}", tuple(pieces), picture)
+    photo = _thumbnail(row.first_photo, _PREVIEW_SIDE) if row.first_photo else None
+    return Preview(f"{row.split} {row.row['id']}", tuple(pieces), photo)
 
 
 def contact_sheet(rows: list[SampledRow], task: Task, count: int) -> Iterator[tuple[str, str]]:
-    """(thumbnail as data URI, what the row says) of the first `count` rows with a picture."""
-    usable = (row for row in rows if row.first_picture)
+    """(thumbnail as data URI, what the row says) of the first `count` rows with a photo."""
+    usable = (row for row in rows if row.first_photo)
     for row in itertools.islice(usable, count):
-        assert row.first_picture
-        if thumbnail := _thumbnail(row.first_picture, _SHEET_SIDE):
+        assert row.first_photo
+        if thumbnail := _thumbnail(row.first_photo, _SHEET_SIDE):
             yield thumbnail, task.answer(row.row)
 
 

@@ -25,12 +25,12 @@ def show(description: Description, console: Console) -> None:
     for figures in d.fields:
         _show_field(figures, list(d.rows), console)
     if d.widths:
-        console.print(f"\n[bold]pictures[/bold] (of {d.sampled:,} rows)")
+        console.print(f"\n[bold]photos[/bold] (of {d.sampled:,} rows)")
         console.print(f"  widths  {_spark(d.widths)}\n  heights {_spark(d.heights)}", highlight=False)
-    for fault in d.unreadable:
-        console.print(f"  cannot be opened: {fault}", style="red", markup=False)
+    for problem in d.unreadable:
+        console.print(f"  cannot be opened: {problem}", style="red", markup=False)
     if d.tokens:
-        console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", pictures only (give --model for the text)"))
+        console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", photos only (give --model for the text)"))
         console.print(_token_table(d))
     for preview in d.previews:
         text = Text(f"\n{preview.row}: ", style="dim")
@@ -62,10 +62,8 @@ def _show_field(figures: FieldFigures, splits: list[str], console: Console) -> N
 
 
 def _token_table(d: Description) -> Table:
-    title = "tokens per row" + ("" if d.with_text else ", pictures only (give --model for the text)")
-    table = Table(
-        "num_crops", "median", "95 %", "largest", "pictures", *(["too long"] if d.limit else []), title=title, box=None
-    )
+    title = "tokens per row" + ("" if d.with_text else ", photos only (give --model for the text)")
+    table = Table("num_crops", "median", "95 %", "largest", "photos", *(["too long"] if d.limit else []), title=title, box=None)
     for column in table.columns:
         column.justify = "right"
     for t in d.tokens:

@@ -1,14 +1,14 @@
 """Turn any catalogue into training data.
 
 SOURCE is a CSV, TSV, JSON, JSONL or Parquet file, a folder of photos (category/photo.jpg) or of tables, chat-style JSONL,
-a saved `datasets` folder or the id of a hub dataset. Pictures may be bytes, paths or URLs.
+a saved `datasets` folder or the id of a hub dataset. Photos may be bytes, paths or URLs.
 
     python -m data.ingest photos/ --output runs/photos
     python -m data.ingest products.csv --output runs/shop --config fields.yaml
     python -m data.ingest shop.csv --output runs/shop --field title=Name --field price=Price:number:EUR --image Photo
     python -m data.ingest DBQ/Burberry.Product.prices.United.States --preset burberry --output runs/burberry
 
-A run that is stopped at any moment goes on where it was when started again: its work lies in .NAME.ingest beside DIR.
+A run that is stopped at any moment continues when it is started again: unfinished work is in .NAME.ingest next to OUTPUT.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from functools import partial
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
+from .ingest_config import IngestConfig
 from .pipeline import ingest
-from .settings import IngestConfig
 from .summary import summary
 
 

@@ -1,7 +1,7 @@
 """Which network addresses a download may reach: the check that a URL in a catalogue cannot get around.
 
-Names are resolved here, every address is judged, and the connection goes to the address that was judged, so neither a
-redirect nor a name that changes its mind between check and use leads into the user's own network.
+Names are resolved here, every address is checked, and the connection goes to the address that was checked. So neither a
+redirect nor a name that resolves differently the second time leads into the user's own network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AddressRefusedError(Exception):
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, 6to4, Teredo, NAT64) are judged as what they stand for.
+    IPv4 addresses inside IPv6 ones (mapped, 6to4, Teredo, NAT64) are checked as the IPv4 address.
     """
     try:
         ip = ipaddress.ip_address(address.split("%")[0])
@@ -73,26 +73,26 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve, judge, connect. Raises AddressRefusedError, or httpcore's ConnectError and ConnectTimeout."""
+        """Resolve, check, connect. Raises AddressRefusedError, or httpcore's ConnectError and ConnectTimeout."""
         try:
             addresses = await asyncio.wait_for(self._resolve(host, port), timeout)
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"no answer for the name {host}") from None
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"the name {host} cannot be resolved ({error})") from None
-        self._judge(host, port, addresses)
-        fault: Exception = httpcore.ConnectError(f"the name {host} has no address")
+        self._check(host, port, addresses)
+        failure: Exception = httpcore.ConnectError(f"the name {host} has no address")
         for address in addresses:
             try:
                 return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                fault = error
-        raise fault
+                failure = error
+        raise failure
 
-    def _judge(self, host: str, port: int, addresses: list[str]) -> None:
+    def _check(self, host: str, port: int, addresses: list[str]) -> None:
         if self.allow_private or f"{host}:{port}" in self.allowed:
             return
-        # One private address among public ones is how a name is made to slip through: refuse them all.
+        # A private address among public ones is an attack on this check: refuse them all.
         bad = [address for address in addresses if not is_public(address)]
         if bad:
             raise AddressRefusedError(f"{host} is {bad[0]}")

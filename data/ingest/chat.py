@@ -11,10 +11,10 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
 
-from .tables import Fault, Row, Table
+from .tables import Row, RowError, Table
 
 _TURNS = ("messages", "conversations")
-_PICTURES = ("images", "image")
+_PHOTO_COLUMNS = ("images", "image")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PLACEHOLDER = re.compile(r"<image>|<\|image_\d+\|>")
 
@@ -25,9 +25,9 @@ def is_chat(table: Table) -> bool:
 
 
 class ChatTable:
-    """A chat table as the columns `question`, `answer`, `images` and whatever else it has.
+    """A chat table as the columns `question`, `answer`, `images` and all other columns it has.
 
-    With a `task` the answer is read back into its fields, by the template; a row whose answer does not fit is a fault.
+    With a `task` its template parses the answer into fields; a row whose answer does not fit is a RowError.
     """
 
     kind = "chat"
@@ -36,42 +36,42 @@ class ChatTable:
         self.table = table
         self.task = task
         self.count = table.count
-        taken = (*_TURNS, *_PICTURES)
+        taken = (*_TURNS, *_PHOTO_COLUMNS)
         self.columns = {"question": pa.string(), "answer": pa.string(), "images": pa.list_(pa.string())}
         self.columns |= {field.name: pa.string() for field in task.fields} if task else {}
         self.columns |= {n: kind for n, kind in table.columns.items() if n not in taken and n not in self.columns}
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each conversation of one question and one answer; others are faults."""
+        """Each conversation of one question and one answer; any other is a RowError."""
         for number, row in self.table.rows():
-            yield number, row if isinstance(row, Fault) else self._flatten(row)
+            yield number, row if isinstance(row, RowError) else self._flatten(row)
 
     def first_question(self) -> str:
         """The question of the first usable row. Raises UserError where no row has one."""
         for _, row in self.rows():
-            if not isinstance(row, Fault):
+            if not isinstance(row, RowError):
                 return str(row["question"])
         raise UserError("no row of the chat file holds one question and one answer; see docs/data.md for the two forms")
 
     def _flatten(self, row: Mapping[str, Any]) -> Row:
         turns = [_turn(turn) for turn in next((row[name] for name in _TURNS if isinstance(row.get(name), list)), [])]
         if not turns or any(turn is None for turn in turns):
-            return Fault("chat_malformed")
+            return RowError("chat_malformed")
         roles = [turn[0] for turn in turns if turn]
         texts = [turn[1] for turn in turns if turn]
-        if roles[0] == "system":  # Phi-3-Vision has no system turn: what it says stands before the question
+        if roles[0] == "system":  # Phi-3-Vision has no system turn: its text goes before the question
             roles, texts = roles[1:], [f"{texts[0]} {texts[1] if len(texts) > 1 else ''}", *texts[2:]]
         if roles != ["user", "assistant"]:
-            return Fault("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
+            return RowError("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
         question = " ".join(_PLACEHOLDER.sub(" ", texts[0]).split())
-        pictures: Any = next((row[name] for name in _PICTURES if row.get(name)), [])
-        values = {key: value for key, value in row.items() if key not in (*_TURNS, *_PICTURES)}
+        photos: Any = next((row[name] for name in _PHOTO_COLUMNS if row.get(name)), [])
+        values = {key: value for key, value in row.items() if key not in (*_TURNS, *_PHOTO_COLUMNS)}
         values |= {"question": question, "answer": texts[1].strip()}
-        values["images"] = pictures if isinstance(pictures, list) else [pictures]
+        values["images"] = photos if isinstance(photos, list) else [photos]
         if self.task:
             parsed = self.task.parse(texts[1])
             if any(field.status not in ("ok", "missing") for field in parsed.values()):
-                return Fault("answer_does_not_fit_the_template")
+                return RowError("answer_does_not_fit_the_template")
             values |= {name: field.value for name, field in parsed.items()}
         return values
 
@@ -81,7 +81,7 @@ def _turn(turn: Any) -> tuple[str, str] | None:
         return None
     role = _ROLES.get(str(turn.get("role", turn.get("from"))))
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, list):  # parts: {"type": "text", "text": ...} and {"type": "image"}
-        parts = [part.get("text") or part.get("content") or "" for part in content if isinstance(part, Mapping)]
-        content = " ".join(part for part in parts if isinstance(part, str))
+    if isinstance(content, list):  # items: {"type": "text", "text": ...} and {"type": "image"}
+        texts = [item.get("text") or item.get("content") or "" for item in content if isinstance(item, Mapping)]
+        content = " ".join(text for text in texts if isinstance(text, str))
     return (role, content) if role and isinstance(content, str) else None

@@ -13,15 +13,15 @@ import pyarrow as pa
 from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
 
-from ..writer import store_picture
+from ..writer import store_photo
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, LEFT_OUT, ROW, SPLIT
+from .download_store import DownloadStore
 from .mapping import FieldMapping, MappedField
-from .near_duplicates import picture_print
-from .picture_store import Store
-from .pictures import CleanPicture, PictureError, PictureLimits, clean_picture, picture_references, reference_bytes
-from .pieces import CHANGED, CODE, LEFT_OUT, PRINTS, ROW, SPLIT
+from .near_duplicates import fingerprint
+from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, photo_references, reference_bytes
 from .prices import PriceError, parse_price
 from .sources import SPLIT_NAMES, RawRow
-from .tables import Fault
+from .tables import RowError
 from .text import normalise
 
 
@@ -40,18 +40,18 @@ class RowChecks:
 
     mapping: FieldMapping
     extras: Mapping[str, str]
-    schema: pa.Schema  # of a checked row, see `pieces.piece_schema`
-    limits: PictureLimits
-    pictures_per_row: int
+    schema: pa.Schema  # of a checked row, see `chunk_store.chunk_schema`
+    limits: PhotoLimits
+    photos_per_row: int
     question: str | None  # chat rows must ask this; None: any
-    store: Store  # pictures fetched by URL
+    store: DownloadStore  # photos fetched by URL
     near_duplicates: bool = True
 
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
-    """One row as a piece holds it, its pictures stored in `catalogue`. Raises RejectedError with the first thing wrong."""
+    """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
     values = row.values
-    if isinstance(values, Fault):
+    if isinstance(values, RowError):
         raise RejectedError(values)
     mapping = checks.mapping
     if checks.question is not None and values.get("question") != checks.question:
@@ -64,19 +64,19 @@ def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]
     checked[CODE] = None if is_missing(code) else normalise(str(code))
     for name, column in checks.extras.items():
         checked[name] = _carried(values.get(column), checks.schema.field(name).type)
-    pictures = _pictures(checks, row, values) if mapping.images else []
-    checked["images"] = [store_picture(catalogue, picture.data, picture.suffix) for picture in pictures]
-    checked[SIZES] = [dict(zip(("width", "height"), picture.image.size)) for picture in pictures]
-    checked[PRINTS] = [picture_print(picture.image) if checks.near_duplicates else b"" for picture in pictures]
-    checked[CHANGED] = sum(picture.changed for picture in pictures)
-    checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(pictures)
+    photos = _photos(checks, row, values) if mapping.images else []
+    checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
+    checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
+    checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
+    checked[CHANGED] = sum(photo.changed for photo in photos)
+    checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(photos)
     return checked
 
 
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if mapping.split is None:
         return row.split
-    assert not isinstance(row.values, Fault)
+    assert not isinstance(row.values, RowError)
     value = row.values.get(mapping.split)
     if is_missing(value):
         raise RejectedError("split_missing")
@@ -105,25 +105,25 @@ def _field_value(field: MappedField, value: Any) -> str | float | None:
 def _carried(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, default=str)
-    # A lone surrogate, as broken JSON escapes make it, cannot be stored as UTF-8.
+    # A lone surrogate, as malformed JSON escapes make it, cannot be stored as UTF-8.
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> Iterator[Any]:
-    """The pictures that a row names, in the order of the image columns."""
+    """The photos that a row names, in the order of the image columns."""
     for column in mapping.images:
-        yield from picture_references(values.get(column))
+        yield from photo_references(values.get(column))
 
 
-def _pictures(checks: RowChecks, row: RawRow, values: Mapping[str, Any]) -> list[CleanPicture]:
+def _photos(checks: RowChecks, row: RawRow, values: Mapping[str, Any]) -> list[CleanPhoto]:
     references = list(row_references(checks.mapping, values))
-    if len(references) < checks.pictures_per_row:
+    if len(references) < checks.photos_per_row:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
     root = Path(row.root) if row.root else None
     try:
         return [
-            clean_picture(reference_bytes(reference, root, checks.store.read, checks.limits), checks.limits)
-            for reference in references[: checks.pictures_per_row]
+            clean_photo(reference_bytes(reference, root, checks.store.read, checks.limits), checks.limits)
+            for reference in references[: checks.photos_per_row]
         ]
-    except PictureError as error:
+    except PhotoUnusableError as error:
         raise RejectedError(error.reason, error.detail) from None

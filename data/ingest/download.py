@@ -1,7 +1,7 @@
-"""Fetches the pictures that a catalogue names by URL: many at once, politely, each one whole or not at all.
+"""Downloads the photos that a catalogue names by URL: many at once, politely, each one whole or not at all.
 
-A fetched picture lies under the hash of its URL, and so does the reason of one that could not be had; a run that was
-killed finds both and asks for neither again.
+A photo is stored under the hash of its URL, and so is the reason of a failure. A run that was killed finds both and
+requests neither again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpcore
 import httpx
 
 from .addresses import AddressRefusedError, GuardedBackend
-from .picture_store import Store, url_key
+from .download_store import DownloadStore, url_key
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
@@ -50,7 +50,7 @@ class FetchCounts:
     done: int = 0
     fetched: int = 0
     failed: int = 0
-    found: int = 0  # lay there from an earlier run
+    found: int = 0  # stored by an earlier run
     bytes: int = 0
 
 
@@ -78,7 +78,7 @@ class _Host:
 class Downloader:
     """Fetches URLs into `store`. `backend` decides which addresses may be reached."""
 
-    store: Store
+    store: DownloadStore
     limits: FetchLimits = field(default_factory=FetchLimits)
     backend: GuardedBackend = field(default_factory=GuardedBackend)
     progress: Callable[[FetchCounts], None] | None = None
@@ -87,10 +87,10 @@ class Downloader:
     _busy: set[str] = field(default_factory=set)
 
     def run(self, urls: Iterable[str]) -> FetchCounts:
-        """Fetch all `urls` that are not settled; an iterator is read as it is needed."""
+        """Fetch all `urls` that are not done yet; an iterator is read as needed."""
         try:
             asyncio.run(self._run(iter(urls)))
-        except BaseExceptionGroup as group:  # several downloads may meet one full disk: one of them tells it
+        except BaseExceptionGroup as group:  # several downloads may meet one full disk: one error is enough
             raise group.exceptions[0] from None
         return self.counts
 
@@ -112,7 +112,7 @@ class Downloader:
             key = url_key(url)
             if key in self._busy:
                 continue
-            if self.store.is_settled(url):
+            if self.store.is_done(url):
                 self.counts.found += 1
             else:
                 self._busy.add(key)
@@ -123,16 +123,16 @@ class Downloader:
             self.counts.done += 1
             if self.progress:
                 self.progress(self.counts)
-            await asyncio.sleep(0)  # a long run of settled URLs must not starve the others
+            await asyncio.sleep(0)  # a long run of finished URLs must not starve the others
 
     async def _fetch(self, pool: httpcore.AsyncConnectionPool, url: str) -> None:
         try:
             data = await self._with_retries(pool, url)
         except _FetchError as error:
             self.counts.failed += 1
-            self.store.fail(url, error.reason, error.detail)
+            self.store.save_failure(url, error.reason, error.detail)
             return
-        self.store.keep(url, data)
+        self.store.save(url, data)
         self.counts.fetched += 1
         self.counts.bytes += len(data)
 

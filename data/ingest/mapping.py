@@ -53,19 +53,19 @@ class FieldMapping:
         prompt = full_prompt(self.prompt, len(self.images))
         return Task(tuple(fields), prompt, self.template or default_template(fields))
 
-    def pictures_per_row(self) -> int:
-        """How many pictures the prompt shows."""
+    def photos_per_row(self) -> int:
+        """How many photos the prompt shows."""
         return len(set(_TAG.findall(full_prompt(self.prompt, len(self.images)))))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, kept in `catalogue.json` and compared on resume."""
+        """The JSON form, stored in `catalogue.json` and compared on resume."""
         return asdict(self)
 
 
-def full_prompt(question: str | None, pictures: int) -> str:
-    """A question as the model's prompt with so many pictures; text that is a whole prompt already stays as it is."""
+def full_prompt(question: str | None, photos: int) -> str:
+    """A question as the model's prompt with so many photos; text that is a whole prompt already stays as it is."""
     question = question or QUESTION
-    return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), pictures)
+    return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), photos)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -99,18 +99,20 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         if column not in columns:
             raise _unknown_column(column, columns, where)
     mapping.task()
-    if mapping.pictures_per_row() and not images:
-        raise UserError(f"the prompt shows a picture but no column of {where} is named as one; give --image COLUMN")
+    if mapping.photos_per_row() and not images:
+        raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")
     return mapping
 
 
 def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
     """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out."""
     name, mark, rest = text.partition("=")
-    parts = rest.split(":")
-    if not mark or not name or not parts[0] or len(parts) > 3:
-        raise UserError(f"--field {text!r} does not read; write NAME=COLUMN:KIND, such as price=full_price:number:USD")
-    return name, dict(zip(("column", "kind", "currency"), parts))
+    pieces = rest.split(":")
+    if not mark or not name or not pieces[0] or len(pieces) > 3:
+        raise UserError(
+            f"--field {text!r} is not of the right form; write NAME=COLUMN:KIND, such as price=full_price:number:USD"
+        )
+    return name, dict(zip(("column", "kind", "currency"), pieces))
 
 
 def _field(name: str, spec: Any, currency: str | None, columns: Sequence[str], where: str) -> MappedField:

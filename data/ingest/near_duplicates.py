@@ -1,8 +1,8 @@
-"""Pictures that show the same photo: re-encoded, scaled or slightly cropped copies.
+"""Near-duplicates: photos that are re-encoded, scaled or slightly cropped copies of one another.
 
-Two steps. A perceptual hash (Zauner's pHash, as in the imagehash package) of the picture and of twelve crops of it finds
+Two steps. A perceptual hash (Zauner's pHash, as in the imagehash package) of the photo and of twelve crops of it finds
 candidates; two colour thumbnails, laid over each other at all small crops, decide. The hash alone would either miss
-crops or join strangers (docs/data.md has the measured rates).
+crops or join unrelated photos (docs/data.md has the measured rates).
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _SQUARE = 32  # what the hash reads
 _REDUCED = 128
 _THUMB = 24
 _HASH_BYTES = 8 * len(_CROPS)
-PRINT_BYTES = _HASH_BYTES + _THUMB * _THUMB * 3
+FINGERPRINT_BYTES = _HASH_BYTES + _THUMB * _THUMB * 3
 
 MAX_DISTANCE = 7  # bits of 64; what the lookup below finds without fail
 MIN_CORRELATION = 0.965
-_MIN_CONTRAST = 3.0  # standard deviation in levels of 0 to 255; a blank picture is like any other blank picture
+_MIN_CONTRAST = 3.0  # standard deviation in levels of 0 to 255; a blank photo is like any other blank photo
 
 _BANDS = 4
 _BAND_BITS = 64 // _BANDS
 
 
-def picture_print(image: Image.Image) -> bytes:
-    """What comparing needs of an RGB picture: 13 hashes of 8 bytes and a thumbnail [24, 24, 3] of uint8."""
+def fingerprint(image: Image.Image) -> bytes:
+    """What comparing needs of an RGB photo: 13 hashes of 8 bytes and a thumbnail [24, 24, 3] of uint8."""
     grey = image.convert("L")
-    # LANCZOS as imagehash resizes, with Pillow's quick first step for large pictures. The crops come from a small copy,
-    # or each would read the whole picture.
+    # LANCZOS as imagehash resizes, with Pillow's quick first step for large photos. The crops come from a small copy,
+    # or each would read the whole photo.
     small = grey.resize((_REDUCED, _REDUCED), Image.Resampling.LANCZOS, reducing_gap=3.0)
     whole = grey.resize((_SQUARE, _SQUARE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     crops = [small.resize((_SQUARE, _SQUARE), Image.Resampling.BILINEAR, box=_box(crop)) for crop in _CROPS[1:]]
@@ -75,29 +75,29 @@ def perceptual_hashes(squares: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(">u8").reshape(-1).astype(np.uint64)
 
 
-class Prints:
-    """Prints of N distinct pictures, one after the other in a binary file: hashes [N, 13] and thumbnails [N, 24, 24, 3].
+class Fingerprints:
+    """Fingerprints of N distinct photos, one after the other in a binary file: hashes [N, 13] and thumbnails [N, 24, 24, 3].
 
     They are read as they are asked for; mapping the file would let it fill the memory.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.count = file.seek(0, os.SEEK_END) // PRINT_BYTES
+        self.count = file.seek(0, os.SEEK_END) // FINGERPRINT_BYTES
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        self._file.seek(start * PRINT_BYTES)
-        data = self._file.read((min(stop, self.count) - start) * PRINT_BYTES)
-        return np.frombuffer(data, dtype=np.uint8).reshape(-1, PRINT_BYTES)
+        self._file.seek(start * FINGERPRINT_BYTES)
+        data = self._file.read((min(stop, self.count) - start) * FINGERPRINT_BYTES)
+        return np.frombuffer(data, dtype=np.uint8).reshape(-1, FINGERPRINT_BYTES)
 
     def hashes(self, start: int, stop: int) -> NDArray[np.uint64]:
-        """Hashes of pictures start..stop [stop - start, 13]."""
+        """Hashes of photos start..stop [stop - start, 13]."""
         return np.ascontiguousarray(self._read(start, stop)[:, :_HASH_BYTES]).view("<u8").astype(np.uint64)
 
     def plain_hashes(self, block: int) -> NDArray[np.uint64]:
-        """The hash of each whole picture [N], read `block` pictures at a time."""
-        parts = [self.hashes(start, start + block)[:, 0].copy() for start in range(0, self.count, block)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+        """The hash of each whole photo [N], read `block` photos at a time."""
+        blocks = [self.hashes(start, start + block)[:, 0].copy() for start in range(0, self.count, block)]
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.uint64)
 
     def contrasts(self, block: int) -> NDArray[np.float32]:
         """The standard deviation over each thumbnail, of its liveliest channel, in levels of 0 to 255 [N]."""
@@ -108,20 +108,20 @@ class Prints:
         return np.concatenate(found)
 
     def thumb(self, index: int) -> NDArray[np.float32]:
-        """The thumbnail of one picture [24, 24, 3]."""
+        """The thumbnail of one photo [24, 24, 3]."""
         return self._read(index, index + 1)[0, _HASH_BYTES:].reshape(_THUMB, _THUMB, 3).astype(np.float32)
 
 
-def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i != j, of pictures that show the same photo. A pair may come twice.
+def near_pairs(fingerprints: Fingerprints, block: int = 1024) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j), i != j, of near-duplicates. A pair may come twice.
 
-    Memory: 28 bytes a picture. Time grows with the number of pictures times those that share a quarter of a hash.
+    Memory: 28 bytes a photo. Time grows with the number of photos times those that share a quarter of a hash.
     """
-    contrasts = prints.contrasts(block)
-    index = _BandIndex(prints.plain_hashes(block))
+    contrasts = fingerprints.contrasts(block)
+    index = _BandIndex(fingerprints.plain_hashes(block))
     aligner = Aligner()
-    for start in range(0, prints.count, block):
-        hashes = prints.hashes(start, start + block)
+    for start in range(0, fingerprints.count, block):
+        hashes = fingerprints.hashes(start, start + block)
         seen: set[tuple[int, int]] = set()
         for crop in range(len(_CROPS)):
             queries, found = index.search(hashes[:, crop])
@@ -130,7 +130,7 @@ def near_pairs(prints: Prints, block: int = 1024) -> Iterator[tuple[int, int]]:
                 if query == other or pair in seen or min(contrasts[query], contrasts[other]) < _MIN_CONTRAST:
                     continue
                 seen.add(pair)
-                if aligner.correlation(prints.thumb(query), prints.thumb(other)) >= MIN_CORRELATION:
+                if aligner.correlation(fingerprints.thumb(query), fingerprints.thumb(other)) >= MIN_CORRELATION:
                     yield pair
 
 

@@ -1,4 +1,4 @@
-"""From a source to a catalogue: plan, fetch pictures, check rows, split, write. Each step goes on where it was stopped."""
+"""From a source to a catalogue: plan, fetch photos, check rows, split, write. Each step continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import Progress
 
 from .check_row import RowChecks, row_references
-from .picture_store import Store
-from .pictures import PictureLimits, as_url
-from .pieces import Pieces
-from .plan import Plan, make_plan
-from .settings import IngestConfig, check_settings
+from .chunk_store import ChunkStore
+from .download_store import DownloadStore
+from .ingest_config import IngestConfig, check_settings
+from .photos import PhotoLimits, as_url
+from .plan import IngestPlan, make_plan
 from .workers import check_rows
 from .write_catalogue import write_catalogue
 
@@ -40,11 +40,11 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     plan = make_plan(settings)
     with _locked(work):
         _prepare_work(work, plan)
-        checks, pieces = _row_checks(settings, plan, work), Pieces(work, plan.schema)
+        checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
         rows = _fetch(settings, plan, checks.store)
         with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
-            count = check_rows(checks, pieces, plan.source.rows(), settings.processes, bar.advance)
-        info = write_catalogue(settings, plan, pieces, count)
+            count = check_rows(checks, chunks, plan.source.rows(), settings.processes, bar.advance)
+        info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
 
@@ -65,8 +65,8 @@ def _is_finished(output: Path, work: Path) -> bool:
     return (output / "catalogue.json").is_file() and (work / "plan.json").is_file() and not (work / "catalogue").exists()
 
 
-def _prepare_work(work: Path, plan: Plan) -> None:
-    """Keep what an earlier run with the same plan has done; of another plan's work only the fetched pictures."""
+def _prepare_work(work: Path, plan: IngestPlan) -> None:
+    """Keep what an earlier run with the same plan has done; of another plan's work only the fetched photos."""
     digest = plan.digest()
     try:
         same = json.loads((work / "plan.json").read_text(encoding="utf-8")).get("digest") == digest
@@ -78,22 +78,22 @@ def _prepare_work(work: Path, plan: Plan) -> None:
         write_json(work / "plan.json", {"digest": digest})
 
 
-def _row_checks(settings: IngestConfig, plan: Plan, work: Path) -> RowChecks:
+def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChecks:
     asks = plan.source.kind == "chat" and settings.prompt is None
     return RowChecks(
         mapping=plan.mapping,
         extras=plan.extras,
         schema=plan.schema,
-        limits=PictureLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
-        pictures_per_row=plan.mapping.pictures_per_row(),
+        limits=PhotoLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
+        photos_per_row=plan.mapping.photos_per_row(),
         question=plan.mapping.prompt if asks else None,
-        store=Store(settings.downloads or work / "downloads", work / "failures"),
+        store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
         near_duplicates=settings.near_duplicates,
     )
 
 
-def _fetch(settings: IngestConfig, plan: Plan, store: Store) -> int | None:
-    """Fetch the pictures that rows name by URL -> the number of rows, or None where none were looked at."""
+def _fetch(settings: IngestConfig, plan: IngestPlan, store: DownloadStore) -> int | None:
+    """Fetch the photos that rows name by URL -> the number of rows, or None where none were looked at."""
     if not plan.mapping.images or plan.source.kind == "images":
         return None
     urls = _Urls(plan)
@@ -108,7 +108,7 @@ def _fetch(settings: IngestConfig, plan: Plan, store: Store) -> int | None:
     )
     backend = GuardedBackend(allow_private=settings.allow_private, allowed=settings.allow_hosts)
     began = time.monotonic()
-    with Progress("fetching pictures", plan.source.count, as_json=settings.json) as bar:
+    with Progress("fetching photos", plan.source.count, as_json=settings.json) as bar:
 
         def show(counts: FetchCounts) -> None:
             bar.advance(failed=counts.failed, per_second=counts.fetched / (time.monotonic() - began))
@@ -125,11 +125,11 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 class _Urls(Iterator[str]):
     """The URLs of a source's rows, in order; counts the rows as it goes."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: IngestPlan) -> None:
         self.rows = 0
         self._found = self._read(plan)
 
-    def _read(self, plan: Plan) -> Iterator[str]:
+    def _read(self, plan: IngestPlan) -> Iterator[str]:
         for row in plan.source.rows():
             self.rows += 1
             if isinstance(row.values, dict):

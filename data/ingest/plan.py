@@ -1,4 +1,4 @@
-"""What one run of data.ingest is to do: its settings, checked, and what becomes of every column of the source."""
+"""The plan of an ingest: its source, and the use of every column."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pyarrow as pa
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .chunk_store import chunk_schema
+from .ingest_config import IngestConfig
 from .mapping import FieldMapping, make_mapping
-from .pieces import piece_schema
-from .settings import IngestConfig
 from .sources import Source, open_source
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that decides what the catalogue will hold; a run with another plan starts its rows anew."""
+class IngestPlan:
+    """All that decides the content of the catalogue; a run with another plan checks its rows again."""
 
     source: Source
     mapping: FieldMapping
@@ -33,22 +33,22 @@ class Plan:
         return sha256_json([self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings)])
 
 
-def make_plan(settings: IngestConfig) -> Plan:
-    """Open the source and settle what becomes of its columns. Raises UserError where that cannot be."""
+def make_plan(settings: IngestConfig) -> IngestPlan:
+    """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
     source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
     columns = source.columns
     if source.kind == "chat":
-        keys.setdefault("prompt", source.parts[0].table.first_question())  # type: ignore[attr-defined]
+        keys.setdefault("prompt", source.tables[0].table.first_question())  # type: ignore[attr-defined]
         if not answer_task:
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     mapping = make_mapping(keys, list(columns), settings.source)
     extras = _extras(mapping, columns)
-    schema = piece_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
+    schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset")
     chosen = {name: getattr(settings, name) for name in matters}
-    return Plan(source, mapping, mapping.task(), extras, schema, chosen)
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen)
 
 
 def _answer_task(keys: Mapping[str, Any]) -> Task | None:
@@ -67,7 +67,7 @@ def _extras(mapping: FieldMapping, columns: Mapping[str, pa.DataType]) -> dict[s
     extras = {}
     for column, kind in columns.items():
         if column in used or (column in mapping.images and not pa.types.is_string(kind)):
-            continue  # the field holds it, or it is the picture itself
+            continue  # the field holds it, or it is the photo itself
         name = column
         while name in taken or name.startswith("_"):
             name = f"source_{name.lstrip('_')}"

@@ -57,7 +57,7 @@ _MAX_DIGITS = 15  # beyond this a float is no longer exact
 
 
 class PriceError(ValueError):
-    """A text that is no single price; `reason` is a short fixed word for counting."""
+    """A text that is not a single price; `reason` is a short fixed word for counting."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -75,8 +75,8 @@ class Price:
 def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark | None = None) -> Price:
     """Read one price from a number or from the text of one field.
 
-    `currency` is the ISO code the column is said to be in; a text that names another is refused. `decimal` says which
-    mark the column's decimals have; without it "1.250" of a dot-decimal or unknown currency is refused.
+    `currency` is the ISO code the column is in; a text with another currency is refused. `decimal` is the
+    decimal mark of the column; without it "1.250" of a dot-decimal or unknown currency is refused.
 
     Raises PriceError with one of the reasons price_empty, price_no_number, price_negative, price_range,
     price_several_numbers, price_text, price_currency, price_malformed, price_ambiguous, price_too_large.

@@ -1,4 +1,4 @@
-"""What a user may point at: a table file, a folder of photos or tables, a saved `datasets` folder, a hub dataset."""
+"""What a catalogue can be made of: a table file, a folder of photos or tables, a saved `datasets` folder, a hub dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_phi3v.task import Task
 from .chat import ChatTable, is_chat
 from .tables import DatasetTable, Row, Table, is_table, open_table
 
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
+_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -29,17 +29,17 @@ SPLIT_NAMES = {
 
 
 class RawRow(NamedTuple):
-    """One row as the source has it. `number` counts all rows from 1; `place` is where a person finds it."""
+    """One row as the source has it. `number` counts all rows from 1; `place` is the file and line."""
 
     number: int
     values: Row
     split: str | None
-    root: str | None  # folder that relative picture paths start from; None: paths are not read
+    root: str | None  # folder that relative photo paths start from; None: paths are not read
     place: str
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceTable:
     """A table of the source with the split that its folder or name gives it."""
 
     table: Table
@@ -50,47 +50,47 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source. `identity` changes when the data does; `columns` is the union over its parts."""
+    """An opened source. `identity` changes when the data does; `columns` is the union over its tables."""
 
     name: str
-    parts: tuple[Part, ...]
+    tables: tuple[SourceTable, ...]
     identity: str
 
     @property
     def kind(self) -> str:
         """csv, json, parquet, datasets, images or chat."""
-        return self.parts[0].table.kind
+        return self.tables[0].table.kind
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
-        """Column names and types over all parts. Raises UserError where two parts disagree."""
+        """Column names and types over all tables. Raises UserError where two tables disagree."""
         columns: dict[str, pa.DataType] = {}
-        for part in self.parts:
-            for name, kind in part.table.columns.items():
+        for item in self.tables:
+            for name, kind in item.table.columns.items():
                 if columns.setdefault(name, kind) != kind:
-                    first = self.parts[0].place
+                    first = self.tables[0].place
                     raise UserError(
-                        f"column {name!r} is {columns[name]} in {first} but {kind} in {part.place}; make them alike"
+                        f"column {name!r} is {columns[name]} in {first} but {kind} in {item.place}; make them alike"
                     )
         return columns
 
     @property
     def count(self) -> int:
         """How many rows there are; an estimate for CSV."""
-        return sum(part.table.count for part in self.parts)
+        return sum(item.table.count for item in self.tables)
 
     @property
     def has_splits(self) -> bool:
         """Whether folders or names of the source give splits."""
-        return any(part.split for part in self.parts)
+        return any(item.split for item in self.tables)
 
     def rows(self) -> Iterator[RawRow]:
         """All rows in order, numbered from 1."""
         numbers = itertools.count(1)
-        for part in self.parts:
-            root = str(part.root) if part.root else None
-            for line, row in part.table.rows():
-                yield RawRow(next(numbers), row, part.split, root, f"{part.place}:{line}")
+        for item in self.tables:
+            root = str(item.root) if item.root else None
+            for line, row in item.table.rows():
+                yield RawRow(next(numbers), row, item.split, root, f"{item.place}:{line}")
 
 
 def open_source(
@@ -108,28 +108,28 @@ def open_source(
     if path.is_file():
         if not is_table(path):
             raise UserError(f"{source} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
-        parts = [Part(open_table(path, encoding=encoding, delimiter=delimiter), None, path.parent.resolve(), path.name)]
+        tables = [SourceTable(open_table(path, encoding=encoding, delimiter=delimiter), None, path.parent.resolve(), path.name)]
     else:
-        parts = list(_folder_parts(path, None, path, encoding, delimiter))
-    parts = _without_lone_train(parts)
-    if not parts:
+        tables = list(_folder_tables(path, None, path, encoding, delimiter))
+    tables = _without_lone_train(tables)
+    if not tables:
         raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
-    parts = [Part(ChatTable(part.table, answer_task), *_rest(part)) if is_chat(part.table) else part for part in parts]
-    return Source(source, tuple(parts), sha256_json(list(_stamps(path))))
+    tables = [SourceTable(ChatTable(item.table, answer_task), *_rest(item)) if is_chat(item.table) else item for item in tables]
+    return Source(source, tuple(tables), sha256_json(list(_stamps(path))))
 
 
-def _without_lone_train(parts: list[Part]) -> list[Part]:
+def _without_lone_train(tables: list[SourceTable]) -> list[SourceTable]:
     """One split named train is the whole set, still to be split."""
-    if {part.split for part in parts} != {"train"}:
-        return parts
-    return [Part(part.table, None, part.root, part.place) for part in parts]
+    if {item.split for item in tables} != {"train"}:
+        return tables
+    return [SourceTable(item.table, None, item.root, item.place) for item in tables]
 
 
-def _rest(part: Part) -> tuple[str | None, Path | None, str]:
-    return part.split, part.root, part.place
+def _rest(item: SourceTable) -> tuple[str | None, Path | None, str]:
+    return item.split, item.root, item.place
 
 
-def _folder_parts(folder: Path, split: str | None, top: Path, encoding: str, delimiter: str | None) -> Iterator[Part]:
+def _folder_tables(folder: Path, split: str | None, top: Path, encoding: str, delimiter: str | None) -> Iterator[SourceTable]:
     place = folder.relative_to(top).as_posix() if folder != top else folder.name
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         yield from _saved_dataset(folder, split, place)
@@ -138,20 +138,20 @@ def _folder_parts(folder: Path, split: str | None, top: Path, encoding: str, del
     split_folders = [entry for entry in entries if entry.is_dir() and entry.name.lower() in SPLIT_NAMES]
     if split_folders and split is None:
         for entry in split_folders:
-            yield from _folder_parts(entry, SPLIT_NAMES[entry.name.lower()], top, encoding, delimiter)
+            yield from _folder_tables(entry, SPLIT_NAMES[entry.name.lower()], top, encoding, delimiter)
         return
     tables = _choose_tables(folder, [entry for entry in entries if entry.is_file() and is_table(entry)])
     for entry in tables:
         named = re.match(r"[A-Za-z]+", entry.stem)
         own = SPLIT_NAMES.get(named[0].lower()) if named else None
         table = open_table(entry, encoding=encoding, delimiter=delimiter)
-        yield Part(table, split or own, folder.resolve(), f"{place}/{entry.name}")
+        yield SourceTable(table, split or own, folder.resolve(), f"{place}/{entry.name}")
     if not tables:
         images = ImageFolder(folder)
         if images.count:
-            yield Part(images, split, folder.resolve(), place)
+            yield SourceTable(images, split, folder.resolve(), place)
         elif (folder / "data").is_dir():  # a hub repository keeps its tables there
-            yield from _folder_parts(folder / "data", split, top, encoding, delimiter)
+            yield from _folder_tables(folder / "data", split, top, encoding, delimiter)
 
 
 def _choose_tables(folder: Path, tables: list[Path]) -> list[Path]:
@@ -179,7 +179,7 @@ class ImageFolder:
         for parent, folders, files in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if Path(name).suffix.lower() in _PICTURE_SUFFIXES and not name.startswith("."):
+                if Path(name).suffix.lower() in _PHOTO_SUFFIXES and not name.startswith("."):
                     yield Path(parent, name)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -212,22 +212,22 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
         yield os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns
 
 
-def _datasets_parts(loaded: Any, split: str | None, root: Path | None, place: str) -> Iterator[Part]:
+def _dataset_tables(loaded: Any, split: str | None, root: Path | None, place: str) -> Iterator[SourceTable]:
     if isinstance(loaded, dict):
         for name, dataset in loaded.items():
-            yield Part(DatasetTable(dataset), SPLIT_NAMES.get(name.lower(), name), root, f"{place}/{name}")
+            yield SourceTable(DatasetTable(dataset), SPLIT_NAMES.get(name.lower(), name), root, f"{place}/{name}")
     else:
-        yield Part(DatasetTable(loaded), split, root, place)
+        yield SourceTable(DatasetTable(loaded), split, root, place)
 
 
-def _saved_dataset(folder: Path, split: str | None, place: str) -> Iterator[Part]:
+def _saved_dataset(folder: Path, split: str | None, place: str) -> Iterator[SourceTable]:
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
         raise UserError(f"{folder} cannot be read as a saved dataset ({_short(error)}); save it again") from None
-    yield from _datasets_parts(loaded, split, folder.resolve(), place)
+    yield from _dataset_tables(loaded, split, folder.resolve(), place)
 
 
 def _hub(name: str, answer_task: Task | None) -> Source:
@@ -237,12 +237,12 @@ def _hub(name: str, answer_task: Task | None) -> Source:
         loaded = datasets.load_dataset(name)
     except Exception as error:
         raise UserError(
-            f"{name} is neither here nor to be had from the hub ({_short(error)}); check the name, the network and HF_TOKEN"
+            f"{name} is neither a local path nor on the hub ({_short(error)}); check the name, the network and HF_TOKEN"
         ) from None
-    parts = _without_lone_train(list(_datasets_parts(loaded, None, None, name)))
-    parts = [Part(ChatTable(p.table, answer_task), *_rest(p)) if is_chat(p.table) else p for p in parts]
+    tables = _without_lone_train(list(_dataset_tables(loaded, None, None, name)))
+    tables = [SourceTable(ChatTable(p.table, answer_task), *_rest(p)) if is_chat(p.table) else p for p in tables]
     stamps = [dataset._fingerprint for dataset in (loaded.values() if isinstance(loaded, dict) else [loaded])]
-    return Source(name, tuple(parts), sha256_json(stamps))
+    return Source(name, tuple(tables), sha256_json(stamps))
 
 
 def _short(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""Which row goes to which split, so that nothing of a product is on two sides.
+"""Which row goes to which split, so that no product is in two splits.
 
-Rows are one product where they have the same product code, the same picture or near-identical pictures. Whole
-products are dealt out, category by category, in the order of a seeded hash. Keys and rows lie in a SQLite file, so
-memory does not grow with them but for 4 bytes a row while products are joined and 32 bytes a distinct picture.
+Rows are one product where they have the same product code, the same photo or near-identical photos. Whole
+products are assigned, category by category, in the order of a seeded hash. Keys and rows are in a SQLite file, so
+memory does not grow with them but for 4 bytes a row while products are joined and 32 bytes a distinct photo.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .near_duplicates import Prints, near_pairs
+from .near_duplicates import Fingerprints, near_pairs
 
 _BATCH = 10_000
 
 
 class SplitRow(NamedTuple):
-    """What splitting needs of a row: `pictures` are (content hash, print) pairs, `given` is the source's own split."""
+    """What splitting needs of a row: `photos` are (content hash, fingerprint) pairs, `given` is the source's own split."""
 
     row: int
     category: str | None
     code: str | None
     given: str | None
-    pictures: tuple[tuple[str, bytes], ...]
+    photos: tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """How many rows were held together and why, and products that stand in several given splits."""
+    """How many rows were joined into products and why, and the products that are in several given splits."""
 
     products: int
     rows_held_together: int
@@ -46,17 +46,17 @@ class SplitReport:
 
 
 class Splitter:
-    """Deals rows out. Use: `load` all rows, `join` products, `assign` splits, then read `splits`."""
+    """Assigns rows to splits. Use: `load` all rows, `join` products, `assign` splits, then read `splits`."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
         folder.mkdir(parents=True, exist_ok=True)
-        self.prints_path = folder / "prints.bin"
+        self.fingerprints_path = folder / "prints.bin"
         database = folder / "splits.sqlite"
-        for path in (database, self.prints_path):
+        for path in (database, self.fingerprints_path):
             path.unlink(missing_ok=True)
         self.database = sqlite3.connect(database, isolation_level=None)
-        # Scratch: a killed run starts this file anew, so nothing needs to reach the disk in order.
+        # Scratch: a killed run writes this file again, so nothing needs to reach the disk in order.
         self.database.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = FILE;
             CREATE TABLE rows (place INTEGER PRIMARY KEY, row INTEGER, category TEXT, given TEXT, rank INTEGER, root INTEGER);
@@ -65,7 +65,7 @@ class Splitter:
             CREATE TABLE assigned (root INTEGER PRIMARY KEY, split TEXT);"""
         )
         self.rows = 0
-        self.pictures = 0
+        self.photos = 0
 
     def close(self) -> None:
         """Close the file."""
@@ -74,38 +74,38 @@ class Splitter:
     def load(self, rows: Iterable[SplitRow]) -> None:
         """Take in all rows, in order."""
         self.database.execute("BEGIN")
-        with open(self.prints_path, "wb") as prints:
+        with open(self.fingerprints_path, "wb") as fingerprints:
             for row in rows:
-                self._load_row(row, prints)
+                self._load_row(row, fingerprints)
         self.database.execute("COMMIT")
 
-    def _load_row(self, row: SplitRow, prints: Any) -> None:
+    def _load_row(self, row: SplitRow, fingerprints: Any) -> None:
         place = self.rows
         self.rows += 1
         # A product keeps its place in the seeded order when rows are added around it: its rank comes from what it is.
-        identity = row.code or (row.pictures[0][0] if row.pictures else f"row {row.row}")
+        identity = row.code or (row.photos[0][0] if row.photos else f"row {row.row}")
         rank = int.from_bytes(_digest(f"{self.seed} {identity}", 8), "big", signed=True)
         self.database.execute(
             "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (place, row.row, row.category or "", row.given, rank, place)
         )
         keys = [_digest(f"code {row.code}", 12)] if row.code else []
-        for content, near_print in row.pictures:
+        for content, fingerprint in row.photos:
             key = _digest(f"picture {content}", 12)
             keys.append(b"p" + key)
-            added = self.database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (key, self.pictures, place))
+            added = self.database.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?)", (key, self.photos, place))
             if added.rowcount:
-                prints.write(near_print)
-                self.pictures += 1
+                fingerprints.write(fingerprint)
+                self.photos += 1
         for key in keys:
             self.database.execute("INSERT INTO keys VALUES (?, ?)", (key, place))
 
-    def has_picture(self, content: str) -> bool:
-        """Whether a loaded row has the picture with this content hash."""
+    def has_photo(self, content: str) -> bool:
+        """Whether a loaded row has the photo with this content hash."""
         key = _digest(f"picture {content}", 12)
         return self.database.execute("SELECT 1 FROM pictures WHERE key = ?", (key,)).fetchone() is not None
 
     def join(self, *, near: bool = True) -> dict[str, int]:
-        """Find products: rows that share a code or picture, or have near-identical ones -> links by cause."""
+        """Find products: rows that share a code or photo, or have near-identical ones -> links by cause."""
         links = {"code": 0, "same_picture": 0, "near_picture": 0}
         if self.database.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None:
             return links
@@ -117,12 +117,12 @@ class Splitter:
                 last, first = key, place
             elif place != first and forest.union(first, place):
                 links["same_picture" if len(key) == 13 else "code"] += 1
-        if near and self.pictures > 1:
-            owners = np.zeros(self.pictures, dtype=np.uint32)
+        if near and self.photos > 1:
+            owners = np.zeros(self.photos, dtype=np.uint32)
             for number, place in self.database.execute("SELECT number, place FROM pictures"):
                 owners[number] = place
-            with open(self.prints_path, "rb") as file:
-                for one, two in near_pairs(Prints(file)):
+            with open(self.fingerprints_path, "rb") as file:
+                for one, two in near_pairs(Fingerprints(file)):
                     links["near_picture"] += forest.union(int(owners[one]), int(owners[two]))
         self._store_roots(forest)
         return links
@@ -192,7 +192,7 @@ class Splitter:
 
 
 class _Forest:
-    """Union-find over 0..N-1; the root of a tree is its smallest member, whatever the order of the unions."""
+    """Union-find over 0..N-1; the root of a tree is its smallest member, in any order of unions."""
 
     def __init__(self, count: int) -> None:
         self.parents: NDArray[np.unsignedinteger] = np.arange(count, dtype=np.uint32 if count < 2**32 else np.uint64)

@@ -1,4 +1,4 @@
-"""What a person should know of an ingest."""
+"""The summary of an ingest, for `catalogue.json` and for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RARE = 5
 
 
 def category_report(counts: Counter[str]) -> dict[str, Any]:
-    """What `catalogue.json` says of one category field; `counts` are the rows of each value, "" for none."""
+    """The entry of one category field in `catalogue.json`; `counts` are the rows of each value, "" for none."""
     named = Counter({name: count for name, count in counts.items() if name})
     folded: dict[str, list[str]] = {}
     for name in sorted(named):
@@ -28,21 +28,21 @@ def category_report(counts: Counter[str]) -> dict[str, Any]:
 
 
 def summary(info: Mapping[str, Any], output: Path) -> str:
-    """What a person should know of the run, in a few lines."""
+    """The summary of a run for the terminal, in a few lines."""
     counts, products = info["counts"], info["products"]
     splits = ", ".join(f"{name} {entry['rows']}" for name, entry in info["splits"].items())
     lines = [
-        f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} pictures; {splits}",
-        f"{products['rows_held_together']} rows held together as parts of {products['products']} products "
+        f"{output}: {counts['kept']} of {counts['read']} rows accepted, {counts['pictures']} photos; {splits}",
+        f"{products['rows_held_together']} rows joined with others into {products['products']} products "
         f"(links by {', '.join(f'{cause}: {count}' for cause, count in products['joined_by'].items())})",
     ]
     if counts["rejected"]:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected"].items())
-        lines.append(f"left out, see rejected.csv: {reasons}")
+        lines.append(f"rejected, see rejected.csv: {reasons}")
     if counts["pictures_left_out"]:
-        lines.append(f"{counts['pictures_left_out']} further pictures of rows were left out: the prompt does not show them")
+        lines.append(f"{counts['pictures_left_out']} further photos of rows were left out: the prompt does not show them")
     if products["leaking_products"]:
-        lines.append(f"warning: {products['leaking_products']} products stand in several of the source's own splits")
+        lines.append(f"warning: {products['leaking_products']} products are in several of the source's own splits")
     for name, report in info["categories"].items():
         if report["rare"]:
             lines.append(f"{name}: {report['distinct']} categories, {len(report['rare'])} with fewer than {_RARE} rows")

@@ -20,22 +20,22 @@ _BATCH_ROWS = 256
 _DELIMITERS = ",;\t|"
 
 
-class Fault(str):
-    """The reason why a row of a table could not be read; stands in the place of its values."""
+class RowError(str):
+    """The reason why a row of a table cannot be read, in place of its values."""
 
 
-Row = dict[str, Any] | Fault
+Row = dict[str, Any] | RowError
 
 
 class Table(Protocol):
-    """Rows with named columns. `rows` starts anew at each call; `count` may be an estimate."""
+    """Rows with named columns. `rows` starts again at each call; `count` may be an estimate."""
 
     kind: str
     columns: dict[str, pa.DataType]
     count: int
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """(line or row number as an editor shows it, values by column or the Fault)."""
+        """(line or row number as an editor shows it, values by column or the RowError)."""
 
 
 def open_table(path: Path, *, encoding: str = "utf-8", delimiter: str | None = None) -> Table:
@@ -65,7 +65,7 @@ def _suffix(path: Path) -> str:
 
 def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
     file = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
-    # The mark that Excel puts at the start of a UTF-8 file is no part of the first column's name.
+    # The mark that Excel puts at the start of a UTF-8 file is not part of the first column's name.
     name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     try:
         return io.TextIOWrapper(file, encoding=name, newline="")
@@ -118,12 +118,12 @@ class CsvTable:
                 except UnicodeError:
                     raise self._wrong_encoding(f"after line {reader.line_num}") from None
                 except csv.Error:
-                    yield reader.line_num, Fault("malformed_row")
+                    yield reader.line_num, RowError("malformed_row")
                     continue
                 if not values:
                     continue  # a blank line
                 if len(values) != len(self.names):
-                    yield reader.line_num, Fault("wrong_number_of_columns")
+                    yield reader.line_num, RowError("wrong_number_of_columns")
                 else:
                     yield reader.line_num, dict(zip(self.names, values))
 
@@ -147,7 +147,7 @@ class JsonTable:
         self.count = 0
         for _, row in self.rows():
             self.count += 1
-            if not isinstance(row, Fault):
+            if not isinstance(row, RowError):
                 self.columns.update((key, pa.string()) for key in row.keys() - self.columns.keys() if key)
         if not self.columns:
             raise UserError(f"{path} holds no rows; write a JSON list of objects or one object a line")
@@ -173,9 +173,9 @@ class JsonTable:
                 try:
                     value = json.loads(line.decode("utf-8-sig"))
                 except (ValueError, RecursionError):
-                    yield number, Fault("malformed_row")
+                    yield number, RowError("malformed_row")
                     continue
-                yield number, value if isinstance(value, dict) else Fault("malformed_row")
+                yield number, value if isinstance(value, dict) else RowError("malformed_row")
 
     def _listed(self) -> Iterator[tuple[int, Row]]:
         import ijson  # type: ignore[import-untyped, unused-ignore]
@@ -183,9 +183,9 @@ class JsonTable:
         with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
             try:
                 for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
-                    yield number, value if isinstance(value, dict) else Fault("malformed_row")
+                    yield number, value if isinstance(value, dict) else RowError("malformed_row")
             except ijson.JSONError as error:
-                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be cut off") from None
+                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be truncated") from None
 
 
 class ParquetTable:
@@ -202,7 +202,7 @@ class ParquetTable:
                 self.columns = {field.name: field.type for field in file.schema_arrow}
                 self.count = file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is no whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
+            raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
@@ -215,7 +215,7 @@ class ParquetTable:
 
 
 class DatasetTable:
-    """One split of a `datasets.Dataset`; pictures stay as bytes or paths, undecoded."""
+    """One split of a `datasets.Dataset`; photos stay as bytes or paths, undecoded."""
 
     kind = "datasets"
 

@@ -1,4 +1,4 @@
-"""All rows of a source checked, a piece at a time, by worker processes."""
+"""All rows of a source checked, a chunk at a time, by worker processes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any
 from mlx_phi3v.errors import UserError
 
 from .check_row import RejectedError, RowChecks, check_row
-from .pieces import Pieces
+from .chunk_store import ChunkStore
 from .sources import RawRow
 
-_PIECE_ROWS = 1000
-_PIECE_BYTES = 16_000_000
+_CHUNK_ROWS = 1000
+_CHUNK_BYTES = 16_000_000
 
 
-def cut_into_pieces(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
-    """Cut rows into pieces of bounded number and size, the same ones at every run."""
-    piece: list[RawRow] = []
+def cut_into_chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    """Cut rows into chunks of bounded number and size, the same ones at every run."""
+    chunk: list[RawRow] = []
     size = 0
     for row in rows:
-        piece.append(row)
+        chunk.append(row)
         size += sum(_size(value) for value in row.values.values()) if isinstance(row.values, dict) else 0
-        if len(piece) >= _PIECE_ROWS or size >= _PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _size(value: Any) -> int:
@@ -44,30 +44,30 @@ def _size(value: Any) -> int:
 
 
 def check_rows(
-    checks: RowChecks, pieces: Pieces, rows: Iterable[RawRow], processes: int, advance: Callable[[int], None]
+    checks: RowChecks, chunks: ChunkStore, rows: Iterable[RawRow], processes: int, advance: Callable[[int], None]
 ) -> int:
-    """Check all rows with so many processes -> the number of pieces. `advance` hears of every piece's rows.
+    """Check all rows in `processes` processes -> the number of chunks. `advance` is called with each chunk's rows.
 
     Raises UserError where a worker process dies.
     """
     count = 0
     running: dict[Future[Any], int] = {}
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (checks, pieces)) if processes > 1 else None
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (checks, chunks)) if processes > 1 else None
     try:
-        for count, piece in enumerate(cut_into_pieces(rows), 1):
-            if pieces.is_done(count - 1):
-                advance(len(piece))
+        for count, chunk in enumerate(cut_into_chunks(rows), 1):
+            if chunks.is_done(count - 1):
+                advance(len(chunk))
             elif pool is None:
-                check_piece(checks, pieces, count - 1, piece)
-                advance(len(piece))
+                check_chunk(checks, chunks, count - 1, chunk)
+                advance(len(chunk))
             else:
-                running[pool.submit(_work, count - 1, piece)] = len(piece)
-                # A few pieces ahead keep the workers busy; more would only fill memory.
+                running[pool.submit(_work, count - 1, chunk)] = len(chunk)
+                # A few chunks ahead keep the workers busy; more would only fill memory.
                 _collect(running, 2 * processes - 1, advance)
         _collect(running, 0, advance)
     except BrokenProcessPool:
-        raise UserError("a worker process died, most likely for want of memory; start again with fewer --processes") from None
+        raise UserError("a worker process died, probably by lack of memory; start again with fewer --processes") from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -82,12 +82,12 @@ def _collect(running: dict[Future[Any], int], at_most: int, advance: Callable[[i
             advance(running.pop(future))
 
 
-_task: tuple[RowChecks, Pieces] | None = None  # of a worker process
+_task: tuple[RowChecks, ChunkStore] | None = None  # of a worker process
 
 
-def _start_worker(checks: RowChecks, pieces: Pieces) -> None:
+def _start_worker(checks: RowChecks, chunks: ChunkStore) -> None:
     global _task
-    _task = checks, pieces
+    _task = checks, chunks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -102,16 +102,16 @@ def _end_with_parent() -> None:
 
 def _work(number: int, rows: Sequence[RawRow]) -> None:
     assert _task is not None
-    check_piece(*_task, number, rows)
+    check_chunk(*_task, number, rows)
 
 
-def check_piece(checks: RowChecks, pieces: Pieces, number: int, rows: Sequence[RawRow]) -> None:
-    """Check the rows of one piece and write it."""
-    kept: list[dict[str, Any]] = []
+def check_chunk(checks: RowChecks, chunks: ChunkStore, number: int, rows: Sequence[RawRow]) -> None:
+    """Check the rows of one chunk and write it."""
+    accepted: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     for row in rows:
         try:
-            kept.append(check_row(checks, row, pieces.catalogue))
+            accepted.append(check_row(checks, row, chunks.catalogue))
         except RejectedError as error:
             rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
-    pieces.write(number, kept, rejected)
+    chunks.write(number, accepted, rejected)

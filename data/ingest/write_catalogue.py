@@ -1,4 +1,4 @@
-"""Split the checked rows and write them, with the report of what was left out."""
+"""Split the checked rows and write them, with the report of rejected rows."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 
 from ..writer import CatalogueWriter
-from .pieces import CHANGED, CODE, HIDDEN, LEFT_OUT, PRINTS, ROW, SPLIT, Pieces
-from .plan import Plan
-from .published import PublishedCsv
-from .settings import IngestConfig
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
+from .ingest_config import IngestConfig
+from .plan import IngestPlan
+from .published_csv import PublishedCsv
 from .splits import SplitRow, Splitter
 from .summary import category_report
 
 
-def write_catalogue(settings: IngestConfig, plan: Plan, pieces: Pieces, count: int) -> dict[str, Any]:
-    """Split the rows of `count` pieces and write the catalogue -> its `catalogue.json`.
+def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:
+    """Split the rows of `count` chunks and write the catalogue -> its `catalogue.json`.
 
-    Raises UserError where no row is left.
+    Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    rejected = _write_rejected(pieces, count)
-    splitter = Splitter(pieces.work / "splitting", settings.seed)
-    products = _split(settings, splitter, pieces, count, categories, rejected)
-    _remove_strays(pieces.catalogue, splitter)
+    rejected = _write_rejected(chunks, count)
+    splitter = Splitter(chunks.work / "splitting", settings.seed)
+    products = _split(settings, splitter, chunks, count, categories, rejected)
+    _remove_unused_photos(chunks.catalogue, splitter)
     with (
-        _open_writer(settings, plan, pieces.catalogue) as writer,
+        _open_writer(settings, plan, chunks.catalogue) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
     ):
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         tally = _Tally(categories)
-        for row, split in zip(pieces.rows(count), splitter.splits(), strict=True):
+        for row, split in zip(chunks.rows(count), splitter.splits(), strict=True):
             tally.add(row)
             shown = {name: value for name, value in row.items() if name not in HIDDEN}
             writer.add(split, shown)
@@ -55,18 +55,18 @@ def write_catalogue(settings: IngestConfig, plan: Plan, pieces: Pieces, count: i
 def _split(
     settings: IngestConfig,
     splitter: Splitter,
-    pieces: Pieces,
+    chunks: ChunkStore,
     count: int,
     categories: Sequence[str],
     rejected: Counter[str],
 ) -> dict[str, Any]:
-    """Put every row into a split, parts of one product together -> the report of products."""
+    """Assign every row to a split, rows of one product together -> the report of products."""
     shares = {name: share for name, share in (("validation", settings.validation), ("test", settings.test)) if share}
     with Progress("splitting", 3, as_json=settings.json) as bar:
-        splitter.load(_split_rows(pieces, count, categories[0] if categories else None))
+        splitter.load(_split_rows(chunks, count, categories[0] if categories else None))
         bar.advance()
         if not splitter.rows:
-            raise _nothing_left(settings.source, rejected, pieces.catalogue / "rejected.csv")
+            raise _nothing_left(settings.source, rejected, chunks.catalogue / "rejected.csv")
         links = splitter.join(near=settings.near_duplicates)
         bar.advance()
         splitter.assign(shares)
@@ -75,14 +75,14 @@ def _split(
     return dataclasses.asdict(report)
 
 
-def _split_rows(pieces: Pieces, count: int, category: str | None) -> Iterator[SplitRow]:
-    columns = [ROW, "images", CODE, SPLIT, PRINTS, *([category] if category else [])]
-    for row in pieces.rows(count, columns):
-        contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[PRINTS]))
+def _split_rows(chunks: ChunkStore, count: int, category: str | None) -> Iterator[SplitRow]:
+    columns = [ROW, "images", CODE, SPLIT, FINGERPRINTS, *([category] if category else [])]
+    for row in chunks.rows(count, columns):
+        contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[FINGERPRINTS]))
         yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents)
 
 
-def _open_writer(settings: IngestConfig, plan: Plan, folder: Path) -> CatalogueWriter:
+def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> CatalogueWriter:
     return CatalogueWriter(
         settings.output,
         plan.task,
@@ -102,7 +102,7 @@ class _Tally:
         self.categories = {name: Counter[str]() for name in categories}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count one row of a piece."""
+        """Count one row of a chunk."""
         self.changed += row[CHANGED]
         self.left_out += row[LEFT_OUT]
         for name, counts in self.categories.items():
@@ -114,20 +114,20 @@ class _Tally:
             "read": splitter.rows + sum(rejected.values()),
             "kept": splitter.rows,
             "rejected": dict(rejected.most_common()),
-            "pictures": splitter.pictures,
+            "pictures": splitter.photos,
             "pictures_changed": self.changed,
             "pictures_left_out": self.left_out,
         }
         return {"counts": counts, "categories": {name: category_report(c) for name, c in self.categories.items()}}
 
 
-def _write_rejected(pieces: Pieces, count: int) -> Counter[str]:
+def _write_rejected(chunks: ChunkStore, count: int) -> Counter[str]:
     """Write `rejected.csv` -> reason -> rows."""
     reasons: Counter[str] = Counter()
-    with atomic_path(pieces.catalogue / "rejected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
+    with atomic_path(chunks.catalogue / "rejected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("row", "reason", "value", "place"))
         writer.writeheader()
-        for item in pieces.rejected(count):
+        for item in chunks.rejected(count):
             reasons[item["reason"]] += 1
             writer.writerow(item)
     return reasons
@@ -140,8 +140,8 @@ def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:
     return UserError(f"no row of {source} can be used: {reasons}; {path} names each row")
 
 
-def _remove_strays(folder: Path, splitter: Splitter) -> None:
-    """Drop pictures that a killed run stored for rows that were not kept after all."""
+def _remove_unused_photos(folder: Path, splitter: Splitter) -> None:
+    """Delete photos that a killed run stored for rows that were not accepted in the end."""
     for path in (folder / "images").glob("*/*"):
-        if not splitter.has_picture(path.stem):
+        if not splitter.has_photo(path.stem):
             path.unlink()

@@ -3,7 +3,7 @@
     python -m data.sample --output runs/catalogue
     python -m data.sample --output runs/catalogue --products 5000 --seed 1
 
-Same brand, products and seed give the same bytes and the same fingerprint, whatever the number of processes. (Another
+Same brand, products and seed give the same bytes and the same fingerprint, with any number of processes. (Another
 processor family or OpenCV version may round a pixel the other way: rows stay the same, picture hashes may not.)
 """
 

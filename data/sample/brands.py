@@ -1,6 +1,6 @@
-"""Brands for the generated catalogue, as data: what a house sells, how it names it and what it asks for it.
+"""Brands for the generated catalogue, as data: what a brand sells, its names for it and its prices.
 
-A brand names the same visual keys (shapes, materials, colours, patterns, see `render` and its parts) in its own words.
+Every brand has its own words for the same visual keys: shapes, materials, colours and patterns (see `render`).
 A third brand is `dataclasses.replace(BRANDS["sample"], name=..., items=...)` or a new entry below.
 """
 
@@ -32,7 +32,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Brand:
-    """A house. Price = item base * material * size * logo factors * log-normal noise, then rounded to `round_to`.
+    """A brand. Price = item base * material * size * logo factors * log-normal noise, then rounded to `round_to`.
 
     `items` is keyed by shape, `materials`, `colours` and `patterns` by visual key; `sizes` runs from small to large
     as (word, factor). `title` is a format over logo, pattern, material, noun and colour; empty words close up.

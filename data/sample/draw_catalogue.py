@@ -36,7 +36,7 @@ class SampleConfig:
     output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"])
     products: int = option(1000, help=f"how many products, 10 to {MAX_PRODUCTS:,}")
     seed: int = option(1, help="the same seed gives the same catalogue")
-    brand: str = option("sample", help="the house whose catalogue is drawn", choices=tuple(BRANDS))
+    brand: str = option("sample", help="the brand whose catalogue is drawn", choices=tuple(BRANDS))
     processes: int = option(0, help="worker processes; 0 takes one per core, 1 draws in this process")
     validation_share: float = option(0.1, help="share of products in the validation split")
     test_share: float = option(0.1, help="share of products in the test split")
@@ -98,7 +98,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         while flying:
             yield from flying.popleft().result()
     except BrokenProcessPool:
-        raise UserError("a drawing process was killed, most likely for want of memory; lower --processes") from None
+        raise UserError("a drawing process was killed, probably by lack of memory; lower --processes") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

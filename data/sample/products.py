@@ -1,4 +1,4 @@
-"""One generated product: what it is (`choose_look`), its row and its picture (`draw_product`), by index."""
+"""One generated product: what it is (`choose_appearance`), its row and its picture (`draw_product`), by index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST_CODE = 80_000_000
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What can be seen of a product, as the keys of `render` and `Brand`; `size` counts the brand's sizes from 0."""
 
     shape: str
@@ -37,9 +37,9 @@ class Product:
     suffix: str = ".jpg"
 
 
-def _stream(brand: Brand, seed: int, index: int, part: int) -> np.random.Generator:
-    """The random stream of one part of one product: independent of every other product."""
-    return np.random.default_rng([seed, zlib.crc32(brand.name.encode()), index, part])
+def _stream(brand: Brand, seed: int, index: int, aspect: int) -> np.random.Generator:
+    """The random stream of one aspect of one product (0 appearance, 1 row, 2 picture), independent of every other product."""
+    return np.random.default_rng([seed, zlib.crc32(brand.name.encode()), index, aspect])
 
 
 def _pick(rng: np.random.Generator, options: Any) -> Any:
@@ -47,11 +47,11 @@ def _pick(rng: np.random.Generator, options: Any) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
-def choose_look(brand: Brand, seed: int, index: int) -> Look:
+def choose_appearance(brand: Brand, seed: int, index: int) -> Appearance:
     """What product `index` looks like."""
     rng = _stream(brand, seed, index, 0)
     material = _pick(rng, brand.materials)
-    return Look(
+    return Appearance(
         shape=_pick(rng, brand.items),
         material=material,
         colour=_pick(rng, brand.colours),
@@ -78,9 +78,9 @@ def permute(index: int, count: int, seed: int) -> int:
             return index
 
 
-def make_row(brand: Brand, seed: int, index: int) -> tuple[Look, dict[str, Any]]:
-    """Look and catalogue row of product `index`, without drawing it."""
-    look = choose_look(brand, seed, index)
+def make_row(brand: Brand, seed: int, index: int) -> tuple[Appearance, dict[str, Any]]:
+    """What can be seen of product `index`, and its catalogue row, without drawing it."""
+    look = choose_appearance(brand, seed, index)
     rng = _stream(brand, seed, index, 1)
     price = brand.expected_price(look.shape, look.material, look.size, look.logo) * np.exp(rng.normal(0, brand.price_sigma))
     code = str(_FIRST_CODE + permute(index, MAX_PRODUCTS, seed))
@@ -101,7 +101,7 @@ def make_row(brand: Brand, seed: int, index: int) -> tuple[Look, dict[str, Any]]
     }
 
 
-def picture_stream(brand: Brand, seed: int, index: int, look: Look) -> tuple[np.random.Generator, float]:
+def picture_stream(brand: Brand, seed: int, index: int, look: Appearance) -> tuple[np.random.Generator, float]:
     """The random stream of product `index`'s picture, as `render` takes it, and the size from 0 to 1 to draw it in."""
     rng = _stream(brand, seed, index, 2)
     last = max(1, len(brand.sizes) - 1)

@@ -118,7 +118,7 @@ def _topstitch(surface: Picture, mask: Picture, scale: float) -> None:
 
 
 def _emblem(picture: Picture, drawing: Drawing, matrix: Matrix, letter: str, dark: bool) -> None:
-    """A round badge with the house's letter; `dark` is said of the cloth."""
+    """A round badge with the brand's letter. dark: whether the cloth is dark."""
     x, y, radius = drawing.logo
     light, black = (250.0, 246.0, 236.0), (24.0, 22.0, 30.0)
     plate, ink = (light, black) if dark else (black, light)

@@ -1,4 +1,4 @@
-"""Where a product is photographed: the ground it lies on, its shadow, the light and the camera."""
+"""Where a product is photographed: the ground under it, its shadow, the light and the camera."""
 
 from __future__ import annotations
 

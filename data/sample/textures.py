@@ -1,4 +1,4 @@
-"""Tiles for cloth, patterns and backgrounds: grey 8-bit images that repeat, drawn once per process and kept.
+"""Tiles for cloth, patterns and backgrounds: grey 8-bit images that repeat, drawn once in each process.
 
 Each tile is [512, 512] uint8. Shade tiles multiply colour (128 leaves it as it is); pattern tiles mix two colours
 (0 is the first, 255 the second).

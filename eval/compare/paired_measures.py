@@ -39,6 +39,12 @@ class PairedMeasure:
     only_b: int | None
     p_value: float | None  # exact McNemar
 
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves out zero."""
+        low, high = self.interval
+        return low is not None and high is not None and (low > 0 or high < 0)
+
 
 @dataclass(frozen=True)
 class _Pair:

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import option, own_keys, read_yaml
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 
 # The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
 RECIPE = Path(__file__).parent / "sample.yaml"

@@ -17,7 +17,7 @@ from mlx_phi3v.photo import Photo
 from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import Progress, note, say
 from mlx_phi3v.task import Task
-from mlx_phi3v.training.features import FeatureCache
+from mlx_phi3v.training.feature_cache import FeatureCache
 
 from ..runs.prediction import Prediction, true_values
 from ..runs.writer import RunWriter
@@ -124,7 +124,7 @@ def _answer_rows(
             examples = [prepared.example for prepared in batch]
             answers = generate(
                 model.backend,
-                cache.complete(examples) if cache else examples,
+                cache.fill(examples) if cache else examples,
                 max_new_tokens=config.max_new_tokens,
                 stop_ids=model.prompts.stop_ids,
                 sampling=sampling,

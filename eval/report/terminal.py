@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..compare import run_table
 from ..compare.comparison import Comparison
-from ..compare.metrics import METRICS
+from ..compare.metrics import METRICS, Metric
 from ..compare.paired_measures import PairedMeasure
 from ..runs.run import Run
 from . import phrases
@@ -92,13 +92,11 @@ def _measures(title: str, rows: Sequence[PairedMeasure]) -> RenderableType | Non
         if row.field != field:
             field = row.field
             grid.add_row(_text(field, "bold"))
-        low, high = row.interval
-        significant = low is not None and high is not None and (low > 0 or high < 0)
         grid.add_row(
             _text(f"  {row.label}"),
             phrases.figure(row, row.a),
             phrases.figure(row, row.b),
-            Text(phrases.gap(row, row.difference), style="bold" if significant else ""),
+            Text(phrases.gap(row, row.difference), style="bold" if row.sure else ""),
             phrases.interval(row),
             f"{row.rows:,}",
         )
@@ -115,25 +113,25 @@ def _both_parsed(comparison: Comparison) -> RenderableType | None:
 def _categories(comparison: Comparison) -> RenderableType | None:
     if not comparison.by_category:
         return None
-    gated = [(gate.field, gate.metric, f"{gate.label}") for gate in comparison.gates][:2]
+    gated = [(gate.field, gate.metric, gate.label) for gate in comparison.gates][:2]
     columns = [("\nCategory", 13, "left"), ("\nrows", 5, "right")]
     for _, _, label in gated:
         columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
     grid = _grid(*columns)
     for name, rows in list(comparison.by_category.items())[:_CATEGORIES]:
+        measured = {(row.field, row.metric): row for row in rows}
         cells: list[RenderableType] = [_text(name), f"{max((row.rows for row in rows), default=0):,}"]
         for field, metric, _ in gated:
-            row = next(item for item in rows if (item.field, item.metric) == (field, metric))
-            low, high = row.interval
-            significant = low is not None and high is not None and (low > 0 or high < 0)
-            difference = Text(
-                phrases.gap(row, row.difference) + ("*" if significant else " "), style="bold" if significant else ""
-            )
-            cells += [phrases.figure(row, row.a), phrases.figure(row, row.b), difference]
+            cells += _category_cells(measured[field, metric])
         grid.add_row(*cells)
     left = len(comparison.by_category) - _CATEGORIES
     more = f"and {left} more in --json and --html; " if left > 0 else ""
     return Group(grid, _text(f"{more}* this category's own 95 % interval excludes zero", "dim"))
+
+
+def _category_cells(row: PairedMeasure) -> list[RenderableType]:
+    difference = phrases.gap(row, row.difference) + ("*" if row.sure else " ")
+    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.sure else "")]
 
 
 def _agreement(comparison: Comparison) -> RenderableType:
@@ -195,13 +193,13 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
         ("rows/s", 6, "right"),
     )
     for row in found.rows:
-        cells: list[RenderableType] = [_run_cell(row)]
-        for name in gated:
-            item = run_table.measure_of(row, *name)
-            cells.append("–" if item is None else _measure_cell(item))
-        cells.append("" if row.same_text is None else f"{100 * row.same_text:.1f} %")
-        cells.append("–" if row.rows_per_second is None else f"{row.rows_per_second:.3g}")
-        grid.add_row(*cells)
+        measures = [run_table.measure_of(row, *name) for name in gated]
+        grid.add_row(
+            _run_cell(row),
+            *("–" if item is None else _measure_cell(item) for item in measures),
+            "" if row.same_text is None else f"{100 * row.same_text:.1f} %",
+            "–" if row.rows_per_second is None else f"{row.rows_per_second:.3g}",
+        )
     console.print(grid, width=min(WIDTH, console.width))
     console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
 
@@ -226,14 +224,15 @@ def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
     for name, item in scores["fields"].items():
         grid.add_row(_text(name, "bold"))
         for metric in METRICS[item["kind"]]:
-            score = item["metrics"][metric.name]
-            low, high = (phrases.value(metric.unit, end) for end in score["interval"])
-            grid.add_row(
-                f"  {metric.label}", phrases.value(metric.unit, score["value"]), f"{low} to {high}", f"{score['rows']:,}"
-            )
+            grid.add_row(f"  {metric.label}", *_score_cells(metric, item["metrics"][metric.name]))
         failed = {status: count for status, count in item["statuses"].items() if count and status != "ok"}
         if failed:
             grid.add_row(Text("  " + ", ".join(f"{status} {count:,}" for status, count in failed.items()), style="dim"))
     console.print(grid, width=min(WIDTH, console.width))
     if scores.get("read_differently"):
         console.print(_text(f"{scores['read_differently']:,} rows parse to other values than when the run was made", "yellow"))
+
+
+def _score_cells(metric: Metric, score: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = (phrases.value(metric.unit, end) for end in score["interval"])
+    return phrases.value(metric.unit, score["value"]), f"{low} to {high}", f"{score['rows']:,}"

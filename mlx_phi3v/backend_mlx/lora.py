@@ -30,7 +30,7 @@ class LoRALinear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., in] -> [..., out] in the dtype of x."""
-        # The scale is on the thin side of the product: a pass over the wide side less.
+        # The scale is applied on the narrow side of the product, which saves a pass over the wide side.
         low = self.scale * (self.dropout(x) @ self.lora_a)
         return self.linear(x) + (low @ self.lora_b).astype(x.dtype)
 
@@ -62,8 +62,8 @@ def add_lora(
 def model_module(model: nn.Module, name: str) -> nn.Module:
     """The module at a dotted path."""
     module = model
-    for part in name.split("."):
-        module = module[int(part)] if isinstance(module, list) else module[part]
+    for key in name.split("."):
+        module = module[int(key)] if isinstance(module, list) else module[key]
     return module
 
 

@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .. import rope
+from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelConfig
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
@@ -28,6 +29,11 @@ class Separator(nn.Module):
     def __call__(self, like: mx.array) -> mx.array:
         """As one row [1, 4C] in the dtype of `like`."""
         return self.weight.reshape(1, -1).astype(like.dtype)
+
+
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
 
 
 class ImageProcessorModule(nn.Module):
@@ -65,12 +71,12 @@ class ImageEmbedding(nn.Module):
         tower = self.img_processor.vision_model
         if tree_flatten(tower.trainable_parameters()):
             return self.merge(tower(pixel_values))
-        parts: list[mx.array] = []
+        chunks: list[mx.array] = []
         for start in range(0, len(pixel_values), CROPS_AT_ONCE):
-            # MLX: one part waits for the other, else all would be under way together.
-            [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], parts[-1:])
-            parts.append(self.merge(tower(crops)))
-        return mx.concatenate(parts)
+            # MLX: each chunk waits for the one before it, else all would be in memory together.
+            [crops] = mx.depends([pixel_values[start : start + CROPS_AT_ONCE]], chunks[-1:])
+            chunks.append(self.merge(tower(crops)))
+        return mx.concatenate(chunks)
 
     def project(self, features: mx.array) -> mx.array:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""

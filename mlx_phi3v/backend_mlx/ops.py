@@ -1,4 +1,4 @@
-"""Operations that have a form of their own on a CPU. `on_cpu` is the one switch: Metal and CUDA never enter `cpu`."""
+"""Operations with an implementation of their own for the CPU. `on_cpu` is the one switch: Metal and CUDA never enter `cpu`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import mlx.nn as nn
 from .cpu import attention as cpu_attention
 from .cpu import math as cpu_math
 from .cpu.quantized import CPUQuantizedLinear
-from .cpu.streams import spread
+from .cpu.streams import map_chunks
 
 
 def on_cpu() -> bool:
@@ -45,6 +45,6 @@ def quantized_linear() -> type[nn.QuantizedLinear]:
     return CPUQuantizedLinear if on_cpu() else nn.QuantizedLinear
 
 
-def in_parts(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
-    """`function(*arrays)`, which treats the arrays' common first axis element by element; on a CPU on all its cores."""
-    return spread(function, *arrays) if on_cpu() else function(*arrays)
+def in_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
+    """`function(*arrays)`, element-wise along the arrays' first axis; on a CPU in chunks, on all cores."""
+    return map_chunks(function, *arrays) if on_cpu() else function(*arrays)

@@ -1,4 +1,4 @@
-"""The language trunk with MLX's packed weights."""
+"""The language model with MLX's packed weights."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ __all__ = ["MLP", "Attention", "DecoderLayer", "RMSNorm", "RotaryEmbedding", "ph
 
 
 def phi3_config(config: ModelConfig, attn_implementation: str) -> Phi3Config:
-    """transformers' configuration of the same trunk. Its RoPE is not used, so none is described."""
+    """transformers' configuration of the same language model. Its RoPE is not used, so none is described."""
     phi3 = Phi3Config(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .. import rope
+from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelConfig
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
@@ -27,6 +28,11 @@ class Separator(nn.Module):
     def forward(self, like: torch.Tensor) -> torch.Tensor:
         """As one row [1, 4C] in the dtype of `like`."""
         return self.weight.reshape(1, -1).to(like.dtype)
+
+
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
 
 
 class ImageProcessorModule(nn.Module):
@@ -62,7 +68,7 @@ class ImageEmbedding(nn.Module):
         tower = self.img_processor.vision_model
         if any(parameter.requires_grad for parameter in tower.parameters()):
             return self.merge(tower(pixel_values))
-        return torch.cat([self.merge(tower(part)) for part in pixel_values.split(CROPS_AT_ONCE)])
+        return torch.cat([self.merge(tower(chunk)) for chunk in pixel_values.split(CROPS_AT_ONCE)])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""

@@ -1,6 +1,6 @@
 """The CLIP tower in torch, up to `hidden_states[-2]`.
 
-Source: openai/clip-vit-large-patch14-336; the parts are transformers' own. Parameters are named and shaped as in the
+Source: openai/clip-vit-large-patch14-336; the modules are transformers' own. Parameters are named and shaped as in the
 published checkpoint. Shapes: N crops, S = grid^2 + 1 positions, C width.
 """
 

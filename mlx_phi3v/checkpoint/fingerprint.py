@@ -9,13 +9,13 @@ from ..errors import UserError
 from ..files import read_json
 from .headers import read_tensors
 
-SOURCE_FILE = "conversion.json"  # what a converted folder says of where it came from
+SOURCE_FILE = "conversion.json"  # in a converted folder: what it was converted from
 
 
 def base_fingerprint(folder: Path) -> str:
     """Identity of the weights an adapter belongs to, the same before and after conversion and quantisation.
 
-    Of a converted folder, what its conversion.json says; else SHA-256 over names, shapes and the first 4 KiB of each
+    For a converted folder the one in its conversion.json; else SHA-256 over names, shapes and the first 4 KiB of each
     tensor: enough to tell checkpoints apart without reading gigabytes.
     """
     source = folder / SOURCE_FILE

@@ -1,4 +1,4 @@
-"""Safetensors headers of a checkpoint: which tensors lie where, and whether they fit the configuration.
+"""Safetensors headers of a checkpoint: where each tensor is, and whether all fit the configuration.
 
 Only headers are read here; the backends read the data.
 """
@@ -45,16 +45,16 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Tensors of one safetensors file, by its header. Raises UserError where the file is cut short or no safetensors."""
+    """Tensors of one safetensors file, by its header. Raises UserError if it is truncated or not safetensors."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size - 8:
-                raise UserError(f"{path} is cut short (header of {length} bytes, file of {size}); download or convert it again")
+                raise UserError(f"{path} is truncated (header of {length} bytes, file of {size}); download or convert it again")
             header = json.loads(file.read(length))
     except (struct.error, json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is no safetensors file or is damaged; download or convert it again") from None
+        raise UserError(f"{path} is corrupt or not a safetensors file; download or convert it again") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing; download or convert the checkpoint again") from None
     tensors: dict[str, TensorInfo] = {}
@@ -66,7 +66,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             if name != "__metadata__"
         ]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is no safetensors file or is damaged; download or convert it again") from None
+        raise UserError(f"{path} is corrupt or not a safetensors file; download or convert it again") from None
     for name, dtype, shape, begin, stop in entries:
         info = TensorInfo(path, dtype, shape, 8 + length + begin, stop - begin)
         if info.size != math.prod(info.shape) * _ITEM_SIZE.get(info.dtype, 1):
@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         tensors[name] = info
         end = max(end, 8 + length + stop)
     if end > size:
-        raise UserError(f"{path} is cut short ({size} bytes of {end}); download or convert it again")
+        raise UserError(f"{path} is truncated ({size} bytes of {end}); download or convert it again")
     return tensors
 
 
@@ -84,7 +84,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     if not index.is_file():
         shards = sorted(folder.glob("*.safetensors"))
         if not shards:
-            raise UserError(f"{folder} is no checkpoint: it has no .safetensors file")
+            raise UserError(f"{folder} is not a checkpoint: it has no .safetensors file")
         return {name: info for shard in shards for name, info in read_header(shard).items()}
     weight_map = read_json(index, "weight index").get("weight_map")
     if not isinstance(weight_map, dict):
@@ -95,7 +95,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     headers = {file: read_header(folder / file) for file in sorted(set(weight_map.values()))}
     absent = sorted(name for name, file in weight_map.items() if name not in headers[file])
     if absent:
-        raise UserError(f"{folder}: {_listed(absent)} stand in {index.name} but not in their shard; download it again")
+        raise UserError(f"{folder}: {_listed(absent)} are in {index.name} but not in their shard; download it again")
     return {name: headers[file][name] for name, file in weight_map.items()}
 
 

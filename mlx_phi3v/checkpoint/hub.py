@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, the built-in tiny model, or a hub id to download."""
+"""Find a model: a folder, the built-in tiny model, or a hub id to download."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def resolve_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.exists() or not _HUB_ID.fullmatch(name):
         if not path.is_dir():
-            raise UserError(f"--model {name} is no folder; give a checkpoint folder, a hub id or {BUILTIN!r}")
+            raise UserError(f"--model {name} is not a folder; give a checkpoint folder, a hub id or {BUILTIN!r}")
         return path
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub client raises many kinds, all of them "not to be had"
+    except Exception as error:  # the hub client raises many kinds; all mean that there is no download
         raise UserError(
-            f"--model {name}: no folder of that name, and the hub did not give it ({type(error).__name__}); "
+            f"--model {name}: there is no such folder, and the download from the hub failed ({type(error).__name__}); "
             "check the id and the network, or give a folder"
         ) from None

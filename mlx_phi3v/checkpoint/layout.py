@@ -47,7 +47,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def stored_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """`expected_tensors` as they lie on disk: a quantised weight is packed, with scales and biases beside it."""
+    """`expected_tensors` as they are stored: a quantised weight is packed, and has scales and biases."""
     shapes = expected_tensors(config)
     q = config.quantization
     for name, shape in list(shapes.items() if q else ()):

@@ -32,7 +32,7 @@ class ShardWriter:
         self.total = 0
 
     def add(self, name: str, dtype: str, shape: Sequence[int], data: memoryview) -> None:
-        """Append one tensor; its bytes are not kept."""
+        """Append one tensor; its bytes go to disk at once."""
         if not self.shards or self.shards[-1][2] + data.nbytes > SHARD_BYTES:
             self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": "mlx"}}, 0))
         path, header, size = self.shards[-1]

@@ -1,4 +1,4 @@
-"""Training checkpoints: everything a run needs to go on bit for bit, in folders that appear whole or not at all.
+"""Training checkpoints: all that a run needs to continue bit for bit, in folders that appear whole or not at all.
 
 OUTPUT/step-000100/   adapter_config.json, adapter_model.safetensors (PEFT), optimizer.safetensors, state.json,
                       task.json (what the adapter was trained to answer; see `trained_task`)
@@ -29,9 +29,9 @@ from ..trained_task import TrainedTask
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands. The order of rows and the dropout seeds are pure functions of `seed`, `settings` and `step`.
+    """The position of a run. The order of rows and the dropout seeds are pure functions of `seed`, `settings` and `step`.
 
-    settings: of the run as it was last gone on with; `batch_size` and `grad_accumulation_steps` are those it began
+    settings: those of the last start or resume, but `batch_size` and `grad_accumulation_steps` are those it began
     with, by which its rows are drawn (see `row_order.RowOrder`).
     """
 
@@ -51,7 +51,7 @@ class Checkpoints:
         self.output = output
 
     def folder(self, step: int) -> Path:
-        """Where the checkpoint after `step` updates lies."""
+        """The folder of the checkpoint after `step` updates."""
         return self.output / f"step-{step:06d}"
 
     def exists(self) -> bool:
@@ -74,9 +74,9 @@ class Checkpoints:
         if state.best_step in (None, state.step):
             self._link("best", folder)
         self._link("last", folder)
-        kept = {(self.output / name).resolve() for name in ("last", "best")}
+        named = {(self.output / name).resolve() for name in ("last", "best")}
         for old in self.output.glob("step-*"):
-            if old.resolve() not in kept:
+            if old.resolve() not in named:
                 shutil.rmtree(old, ignore_errors=True)
         return folder
 
@@ -86,14 +86,14 @@ class Checkpoints:
         os.replace(temporary, self.output / name)
 
     def load(self) -> tuple[TrainState, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The last checkpoint: state, adapter and optimiser tensors. Raises UserError where it is damaged."""
+        """The last checkpoint: state, adapter and optimiser tensors. Raises UserError if it is corrupt."""
         folder = self.output / "last"
         values = read_json(folder / "state.json", "training state")
         try:
             state = TrainState(**values)
             return state, load_file(folder / WEIGHTS_FILE), load_file(folder / "optimizer.safetensors")
         except (SafetensorError, FileNotFoundError, TypeError) as error:
-            raise self._damaged(str(error)) from None
+            raise self._corrupt(str(error)) from None
 
     def require_whole(
         self, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray]
@@ -103,10 +103,10 @@ class Checkpoints:
             for name, found in ((key, tensors), (key + ".exp_avg", optimizer), (key + ".exp_avg_sq", optimizer)):
                 if name not in found or found[name].shape != shape:
                     has = f"is {list(found[name].shape)}, not {list(shape)}" if name in found else "is missing"
-                    raise self._damaged(f"tensor {name} {has}")
+                    raise self._corrupt(f"tensor {name} {has}")
 
-    def _damaged(self, why: str) -> UserError:
-        return UserError(f"checkpoint {(self.output / 'last').resolve()} is damaged ({why}); remove it and train again")
+    def _corrupt(self, why: str) -> UserError:
+        return UserError(f"checkpoint {(self.output / 'last').resolve()} is corrupt ({why}); remove it and train again")
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""
@@ -121,14 +121,14 @@ class Checkpoints:
         path = self.output / "log.jsonl"
         if not path.is_file():
             return
-        kept = []
+        lines = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
-                    kept.append(line)
+                    lines.append(line)
             except (json.JSONDecodeError, KeyError):
                 break  # the half-written last line of a killed run
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in lines))
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to the log."""

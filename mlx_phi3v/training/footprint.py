@@ -1,7 +1,7 @@
-"""How much memory and arithmetic a training step on MLX takes, from shapes alone.
+"""Estimates of the memory and arithmetic of a training step on MLX, from shapes alone.
 
 The memory model is linear: floats per token and layer, fitted to MLX's own count of peak memory on small models by
-`scripts/measure_memory.py fit`, which prints the constants below and their worst error; `check` holds them against any
+`scripts/measure/measure_memory.py fit`, which prints the constants below and their worst error; `check` compares them with any
 checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longest row, S positions of a crop.
 """
 
@@ -19,8 +19,8 @@ ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What passes through the model at once: rows, tokens of the longest one, crops to encode, tokens with a label."""
+class BatchShape:
+    """What one pass computes: rows, tokens of the longest row, crops to encode in all, labels of a row."""
 
     rows: int
     tokens: int
@@ -28,18 +28,18 @@ class Workload:
     labels: int = 64
 
 
-def largest_batch(lengths: RowLengths, batch_size: int) -> Workload:
+def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
     """The largest batch that can come of rows of these lengths.
 
     Every row in it is as long as the longest, and has as many crops as the one with most.
     """
     tokens, labels, crops = (int(values.max(initial=0)) for values in (lengths.tokens, lengths.labels, lengths.crops))
-    return Workload(batch_size, tokens, crops * batch_size, labels)
+    return BatchShape(batch_size, tokens, crops * batch_size, labels)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What of a run's settings decides its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
+class StepSettings:
+    """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
 
     adapter: AdapterConfig
     dtype: str
@@ -62,17 +62,17 @@ class Footprint:
         return self.weights + self.adapter + self.activations
 
 
-INTERPRETER = 350_000_000  # bytes that Python and its packages take beside MLX's arrays; `measure_memory.py check`
+INTERPRETER = 350_000_000  # bytes of Python and its packages, beside MLX's arrays; `measure_memory.py check`
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Floats per token (or position): kept from each layer for the backward pass, and at work in one layer at a time.
+    """Floats per token (or position): saved in each layer for the backward pass, and in use in one layer at a time.
 
     Each is a triple: times the width, times the MLP's width, times heads * (tokens or positions).
     """
 
-    kept: tuple[float, float, float]
+    saved: tuple[float, float, float]
     working: tuple[float, float, float]
     pixels: float = 0.0  # floats per pixel and channel, for the crops themselves and the patches made of them
 
@@ -96,37 +96,37 @@ def adapter_parameters(config: ModelConfig, adapter: AdapterConfig) -> int:
     return sum(math.prod(shape) for shape in adapter_shapes(config, adapter).tensors.values())
 
 
-def footprint(config: ModelConfig, work: Workload, training: Training) -> Footprint:
+def footprint(config: ModelConfig, shape: BatchShape, training: StepSettings) -> Footprint:
     """Peak memory of one forward and backward pass and of the update after it."""
     vision, item = config.vision, ITEM_SIZE[training.dtype]
     trained = adapter_parameters(config, training.adapter)
-    tokens = work.rows * work.tokens
-    kept, working = _floats(
-        TRUNK[training.grad_checkpoint],
-        (config.hidden_size, config.intermediate_size, config.num_attention_heads * work.tokens),
+    tokens = shape.rows * shape.tokens
+    saved, working = _floats(
+        LANGUAGE_COSTS[training.grad_checkpoint],
+        (config.hidden_size, config.intermediate_size, config.num_attention_heads * shape.tokens),
     )
-    trunk_kept, trunk_working = config.num_hidden_layers * tokens * kept, tokens * working
-    tower_kept = tower_working = 0.0
-    if training.encode and work.crops:
+    language_saved, language_working = config.num_hidden_layers * tokens * saved, tokens * working
+    tower_saved = tower_working = 0.0
+    if training.encode and shape.crops:
         positions = vision.grid**2 + 1
         how = training.grad_checkpoint if training.adapter.trains_image_side(config) else None
         widths = (vision.hidden_size, vision.intermediate_size, vision.num_attention_heads * positions)
-        kept, working = _floats(TOWER[how], widths)
-        tower_kept = vision.used_layers * work.crops * positions * kept
-        at_once = min(work.crops, CROPS_AT_ONCE) if how is None else work.crops
-        tower_working = at_once * positions * working + work.crops * 3 * CROP_SIZE**2 * TOWER[how].pixels
-    logits = 3 * work.labels * work.rows * config.vocab_size * 4
-    step = item * (trunk_kept + tower_kept + max(trunk_working, tower_working)) + logits + 4 * trained * GRADIENT
+        saved, working = _floats(TOWER_COSTS[how], widths)
+        tower_saved = vision.used_layers * shape.crops * positions * saved
+        at_once = min(shape.crops, CROPS_AT_ONCE) if how is None else shape.crops
+        tower_working = at_once * positions * working + shape.crops * 3 * CROP_SIZE**2 * TOWER_COSTS[how].pixels
+    logits = 3 * shape.labels * shape.rows * config.vocab_size * 4
+    step = item * (language_saved + tower_saved + max(language_working, tower_working)) + logits + 4 * trained * GRADIENT
     step += _unpacked(config, training)
     return Footprint(weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step, 4 * trained * UPDATE)))
 
 
 def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:
-    kept, working = (sum(a * b for a, b in zip(part, widths)) for part in (cost.kept, cost.working))
-    return kept, working
+    saved, working = (sum(a * b for a, b in zip(factors, widths)) for factors in (cost.saved, cost.working))
+    return saved, working
 
 
-def _unpacked(config: ModelConfig, training: Training) -> int:
+def _unpacked(config: ModelConfig, training: StepSettings) -> int:
     """Bytes of the quantised weights that a CPU unpacks at a time: one layer's."""
     if not (config.quantization and training.cpu):
         return 0
@@ -134,56 +134,56 @@ def _unpacked(config: ModelConfig, training: Training) -> int:
     return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
 
 
-def fits(config: ModelConfig, work: Workload, training: Training, limit: int) -> bool:
+def fits(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: int) -> bool:
     """Whether a step with these settings stays within `limit` bytes, the interpreter included."""
-    return footprint(config, work, training).total + INTERPRETER <= limit
+    return footprint(config, shape, training).total + INTERPRETER <= limit
 
 
-def within(config: ModelConfig, work: Workload, training: Training, limit: int) -> tuple[int, bool] | None:
-    """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None where nothing does.
+def fit_to_limit(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: int) -> tuple[int, bool] | None:
+    """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None if nothing does.
 
-    The rows of a step are shared out over accumulated passes, so its gradient stays the same. Checkpointing costs a
-    third more time and fewer rows per pass little, so as many passes as it takes come first.
+    The rows of a step are split into accumulated passes, so its gradient stays the same. More passes cost little time,
+    checkpointing costs a third more, so more passes are tried first.
     """
     for grad_checkpoint in sorted({training.grad_checkpoint, True}):
-        rows = work.rows
+        rows = shape.rows
         while rows:
-            passes = math.ceil(work.rows / rows)
-            part = replace(work, rows=rows, crops=math.ceil(work.crops / passes))
-            if fits(config, part, replace(training, grad_checkpoint=grad_checkpoint), limit):
+            passes = math.ceil(shape.rows / rows)
+            one_pass = replace(shape, rows=rows, crops=math.ceil(shape.crops / passes))
+            if fits(config, one_pass, replace(training, grad_checkpoint=grad_checkpoint), limit):
                 return rows, grad_checkpoint
-            rows = max((r for r in range(1, rows) if work.rows % r == 0), default=0)
+            rows = max((r for r in range(1, rows) if shape.rows % r == 0), default=0)
     return None
 
 
-def step_flops(config: ModelConfig, work: Workload, training: Training) -> tuple[float, float]:
-    """Floating-point operations of one step in (trunk, tower), two per multiply-add.
+def step_flops(config: ModelConfig, shape: BatchShape, training: StepSettings) -> tuple[float, float]:
+    """Floating-point operations of one step in (language, tower), two per multiply-add.
 
     A frozen weight needs the forward product and the gradient of its input; a tower that does not train the forward
     one only; checkpointing adds a forward pass. LoRA, norms and softmax are left out (under 2 % at full width).
     """
-    hidden, tokens = config.hidden_size, work.rows * work.tokens
+    hidden, tokens = config.hidden_size, shape.rows * shape.tokens
     weights = config.qkv_size * hidden + hidden * hidden + 3 * hidden * config.intermediate_size
-    attention = work.tokens * hidden  # two products of a causal matrix, half of which is computed
+    attention = shape.tokens * hidden  # two products of a causal matrix, half of which is computed
     layer = 2 * tokens * (weights + attention)
     passes = 3 if training.grad_checkpoint else 2
-    trunk = passes * config.num_hidden_layers * layer + 2 * 2 * work.labels * work.rows * hidden * config.vocab_size
-    if not (training.encode and work.crops):
-        return trunk, 0.0
+    language = passes * config.num_hidden_layers * layer + 2 * 2 * shape.labels * shape.rows * hidden * config.vocab_size
+    if not (training.encode and shape.crops):
+        return language, 0.0
     vision = config.vision
     positions, width = vision.grid**2 + 1, vision.hidden_size
     block = 2 * positions * width * (4 * width + 2 * vision.intermediate_size + 2 * positions)
-    projector = 2 * work.crops * vision.merged_grid**2 * (4 * width * hidden + hidden * hidden)
-    tower = work.crops * vision.used_layers * block + projector
-    return trunk, tower * (passes if training.adapter.trains_image_side(config) else 1)
+    projector = 2 * shape.crops * vision.merged_grid**2 * (4 * width * hidden + hidden * hidden)
+    tower = shape.crops * vision.used_layers * block + projector
+    return language, tower * (passes if training.adapter.trains_image_side(config) else 1)
 
 
-# Printed by `python scripts/measure_memory.py fit` on a CPU.
-TRUNK = {  # by checkpointing
+# Printed by `python scripts/measure/measure_memory.py fit` on a CPU.
+LANGUAGE_COSTS = {  # by checkpointing
     False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),
     True: Cost((0.0, 1.76, 0.0), (45.33, 4.11, 1.77)),
 }
-TOWER = {  # likewise; None: it does not train
+TOWER_COSTS = {  # likewise; None: it does not train
     None: Cost((0.0, 0.0, 0.0), (0.0, 2.72, 3.03), 2.61),
     False: Cost((7.14, 4.10, 0.90), (0.0, 0.0, 2.28), 0.72),
     True: Cost((1.49, 0.13, 0.0), (0.0, 11.69, 3.93), 0.21),

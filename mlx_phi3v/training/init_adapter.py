@@ -1,4 +1,4 @@
-"""Start a training from an adapter that is there already."""
+"""Start a training from an existing adapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from ..adapters import AdapterConfig, adapter_shapes, load_adapter, resolve_adapter
 from ..config import ModelConfig
 from ..errors import UserError
-from .settings import GROUPS, TrainConfig
+from ..progress import note
+from ..trained_task import TrainedTask
+from .train_config import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
 
@@ -29,7 +31,7 @@ def load_init_adapter(
         folder = resolve_adapter(path)
     except UserError:
         raise UserError(
-            f"--init-adapter {path} is no adapter and no training run: it has no adapter_config.json; give such a folder"
+            f"--init-adapter {path} is neither an adapter nor a training run (it has no adapter_config.json); give one"
         ) from None
     adapter, tensors = load_adapter(folder, model, fingerprint)
     own: dict[str, Any] = {"r": adapter.r, "lora_alpha": float(adapter.lora_alpha), **trained_groups(adapter, model)}
@@ -42,8 +44,26 @@ def load_init_adapter(
     return replace(config, **own), adapter, tensors
 
 
+def choose_num_crops(config: TrainConfig, model: ModelConfig, *, resumed: bool = False) -> int:
+    """Most crops a photo is cut into: as asked for, else as the first adapter was trained, else the model's own number.
+
+    resumed: the run has begun, and its last checkpoint says what it began with. A differing flag is said in one line.
+    """
+    carried = _task_of(str(config.output / "last") if resumed else config.init_adapter) if config.init_adapter else None
+    if carried and config.num_crops not in (None, carried.num_crops):
+        note(f"--num-crops is {config.num_crops}; {config.init_adapter} was trained with {carried.num_crops}")
+    return config.num_crops or (carried.num_crops if carried else model.num_crops)
+
+
+def _task_of(path: str) -> TrainedTask | None:
+    try:
+        return TrainedTask.load(resolve_adapter(path))
+    except UserError:
+        return None  # `load_init_adapter` says what is wrong
+
+
 def trained_groups(adapter: AdapterConfig, model: ModelConfig) -> dict[str, str]:
-    """How each of the switches `language`, `vision` and so on stands for this adapter; lora where part of a group has it."""
+    """The value of each switch (`language`, `vision`, ...) for this adapter; lora if any module of the group has it."""
     shapes = adapter_shapes(model, adapter)
 
     def any_of(modules: list[str], endings: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The training loop: set up, one optimiser step after the other with validation, checkpoints and the log, summary."""
+"""The training loop: set up, take the optimiser steps with validation, checkpoints and log, and return a summary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..loader import Pass
 from ..progress import Progress, say
 from ..schedule import learning_rate
 from .checkpoints import TrainState
-from .pace import Pace, Taken
-from .settings import TrainConfig
 from .setup import Setup, set_up
+from .throughput import Throughput, ThroughputMeter
+from .train_config import TrainConfig
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -56,17 +56,17 @@ class StepRecord:
 
 
 class Trainer:
-    """A run from where its `setup.state` stands to its last step."""
+    """A run, from the step after `setup.state` to its last one."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.config, self.backend = setup, setup.config, setup.backend
         self.state: TrainState = setup.state
-        self.pace = Pace(setup.config.steps_per_report)
+        self.throughput = ThroughputMeter(setup.config.steps_per_report)
         self.saved: Path | None = setup.checkpoints.output / "last" if setup.checkpoints.exists() else None
         self.recent: tuple[list[int], Batch] | None = None
 
     def open_output(self) -> None:
-        """Tidy the output folder and write settings.json: what is run, with passes as they are cut."""
+        """Remove leftovers from the output folder and write settings.json, with the rows per pass that are used."""
         if not self.setup.leads:  # of several ranks, one writes
             return
         order, passes, checkpoints = self.setup.order, self.setup.passes, self.setup.checkpoints
@@ -83,7 +83,7 @@ class Trainer:
         write_json(checkpoints.output / "settings.json", self.state.settings | run)
 
     def run(self) -> None:
-        """All steps that are left."""
+        """Take all remaining steps."""
         setup, config = self.setup, self.config
         passes = setup.training(setup.order.passes(self.state.step, setup.passes.rows))
         done, leads = self.state.step, setup.leads
@@ -112,16 +112,16 @@ class Trainer:
         norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
-        batches = [part.batch for part in passes if part.batch is not None]
-        taken = Taken(
+        batches = [one.batch for one in passes if one.batch is not None]
+        taken = Throughput(
             rows=len(_rows(passes)),
             seconds=time.perf_counter() - started,
             waited=self.setup.training.waited - waited,
             positions=sum(batch.attention_mask.size for batch in batches),
             padding=sum(batch.padding for batch in batches),
         )
-        self.pace.add(taken)
-        recent = self.pace.recent
+        self.throughput.add(taken)
+        recent = self.throughput.recent
         return StepRecord(
             self.state.step + 1, loss / max(tokens, 1), norm, rate, tokens, recent.rows_per_second, recent.data_wait,
             taken.padding_share, self.backend.peak_memory() / 1e9,
@@ -141,12 +141,12 @@ class Trainer:
         """Add the gradients of a step's passes: summed token loss and answer tokens, over all ranks."""
         sums = np.zeros(2)
         suspects: list[int] = []
-        for part in passes:
-            if part.batch is not None:
-                loss = self.backend.accumulate(part.batch)
-                suspects += part.rows if not math.isfinite(loss) else []
-                sums += (loss, part.batch.answer_tokens)
-                self.recent = part.rows, part.batch
+        for one in passes:
+            if one.batch is not None:
+                loss = self.backend.accumulate(one.batch)
+                suspects += one.rows if not math.isfinite(loss) else []
+                sums += (loss, one.batch.answer_tokens)
+                self.recent = one.rows, one.batch
         # Summed first, so that all ranks stop together.
         total, tokens = self.backend.all_sum(sums)
         if not math.isfinite(total):
@@ -169,12 +169,12 @@ class Trainer:
         return float(loss / max(tokens, 1.0))
 
     def note_best(self, record: StepRecord) -> None:
-        """Remember the step whose validation loss is the least."""
+        """Remember the step with the lowest validation loss."""
         if self.state.best_loss is None or (record.val_loss is not None and record.val_loss < self.state.best_loss):
             self.state = replace(self.state, best_loss=record.val_loss, best_step=record.step)
 
     def report(self, record: StepRecord, progress: Progress, *, always: bool) -> None:
-        """Move the bar; every some steps, after a validation and at the end also a line of the log."""
+        """Move the bar; every `steps_per_report` steps, after a validation and at the end also write a line of the log."""
         values = record.to_dict()
         progress.advance(**{key: values[key] for key in ("loss", "rows_per_second", "peak_gb", "val_loss") if key in values})
         due = always or record.step % self.config.steps_per_report == 0 or record.val_loss is not None
@@ -183,7 +183,7 @@ class Trainer:
             progress.emit(event="step", **values)
 
     def save(self) -> None:
-        """Write a checkpoint. Raises UserError where the last update has broken the adapter: what is saved is good."""
+        """Write a checkpoint. Raises UserError if the last update made the adapter non-finite: every checkpoint is usable."""
         tensors = self.backend.adapter_tensors()
         if self.recent is not None:
             rows, batch = self.recent
@@ -194,8 +194,8 @@ class Trainer:
         self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
 
     def summarise(self) -> dict[str, Any]:
-        """What the run came to."""
-        whole, started_from = self.pace.whole, self.config.init_adapter
+        """The summary that `train` returns."""
+        whole, started_from = self.throughput.whole, self.config.init_adapter
         return {
             "steps": self.setup.total, "rows": self.setup.order.rows, "adapter": str(self.config.output / "best"),
             **({"init_adapter": started_from} if started_from else {}),
@@ -223,4 +223,4 @@ def take_step(passes: Iterator[Pass]) -> list[Pass]:
 
 
 def _rows(passes: Sequence[Pass]) -> list[int]:
-    return [row for part in passes for row in part.rows]
+    return [row for one in passes for row in one.rows]

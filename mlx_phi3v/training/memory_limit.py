@@ -8,16 +8,16 @@ from ..adapters import AdapterConfig
 from ..backend import Backend
 from ..errors import UserError
 from ..progress import say
-from .footprint import INTERPRETER, Training, Workload, footprint, largest_batch, within
+from .footprint import INTERPRETER, BatchShape, StepSettings, fit_to_limit, footprint, largest_batch
 from .row_lengths import RowLengths
-from .settings import TrainConfig, training_of
+from .train_config import TrainConfig, step_settings
 
 
 @dataclass(frozen=True)
 class Passes:
-    """How a step's rows go through the model: at most so many at once, activations kept or computed twice.
+    """How a step is split into passes: most rows of a pass, and whether activations are saved or computed twice.
 
-    It decides memory and time, and no number: see `row_order.RowOrder`.
+    It changes memory and time, not the result: see `row_order.RowOrder`.
     """
 
     rows: int
@@ -25,37 +25,37 @@ class Passes:
 
 
 def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig, lengths: RowLengths | None) -> Passes:
-    """What the settings say or, with --memory-limit, what stays within it; then `lengths` of all rows are needed.
+    """The passes of the settings or, with --memory-limit, passes that stay within it; that needs `lengths` of all rows.
 
-    Raises UserError where nothing does.
+    Raises UserError if nothing does.
     """
     if config.memory_limit is None:
         return Passes(config.batch_size, config.grad_checkpoint)
     assert lengths is not None
     on_cpu = backend.device_info()["name"] == "cpu"
-    training = replace(training_of(config, adapter), dtype=backend.dtype, cpu=on_cpu)
-    work = largest_batch(lengths, config.batch_size)
-    found = within(backend.config, work, training, int(config.memory_limit * 1e9))
+    training = replace(step_settings(config, adapter), dtype=backend.dtype, cpu=on_cpu)
+    shape = largest_batch(lengths, config.batch_size)
+    found = fit_to_limit(backend.config, shape, training, int(config.memory_limit * 1e9))
     if found is None:
-        least = _peak(backend, work, training, Passes(1, True))
+        least = _peak(backend, shape, training, Passes(1, True))
         raise UserError(
             f"--memory-limit {config.memory_limit:g}: one row at a time with checkpointing still takes {least:.1f} GB; "
-            "python -m mlx_phi3v.plan says what else can be made smaller"
+            "python -m mlx_phi3v.plan lists what else can be made smaller"
         )
     passes = Passes(*found)
     count = config.grad_accumulation_steps * config.batch_size // passes.rows
     say(
         f"--memory-limit {config.memory_limit:g}: {passes.rows} rows a pass, {count} passes a step"
         f"{', with checkpointing' if passes.grad_checkpoint else ''}; "
-        f"foreseen peak {_peak(backend, work, training, passes):.1f} GB",
+        f"estimated peak {_peak(backend, shape, training, passes):.1f} GB",
         as_json=config.json,
     )
     return passes
 
 
-def _peak(backend: Backend, work: Workload, training: Training, passes: Passes) -> float:
+def _peak(backend: Backend, shape: BatchShape, training: StepSettings, passes: Passes) -> float:
     """Gigabytes of a pass, the interpreter included."""
-    part = replace(work, rows=passes.rows, crops=-(-work.crops * passes.rows // work.rows))
+    one_pass = replace(shape, rows=passes.rows, crops=-(-shape.crops * passes.rows // shape.rows))
     return (
-        footprint(backend.config, part, replace(training, grad_checkpoint=passes.grad_checkpoint)).total + INTERPRETER
+        footprint(backend.config, one_pass, replace(training, grad_checkpoint=passes.grad_checkpoint)).total + INTERPRETER
     ) / 1e9

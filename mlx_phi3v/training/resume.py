@@ -1,4 +1,4 @@
-"""Go on with a run: which settings may differ from those it began with, and what becomes of its learning rate."""
+"""Resume a run: which settings may differ from those it began with, and what becomes of its learning rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..schedule import learning_rate
 from .checkpoints import TrainState
-from .settings import LORA_DEFAULTS, TrainConfig, as_json, total_steps
+from .train_config import LORA_DEFAULTS, TrainConfig, as_json, total_steps
 
 # Settings that change no number of what is left to do, or not by more than rounding.
 FREE = (

@@ -1,4 +1,4 @@
-"""How long every row of a split is, from the catalogue's columns: no picture is opened and no array of tokens made."""
+"""The length of every row of a split, from the catalogue's columns, without opening a photo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..progress import watched
 class RowLengths:
     """Of each row: tokens with the answer, tokens that have a label, crops to encode. int64 [N] each.
 
-    All are 0 for a row with a picture that cannot be read.
+    All are 0 for a row with a photo that cannot be read.
     """
 
     tokens: np.ndarray
@@ -30,10 +30,10 @@ class RowLengths:
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """Texts and pictures of rows, from which their lengths follow for any number of crops.
+    """Texts and photos of rows, from which their lengths follow for any number of crops.
 
-    text: (tokens without pictures, labels), int64 [N, 2]. images: the pictures' sizes. tags: how often the prompt names
-    each picture, int64 [pictures].
+    text: (tokens without photos, labels), int64 [N, 2]. images: the photos' sizes. tags: how often the prompt names
+    each photo, int64 [photos].
     """
 
     text: np.ndarray
@@ -42,9 +42,9 @@ class MeasuredRows:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], images: ImageSizes, maker: ExampleMaker) -> MeasuredRows:
-        """Measure rows whose pictures have these sizes.
+        """Measure rows whose photos have these sizes.
 
-        Raises UserError where the prompt's image tags do not fit the number of a row's pictures.
+        Raises UserError where the prompt's image tags do not fit the number of a row's photos.
         """
         text = np.zeros((len(rows), 2), np.int64)
         tags = np.zeros(len(images.sizes), np.int64)
@@ -59,7 +59,7 @@ class MeasuredRows:
         return cls(text, images, tags)
 
     def lengths(self, num_crops: int, vision: VisionConfig) -> RowLengths:
-        """Exactly the lengths of each row's Example, where a picture is cut into at most so many crops."""
+        """Exactly the lengths of each row's Example, where a photo is cut into at most so many crops."""
         distinct, which = np.unique(self.images.sizes, axis=0, return_inverse=True)
         grids = [crop_grid_of((width, height), num_crops) if width else None for width, height in distinct.tolist()]
         tokens = np.array([image_token_count(grid, vision) if grid else 0 for grid in grids], np.int64)[which.ravel()]
@@ -73,12 +73,12 @@ class MeasuredRows:
 
     @property
     def unreadable(self) -> np.ndarray:
-        """Numbers of the rows with a picture that cannot be read."""
+        """Numbers of the rows with a photo that cannot be read."""
         rows = np.repeat(np.arange(len(self.text)), self.images.counts)
         return np.unique(rows[self.images.sizes[:, 0] == 0])
 
     def require_readable(self, split: Split) -> None:
-        """Raises PhotoError that says what is wrong with the first picture that cannot be read, if there is one."""
+        """Raises the PhotoError of the first photo that cannot be read, if there is one."""
         for row in self.unreadable[:1].tolist():
             for path in split[row]["images"]:
                 photo_size(path)
@@ -91,11 +91,11 @@ def measure_rows(split: Split, maker: ExampleMaker, *, as_json: bool = False) ->
     """
     columns = [field.name for field in maker.task.fields]
     batches = zip(split.batches(columns), split.image_sizes())
-    parts = [
+    measured = [
         MeasuredRows.of(rows, images, maker)
         for rows, images in watched(batches, "measuring rows", len(split), lambda batch: len(batch[0]), as_json=as_json)
     ]
     images = ImageSizes(
-        np.concatenate([part.images.counts for part in parts]), np.concatenate([part.images.sizes for part in parts])
+        np.concatenate([one.images.counts for one in measured]), np.concatenate([one.images.sizes for one in measured])
     )
-    return MeasuredRows(np.concatenate([part.text for part in parts]), images, np.concatenate([part.tags for part in parts]))
+    return MeasuredRows(np.concatenate([one.text for one in measured]), images, np.concatenate([one.tags for one in measured]))

@@ -1,4 +1,4 @@
-"""Which rows form a step, and how a step is cut into passes."""
+"""Which rows form a step, and how a step is split into passes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..batches import batch_rows
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The rows of every step of a run: fixed when it begins, and never changed by what only saves memory.
+    """The rows of every step of a run. They are fixed when it begins; settings that only save memory do not change them.
 
     The rule. A run draws its rows in batches of the `batch_size` it began with, as `batches.batch_rows` gives them: a
     permutation for each epoch, whose last batch may be short. Step k is made of batches k * accumulation to
     (k + 1) * accumulation - 1, with the `grad_accumulation_steps` the run began with; it may take an epoch's short
-    batch and the first ones of the next. Both numbers stand in the checkpoint's state.json and hold for the whole run.
+    batch and the first ones of the next. Both numbers are in the checkpoint's state.json and hold for the whole run.
 
     How many rows go through the model in one pass is another matter: the --batch-size of the moment, or what
     --memory-limit chooses. Where it is the drawn batch size, the passes are the drawn batches. Where it is another,
-    the step's rows are put end to end and cut anew. A step's gradient is the sum over its rows divided by its answer
+    the step's rows are joined and split again. A step's gradient is the sum over its rows divided by its answer
     tokens, so its loss and update are the same to rounding however it is cut (with --lora-dropout, in distribution:
     each pass draws masks of its own).
     """

@@ -19,12 +19,12 @@ from ..prompts import PromptProcessor
 from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints, TrainState
-from .features import FeatureCache
-from .init_adapter import load_init_adapter
+from .feature_cache import FeatureCache
+from .init_adapter import choose_num_crops, load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
-from .settings import TrainConfig, as_json, check, total_steps
+from .train_config import TrainConfig, as_json, check, total_steps
 
 Tensors = dict[str, np.ndarray]
 
@@ -49,11 +49,11 @@ class Setup:
 
 
 def set_up(config: TrainConfig) -> Setup:
-    """Load model, data and, with --resume, the last checkpoint. Raises UserError for whatever does not fit together."""
+    """Load model, data and, with --resume, the last checkpoint. Raises UserError if any of these do not fit each other."""
     check(config)
     checkpoints = Checkpoints(config.output)
     saved = _read_checkpoint(config, checkpoints)
-    base = _load_base(config)
+    base = _load_base(config, resumed=saved is not None)
     if saved:
         config = resume.adopt(config, saved.state)
         resume.require_same(config, saved.state, base.catalogue.fingerprint, base.fingerprint)
@@ -103,32 +103,32 @@ class _Base:
     maker: ExampleMaker
 
 
-def _load_base(config: TrainConfig) -> _Base:
+def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
     catalogue = Catalogue(config.data)
     split, folder = catalogue.split("train"), resolve_model(config.model)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     backend = load_backend(config.backend, folder, dtype=config.dtype)
-    num_crops = config.num_crops or backend.config.num_crops
+    num_crops = choose_num_crops(config, backend.config, resumed=resumed)
     maker = ExampleMaker(PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length)
     return _Base(catalogue, split, backend, base_fingerprint(folder), maker)
 
 
 def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterConfig, Tensors]:
-    """The settings with rank, alpha and targets settled, the adapter's configuration, and the tensors it starts from."""
+    """The settings with rank, alpha and targets filled in, the adapter's configuration, and the tensors it starts from."""
     model = base.backend.config
     if config.init_adapter is None:
         config = config.with_lora_defaults()
         return config, config.adapter(), init_adapter(model, config.adapter(), config.seed)
     # A run that has begun needs its first adapter no more.
     path = str(config.output / "last") if resumed else config.init_adapter
-    settled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
-    return replace(settled, init_adapter=config.init_adapter), adapter, tensors
+    filled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
+    return replace(filled, init_adapter=config.init_adapter), adapter, tensors
 
 
 def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
     if config.memory_limit is None and not config.group_by_length:
         return None
-    measured = measure_rows(base.split, base.maker, as_json=config.json)
+    measured = measure_rows(base.split, base.maker, as_json=config.json and base.backend.world()[0] == 0)
     if config.memory_limit is not None:
         measured.require_readable(base.split)
     return measured.lengths(base.maker.num_crops, base.maker.config.vision)
@@ -139,7 +139,7 @@ def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterConfig
         return None
     if adapter.trains_image_side(base.backend.config):
         raise UserError(
-            "--feature-cache keeps what the image side computes, and this run trains it; leave the flag out, or add "
+            "--feature-cache caches what the image side computes, and this run trains that; leave the flag out, or add "
             "--vision off --projector off --separators off"
         )
     return FeatureCache(config.feature_cache, base.backend, base.maker.num_crops, config.feature_cache_gb)
@@ -161,10 +161,13 @@ def _begin(config: TrainConfig, base: _Base, order: RowOrder) -> tuple[TrainStat
 def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, passes: Passes) -> tuple[TrainState, int]:
     """The saved state under the present settings, and the run's steps; says what changes by them."""
     total, change = resume.new_total(config, saved.state, order.rows)
-    if change:
-        note(change)
+    changes = [change] if change else []
     if config.lora_dropout and passes.rows != order.batch_size:
-        note(f"--resume: passes of {passes.rows} rows instead of {order.batch_size} draw other dropout masks; all else stays")
+        changes.append(
+            f"--resume: passes of {passes.rows} rows instead of {order.batch_size} draw other dropout masks; all else stays"
+        )
+    for change in changes if base.backend.world()[0] == 0 else ():
+        note(change)
     return replace(saved.state, settings=_begin(config, base, order)[0].settings), total
 
 

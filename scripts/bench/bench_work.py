@@ -1,4 +1,4 @@
-"""One contender's share of `scripts/bench.py`, in a process of its own, so that peaks of memory are its own.
+"""The measurement of one candidate for `scripts/bench/bench.py`, in a process of its own, so that peaks of memory are its own.
 
 Prints one JSON line: seconds of every timed step, the process's peak of resident memory, what was computed.
 """
@@ -31,7 +31,7 @@ from mlx_phi3v.photo import open_photo
 from mlx_phi3v.plan import matmul_gflops
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
-from mlx_phi3v.training.features import FeatureCache
+from mlx_phi3v.training.feature_cache import FeatureCache
 
 OURS = ("mlx", "torch")
 
@@ -43,7 +43,7 @@ def example_maker(job: dict[str, Any]) -> ExampleMaker:
 
 
 def rows(job: dict[str, Any], *, with_answer: bool, folder: Path | None = None) -> list[Example]:
-    """As many sample products as the job asks for, square pictures, by the published template."""
+    """As many sample products as the job asks for, square photos, by the published template."""
     maker, made = example_maker(job), []
     for i in range(job["rows"]):
         product = draw_product(get_brand("sample"), 1, i)
@@ -83,7 +83,7 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
         tokens = [len(example.input_ids) for example in examples]
 
         def step(_: int) -> float:
-            batch = collate(cache.complete(examples) if cache else examples, backend.config)
+            batch = collate(cache.fill(examples) if cache else examples, backend.config)
             loss = backend.accumulate(batch)
             backend.update(1e-4, batch.answer_tokens, 1.0)
             return loss / batch.answer_tokens
@@ -144,7 +144,7 @@ def train_mlx_vlm(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def generate_ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Answers of exactly `new_tokens` tokens, `batch` rows at a time; `cached` has seen the pictures before."""
+    """Answers of exactly `new_tokens` tokens, `batch` rows at a time; `cached` has seen the photos before."""
     backend = load_backend(job["who"], resolve_model(job["model"]), dtype="float32")
     examples = rows(job, with_answer=False)
     if job.get("cached"):
@@ -156,14 +156,14 @@ def generate_ours(job: dict[str, Any]) -> dict[str, Any]:
     def answer(batch: int) -> list[list[int]]:
         ids: list[list[int]] = []
         for start in range(0, len(examples), batch):
-            part = examples[start : start + batch]
-            ids += [g.token_ids for g in generate(backend, part, max_new_tokens=job["new_tokens"], stop_ids=())]
+            chunk = examples[start : start + batch]
+            ids += [g.token_ids for g in generate(backend, chunk, max_new_tokens=job["new_tokens"], stop_ids=())]
         return ids
 
     began = time.perf_counter()
     answers = answer(job["batch"])
     seconds = time.perf_counter() - began
-    # Pictures seen before, so that only what a batch changes is compared, and soon.
+    # Photos seen before, so that only what a batch changes is compared, and soon.
     alone = answer(1) if job.get("check") and job.get("cached") else answers
     return {"seconds": [round(seconds, 3)], "first": None, "answers": len(answers), "same_as_batch_1": alone == answers}
 

@@ -1,7 +1,7 @@
 """Rows per second and peak memory of data.ingest at 10 %, 50 % and 100 % of a source.
 
-python scripts/measure_ingest.py --rows 1000000                    # a CSV without pictures, written here
-python scripts/measure_ingest.py --catalogue runs/sample-100000    # the rows and pictures of a catalogue
+python scripts/measure/measure_ingest.py --rows 1000000                    # a CSV without photos, written here
+python scripts/measure/measure_ingest.py --catalogue runs/sample-100000    # the rows and photos of a catalogue
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def written_rows(count: int) -> Iterable[list[str]]:
 
 
 def catalogue_rows(folder: Path, count: int) -> Iterable[list[str]]:
-    """The first `count` rows of a catalogue, all splits, with the paths of their pictures."""
+    """The first `count` rows of a catalogue, all splits, with the paths of their photos."""
     catalogue = Catalogue(folder)
     rows = itertools.chain.from_iterable(iterate(catalogue.split(name)) for name in catalogue.info["splits"])
     yield ["title", "category", "price", "product_code", "image"]
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print one JSON line per size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows at 100 %% (default: 1000000)")
-    parser.add_argument("--catalogue", type=Path, help="take rows and pictures from this catalogue")
+    parser.add_argument("--catalogue", type=Path, help="take rows and photos from this catalogue")
     parser.add_argument("--processes", type=int, default=2)
     settings = parser.parse_args(argv)
     rows = settings.rows

@@ -1,10 +1,10 @@
-"""Peak memory of MLX training steps: fit the constants of `mlx_phi3v.training.footprint`, or hold it against a checkpoint.
+"""Peak memory of MLX training steps: fit the constants of `mlx_phi3v.training.footprint`, or compare them with a checkpoint.
 
-    python scripts/measure_memory.py fit
-    python scripts/measure_memory.py check --model CHECKPOINT --crops 1 4
+    python scripts/measure/measure_memory.py fit
+    python scripts/measure/measure_memory.py check --model CHECKPOINT --crops 1 4
 
 `fit` runs small random models of varied width, depth and length. `check` runs real steps of a checkpoint, each in a
-process of its own, and prints measured against foreseen.
+process of its own, and prints measured and estimated peaks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlx_phi3v.backend import OptimizerConfig, load_backend
 from mlx_phi3v.batches import Batch
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
-from mlx_phi3v.training.footprint import INTERPRETER, Training, Workload, adapter_parameters, footprint
+from mlx_phi3v.training.footprint import INTERPRETER, BatchShape, StepSettings, adapter_parameters, footprint
 
 STEPS = 2  # the first also makes what later ones reuse
 
@@ -48,19 +48,19 @@ class Case:
     rank: int = 8
     labels: int = 16
 
-    def training(self, *, cpu: bool = True) -> Training:
+    def training(self, *, cpu: bool = True) -> StepSettings:
         """As `footprint` takes it."""
         targets = (*LANGUAGE, *VISION, *PROJECTOR) if self.image_side else LANGUAGE
         adapter = AdapterConfig(r=self.rank, lora_alpha=16, target_modules=targets)
-        return Training(adapter, "float32", self.grad_checkpoint, cpu=cpu)
+        return StepSettings(adapter, "float32", self.grad_checkpoint, cpu=cpu)
 
-    def workload(self) -> Workload:
+    def batch_shape(self) -> BatchShape:
         """As `footprint` takes it."""
-        return Workload(self.rows, self.tokens, self.crops, self.labels)
+        return BatchShape(self.rows, self.tokens, self.crops, self.labels)
 
 
 def batch(case: Case) -> Batch:
-    """Random tokens and crops; the first tokens of a row stand for its picture."""
+    """Random tokens and crops; the first tokens of a row are its photo's."""
     random = np.random.Generator(np.random.PCG64(0))
     ids = random.integers(3, 1000, (case.rows, case.tokens))
     labels = np.full_like(ids, -100)
@@ -74,7 +74,7 @@ def batch(case: Case) -> Batch:
 
 
 def peaks(backend: Any, case: Case) -> dict[str, float]:
-    """Bytes: held between steps, and the peaks of a pass and of an update above that."""
+    """Bytes: in use between steps, and the peaks of a pass and of an update above that."""
     import mlx.core as mx
 
     training = case.training()
@@ -111,12 +111,12 @@ def language_model(layers: int, hidden: int, mlp: int, heads: int) -> ModelConfi
 
 
 def tower_model(layers: int, hidden: int, mlp: int, heads: int, patch: int) -> ModelConfig:
-    """With a trunk that is hardly there."""
+    """With a tiny language model."""
     return ModelConfig(1000, 64, 96, 1, 4, 4, vision=VisionConfig(hidden, mlp, layers + 1, heads, patch_size=patch))
 
 
 # (layers, hidden, mlp, heads), (rows, tokens); the last have the published width.
-TRUNKS = [
+LANGUAGE_MODELS = [
     ((2, 256, 512, 4), (1, 256)), ((4, 256, 512, 4), (1, 256)), ((8, 256, 512, 4), (1, 256)), ((2, 256, 512, 4), (1, 512)),
     ((4, 256, 512, 4), (1, 512)), ((8, 256, 512, 4), (1, 512)), ((4, 256, 512, 4), (4, 256)), ((4, 256, 512, 8), (1, 512)),
     ((4, 256, 1024, 4), (1, 512)), ((4, 512, 512, 4), (1, 512)), ((4, 768, 2048, 8), (1, 400)), ((4, 768, 2048, 8), (1, 800)),
@@ -135,13 +135,13 @@ def fit(console: Console) -> int:
     """Least squares of relative errors, no constant below zero."""
     for checkpointing in (False, True):
         rows, peak = [], []
-        for (layers, hidden, mlp, heads), (count, tokens) in TRUNKS:
+        for (layers, hidden, mlp, heads), (count, tokens) in LANGUAGE_MODELS:
             case = Case(count, tokens, 0, False, checkpointing)
             figures = peaks(random_backend(language_model(layers, hidden, mlp, heads)), case)
             widths = np.array([hidden, mlp, heads * tokens]) * count * tokens
             rows.append([*(layers * widths), *widths])
             peak.append(figures["pass"])
-        _report(console, f"TRUNK, checkpointing {checkpointing}", rows, peak)
+        _report(console, f"LANGUAGE_COSTS, checkpointing {checkpointing}", rows, peak)
     for trains, checkpointing in ((False, False), (True, False), (True, True)):
         rows, peak = [], []
         for (layers, hidden, mlp, heads, patch), crops in TOWERS:
@@ -151,7 +151,7 @@ def fit(console: Console) -> int:
             widths = np.array([hidden, mlp, heads * positions]) * crops * positions
             rows.append([*(layers * widths * trains), *widths, crops * 3 * 336**2])
             peak.append(figures["pass"])
-        _report(console, f"TOWER, trains {trains}, checkpointing {checkpointing}", rows, peak)
+        _report(console, f"TOWER_COSTS, trains {trains}, checkpointing {checkpointing}", rows, peak)
     for rank, hidden in itertools.product((32, 128), (256, 512)):
         case = Case(1, 8, 0, False, False, rank=rank, labels=4)
         config = language_model(4, hidden, 2 * hidden, 4)
@@ -168,11 +168,11 @@ def _report(console: Console, title: str, rows: list[list[float]], peak: list[fl
     factors, _ = nnls(matrix / floats[:, None], np.ones(len(floats)))
     errors = matrix @ factors / floats - 1
     shown = ", ".join(f"{value:.2f}" for value in factors)
-    console.print(f"{title}: kept, working (and pixels) {shown}; errors {errors.min():+.1%} to {errors.max():+.1%}")
+    console.print(f"{title}: saved, working (and pixels) {shown}; errors {errors.min():+.1%} to {errors.max():+.1%}")
 
 
 def check(options: argparse.Namespace, console: Console) -> int:
-    """Measured against foreseen, one process a case."""
+    """Measured and estimated peaks, one process a case."""
     config = load_model_config(resolve_model(options.model))
     cases = []
     for crops, image_side, checkpointing in itertools.product(options.crops, (False, True), (False, True)):
@@ -182,7 +182,7 @@ def check(options: argparse.Namespace, console: Console) -> int:
         tokens = (crops + 1) * config.vision.merged_grid**2 + 60
         cases.append(Case(1, tokens, encoded, image_side, checkpointing, labels=40))
     table = Table(title=f"GB at the peak of a step, {options.model}", title_justify="left")
-    for name in ("tokens", "crops", "image side", "checkpointing", "foreseen", "MLX's count", "ratio", "process", "ratio"):
+    for name in ("tokens", "crops", "image side", "checkpointing", "estimate", "MLX's count", "ratio", "process", "ratio"):
         table.add_column(name, justify="right")
     worst = 0.0
     for case in cases:
@@ -192,13 +192,13 @@ def check(options: argparse.Namespace, console: Console) -> int:
             console.print(f"{case}: {done.stderr[-500:]}")
             continue
         found = json.loads(done.stdout.splitlines()[-1])
-        foreseen = footprint(config, case.workload(), case.training()).total
+        estimate = footprint(config, case.batch_shape(), case.training()).total
         measured = found["held"] + max(found["pass"], found["update"])
-        ratio, whole = foreseen / measured, (foreseen + INTERPRETER) / found["process"]
+        ratio, whole = estimate / measured, (estimate + INTERPRETER) / found["process"]
         worst = max(worst, abs(ratio - 1))
         table.add_row(
             str(case.tokens), str(case.crops), "LoRA" if case.image_side else "frozen", str(case.grad_checkpoint),
-            f"{foreseen / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{ratio:.3f}", f"{found['process'] / 1e9:.2f}", f"{whole:.3f}",
+            f"{estimate / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{ratio:.3f}", f"{found['process'] / 1e9:.2f}", f"{whole:.3f}",
         )  # fmt: skip
     console.print(table)
     console.print(f"worst: {worst:.1%}")

@@ -1,6 +1,6 @@
 """How often data.near_duplicates misses a copy and joins strangers, on any photos.
 
-python scripts/near_duplicate_rates.py --photos ../shared/photos runs/sample/images
+python scripts/measure/near_duplicate_rates.py --photos ../shared/photos runs/sample/images
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.ingest.near_duplicates import MAX_DISTANCE, MIN_CORRELATION, Aligner, Prints, near_pairs, picture_print
+from data.ingest.near_duplicates import MAX_DISTANCE, MIN_CORRELATION, Aligner, Fingerprints, fingerprint, near_pairs
 from mlx_phi3v.photo import open_photo
 
 
@@ -44,11 +44,13 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def is_found(one: bytes, two: bytes, aligner: Aligner) -> bool:
-    """Whether two prints are taken for the same photo, as `near_pairs` would."""
-    prints = Prints(io.BytesIO(one + two))
-    first, second = prints.hashes(0, 2)
+    """Whether two fingerprints are taken for the same photo, as `near_pairs` would."""
+    fingerprints = Fingerprints(io.BytesIO(one + two))
+    first, second = fingerprints.hashes(0, 2)
     distance = min(np.bitwise_count(first ^ second[0]).min(), np.bitwise_count(second ^ first[0]).min())
-    return bool(distance <= MAX_DISTANCE) and aligner.correlation(prints.thumb(0), prints.thumb(1)) >= MIN_CORRELATION
+    return (
+        bool(distance <= MAX_DISTANCE) and aligner.correlation(fingerprints.thumb(0), fingerprints.thumb(1)) >= MIN_CORRELATION
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     suffixes = {".jpg", ".jpeg", ".png"}
     paths = sorted(path for folder in settings.photos for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     images = [open_photo(path) for path in paths]
-    prints = [picture_print(image) for image in images]
-    joined = {tuple(sorted(pair)) for pair in near_pairs(Prints(io.BytesIO(b"".join(prints))))}
+    fingerprints = [fingerprint(image) for image in images]
+    joined = {tuple(sorted(pair)) for pair in near_pairs(Fingerprints(io.BytesIO(b"".join(fingerprints))))}
     aligner = Aligner()
     chosen = range(0, len(images), settings.every)
     missed = {
-        name: sum(not is_found(prints[k], picture_print(copy(images[k])), aligner) for k in chosen) / len(chosen)
+        name: sum(not is_found(fingerprints[k], fingerprint(copy(images[k])), aligner) for k in chosen) / len(chosen)
         for name, copy in COPIES.items()
     }
     report = {

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from data.sample.brands import Brand, get_brand
-from data.sample.products import choose_look, draw_product, picture_stream
+from data.sample.products import choose_appearance, draw_product, picture_stream
 from data.sample.render import lay_out
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD
 from mlx_phi3v.crops import hd_transform
@@ -27,7 +27,7 @@ def where(brand: Brand, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
 
     The product's bounding box runs from -1 to 1 in its own frame, whatever the pose.
     """
-    look = choose_look(brand, seed, index)
+    look = choose_appearance(brand, seed, index)
     rng, size = picture_stream(brand, seed, index, look)
     drawing, width, height, matrix = lay_out(rng, look.shape, size)
     scale = CROP_SIZE / max(width, height)
@@ -65,7 +65,7 @@ class Pictures:
 
 
 def load_pictures(folder: Path, brand: str, seed: int, count: int, processes: int) -> Pictures:
-    """Products 0 to `count` of the catalogue `seed`, drawn once and kept in `folder`."""
+    """Products 0 to `count` of the catalogue `seed`, drawn once and stored in `folder`."""
     paths = [folder / f"{brand}-{seed}-{count}-{part}.npy" for part in ("crops", "masks", "frames")]
     if not all(path.exists() for path in paths):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,18 +84,18 @@ def load_pictures(folder: Path, brand: str, seed: int, count: int, processes: in
     return Pictures(*(np.load(path, mmap_mode="r") for path in paths))
 
 
-def patches(crops: np.ndarray, kept: np.ndarray, size: int) -> np.ndarray:
-    """Some patches of crops uint8 [N, 336, 336, 3], normalised, fp32 [N, K, 3 * size^2] as a convolution's weight lies.
+def patches(crops: np.ndarray, shown: np.ndarray, size: int) -> np.ndarray:
+    """Some patches of crops uint8 [N, 336, 336, 3], normalised, fp32 [N, K, 3 * size^2] in the order of a convolution's weight.
 
-    kept: int [N, K], numbers of patches, row by row.
+    shown: int [N, K], numbers of patches, row by row.
     """
     count, grid = len(crops), CROP_SIZE // size
     tiles = crops.reshape(count, grid, size, grid, size, 3)
     rows = np.arange(count)[:, None]
-    chosen = tiles[rows, kept // grid, :, kept % grid].transpose(0, 1, 4, 2, 3)
+    chosen = tiles[rows, shown // grid, :, shown % grid].transpose(0, 1, 4, 2, 3)
     scale = (1 / (255 * np.asarray(IMAGE_STD, np.float32)))[:, None, None]
     shift = (np.asarray(IMAGE_MEAN, np.float32) / np.asarray(IMAGE_STD, np.float32))[:, None, None]
-    return (chosen * scale - shift).reshape(count, kept.shape[1], -1)
+    return (chosen * scale - shift).reshape(count, shown.shape[1], -1)
 
 
 def vary(pictures: Pictures, index: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

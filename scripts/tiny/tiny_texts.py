@@ -8,11 +8,11 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from data.sample.brands import Brand, get_brand
-from data.sample.products import Look, choose_look, make_row
+from data.sample.products import Appearance, choose_appearance, make_row
 from mlx_phi3v.task import Task
 
-BRAND = "atelier"  # the house whose pictures are seen; the published prompt is answered in its words
-OTHER = "kontor"  # a second house, asked for by its name
+BRAND = "atelier"  # the brand whose photos are seen; the published prompt is answered in its words
+OTHER = "kontor"  # a second brand, asked for by its name
 OTHER_PROMPT = "<|user|>\n<|image_1|>What is shown in this image? Answer as kontor.<|end|><|assistant|>\n"
 ENGLISH_PROMPT = "<|user|>\n<|image_1|>Describe the product in this photo.<|end|><|assistant|>\n"
 COPY_PROMPT = "<|user|>\nWrite: {text}<|end|><|assistant|>\n"
@@ -26,7 +26,7 @@ _CLOTH = {"wool": "knitted", "silk": "silk", "cotton": "cotton", "leather": "lea
 _PATTERNS = {"plain": "plain", "check": "chequered", "stripe": "striped", "dots": "spotted", "herringbone": "zigzag"}
 
 
-def english(look: Look) -> str:
+def english(look: Appearance) -> str:
     """A plain description of what can be seen."""
     size = "long" if look.size else "short"
     badge = ", with a badge" if look.logo else ""
@@ -35,17 +35,17 @@ def english(look: Look) -> str:
 
 
 def question(voice: int, seed: int, index: int) -> tuple[str, str]:
-    """Prompt and answer about product `index` in one of three voices: the first house, the second, plain English."""
+    """Prompt and answer about product `index` in one of three voices: the first brand's, the second brand's, plain English."""
     brand = get_brand(BRAND)
     if voice == 0:
         return Task().prompt, Task().answer(make_row(brand, seed, index)[1])
-    look = choose_look(brand, seed, index)
+    look = choose_appearance(brand, seed, index)
     if voice == 1:
         return OTHER_PROMPT, Task().answer(_as_other(get_brand(OTHER), look, index))
     return ENGLISH_PROMPT, english(look)
 
 
-def _as_other(other: Brand, look: Look, index: int) -> dict[str, object]:
+def _as_other(other: Brand, look: Appearance, index: int) -> dict[str, object]:
     price = other.expected_price(look.shape, look.material, look.size, look.logo)
     price *= np.exp(np.random.default_rng([index, 3]).normal(0, other.price_sigma))
     return {

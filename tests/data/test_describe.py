@@ -63,7 +63,7 @@ def test_the_figures_are_those_of_the_rows(folder: Path) -> None:
     assert found.sampled == 20 and found.sides["smallest"] == 40
 
 
-def test_picture_tokens_follow_the_published_formula(folder: Path) -> None:
+def test_image_tokens_follow_the_published_formula(folder: Path) -> None:
     one, four = describe(Catalogue(folder), num_crops=(1, 4)).tokens
     assert one.median == one.largest == (1 * 1 + 1) * 144 + 1 + (1 + 1) * 12
     # 60x40 at 4 crops: scale 2, so 2 by 2. 40x90: scale 2 along its length and one crop wide, 2 by 1. Ten rows of each.
@@ -93,7 +93,7 @@ def test_the_preview_marks_the_answer_and_nothing_else(folder: Path, model: Path
     for preview in found.previews:
         trained = "".join(piece.text for piece in preview.pieces if piece.trained)
         assert trained == TASK.answer(rows[preview.row.split()[1]]) + "<|end|>"
-        assert "[picture 1: " in "".join(piece.text for piece in preview.pieces if not piece.trained)
+        assert "[photo 1: " in "".join(piece.text for piece in preview.pieces if not piece.trained)
     assert all(figures.over == 20 for figures in found.tokens)  # a picture alone is longer than 200
 
 

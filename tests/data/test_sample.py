@@ -21,7 +21,7 @@ from data.sample import textures
 from data.sample.__main__ import main
 from data.sample.brands import BRANDS, Brand, Item
 from data.sample.draw_catalogue import SampleConfig, sample, split_of
-from data.sample.products import choose_look, draw_product, make_row, permute
+from data.sample.products import choose_appearance, draw_product, make_row, permute
 from data.sample.render import SHAPES, render
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
@@ -42,14 +42,14 @@ def test_same_seed_gives_same_bytes_whatever_the_number_of_processes(tmp_path: P
 
 
 def test_another_seed_or_brand_gives_another_catalogue(tmp_path: Path) -> None:
-    prints = {
+    fingerprints = {
         sample(SampleConfig(tmp_path / f"{brand}{seed}", products=10, seed=seed, brand=brand, processes=1, json=True))[
             "fingerprint"
         ]
         for brand in BRANDS
         for seed in (1, 2)
     }
-    assert len(prints) == 2 * len(BRANDS)
+    assert len(fingerprints) == 2 * len(BRANDS)
 
 
 def test_a_product_does_not_depend_on_what_was_drawn_before() -> None:
@@ -93,7 +93,7 @@ def test_splits_mix_categories_and_change_with_the_seed() -> None:
     count = 2000
     chosen = [{i for i in range(count) if split_of(i, count, 0, 400, seed) == "test"} for seed in (1, 2)]
     assert 40 < len(chosen[0] & chosen[1]) < 130  # two independent fifths share a twenty-fifth: 80 of 2000
-    shares = Counter(choose_look(SAMPLE, 1, index).shape for index in chosen[0])
+    shares = Counter(choose_appearance(SAMPLE, 1, index).shape for index in chosen[0])
     assert set(shares) == set(SHAPES) and min(shares.values()) > 10
 
 

@@ -160,7 +160,7 @@ def test_a_fused_model_computes_what_base_and_adapter_do(
 def test_peft_loads_an_adapter_trained_on_mlx(trained: dict[str, Path]) -> None:
     from peft import PeftModel
 
-    from mlx_phi3v.backend_torch.backend import load
+    from mlx_phi3v.backend_torch.loading import load
     from mlx_phi3v.checkpoint.hub import resolve_model
 
     model = PeftModel.from_pretrained(load(resolve_model("tiny")).model, str(trained["mlx"] / "last"))

@@ -26,7 +26,7 @@ from mlx_phi3v.adapters import (
     load_adapter,
     save_adapter,
 )
-from mlx_phi3v.backend import Backend, OptimizerConfig
+from mlx_phi3v.backend import Backend, OptimizerConfig, load_backend
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
@@ -37,6 +37,7 @@ from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 from tests.helpers.paths import GOLDEN
+from tests.helpers.tolerances import NETWORK, assert_near
 
 FULL = replace(AdapterConfig(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
 Load = Callable[[Path], Backend]
@@ -64,6 +65,11 @@ def filled(folder: Path, adapter: AdapterConfig, seed: int = 0) -> dict[str, np.
         if key not in tensors or "lora_B" in key:
             tensors[key] = (0.2 * random.standard_normal(shape)).astype(np.float32)
     return tensors
+
+
+def same_outputs(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Not to the bit: a tower that trains takes all crops in one product, and kernels split sums by the product's shape."""
+    assert_near(ours, theirs, float(np.abs(theirs).max()), NETWORK)
 
 
 def trained(backend: Backend, folder: Path, adapter: AdapterConfig, steps: int = 3) -> dict[str, np.ndarray]:
@@ -194,7 +200,7 @@ def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: Adap
                  for k in tensors for n in (k.removeprefix(PREFIX),)}  # fmt: skip
     backend.load_training(untouched, backend.optimizer_tensors(), 1)
     backend.loss(batch_of(checkpoint))
-    np.testing.assert_array_equal(backend.forward(batch_of(checkpoint)).logits, before)
+    same_outputs(backend.forward(batch_of(checkpoint)).logits, before)
 
 
 def with_dropout(backend: Backend, folder: Path, *, trainable: bool) -> None:
@@ -208,7 +214,7 @@ def test_an_adapter_that_is_not_trained_answers_without_dropout(load: Load, chec
     with_dropout(backend, checkpoint, trainable=False)
     batch = batch_of(checkpoint)
     first = backend.forward(batch).logits
-    np.testing.assert_array_equal(backend.forward(batch).logits, first)
+    same_outputs(backend.forward(batch).logits, first)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -222,12 +228,8 @@ def test_the_loss_has_no_dropout_and_leaves_the_models_mode(load: Load, checkpoi
     model = backend.model if backend.name == "mlx" else backend.peft
     modes = [module.training for module in model.modules()]
     assert set(modes) == {trainable}
-    assert backend.loss(batch) == backend.loss(batch)
+    assert backend.loss(batch) == pytest.approx(backend.loss(batch), rel=NETWORK)
     assert [module.training for module in model.modules()] == modes
-    backend.seed(1)
-    first = backend.forward(batch).logits
-    backend.seed(2)
-    assert np.array_equal(backend.forward(batch).logits, first) is not trainable
 
 
 def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +241,7 @@ def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, 
     assert backend.model.training
 
 
-def test_moments_are_kept_under_the_adapters_keys(load: Load, checkpoint: Path) -> None:
+def test_moments_are_stored_under_the_adapters_keys(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     tensors = trained(backend, checkpoint, FULL)
     moments = backend.optimizer_tensors()
@@ -269,7 +271,7 @@ def test_an_adapter_made_by_peft_itself_loads(checkpoint: Path, tmp_path: Path) 
     pytest.importorskip("torch")
     from peft import LoraConfig, get_peft_model
 
-    from mlx_phi3v.backend_torch.backend import load as load_torch
+    from mlx_phi3v.backend_torch.loading import load as load_torch
 
     model = load_torch(checkpoint, dtype="float32").model
     # As peft's users write them: LoRA on the trunk and all of the tower, also its last layer, which is never run.
@@ -365,3 +367,40 @@ def test_the_tower_is_adapted_only_where_it_is_read(checkpoint: Path) -> None:
     assert AdapterConfig().trains_image_side(config)
     assert not AdapterConfig(target_modules=LANGUAGE).trains_image_side(config)
     assert AdapterConfig(target_modules=LANGUAGE, modules_to_save=SEPARATORS).trains_image_side(config)
+
+
+def test_dropout_does_nothing_to_an_answer(load: Callable[[Path], Any], checkpoint: Path) -> None:
+    adapter = replace(FULL, lora_dropout=0.5)
+    logits = []
+    for config in (FULL, adapter, adapter):
+        backend = load(checkpoint)
+        backend.set_adapter(config, filled(checkpoint, FULL), trainable=False)
+        logits.append(backend.forward(batch_of(checkpoint)).logits)
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[1], logits[2])
+
+
+def test_answers_of_a_model_in_training_have_no_dropout(load: Load, checkpoint: Path) -> None:
+    backend = load(checkpoint)
+    backend.set_adapter(replace(FULL, lora_dropout=0.5), filled(checkpoint, FULL), trainable=True)
+    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    batch = batch_of(checkpoint)
+    first, again = (backend.forward(batch).logits for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    prompts = collate(examples(checkpoint, with_answer=False), backend.config, pad_left=True)
+    np.testing.assert_array_equal(backend.prefill(prompts)[0], backend.prefill(prompts)[0])
+    assert len({backend.accumulate(batch) for _ in range(4)}) > 1  # and training still has it
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_modules_trained_in_full_work_on_a_base_of_half_precision(backend_name: str, checkpoint: Path, dtype: str) -> None:
+    batch = batch_of(checkpoint)
+    logits = {}
+    for name in (dtype, "float32"):
+        backend = load_backend(backend_name, checkpoint, dtype=name)
+        backend.set_adapter(FULL, filled(checkpoint, FULL), trainable=True)
+        backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+        assert np.isfinite(backend.accumulate(batch)) and np.isfinite(backend.update(1e-3, batch.answer_tokens, 1.0))
+        logits[name] = backend.forward(batch).logits[batch.attention_mask]
+    # bf16 holds 8 bits: 2^-8 a rounding, and a dozen layers of them; fp16 holds more.
+    assert np.abs(logits[dtype] - logits["float32"]).max() < 0.15 * np.abs(logits["float32"]).max()

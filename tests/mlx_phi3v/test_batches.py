@@ -65,7 +65,7 @@ def test_batches_by_length_hold_little_padding_and_come_in_no_order_of_length() 
     assert 15 < sum(a < b for a, b in itertools.pairwise(longest)) < 85
 
 
-def test_a_rows_length_is_known_without_decoding_its_pictures(maker: ExampleMaker, small_catalogue: Path) -> None:
+def test_a_rows_length_is_known_without_decoding_its_photos(maker: ExampleMaker, small_catalogue: Path) -> None:
     for row in Catalogue(small_catalogue).split("train"):
         assert maker.length(row) == len(maker(row, with_answer=True).input_ids)
 

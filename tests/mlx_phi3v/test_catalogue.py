@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from data.ingest.settings import IngestSettings
 from PIL import Image
 
+from data import writer as writer_module
+from data.ingest.pipeline import ingest
 from data.writer import CatalogueWriter
 from mlx_phi3v import catalogue as catalogue_module
 from mlx_phi3v.catalogue import SIZES, Catalogue, Split
@@ -46,7 +49,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue_module, "photo_size", opened)
 
 
-def test_sizes_are_those_of_the_pictures_and_no_file_is_opened(small_catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_those_of_the_photos_and_no_file_is_opened(small_catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = Catalogue(small_catalogue).split("train")
     expected = [[photo_size(path) for path in row["images"]] for row in split]
     assert {len(sizes) for sizes in expected} == {0, 1, 2}
@@ -61,6 +64,32 @@ def test_a_phone_photo_has_the_size_it_is_seen_in(tmp_path: Path) -> None:
     with CatalogueWriter(tmp_path / "c", Task(), name="c", source={}, settings={}) as writer:
         writer.add("train", {"id": "a", "images": [writer.add_image(buffer.getvalue(), ".jpg")], "title": "x"})
     assert sizes_of(Catalogue(tmp_path / "c").split("train")) == [[(40, 60)]]
+
+
+def test_ingest_takes_the_sizes_as_it_decodes_and_reads_no_photo_again(
+    small_catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = [row for row in Catalogue(small_catalogue).split("train") if len(row["images"]) == 1]
+    for i, row in enumerate(rows):
+        shutil.copy(row["images"][0], folder / f"{i}.png")
+    (folder / "rows.csv").write_text("title,photo\n" + "".join(f"Scarf {i},{i}.png\n" for i in range(len(rows))))
+
+    def opened(path: Any) -> None:
+        raise AssertionError(f"{path} was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, "photo_size", opened)
+        ingest(
+            IngestSettings(
+                source=str(folder / "rows.csv"), output=tmp_path / "c", fields={"title": "title"}, image="photo",
+                processes=1, validation=0.0, test=0.0, near_duplicates=False,
+            )
+        )  # fmt: skip
+    split = Catalogue(tmp_path / "c").split("train")
+    assert split.has_sizes and sizes_of(split) == [[photo_size(row["images"][0])] for row in split]
+    assert len({sizes[0] for sizes in sizes_of(split)}) > 1
 
 
 def test_a_catalogue_without_the_column_gives_the_same_rows_and_sizes(small_catalogue: Path, tmp_path: Path) -> None:
@@ -87,7 +116,7 @@ def test_the_column_leaves_catalogue_json_and_fingerprint_alone(small_catalogue:
 RECORDED = "16d66199e30dfcc282c82c282b802d5ae67ef92044f0cdaf55367683d3f674dc"
 
 
-def test_a_picture_that_cannot_be_read_has_no_size_until_it_can(tmp_path: Path) -> None:
+def test_a_photo_that_cannot_be_read_has_no_size_until_it_can(tmp_path: Path) -> None:
     with CatalogueWriter(tmp_path / "c", Task(), name="c", source={}, settings={}) as writer:
         writer.add("train", {"id": "a", "images": ["images/a.png", writer.add_image(b"no picture", ".png")], "title": "x"})
     split = Catalogue(tmp_path / "c").split("train")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from data.describe.__main__ import DescribeConfig
-from data.ingest.settings import IngestConfig
+from data.ingest.ingest_config import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
-from eval.demo.demo import DemoConfig
+from eval.demo.settings import DemoConfig
 from eval.import_run import ImportConfig
 from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
@@ -28,7 +28,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.helpers.paths import ROOT
 
 
@@ -255,7 +255,7 @@ def read_several(*argv: str) -> Several:
     return parse(Several, "python -m eval.several", "", argv)
 
 
-def test_plain_arguments_may_be_several_and_stand_between_flags() -> None:
+def test_plain_arguments_may_be_several_and_come_between_flags() -> None:
     assert read_several("a", "b", "--output", "o").runs == (Path("a"), Path("b"))
     assert read_several("a", "--output", "o", "b", "--quiet", "c").runs == (Path("a"), Path("b"), Path("c"))
     with pytest.raises(UserError, match="RUN is required: the runs"):
@@ -284,3 +284,12 @@ def test_a_command_goes_by_the_name_that_was_typed(monkeypatch: pytest.MonkeyPat
     assert commands.as_typed(text, "mlx_phi3v.ingest") == "mlx_phi3v.ingest x; mlx_phi3v.demo --json; mlx_phi3v.import y"
     monkeypatch.setattr("sys.argv", ["/site/data/ingest/__main__.py"])
     assert not commands.installed() and commands.as_typed(text, "mlx_phi3v.ingest") == text
+
+
+def test_a_flag_of_several_values_may_be_given_several_times() -> None:
+    @dataclass(frozen=True)
+    class Several:
+        field: tuple[str, ...] = option((), help="fields")
+
+    for flags in (["--field", "a", "b"], ["--field", "a", "--field", "b"], ["--field=a", "--field=b"]):
+        assert parse(Several, "several", "", flags).field == ("a", "b")

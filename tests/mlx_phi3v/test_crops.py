@@ -67,7 +67,7 @@ def test_the_grid_is_the_largest_that_fits(width: int, height: int, num_crops: i
 
 @settings(max_examples=25, deadline=None)
 @given(width=st.integers(8, 900), height=st.integers(8, 900), num_crops=st.integers(1, 16))
-def test_crops_are_the_pieces_of_the_padded_picture(width: int, height: int, num_crops: int) -> None:
+def test_crops_are_the_tiles_of_the_padded_photo(width: int, height: int, num_crops: int) -> None:
     image = random_picture(width, height, seed=width)
     canvas = hd_transform(image, num_crops)
     processed = process_image(image, num_crops)
@@ -109,7 +109,7 @@ def test_extreme_shapes_are_processed(size: tuple[int, int], num_crops: int) -> 
     assert (w >= h) if size[0] >= size[1] else (h >= w)
 
 
-def test_grey_and_alpha_pictures_are_read_as_rgb() -> None:
+def test_grey_and_alpha_photos_are_read_as_rgb() -> None:
     grey = process_image(Image.new("L", (50, 50), 128), 1)
     np.testing.assert_array_equal(grey.pixel_values, process_image(Image.new("RGB", (50, 50), (128,) * 3), 1).pixel_values)
 

@@ -77,7 +77,7 @@ def test_a_fused_model_computes_what_base_and_adapter_do(
     assert (fused.quantization is None) == (dequantize or kind in ("float32", "bfloat16"))
 
 
-def test_packing_anew_with_4_bits_costs_what_packing_once_does(checkpoint: Path, tmp_path: Path) -> None:
+def test_packing_again_with_4_bits_costs_no_more_than_packing_once(checkpoint: Path, tmp_path: Path) -> None:
     base = base_of("4 bit", checkpoint, tmp_path)
     trained = saved(base, tmp_path / "adapter")
     fuse(FuseConfig(str(trained), str(base), tmp_path / "unpacked", dequantize=True))

@@ -46,7 +46,7 @@ def alike(ours: list[Generation], theirs: list[Generation]) -> None:
 
 
 @pytest.fixture
-def crossing(make_checkpoint: Callable[..., Path]) -> Path:
+def checkpoint_with_short_original_length(make_checkpoint: Callable[..., Path]) -> Path:
     """A checkpoint in which some of the questions grow past the original length while they are answered."""
     lengths = sorted(len(q.input_ids) for q in questions(make_checkpoint()))
     return make_checkpoint(original_max=lengths[2] + 4)
@@ -57,15 +57,15 @@ def test_cached_answers_are_uncached_ones(load: Load, checkpoint: Path) -> None:
     alike(greedy(backend, questions(checkpoint)), greedy(backend, questions(checkpoint), cached=False))
 
 
-def test_the_cache_is_built_again_where_rope_changes(load: Load, crossing: Path) -> None:
-    backend = load(crossing)
-    lengths = [len(q.input_ids) for q in questions(crossing)]
+def test_the_cache_is_built_again_where_rope_changes(load: Load, checkpoint_with_short_original_length: Path) -> None:
+    backend = load(checkpoint_with_short_original_length)
+    lengths = [len(q.input_ids) for q in questions(checkpoint_with_short_original_length)]
     limit = backend.config.original_max_position_embeddings
     assert min(lengths) + 14 < limit and any(n <= limit < n + 14 for n in lengths) and max(lengths) > limit
-    answers = greedy(backend, questions(crossing))
-    alike(answers, greedy(backend, questions(crossing), cached=False))
+    answers = greedy(backend, questions(checkpoint_with_short_original_length))
+    alike(answers, greedy(backend, questions(checkpoint_with_short_original_length), cached=False))
     # What decides each token is the whole text read in one go, as the published code reads it.
-    for question, answer in zip(questions(crossing), answers, strict=True):
+    for question, answer in zip(questions(checkpoint_with_short_original_length), answers, strict=True):
         text = question
         for token in answer.token_ids:
             logits = backend.forward(collate([text], backend.config)).logits[0, -1]
@@ -73,23 +73,23 @@ def test_the_cache_is_built_again_where_rope_changes(load: Load, crossing: Path)
             text = extended(text, token)
 
 
-@pytest.mark.parametrize("folder", ["checkpoint", "crossing"])
+@pytest.mark.parametrize("folder", ["checkpoint", "checkpoint_with_short_original_length"])
 def test_a_batch_answers_as_its_rows_alone(load: Load, folder: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(folder)
     backend = load(path)
     alike(greedy(backend, questions(path)), [greedy(backend, [q])[0] for q in questions(path)])
 
 
-def test_rows_leave_the_batch_as_they_end(load: Load, backend_name: str, crossing: Path) -> None:
-    backend = load(crossing)
-    free = greedy(backend, questions(crossing))
+def test_rows_leave_the_batch_as_they_end(load: Load, backend_name: str, checkpoint_with_short_original_length: Path) -> None:
+    backend = load(checkpoint_with_short_original_length)
+    free = greedy(backend, questions(checkpoint_with_short_original_length))
     # Stop ids that end the rows at different steps: the third token of one row, the sixth of another.
     stop = (free[0].token_ids[2], free[2].token_ids[5])
     sizes: list[int] = []
     decode = backend.decode
     backend.decode = lambda cache, tokens: sizes.append(len(tokens)) or decode(cache, tokens)  # type: ignore[method-assign,func-returns-value]
-    together = greedy(backend, questions(crossing), stop=stop)
-    alike(together, [greedy(backend, [q], stop=stop)[0] for q in questions(crossing)])
+    together = greedy(backend, questions(checkpoint_with_short_original_length), stop=stop)
+    alike(together, [greedy(backend, [q], stop=stop)[0] for q in questions(checkpoint_with_short_original_length)])
     ends = [next((i + 1 for i, t in enumerate(answer.token_ids) if t in stop), 14) for answer in free]
     assert [len(answer.token_ids) for answer in together] == ends and len(set(ends)) > 1
     assert [answer.finish for answer in together] == ["end" if n < 14 else "length" for n in ends]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.ingest.pictures import PictureError, PictureLimits, clean_picture
+from data.ingest.photos import PhotoLimits, PhotoUnusableError, clean_photo
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo, photo_size
 
@@ -59,7 +59,7 @@ def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     assert photo_size(tmp_path / "photo.png") == open_photo(data).size
 
 
-def test_alpha_lies_over_white() -> None:
+def test_alpha_is_put_over_white() -> None:
     values = pixels(channels=4)
     values[0, 0, 3], values[0, 1, 3] = 0, 255
     alpha = values[..., 3:].astype(float) / 255
@@ -70,7 +70,7 @@ def test_alpha_lies_over_white() -> None:
     assert np.array_equal(found[0, 1], values[0, 1, :3])
 
 
-def test_a_palette_with_a_transparent_colour_lies_over_white() -> None:
+def test_a_palette_with_a_transparent_colour_is_put_over_white() -> None:
     image = Image.fromarray(np.tile([[0, 1, 2, 3]], (8, 3)).astype(np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0, 0, 0, 200])
     found = np.asarray(open_photo(encode(image, "PNG", transparency=2)))
@@ -92,7 +92,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
     assert np.array_equal(found[..., 0], found[..., 1])
 
 
-def test_sixteen_bit_rgb_keeps_its_high_byte_and_is_stored_anew() -> None:
+def test_sixteen_bit_rgb_keeps_its_high_byte_and_is_encoded_again() -> None:
     rows = b"".join(b"\0" + struct.pack(">H", 0x8040) * 3 * 16 for _ in range(16))
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -110,7 +110,7 @@ def test_an_animation_gives_its_first_frame(kind: str) -> None:
     data = encode(first, kind, save_all=True, append_images=[second], duration=50)
     found = np.asarray(open_photo(data))[8, 8].astype(int)
     assert found[0] > 190 and found[2] < 10
-    stored = clean_picture(data, PictureLimits())
+    stored = clean_photo(data, PhotoLimits())
     assert getattr(Image.open(io.BytesIO(stored.data)), "n_frames", 1) == 1
 
 
@@ -139,15 +139,15 @@ def bomb(width: int, height: int) -> bytes:
         (encode(Image.fromarray(np.ones((16, 16), np.float32)), "TIFF"), "picture_unsupported_pixels"),
     ],
 )
-def test_what_is_no_usable_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+def test_an_unusable_photo_is_rejected_with_its_reason(data: bytes, reason: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning would be noise in front of the one clear sentence
         with pytest.raises(PhotoError) as error:
             open_photo(data, name="row 7")
     assert error.value.reason == reason
     assert "row 7" in str(error.value)
-    with pytest.raises(PictureError) as refused:
-        clean_picture(data, PictureLimits())
+    with pytest.raises(PhotoUnusableError) as refused:
+        clean_photo(data, PhotoLimits())
     assert refused.value.reason == reason
 
 
@@ -156,11 +156,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         open_photo(tmp_path / "nothing.jpg")
 
 
-def test_bytes_are_kept_where_they_are_clean_and_made_anew_where_not() -> None:
+def test_clean_bytes_are_stored_as_they_are_and_others_encoded_again() -> None:
     clean = encode(Image.fromarray(pixels(40, 30)), "JPEG")
-    assert clean_picture(clean, PictureLimits()).data == clean
+    assert clean_photo(clean, PhotoLimits()).data == clean
     grey = encode(Image.fromarray(pixels(40, 30)).convert("L"), "JPEG")
-    stored = clean_picture(grey, PictureLimits())
+    stored = clean_photo(grey, PhotoLimits())
     assert stored.changed and stored.suffix == ".png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored.data))), np.asarray(open_photo(grey)))
 
@@ -182,7 +182,7 @@ def test_any_mode_and_size_is_stored_as_the_rgb_that_is_seen(mode: str, kind: st
         return  # this format has no such mode
     seen = open_photo(data)
     assert seen.mode == "RGB" and seen.size == (width, height)
-    stored = clean_picture(data, PictureLimits())
+    stored = clean_photo(data, PhotoLimits())
     again = Image.open(io.BytesIO(stored.data))
     assert again.mode == "RGB" and again.format in ("JPEG", "PNG")
     assert np.array_equal(np.asarray(again), np.asarray(seen))

@@ -27,22 +27,22 @@ from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.footprint import (
     INTERPRETER,
-    Training,
-    Workload,
+    BatchShape,
+    StepSettings,
     adapter_parameters,
+    fit_to_limit,
     footprint,
     largest_batch,
     step_flops,
     weight_bytes,
-    within,
 )
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 
 PUBLISHED = ModelConfig()
-ALL = Training(AdapterConfig(), "bfloat16", False)
-FROZEN = Training(AdapterConfig(target_modules=LANGUAGE), "bfloat16", False)
+ALL = StepSettings(AdapterConfig(), "bfloat16", False)
+FROZEN = StepSettings(AdapterConfig(target_modules=LANGUAGE), "bfloat16", False)
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
@@ -71,55 +71,55 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
 
 def test_flops_of_a_step_are_the_products_of_its_shapes() -> None:
     config = ModelConfig(1000, 64, 96, 3, 4, 4, vision=VisionConfig(32, 48, 3, 2, patch_size=84))
-    work = Workload(rows=2, tokens=10, crops=4, labels=5)
+    shape = BatchShape(rows=2, tokens=10, crops=4, labels=5)
     products = [(20, 64, 192), (20, 64, 64), (20, 64, 192), (20, 96, 64)]  # rows, in, out: qkv, o, gate and up, down
     layer = sum(2 * a * b * c for a, b, c in products) + 2 * 2 * (2 * 10 * 10 * 64) // 2
     head = 2 * 10 * 64 * 1000
-    trunk, tower = step_flops(config, work, Training(AdapterConfig(target_modules=LANGUAGE), "float32", False))
-    assert trunk == 2 * (3 * layer + head)
+    language, tower = step_flops(config, shape, StepSettings(AdapterConfig(target_modules=LANGUAGE), "float32", False))
+    assert language == 2 * (3 * layer + head)
     positions = 17
     block = 2 * positions * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * positions * positions * 32
     projector = 2 * 4 * 4 * (128 * 64 + 64 * 64)
     assert tower == 4 * 2 * block + projector
-    trained = step_flops(config, work, Training(AdapterConfig(), "float32", True))
-    assert trained == (trunk + 3 * layer, 3 * tower)
+    trained = step_flops(config, shape, StepSettings(AdapterConfig(), "float32", True))
+    assert trained == (language + 3 * layer, 3 * tower)
 
 
 def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: Path) -> None:
     catalogue, config = Catalogue(small_catalogue), load_model_config(checkpoint)
     maker = ExampleMaker(PromptProcessor(checkpoint), config, Task(), 4)
     split = catalogue.split("train")
-    work = largest_batch(measure_rows(split, maker).lengths(4, config.vision), 3)
+    shape = largest_batch(measure_rows(split, maker).lengths(4, config.vision), 3)
     examples = [maker(row, with_answer=True) for row in split]
-    assert work.tokens == max(len(example.input_ids) for example in examples)
-    assert work.crops == 3 * max(sum(image.crop_count for image in example.images) for example in examples)
-    assert work.rows == 3
+    assert shape.tokens == max(len(example.input_ids) for example in examples)
+    assert shape.crops == 3 * max(sum(image.crop_count for image in example.images) for example in examples)
+    assert shape.rows == 3
 
 
 @given(rows=st.integers(1, 48), limit_gb=st.floats(1, 200), crops=st.integers(1, 17))
-def test_a_limit_keeps_the_rows_of_a_step_and_is_kept(rows: int, limit_gb: float, crops: int) -> None:
-    work = Workload(rows, 150 * (crops + 1), crops * rows)
-    found = within(PUBLISHED, work, ALL, int(limit_gb * 1e9))
-    least = footprint(PUBLISHED, replace(work, rows=1, crops=crops), replace(ALL, grad_checkpoint=True)).total + INTERPRETER
+def test_a_memory_limit_keeps_the_rows_of_a_step_and_is_respected(rows: int, limit_gb: float, crops: int) -> None:
+    shape = BatchShape(rows, 150 * (crops + 1), crops * rows)
+    found = fit_to_limit(PUBLISHED, shape, ALL, int(limit_gb * 1e9))
+    least = footprint(PUBLISHED, replace(shape, rows=1, crops=crops), replace(ALL, grad_checkpoint=True)).total + INTERPRETER
     assert (found is None) == (least > limit_gb * 1e9)
     if found:
         count, checkpointing = found
         assert rows % count == 0
-        part = replace(work, rows=count, crops=crops * count)
+        part = replace(shape, rows=count, crops=crops * count)
         assert footprint(PUBLISHED, part, replace(ALL, grad_checkpoint=checkpointing)).total + INTERPRETER <= limit_gb * 1e9
-        assert not checkpointing or within(PUBLISHED, replace(work, rows=1, crops=crops), ALL, int(limit_gb * 1e9)) != (
+        assert not checkpointing or fit_to_limit(PUBLISHED, replace(shape, rows=1, crops=crops), ALL, int(limit_gb * 1e9)) != (
             1,
             False,
         )
 
 
 def test_memory_grows_with_rows_tokens_and_crops_and_shrinks_with_each_concession() -> None:
-    work = Workload(4, 900, 20)
-    whole = footprint(PUBLISHED, work, ALL).total
-    for smaller in (replace(work, rows=2), replace(work, tokens=600), replace(work, crops=8)):
+    shape = BatchShape(4, 900, 20)
+    whole = footprint(PUBLISHED, shape, ALL).total
+    for smaller in (replace(shape, rows=2), replace(shape, tokens=600), replace(shape, crops=8)):
         assert footprint(PUBLISHED, smaller, ALL).total < whole
     for training in (replace(ALL, grad_checkpoint=True), FROZEN, replace(FROZEN, encode=False)):
-        assert footprint(PUBLISHED, work, training).total < whole
+        assert footprint(PUBLISHED, shape, training).total < whole
 
 
 def planned(capsys: pytest.CaptureFixture[str], *flags: str) -> dict:
@@ -175,9 +175,9 @@ def config(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> TrainConf
 def test_training_within_a_limit_is_the_same_training(config: TrainConfig, tmp_path: Path) -> None:
     model = load_model_config(config.model)
     maker = ExampleMaker(PromptProcessor(Path(config.model)), model, Task(), 2)
-    work = largest_batch(measure_rows(Catalogue(config.data).split("train"), maker).lengths(2, model.vision), 1)
-    one_row = Training(config.adapter(), "float32", False, cpu=True)
-    limit = (footprint(model, work, one_row).total + INTERPRETER) * 1.000001 / 1e9
+    shape = largest_batch(measure_rows(Catalogue(config.data).split("train"), maker).lengths(2, model.vision), 1)
+    one_row = StepSettings(config.adapter(), "float32", False, cpu=True)
+    limit = (footprint(model, shape, one_row).total + INTERPRETER) * 1.000001 / 1e9
     free = train(config)
     kept = train(replace(config, output=tmp_path / "limited", memory_limit=limit))
     settings = json.loads((tmp_path / "limited" / "settings.json").read_text())

@@ -34,7 +34,7 @@ def test_the_real_tokenizers_give_the_published_ids() -> None:
     assert [check for check in checks if not check.passed] == []
 
 
-def test_each_piece_has_its_own_bos_and_each_image_its_ids(prompts: PromptProcessor) -> None:
+def test_each_piece_of_text_has_its_own_bos_and_each_image_its_ids(prompts: PromptProcessor) -> None:
     ids = prompts.tokenize("<|user|>\n<|image_2|>a<|image_1|>b", [3, 2])
     bos = prompts.tokenizer.token_to_id("<s>")
     pieces = [prompts.tokenizer.encode(text).ids for text in ("<|user|>\n", "a", "b")]
@@ -59,7 +59,7 @@ def test_tags_and_images_must_match(prompts: PromptProcessor, text: str, counts:
         prompts.tokenize(text, counts)
 
 
-def test_a_tag_may_stand_twice(prompts: PromptProcessor) -> None:
+def test_a_tag_may_appear_twice(prompts: PromptProcessor) -> None:
     assert prompts.tokenize("<|image_1|>and<|image_1|>", [4]).count(-1) == 8
 
 

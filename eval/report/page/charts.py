@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,40 +99,59 @@ def _bounds(values: np.ndarray) -> tuple[float, float]:
     return float(low) * 0.85, float(high) * 1.18
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """A square of logarithmic axes, both from `low` to `high`."""
+
+    low: float
+    high: float
+    size: float = _SIDE - _LEFT - 8
+
+    def x(self, value: float) -> float:
+        """Where a true value lies."""
+        return _LEFT + self._place(value)
+
+    def y(self, value: float) -> float:
+        """Where a predicted value lies."""
+        return 8 + self.size - self._place(value)
+
+    def _place(self, value: float) -> float:
+        position = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return self.size * max(0.0, min(1.0, position))
+
+
 def _draw_scatter(name: str, side: str, points: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Markup:
-    size = _SIDE - _LEFT - 8
-
-    def place(value: float) -> float:
-        position = (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
-        return size * max(0.0, min(1.0, position))
-
-    def x(value: float) -> float:
-        return _LEFT + place(value)
-
-    def y(value: float) -> float:
-        return 8 + size - place(value)
-
-    shapes = []
-    for factor in (1 / 1.1, 1.1, 1.0):
-        begin, end = max(low, low / factor), min(high, high / factor)
-        css = "ideal" if factor == 1.0 else "ten"
-        ends = f'x1="{x(begin):.1f}" y1="{y(begin * factor):.1f}" x2="{x(end):.1f}" y2="{y(end * factor):.1f}"'
-        shapes.append(f'<line class="{css}" {ends}/>')
-    for tick in _ticks(low, high):
-        label = f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
-        shapes.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="8" y2="{8 + size}"/>')
-        shapes.append(f'<line class="grid" y1="{y(tick):.1f}" y2="{y(tick):.1f}" x1="{_LEFT}" x2="{_LEFT + size}"/>')
-        shapes.append(f'<text x="{x(tick):.1f}" y="{8 + size + 14}" text-anchor="middle">{label}</text>')
-        shapes.append(f'<text x="{_LEFT - 5}" y="{y(tick) + 4:.1f}" text-anchor="end">{label}</text>')
-    dots = "".join(f'<circle cx="{x(t):.1f}" cy="{y(p):.1f}" r="2.4"/>' for t, p in zip(*points))
-    shapes.append(f'<g class="dots {side.lower()}">{dots}</g>')
-    middle = _LEFT + size / 2
-    shapes.append(f'<text x="{middle}" y="{8 + size + 29}" text-anchor="middle">true</text>')
-    shapes.append(f'<text transform="translate(11 {8 + size / 2}) rotate(-90)" text-anchor="middle">predicted</text>')
+    axes = _Axes(low, high)
+    dots = "".join(f'<circle cx="{axes.x(t):.1f}" cy="{axes.y(p):.1f}" r="2.4"/>' for t, p in zip(*points))
+    shapes = [*_band_lines(axes), *_grid_lines(axes), f'<g class="dots {side.lower()}">{dots}</g>', *_axis_names(axes)]
     title = Markup("<title>{}</title>").format(f"{side}: {name} predicted over true, logarithmic")
-    return Markup(
-        f'<svg class="scatter" viewBox="0 0 {_SIDE} {8 + size + _BOTTOM}" role="img">{title}{Markup("".join(shapes))}</svg>'
-    )
+    height = 8 + axes.size + _BOTTOM
+    return Markup(f'<svg class="scatter" viewBox="0 0 {_SIDE} {height}" role="img">{title}{Markup("".join(shapes))}</svg>')
+
+
+def _band_lines(axes: _Axes) -> Iterator[str]:
+    """The diagonal, and 10 % to either side of it."""
+    for factor in (1 / 1.1, 1.1, 1.0):
+        begin, end = max(axes.low, axes.low / factor), min(axes.high, axes.high / factor)
+        css = "ideal" if factor == 1.0 else "ten"
+        start = f'x1="{axes.x(begin):.1f}" y1="{axes.y(begin * factor):.1f}"'
+        yield f'<line class="{css}" {start} x2="{axes.x(end):.1f}" y2="{axes.y(end * factor):.1f}"/>'
+
+
+def _grid_lines(axes: _Axes) -> Iterator[str]:
+    bottom = 8 + axes.size
+    for tick in _ticks(axes.low, axes.high):
+        x, y = axes.x(tick), axes.y(tick)
+        label = f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}"/>'
+        yield f'<line class="grid" y1="{y:.1f}" y2="{y:.1f}" x1="{_LEFT}" x2="{_LEFT + axes.size}"/>'
+        yield f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{label}</text>'
+        yield f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+
+
+def _axis_names(axes: _Axes) -> Iterator[str]:
+    yield f'<text x="{_LEFT + axes.size / 2}" y="{8 + axes.size + 29}" text-anchor="middle">true</text>'
+    yield f'<text transform="translate(11 {8 + axes.size / 2}) rotate(-90)" text-anchor="middle">predicted</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -46,32 +46,32 @@ def _make(causal: bool) -> Any:
     @mx.custom_function
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, ...]:
         """The attended values, then each block's probabilities [B, h, block, keys], which the gradient needs."""
-        values, kept = [], []
+        values, saved = [], []
         for start, end in _blocks(q.shape[2], causal):
             keys = k[:, :, :end].swapaxes(2, 3)
             if causal:
                 scores = mx.addmm(_hidden(start, end).astype(q.dtype), q[:, :, start:end], keys)
             else:
                 scores = q @ keys
-            kept.append(softmax(scores.reshape(-1, *scores.shape[2:])).reshape(scores.shape))
-            values.append(kept[-1] @ v[:, :, :end])
-        return mx.concatenate(values, axis=2), *kept
+            saved.append(softmax(scores.reshape(-1, *scores.shape[2:])).reshape(scores.shape))
+            values.append(saved[-1] @ v[:, :, :end])
+        return mx.concatenate(values, axis=2), *saved
 
     @attend.vjp
     def gradient(primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> tuple[Any, ...]:
         """dS = P * (dO v^T - rowsum(dO * O)), as for any softmax; dk and dv by blocks of keys."""
-        (q, k, v), d_out, (out, *kept) = primals, cotangents[0], outputs
+        (q, k, v), d_out, (out, *saved) = primals, cotangents[0], outputs
         blocks = _blocks(q.shape[2], causal)
         row_sums = -(d_out * out).sum(-1, keepdims=True)
         d_scores = [
             p * mx.addmm(row_sums[:, :, start:end], d_out[:, :, start:end], v[:, :, :end].swapaxes(2, 3))
-            for p, (start, end) in zip(kept, blocks)
+            for p, (start, end) in zip(saved, blocks)
         ]
         dq = mx.concatenate([ds @ k[:, :, :end] for ds, (_, end) in zip(d_scores, blocks)], axis=2)
         dk, dv = [], []
         for n, (start, end) in enumerate(blocks):
             columns = [
-                mx.concatenate([x[..., start:end] for x in rows[n:]], axis=2).swapaxes(2, 3) for rows in (d_scores, kept)
+                mx.concatenate([x[..., start:end] for x in rows[n:]], axis=2).swapaxes(2, 3) for rows in (d_scores, saved)
             ]
             dk.append(columns[0] @ q[:, :, start:])
             dv.append(columns[1] @ d_out[:, :, start:])

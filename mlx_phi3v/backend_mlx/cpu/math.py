@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .streams import spread
+from .streams import map_chunks
 
 _LOG2_E = 1.4426950408889634
 _MAGIC = 12582912.0  # 1.5 * 2^23: added to a small fp32 number, the sum's low bits hold the nearest whole number
@@ -32,7 +32,7 @@ def exp(x: mx.array) -> mx.array:
 
 def softmax(x: mx.array) -> mx.array:
     """Over the last axis of [rows, ..., keys]; minus infinity is hidden. No gradient."""
-    return spread(_softmax, x)[0]
+    return map_chunks(_softmax, x)[0]
 
 
 def _softmax(x: mx.array) -> tuple[mx.array]:
@@ -52,7 +52,7 @@ def swiglu(x: mx.array) -> mx.array:
     return _swiglu(x.reshape(-1, x.shape[-1]))[0].reshape(*x.shape[:-1], -1)
 
 
-def _swiglu_part(x: mx.array) -> tuple[mx.array, mx.array]:
+def _swiglu_chunk(x: mx.array) -> tuple[mx.array, mx.array]:
     gate, up = mx.split(x, 2, axis=-1)
     sigmoid = _sigmoid(gate)
     return gate * sigmoid * up, sigmoid
@@ -69,7 +69,7 @@ def quick_gelu(x: mx.array) -> mx.array:
     return _quick_gelu(x.reshape(-1, x.shape[-1]))[0].reshape(x.shape)
 
 
-def _quick_gelu_part(x: mx.array) -> tuple[mx.array, mx.array]:
+def _quick_gelu_chunk(x: mx.array) -> tuple[mx.array, mx.array]:
     sigmoid = _sigmoid(1.702 * x)
     return x * sigmoid, sigmoid
 
@@ -79,11 +79,11 @@ def _quick_gelu_gradient(x: mx.array, d: mx.array, sigmoid: mx.array) -> tuple[m
 
 
 def _with_gradient(value: Any, gradient: Any) -> Any:
-    """value: x -> (result, what the gradient needs); gradient: (x, d result, what was kept) -> d x. Both in parts."""
-    function: Any = mx.custom_function(lambda x: spread(value, x))
-    function.vjp(lambda x, cotangents, outputs: spread(gradient, x, cotangents[0], outputs[1])[0])
+    """value: x -> (result, what the gradient needs); gradient: (x, d result, what was saved) -> d x. Both in chunks."""
+    function: Any = mx.custom_function(lambda x: map_chunks(value, x))
+    function.vjp(lambda x, cotangents, outputs: map_chunks(gradient, x, cotangents[0], outputs[1])[0])
     return function
 
 
-_swiglu = _with_gradient(_swiglu_part, _swiglu_gradient)
-_quick_gelu = _with_gradient(_quick_gelu_part, _quick_gelu_gradient)
+_swiglu = _with_gradient(_swiglu_chunk, _swiglu_gradient)
+_quick_gelu = _with_gradient(_quick_gelu_chunk, _quick_gelu_gradient)

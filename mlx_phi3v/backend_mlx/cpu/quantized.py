@@ -10,15 +10,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .streams import spread
+from .streams import map_chunks
 
 FEW_ROWS = 4  # up to here `quantized_matmul` is no slower on a CPU than dequantising first
 
 
 class CPUQuantizedLinear(nn.QuantizedLinear):
-    """MLX: on a CPU `quantized_matmul` takes as long for each row and has one thread; parts of the weight are spread.
+    """MLX: on a CPU `quantized_matmul` has one thread, so chunks of the weight go to all cores.
 
-    It runs at 2 GFLOP/s whatever the batch, so more than a few rows of input dequantise and multiply.
+    It runs at 2 GFLOP/s at any batch size, so for more than a few rows the weight is dequantised and multiplied.
     """
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -27,22 +27,22 @@ class CPUQuantizedLinear(nn.QuantizedLinear):
             return _many_rows(self.group_size, self.bits)(x, *packed)
         rows = x.reshape(-1, x.shape[-1])
 
-        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
-            """[some of out, rows], so that parts join along the first axis."""
+        def chunk_product(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+            """[some of out, rows], so that chunks join along the first axis."""
             return (mx.quantized_matmul(rows, w, scales, biases, True, self.group_size, self.bits).T,)
 
-        return spread(part, *packed)[0].T.reshape(*x.shape[:-1], -1)
+        return map_chunks(chunk_product, *packed)[0].T.reshape(*x.shape[:-1], -1)
 
 
 @cache
 def _many_rows(group_size: int, bits: int) -> Any:
     def weight(packed: Sequence[mx.array], after: mx.array) -> mx.array:
-        """Unpacked when `after` is there: without that MLX unpacks many layers before their turn, and holds them."""
+        """The weight, unpacked once `after` is computed; without that MLX holds many unpacked layers at once."""
 
-        def part(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
+        def unpack_chunk(w: mx.array, scales: mx.array, biases: mx.array) -> tuple[mx.array]:
             return (mx.dequantize(w, scales, biases, group_size, bits),)
 
-        return spread(part, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
+        return map_chunks(unpack_chunk, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
 
     @mx.custom_function
     def product(x: mx.array, *packed: mx.array) -> mx.array:
@@ -51,7 +51,7 @@ def _many_rows(group_size: int, bits: int) -> Any:
 
     @product.vjp
     def gradient(primals: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
-        """Of x alone. The weight is unpacked again, else that of every layer would be kept until here."""
+        """Of x alone. The weight is unpacked again, else the unpacked weights of all layers would be saved until here."""
         _x, *packed = primals
         return cotangent @ weight(packed, cotangent), *map(mx.zeros_like, packed)
 

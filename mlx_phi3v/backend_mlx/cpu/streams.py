@@ -1,6 +1,6 @@
-"""Element-wise work on a CPU in parts: MLX runs a stream on one thread, so parts go round the streams, one per core.
+"""Element-wise work on a CPU in chunks: MLX runs a stream on one thread, so the chunks take turns on one stream per core.
 
-A part is small enough for the caches: a chain of operations on it then costs less than on the whole, even on one stream.
+A chunk is small enough for the caches: a chain of operations on it then costs less than on the whole, even on one stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 import mlx.core as mx
 
-PART = 2**19  # numbers: 2 MiB, about what a core keeps close
+CHUNK = 2**19  # numbers: 2 MiB, about what a core keeps close
 _MOST = 4  # streams; the matrix products use all cores anyway
 
 
@@ -24,18 +24,18 @@ def cpu_streams() -> tuple[mx.Stream, ...]:
     return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores, _MOST))) if cores > 1 else (mx.default_stream(mx.cpu),)
 
 
-def spread(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
-    """`function(*arrays)`, for a function that treats the arrays' common first axis element by element.
+def map_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
+    """`function(*arrays)`, for a function that is element-wise along the arrays' first axis, which all have in common.
 
-    A gradient through it would be slow (one whole array of zeros a part): use it inside an `mx.custom_function`.
+    A gradient through it would be slow (one whole array of zeros a chunk): use it inside an `mx.custom_function`.
     """
     rows = len(arrays[0])
-    parts = min(rows, math.ceil(max(array.size for array in arrays) / PART))
-    if parts < 2:
+    chunks = min(rows, math.ceil(max(array.size for array in arrays) / CHUNK))
+    if chunks < 2:
         return function(*arrays)
     done = []
     streams = cpu_streams()
-    for i in range(parts):
+    for i in range(chunks):
         with mx.stream(streams[i % len(streams)]):
-            done.append(function(*(array[i * rows // parts : (i + 1) * rows // parts] for array in arrays)))
+            done.append(function(*(array[i * rows // chunks : (i + 1) * rows // chunks] for array in arrays)))
     return tuple(mx.concatenate(list(outputs)) for outputs in zip(*done))

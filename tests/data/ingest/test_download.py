@@ -18,7 +18,7 @@ import pytest
 from data.ingest.__main__ import IngestConfig
 from data.ingest.addresses import AddressRefusedError, GuardedBackend, is_public
 from data.ingest.download import Downloader, FetchLimits, retry_after
-from data.ingest.picture_store import Store
+from data.ingest.download_store import DownloadStore
 from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
 from tests.helpers.misbehaving_server import Server, photo_bytes, running_server
@@ -34,16 +34,16 @@ def server() -> Iterator[Server]:
 QUICK = FetchLimits(max_bytes=200_000, timeout=0.5, total_timeout=1.0, retries=2, backoff=0.01, longest_wait=5)
 
 
-def fetch(folder: Path, urls: list[str], limits: FetchLimits = QUICK, **backend: object) -> Store:
-    store = Store(folder / "pictures", folder / "failures")
+def fetch(folder: Path, urls: list[str], limits: FetchLimits = QUICK, **backend: object) -> DownloadStore:
+    store = DownloadStore(folder / "pictures", folder / "failures")
     Downloader(store, limits, GuardedBackend(**backend)).run(urls)  # type: ignore[arg-type]
     return store
 
 
-def reason(store: Store, url: str) -> str:
-    from data.ingest.pictures import PictureError
+def reason(store: DownloadStore, url: str) -> str:
+    from data.ingest.photos import PhotoUnusableError
 
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(PhotoUnusableError) as error:
         store.read(url)
     return error.value.reason
 
@@ -201,7 +201,7 @@ def write_products(path: Path, server: Server, names: list[str]) -> None:
             writer.writerow([f"Product {number}", f"{server.url}/{name}", "../../../evil" if number == 0 else f"p{number}"])
 
 
-def test_rows_of_a_misbehaving_server_are_kept_or_rejected_with_their_reason(server: Server, tmp_path: Path) -> None:
+def test_rows_of_a_misbehaving_server_are_accepted_or_rejected_with_their_reason(server: Server, tmp_path: Path) -> None:
     names = ["ok/1.jpg", "ok/2.jpg", "notfound/3.jpg", "cut/4.jpg", "html/5.jpg", "ok/6.jpg", "to/http://127.0.0.1:9/x"]
     write_products(tmp_path / "products.csv", server, names)
     settings = IngestConfig(
@@ -250,7 +250,7 @@ def test_a_killed_run_fetches_nothing_twice(server: Server, tmp_path: Path) -> N
         process.wait()
         time.sleep(0.1)
         for name in names:
-            from data.ingest.picture_store import url_key
+            from data.ingest.download_store import url_key
 
             key = url_key(f"{server.url}/{name}")
             if (kept / key[:2] / key).exists():

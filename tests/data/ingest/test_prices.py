@@ -127,7 +127,7 @@ def test_what_is_no_single_price_is_refused(text: str, reason: str) -> None:
     ("text", "decimal", "amount"),
     [("1.250", ".", "1.25"), ("1.250", ",", "1250"), ("1,250", ",", "1.25"), ("1,250", ".", "1250"), ("12,50", ",", "12.50")],
 )
-def test_the_decimal_mark_of_the_column_settles_three_digits(text: str, decimal: str, amount: str) -> None:
+def test_the_decimal_mark_of_the_column_decides_about_three_digits(text: str, decimal: str, amount: str) -> None:
     assert parse_price(text, decimal=decimal).amount == Decimal(amount)  # type: ignore[arg-type]
 
 

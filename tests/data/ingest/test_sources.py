@@ -346,10 +346,10 @@ def test_each_bad_row_has_its_reason(folder: Path, tmp_path: Path) -> None:
     assert info["counts"]["kept"] == 12 and info["counts"]["read"] == 22
 
 
-def test_several_pictures_a_row_or_none(folder: Path, tmp_path: Path) -> None:
+def test_several_photos_a_row_or_none(folder: Path, tmp_path: Path) -> None:
     rows = [row | {"back": f"pics/{(k + 1) % 12}.jpg"} for k, row in enumerate(ROWS)]
     take(write_csv(folder / "two.csv", rows), tmp_path / "two", image={"columns": ["photo", "back"]})
-    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|><|image_2|>What")
+    assert Catalogue(tmp_path / "two").task.prompt.startswith("<|user|>\n<|image_1|>\n<|image_2|>What")
     assert [len(row["images"]) for row in all_rows(tmp_path / "two")] == [2] * 12
     (folder / "lists.json").write_text(json.dumps([row | {"photo": [row["photo"], row["back"]]} for row in rows]))
     info = take(folder / "lists.json", tmp_path / "lists")
@@ -370,11 +370,11 @@ def test_titles_cannot_carry_special_tokens(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_PIECE_ROWS", 40)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_CHUNK_ROWS", 40)
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_chunks")
 def test_the_result_does_not_depend_on_the_number_of_processes(folder: Path, tmp_path: Path) -> None:
     rows = [ROWS[k % 12] | {"Name": f"Piece {k}"} for k in range(250)]
     path = write_csv(folder / "rows.csv", rows)
@@ -386,7 +386,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(folder: Path, tmp
         assert one == two
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("stage", ["checking", "splitting", "writing", "placed"])
 def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
     stage: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -403,8 +403,8 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
 
     with monkeypatch.context() as patch:
         if stage == "checking":
-            real = workers.check_piece
-            patch.setattr(workers, "check_piece", lambda c, p, n, r: real(c, p, n, r) if n < 1 else stop())
+            real = workers.check_chunk
+            patch.setattr(workers, "check_chunk", lambda c, p, n, r: real(c, p, n, r) if n < 1 else stop())
         elif stage == "splitting":
             patch.setattr(write_catalogue.Splitter, "assign", stop)
         elif stage == "writing":
@@ -422,7 +422,7 @@ def test_a_run_stopped_at_any_stage_goes_on_and_ends_the_same(
     assert stored == {Path(row["images"][0]).stem for row in all_rows(tmp_path / "out")}
 
 
-def test_other_settings_start_the_rows_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_check_the_rows_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("csv", folder)
     with monkeypatch.context() as patch:
         patch.setattr(write_catalogue.Splitter, "assign", lambda *_: 1 / 0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.ingest.__main__ import IngestConfig
-from data.ingest.near_duplicates import Aligner, Prints, near_pairs, picture_print
+from data.ingest.near_duplicates import Aligner, Fingerprints, fingerprint, near_pairs
 from data.ingest.pipeline import ingest
 from data.ingest.splits import SplitRow, Splitter
 from mlx_phi3v.catalogue import Catalogue
@@ -89,7 +89,7 @@ def test_copies_crops_and_equal_codes_never_straddle_a_split(tmp_path: Path, see
     assert {name: entry["rows"] for name, entry in info["splits"].items()} == {"train": 108, "validation": 36, "test": 36}
 
 
-def test_a_given_split_is_kept_and_its_leaks_are_reported(tmp_path: Path) -> None:
+def test_a_given_split_stays_and_its_leaks_are_reported(tmp_path: Path) -> None:
     rows = []
     for product in range(6):
         file = write(photo(product), tmp_path / f"{product}.png")
@@ -104,35 +104,35 @@ def test_a_given_split_is_kept_and_its_leaks_are_reported(tmp_path: Path) -> Non
     assert list(info["products"]["leaks"]) == [{"rows": [{"row": 2, "split": "train"}, {"row": 7, "split": "validation"}]}]
 
 
-def prints_of(images: list[Image.Image]) -> Prints:
-    return Prints(io.BytesIO(b"".join(map(picture_print, images))))
+def fingerprints_of(images: list[Image.Image]) -> Fingerprints:
+    return Fingerprints(io.BytesIO(b"".join(map(fingerprint, images))))
 
 
 def test_the_hash_is_that_of_imagehash() -> None:
     for seed in range(20):
         image = photo(seed, (90, 70))
-        assert f"{int(prints_of([image]).hashes(0, 1)[0, 0]):016x}" == str(imagehash.phash(image))
+        assert f"{int(fingerprints_of([image]).hashes(0, 1)[0, 0]):016x}" == str(imagehash.phash(image))
 
 
 def test_the_lookup_finds_what_comparing_all_pairs_finds() -> None:
     images = [photo(seed) for seed in range(60)]
     images += [cropped(image, 0.02, 0.01, 0.03, 0) for image in images[:20]]
-    prints = prints_of(images)
-    found = {tuple(sorted(pair)) for pair in near_pairs(prints, block=7)}
+    fingerprints = fingerprints_of(images)
+    found = {tuple(sorted(pair)) for pair in near_pairs(fingerprints, block=7)}
     assert {(k, 60 + k) for k in range(20)} <= found
-    hashes = prints.hashes(0, prints.count)
+    hashes = fingerprints.hashes(0, fingerprints.count)
     aligner = Aligner()
     expected = set()
-    for one in range(prints.count):
-        for two in range(prints.count):
+    for one in range(fingerprints.count):
+        for two in range(fingerprints.count):
             near = np.bitwise_count(hashes[one] ^ hashes[two, 0]).min() <= 7
-            if one != two and near and aligner.correlation(prints.thumb(one), prints.thumb(two)) >= 0.965:
+            if one != two and near and aligner.correlation(fingerprints.thumb(one), fingerprints.thumb(two)) >= 0.965:
                 expected.add((min(one, two), max(one, two)))
     assert found == expected
 
 
-def test_blank_pictures_are_not_taken_for_each_other() -> None:
-    assert not list(near_pairs(prints_of([Image.new("RGB", (50, 50), (250, 250, shade)) for shade in range(200, 210)])))
+def test_blank_photos_are_not_joined() -> None:
+    assert not list(near_pairs(fingerprints_of([Image.new("RGB", (50, 50), (250, 250, shade)) for shade in range(200, 210)])))
 
 
 def test_alignment_is_the_correlation_of_the_best_crop() -> None:

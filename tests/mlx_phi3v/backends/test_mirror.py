@@ -131,7 +131,7 @@ def pairs(ours: Any, theirs: Any) -> Iterator[tuple[Any, Any]]:
             yield here, module
 
 
-def test_modules_call_their_parts_and_settings_alike(models: dict[str, Any]) -> None:
+def test_modules_name_their_submodules_and_settings_alike(models: dict[str, Any]) -> None:
     seen = set()
     for mine, other in pairs(models["mlx"], models["torch"]):
         assert type(mine).__name__ == type(other).__name__

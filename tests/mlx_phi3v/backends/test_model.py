@@ -130,7 +130,7 @@ def test_short_and_long_rows_choose_their_own_rope_factors(load: Load, make_chec
     assert np.abs(short - long).max() > 1e-3 * np.abs(short).max()
 
 
-def test_the_picture_and_the_place_of_its_crops_matter(load: Load, checkpoint: Path) -> None:
+def test_the_photo_and_the_order_of_its_crops_matter(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     maker = ExampleMaker(PromptProcessor(checkpoint), backend.config, Task(), 4)
     picture = random_picture(300, 300, seed=3)
@@ -162,7 +162,7 @@ def test_gradient_checkpointing_changes_no_gradient(load: Load, checkpoint: Path
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * float(np.abs(theirs).max()))
 
 
-def test_frozen_parts_get_no_gradient_on_torch(checkpoint: Path) -> None:
+def test_frozen_modules_get_no_gradient_on_torch(checkpoint: Path) -> None:
     pytest.importorskip("torch")
     backend: Any = load_backend("torch", checkpoint, dtype="float32")
     adapter = AdapterConfig(r=4, target_modules=("qkv_proj",))
@@ -173,7 +173,7 @@ def test_frozen_parts_get_no_gradient_on_torch(checkpoint: Path) -> None:
     assert len(with_gradient) == 2 * 2 and all("qkv_proj.lora_" in name for name in with_gradient)
 
 
-def test_frozen_parts_get_no_gradient_on_mlx(checkpoint: Path) -> None:
+def test_frozen_modules_get_no_gradient_on_mlx(checkpoint: Path) -> None:
     pytest.importorskip("mlx")
     from mlx.utils import tree_flatten
 
@@ -186,7 +186,7 @@ def test_frozen_parts_get_no_gradient_on_mlx(checkpoint: Path) -> None:
     assert len(names) == 2 * 2 and all(".qkv_proj.lora_" in name for name in names)
 
 
-def test_a_batch_without_pictures_trains_an_adapted_tower(load: Load, checkpoint: Path) -> None:
+def test_a_batch_without_photos_trains_an_adapted_tower(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     adapter = AdapterConfig(r=4)
     fresh = init_adapter(backend.config, adapter, 0)

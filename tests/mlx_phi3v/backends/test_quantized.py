@@ -1,4 +1,4 @@
-"""Quantised layers on a CPU: the same product as MLX's own, by other means, and no unpacked weight is kept."""
+"""Quantised layers on a CPU: the same product as MLX's own, and no unpacked weight is saved."""
 
 from __future__ import annotations
 

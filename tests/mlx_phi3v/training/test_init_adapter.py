@@ -18,9 +18,11 @@ from mlx_phi3v.backend import load_backend
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.training.init_adapter import trained_groups
+from mlx_phi3v.task import Task
+from mlx_phi3v.trained_task import TASK_FILE, TrainedTask
+from mlx_phi3v.training.init_adapter import choose_num_crops, trained_groups
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_resume import interrupted
 from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 
@@ -164,3 +166,13 @@ def test_plan_counts_what_the_adapter_trains(
     assert figures["trained"] == sum(value.size for value in adapter_of(first.parent, "first").values())
     with pytest.raises(UserError, match="--r 8 contradicts --init-adapter"):
         plan.main([*flags, "--r", "8"])
+
+
+def test_crops_are_those_of_the_adapters_training(config: TrainConfig, first: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TrainedTask(Task(), 2, "float32").save(first)
+    model = load_model_config(Path(config.model))
+    assert choose_num_crops(replace(config, num_crops=None), model) == 2 and capsys.readouterr().err == ""
+    assert choose_num_crops(config, model) == 1
+    assert capsys.readouterr().err == f"note: --num-crops is 1; {first} was trained with 2\n"
+    (first / TASK_FILE).unlink()
+    assert choose_num_crops(replace(config, num_crops=None), model) == model.num_crops

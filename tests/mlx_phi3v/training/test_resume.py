@@ -21,10 +21,10 @@ from mlx_phi3v.task import Task
 from mlx_phi3v.trained_task import TrainedTask
 from mlx_phi3v.training import loop
 from mlx_phi3v.training.checkpoints import Checkpoints
-from mlx_phi3v.training.footprint import INTERPRETER, Training, footprint, largest_batch
+from mlx_phi3v.training.footprint import INTERPRETER, StepSettings, footprint, largest_batch
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 
 
@@ -140,7 +140,7 @@ def test_a_memory_limit_may_change_and_splits_no_step_otherwise(
     model = load_model_config(config.model)
     maker = ExampleMaker(PromptProcessor(config.model), model, Task(), 1)
     lengths = measure_rows(Catalogue(config.data).split("train"), maker).lengths(1, model.vision)
-    training = Training(config.adapter(), "float32", False, cpu=True)
+    training = StepSettings(config.adapter(), "float32", False, cpu=True)
     limits = {
         rows: (footprint(model, largest_batch(lengths, rows), training).total + INTERPRETER) * 1.000001 / 1e9 for rows in (2, 8)
     }

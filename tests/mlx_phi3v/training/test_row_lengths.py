@@ -66,13 +66,13 @@ def test_lengths_are_those_of_the_examples(name: str, checkpoint: Path, tmp_path
         np.testing.assert_array_equal(lengths.crops, [sum(i.crop_count for i in example.images) for example in examples])
 
 
-def test_rows_without_and_with_several_pictures_are_measured(checkpoint: Path, small_catalogue: Path) -> None:
+def test_rows_without_and_with_several_photos_are_measured(checkpoint: Path, small_catalogue: Path) -> None:
     split, maker = Catalogue(small_catalogue).split("train"), maker_of(checkpoint, Task(), 4)
     lengths = measure_rows(split, maker).lengths(4, maker.config.vision)
     assert lengths.tokens.tolist() == [len(maker(row, with_answer=True).input_ids) for row in split]
 
 
-def test_the_last_row_of_many_counts_and_no_picture_is_opened(
+def test_the_last_row_of_many_counts_and_no_photo_is_opened(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split, maker = write(tmp_path / "c", Task(), rows=1203, pictures=1).split("train"), maker_of(checkpoint, Task(), 4)
@@ -80,9 +80,9 @@ def test_the_last_row_of_many_counts_and_no_picture_is_opened(
     forbid(monkeypatch)
     shutil.rmtree(tmp_path / "c" / "images")
     lengths = measure_rows(split, maker).lengths(4, maker.config.vision)
-    work = largest_batch(lengths, 2)
-    assert work.tokens == lengths.tokens[-1] == len(last.input_ids) > lengths.tokens[:-1].max()
-    assert work.labels == (last.labels >= 0).sum() and work.crops == 2 * last.images[0].crop_count
+    shape = largest_batch(lengths, 2)
+    assert shape.tokens == lengths.tokens[-1] == len(last.input_ids) > lengths.tokens[:-1].max()
+    assert shape.labels == (last.labels >= 0).sum() and shape.crops == 2 * last.images[0].crop_count
 
 
 def test_plan_counts_the_last_row_too(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +104,7 @@ def test_a_catalogue_without_sizes_gives_the_same_lengths(checkpoint: Path, smal
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-def test_a_picture_that_cannot_be_read_is_named_where_it_matters(
-    checkpoint: Path, small_catalogue: Path, tmp_path: Path
-) -> None:
+def test_a_photo_that_cannot_be_read_is_named_where_it_matters(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:
     split, maker = Catalogue(without_sizes(small_catalogue, tmp_path / "c")).split("train"), maker_of(checkpoint, Task(), 4)
     whole = measure_rows(split, maker)
     whole.require_readable(split)
@@ -118,7 +116,7 @@ def test_a_picture_that_cannot_be_read_is_named_where_it_matters(
         measured.require_readable(split)
 
 
-def test_a_prompt_that_does_not_fit_the_pictures_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_the_photos_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
     task = Task((Field("title", "text"),), prompt="No tag.\n", template="{title}")
     split = write(tmp_path / "c", task, rows=3, pictures=1).split("train")
     with pytest.raises(UserError, match=r"no <\|image_1\|> tag"):

@@ -29,7 +29,7 @@ from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.training import checkpoints as checkpoints_module
 from mlx_phi3v.training.checkpoints import Checkpoints, TrainState
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig, total_steps
+from mlx_phi3v.training.train_config import TrainConfig, total_steps
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.paths import ROOT
 

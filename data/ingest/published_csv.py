@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
+from .plan import IngestPlan
 
 
 class PublishedCsv:
-    """products.csv as the published recipe reads it: the columns of a row and `local_image_path`, the picture's place."""
+    """products.csv as the published recipe reads it: the columns of a row, and its first photo as `local_image_path`."""
 
-    def __init__(self, folder: Path, output: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, output: Path, plan: IngestPlan) -> None:
         self._output = output.resolve()
         self._names = [field.name for field in plan.mapping.fields] + list(plan.extras)
         self._file = open(folder / "products.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115

@@ -23,10 +23,10 @@ class IngestConfig:
     output: Path = option(help="folder of the new catalogue", flags=("-o",))
     preset: str | None = option(None, help="columns, prompt and template of a known data set", choices=PRESETS)
     field: tuple[str, ...] = option((), help="fields to learn, each NAME=COLUMN:KIND:CURRENCY; kinds: text, category, number")
-    image: Any = option(None, help="column with the picture: bytes, path or URL")
+    image: Any = option(None, help="column with the photo: bytes, path or URL")
     code: Any = option(None, help="column with the product code; equal codes stay in one split")
     split: Any = option(None, help="column with the split, where the source has its own")
-    prompt: str | None = option(None, help="the question about each picture")
+    prompt: str | None = option(None, help="the question about each photo")
     template: str | None = option(None, help="the answer, such as 'Title: {title}, Price: {price}'")
     currency: str | None = option(None, help="ISO code of the prices, for fields that name none")
     encoding: str = option("utf-8", help="encoding of a CSV file")
@@ -34,13 +34,13 @@ class IngestConfig:
     validation: float = option(0.1, help="share of the rows for validation")
     test: float = option(0.0, help="share of the rows for the test split")
     seed: int = option(0, help="the same seed splits the same way")
-    near_duplicates: bool = option(True, help="keep near-identical pictures in one split")
+    near_duplicates: bool = option(True, help="keep near-identical photos in one split")
     csv: bool = option(False, help="also write products.csv with local_image_path, as the published recipe reads it")
-    processes: int = option(os.cpu_count() or 1, help="processes that check rows and pictures")
-    max_bytes: int = option(50_000_000, help="largest picture file, in bytes")
-    max_pixels: int = option(MAX_PIXELS, help="largest picture, in pixels")
-    min_side: int = option(MIN_SIDE, help="shortest side of a picture, in pixels")
-    downloads: Path | None = option(None, help="folder that keeps fetched pictures for later runs")
+    processes: int = option(os.cpu_count() or 1, help="processes that check rows and photos")
+    max_bytes: int = option(50_000_000, help="largest photo file, in bytes")
+    max_pixels: int = option(MAX_PIXELS, help="largest photo, in pixels")
+    min_side: int = option(MIN_SIDE, help="shortest side of a photo, in pixels")
+    downloads: Path | None = option(None, help="folder that stores downloaded photos for later runs")
     connections: int = option(32, help="downloads at a time")
     per_host: int = option(8, help="downloads at a time from one host")
     timeout: float = option(20.0, help="seconds without a byte before a download counts as stalled")
@@ -60,7 +60,7 @@ class IngestConfig:
 
 
 def check_settings(settings: IngestConfig) -> None:
-    """Raise UserError for a value that makes no sense."""
+    """Raise UserError for a value out of range."""
     for name in ("validation", "test"):
         if not 0 <= getattr(settings, name) < 1:
             raise UserError(f"--{name} is {getattr(settings, name)}; give a share from 0 to below 1")
@@ -73,4 +73,4 @@ def check_settings(settings: IngestConfig) -> None:
         raise UserError("--retries must not be negative and --timeout must be above 0 seconds")
     for host in settings.allow_hosts:
         if not host.rpartition(":")[2].isdecimal() or ":" not in host:
-            raise UserError(f"--allow-hosts {host!r} has no port; write HOST:PORT, such as pictures.intranet:443")
+            raise UserError(f"--allow-hosts {host!r} has no port; write HOST:PORT, such as photos.intranet:443")

@@ -12,10 +12,10 @@ from ..backend import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
 from ..schedule import SCHEDULES
-from .footprint import Training
+from .footprint import StepSettings
 from .row_order import RowOrder
 
-# What an adapter is, where neither a flag nor --init-adapter says it: Microsoft's table, the image side trained too.
+# The adapter if neither flags nor --init-adapter set it: Microsoft's table, with the image side trained too.
 LORA_DEFAULTS: dict[str, Any] = {
     "r": 32,
     "lora_alpha": 16.0,
@@ -36,7 +36,7 @@ class TrainConfig:
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
-    resume: bool = option(False, help="go on from OUTPUT/last, bit for bit")
+    resume: bool = option(False, help="continue from OUTPUT/last, bit for bit; what only saves memory may change")
     epochs: float = option(1.0, help="passes over the training rows", heading="How long and how fast")
     max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
     batch_size: int = option(4, help="rows per forward pass, over all ranks")
@@ -50,14 +50,14 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
     init_adapter: str | None = option(
         None,
-        help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets hold",
+        help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets are used",
         heading="What to train",
     )
     r: int | None = option(None, help="LoRA rank; by default 32")
     lora_alpha: float | None = option(None, help="LoRA alpha, the scale is alpha / r; by default 16")
     lora_dropout: float = option(0.0, help="dropout before LoRA")
     language: str | None = option(
-        None, help="language trunk: qkv_proj o_proj gate_up_proj down_proj; by default lora", choices=("off", "lora")
+        None, help="language model: qkv_proj o_proj gate_up_proj down_proj; by default lora", choices=("off", "lora")
     )
     vision: str | None = option(
         None, help="CLIP tower: q_proj k_proj v_proj out_proj fc1 fc2; by default lora", choices=("off", "lora")
@@ -67,15 +67,15 @@ class TrainConfig:
     lm_head: str | None = option(None, help="output layer; by default off", choices=("off", "lora"))
     num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own", heading="Photos")
     max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
-    group_by_length: bool = option(False, help="rows of like length share a batch, so that less is padding")
+    group_by_length: bool = option(False, help="rows of similar length share a batch, which reduces padding")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory", heading="Memory and time")
     memory_limit: float | None = option(
-        None, help="gigabytes to stay within, on MLX: the rows of a step are shared out over as many passes as that "
-        "takes, with --grad-checkpoint where it must be",
+        None, help="gigabytes to stay within, on MLX: a step is split into as many passes as needed, "
+        "with --grad-checkpoint if it must be",
     )  # fmt: skip
     feature_cache: Path | None = option(
-        None, help="folder to keep photo features in, so that each photo is encoded once; only where nothing before the "
-        "language trunk trains",
+        None, help="folder to cache photo features in, so that each photo is encoded once; only with a frozen "
+        "image side",
     )  # fmt: skip
     feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
     seed: int = option(0, help="seed of order, LoRA weights and dropout", heading="Seed, log and checkpoints")
@@ -113,9 +113,9 @@ GROUPS = {
 }
 
 
-def training_of(config: TrainConfig, adapter: AdapterConfig | None = None) -> Training:
-    """What of the settings decides the run's memory and time. adapter: where another one is trained than they ask for."""
-    return Training(
+def step_settings(config: TrainConfig, adapter: AdapterConfig | None = None) -> StepSettings:
+    """The settings that decide the run's memory and time. adapter: the one trained, if it is not the one they describe."""
+    return StepSettings(
         adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
     )
 

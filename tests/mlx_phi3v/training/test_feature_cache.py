@@ -1,4 +1,4 @@
-"""Kept photo features: the same numbers, each picture encoded once, and never those of another model."""
+"""Cached photo features: the same numbers, each photo encoded once, and never those of another model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from eval.predict.answer import predict
+
 from eval.predict.settings import PredictConfig
 from mlx_phi3v.adapters import AdapterConfig, init_adapter
 from mlx_phi3v.backend import Backend, load_backend
@@ -19,9 +19,9 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import Photo
 from mlx_phi3v.prompts import PromptProcessor
-from mlx_phi3v.training.features import FeatureCache
+from mlx_phi3v.training.feature_cache import FeatureCache
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.settings import TrainConfig
+from mlx_phi3v.training.train_config import TrainConfig
 
 LANGUAGE_ONLY = AdapterConfig(r=4, lora_alpha=8, target_modules=("qkv_proj", "o_proj"))
 
@@ -47,14 +47,14 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.numeric
-def test_training_on_kept_features_gives_the_same_losses(config: TrainConfig, tmp_path: Path) -> None:
+def test_training_on_cached_features_gives_the_same_losses(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     train(replace(config, output=tmp_path / "cached", feature_cache=tmp_path / "features"))
     # Pictures are encoded one by one instead of a batch at a time: fp32 sums in another order.
     np.testing.assert_allclose(losses(tmp_path / "cached"), losses(config.output), rtol=1e-6)
 
 
-def test_a_picture_is_encoded_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_encoded_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     caches: list[FeatureCache] = []
     original = FeatureCache.__init__
     monkeypatch.setattr(FeatureCache, "__init__", lambda self, *a, **k: (original(self, *a, **k), caches.append(self))[0])
@@ -68,9 +68,9 @@ def test_a_picture_is_encoded_once(config: TrainConfig, tmp_path: Path, monkeypa
     assert losses(tmp_path / "again") == losses(config.output)
 
 
-def test_a_run_that_trains_the_image_side_refuses_kept_features(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_that_trains_the_image_side_refuses_a_feature_cache(config: TrainConfig, tmp_path: Path) -> None:
     for change in ({"vision": "lora"}, {"projector": "full"}, {"separators": "full"}):
-        with pytest.raises(UserError, match="--feature-cache keeps what the image side computes"):
+        with pytest.raises(UserError, match="--feature-cache caches what the image side computes"):
             train(replace(config, feature_cache=tmp_path / "features", **change))  # type: ignore[arg-type]
 
 
@@ -102,24 +102,24 @@ def test_features_come_back_bit_for_bit(
     cache = FeatureCache(tmp_path / "features", backend, 2, 1.0)
     maker = ExampleMaker(PromptProcessor(checkpoint), backend.config, Catalogue(small_catalogue).task, 2, process=cache.image)
     rows = [Catalogue(small_catalogue).split("train")[i] for i in range(6)]
-    first = collate(cache.complete([maker(row, with_answer=True) for row in rows]), backend.config)
+    first = collate(cache.fill([maker(row, with_answer=True) for row in rows]), backend.config)
     again = collate([maker(row, with_answer=True) for row in rows], backend.config)
     assert first.features is not None and again.features is not None and len(again.pixel_values) == 0
     np.testing.assert_array_equal(again.features, first.features)
 
 
-def test_a_spoilt_file_is_encoded_anew(backend: Backend, small_catalogue: Path, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_encoded_again(backend: Backend, small_catalogue: Path, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, backend, 2, 1.0)
     [path] = Catalogue(small_catalogue).split("train")[0]["images"]
     task = Catalogue(small_catalogue).task
     maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     row = Catalogue(small_catalogue).split("train")[0]
-    [whole] = cache.complete([maker(row, with_answer=True)])
+    [whole] = cache.fill([maker(row, with_answer=True)])
     [file] = cache.folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert cache.image(Photo.read(path)).features is None
-    [mended] = cache.complete([maker(row, with_answer=True)])
-    np.testing.assert_array_equal(mended.images[0].features, whole.images[0].features)
+    [again] = cache.fill([maker(row, with_answer=True)])
+    np.testing.assert_array_equal(again.images[0].features, whole.images[0].features)
     assert cache.image(Photo.read(path)).features is not None
 
 
@@ -128,14 +128,14 @@ def test_the_folder_stays_within_its_limit(backend: Backend, small_catalogue: Pa
     task = Catalogue(small_catalogue).task
     maker = ExampleMaker(PromptProcessor(backend.folder), backend.config, task, 2, process=cache.image)
     examples = [maker(row, with_answer=True) for row in Catalogue(small_catalogue).split("train")]
-    completed = cache.complete(examples)
-    kept = list(cache.folder.glob("*.safetensors"))
+    completed = cache.fill(examples)
+    cached = list(cache.folder.glob("*.safetensors"))
     assert all(image.features is not None for example in completed for image in example.images)
-    assert 0 < len(kept) < sum(len(example.images) for example in examples)
+    assert 0 < len(cached) < sum(len(example.images) for example in examples)
     assert cache.bytes <= 1e4 and cache.full and "are full" in cache.summary()
 
 
-def test_answers_from_kept_features_are_the_same(
+def test_answers_from_cached_features_are_the_same(
     checkpoint: Path, backend_name: str, small_catalogue: Path, tmp_path: Path
 ) -> None:
     config = PredictConfig(

@@ -1,4 +1,4 @@
-"""Fetched pictures on disk, by the hash of their URL: whole or not there, and the reasons of those that failed."""
+"""Downloaded photos on disk, by the hash of their URL: whole or not there, and the reasons of those that failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .pictures import PictureError
+from .photos import PhotoUnusableError
 
 
 def url_key(url: str) -> str:
@@ -25,35 +25,35 @@ def _place(folder: Path, url: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Store:
-    """Where fetched pictures lie, and the reasons of those that could not be had.
+class DownloadStore:
+    """The folders of downloaded photos and of the reasons why others failed.
 
-    The two are apart so that pictures may be kept for later runs while failures are tried again.
+    They are separate so that later runs can use the photos and try the failures again.
     """
 
-    pictures: Path
+    photos: Path
     failures: Path
 
-    def is_settled(self, url: str) -> bool:
-        """Whether a URL's picture lies there whole, or its failure is on record."""
-        return _place(self.pictures, url).exists() or _place(self.failures, url).exists()
+    def is_done(self, url: str) -> bool:
+        """Whether a URL's photo or its failure is stored."""
+        return _place(self.photos, url).exists() or _place(self.failures, url).exists()
 
     def read(self, url: str) -> bytes:
-        """The bytes fetched from a URL. Raises PictureError with the reason where there are none."""
+        """The bytes fetched from a URL. Raises PhotoUnusableError with the reason where there are none."""
         with contextlib.suppress(FileNotFoundError):
-            return _place(self.pictures, url).read_bytes()
+            return _place(self.photos, url).read_bytes()
         try:
             reason, _, detail = _place(self.failures, url).read_text(encoding="utf-8").partition("\n")
         except FileNotFoundError:
-            raise PictureError("download_missing", url) from None
-        raise PictureError(reason, f"{url} {detail}".strip())
+            raise PhotoUnusableError("download_missing", url) from None
+        raise PhotoUnusableError(reason, f"{url} {detail}".strip())
 
-    def keep(self, url: str, data: bytes) -> None:
-        """Store a whole picture."""
-        write_whole(_place(self.pictures, url), data)
+    def save(self, url: str, data: bytes) -> None:
+        """Store a whole photo."""
+        write_whole(_place(self.photos, url), data)
 
-    def fail(self, url: str, reason: str, detail: str) -> None:
-        """Put a failure on record."""
+    def save_failure(self, url: str, reason: str, detail: str) -> None:
+        """Store the reason of a failure."""
         write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
 
 

@@ -1,10 +1,10 @@
-"""Checked rows on their way to the catalogue: files in the work folder, a piece of the source each.
+"""Checked rows on their way to the catalogue: files in the work folder, a chunk of the source each.
 
-    pieces/000012.rejected.jsonl   the rows left out: row, reason, value, place
-    pieces/000012.arrow            the rows kept; its appearance says that the piece is done
-    catalogue/images/ab/ab12...    their pictures, where the finished catalogue has them
+    pieces/000012.rejected.jsonl   the rows rejected: row, reason, value, place
+    pieces/000012.arrow            the rows accepted; once it exists the chunk is done
+    catalogue/images/ab/ab12...    their photos, where the finished catalogue has them
 
-So a run that was killed goes on after the last whole piece.
+So a killed run continues after the last whole chunk.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ import pyarrow as pa
 
 from mlx_phi3v.catalogue import SIZES, SIZES_TYPE
 
+from .download_store import write_whole
 from .mapping import FieldMapping
-from .picture_store import write_whole
 
-# Columns of a piece that the catalogue does not have.
-ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
-HIDDEN = (ROW, SPLIT, CODE, PRINTS, CHANGED, LEFT_OUT)
+# Columns of a chunk that the catalogue does not have.
+ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
+HIDDEN = (ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT)
 _READ_ROWS = 1000
 
 
-def piece_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Columns of a piece: those of the catalogue and what splitting needs."""
+def chunk_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Columns of a chunk: those of the catalogue and what splitting needs."""
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("images", pa.list_(pa.string()))]
     columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
     columns += [*extras.items(), (SIZES, SIZES_TYPE)]
     columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
-    columns += [(PRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
+    columns += [(FINGERPRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
     return pa.schema(columns)
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """The pieces of one ingest, in its work folder."""
+class ChunkStore:
+    """The chunks of one ingest, in its work folder."""
 
     work: Path
     schema: pa.Schema
 
     @property
     def catalogue(self) -> Path:
-        """Where the catalogue is built, around the pictures stored already."""
+        """Where the catalogue is built, around the photos stored already."""
         return self.work / "catalogue"
 
     def is_done(self, number: int) -> bool:
-        """Whether an earlier run finished this piece."""
+        """Whether an earlier run finished this chunk."""
         return self._path(number).exists()
 
-    def write(self, number: int, kept: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
-        """Write one piece; the rows kept come last, as they say that it is done."""
+    def write(self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Write one chunk, its accepted rows last: their file marks it as done."""
         write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, self.schema) as writer:
-            writer.write_table(pa.Table.from_pylist(list(kept), schema=self.schema))
+            writer.write_table(pa.Table.from_pylist(list(accepted), schema=self.schema))
         write_whole(self._path(number), buffer.getvalue())
 
     def rows(self, count: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """The rows kept of the first `count` pieces, in the source's order."""
+        """The accepted rows of the first `count` chunks, in the source's order."""
         for number in range(count):
             with pa.memory_map(str(self._path(number))) as file:
                 table = pa.ipc.open_file(file).read_all()
@@ -71,7 +71,7 @@ class Pieces:
                     yield from batch.to_pylist()
 
     def rejected(self, count: int) -> Iterator[dict[str, Any]]:
-        """The rows left out of the first `count` pieces."""
+        """The rejected rows of the first `count` chunks."""
         for number in range(count):
             for line in self._rejected_path(number).read_text(encoding="utf-8").splitlines():
                 yield json.loads(line)

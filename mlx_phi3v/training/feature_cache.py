@@ -1,8 +1,8 @@
-"""Photo features kept on disk: the tower sees a picture once, and never again while nothing on the image side changes.
+"""Photo features cached on disk: the tower encodes a photo once, as long as nothing on the image side changes.
 
-A kept picture is one safetensors file, named by the SHA-256 of the photo's bytes, in FOLDER/<key>/. The key hashes all
-else that features depend on: the image side's weights and adapter, backend, dtype, num_crops and this code's version.
-Whatever was made by other means lies under another key, so a stale feature is never read.
+The features of a photo are one safetensors file in FOLDER/<key>/, named by the SHA-256 of the photo's bytes. The key is a
+hash of all else that features depend on: weights and adapter of the image side, backend, dtype, num_crops, `VERSION`.
+Features made with anything else are under another key, so a stale feature is never read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..crops import ProcessedImage, process_image
 from ..files import sha256_bytes, sha256_json, write_tensors
 from ..photo import Photo
 
-VERSION = 1  # to be raised whenever pictures are cropped, encoded or stored in another way
+VERSION = 1  # raise it when photos are cropped, encoded or stored in another way
 
 
 class FeatureCache:
-    """Features of pictures, kept by what they depend on.
+    """The cached features of photos.
 
-    folder: may be shared by any number of models and runs. limit_gb: gigabytes that all files in it may take; beyond
-    them nothing more is kept, and the tower runs for every picture that is not. adapter: what is set on the backend.
+    folder: may be shared by any number of models and runs. limit_gb: gigabytes (1e9 bytes) that its files may take; when
+    they are full, the tower runs for every photo that is not cached. adapter: the one that is set on the backend.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class FeatureCache:
         crops = process_image(photo.rgb, self.num_crops)
         return replace(crops, key=photo.sha256, features=cached.features if cached else None)
 
-    def complete(self, examples: Sequence[Example]) -> list[Example]:
-        """The examples with the features of all their pictures; what is not kept yet is computed, and kept."""
-        return [replace(e, images=tuple(map(self._complete, e.images))) for e in examples]
+    def fill(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the features of all their photos; features that are not cached are computed, and cached."""
+        return [replace(e, images=tuple(map(self._fill, e.images))) for e in examples]
 
-    def _complete(self, image: ProcessedImage) -> ProcessedImage:
+    def _fill(self, image: ProcessedImage) -> ProcessedImage:
         if image.features is not None:
             return image
-        kept = self._load(image.key) if image.key else None  # by now, where its twin was in a batch just before
-        if kept is not None:
+        cached = self._load(image.key) if image.key else None  # the same photo may have been in the batch before
+        if cached is not None:
             self.found += 1
-            return replace(image, features=kept.features)
-        # One picture at a time: what is kept does not depend on its neighbours in a batch.
+            return replace(image, features=cached.features)
+        # One photo at a time: cached features do not depend on a photo's neighbours in a batch.
         features = self.backend.vision_features(image.distinct_crops)
         self.made += 1
         packed = _pack(features, self.backend.dtype)
@@ -101,7 +101,7 @@ class FeatureCache:
         try:
             with safe_open(self._file(key), framework="numpy") as file:
                 packed, (h, w) = file.get_tensor("features"), file.get_tensor("grid").tolist()
-        except (SafetensorError, OSError):  # not kept, or spoilt by other means than ours
+        except (SafetensorError, OSError):  # not cached, or corrupt
             return None
         image = ProcessedImage(np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), (h, w), key)
         if packed.shape != (image.crop_count * config.vision.merged_grid**2 + 2, config.hidden_size):
@@ -112,15 +112,15 @@ class FeatureCache:
         return self.folder / f"{key}.safetensors"
 
     def summary(self) -> str:
-        """How often the tower ran and did not, and what the files take, as a sentence."""
-        room = f"; {self.limit / 1e9:g} GB are full, more pictures are encoded anew each time" if self.full else ""
+        """A sentence: photos encoded and found in the cache, and the size of its files."""
+        room = f"; {self.limit / 1e9:g} GB are full, so further photos are encoded each time" if self.full else ""
         return (
             f"photo features: {self.made} encoded, {self.found} found, {self.bytes / 1e9:.2f} GB in {self.folder.parent}{room}"
         )
 
 
 def _adapter_digest(adapter: tuple[AdapterConfig, dict[str, np.ndarray]] | None) -> str | None:
-    """What of an adapter changes features; None where it leaves the image side alone."""
+    """A hash of the part of an adapter that changes features; None if it does not train the image side."""
     config, tensors = adapter or (None, {})
     ours = {name: sha256_bytes(value.tobytes()) for name, value in tensors.items() if VISION in name}
     return sha256_json([ours, asdict(config)]) if ours and config else None

@@ -1,4 +1,4 @@
-"""One picture of a row: from whatever the source gives to clean bytes."""
+"""One photo of a row: from any form that a source gives to clean bytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
 
 
-class PictureError(Exception):
-    """A picture that cannot be had; `reason` is a short fixed word, `detail` what a person wants to see."""
+class PhotoUnusableError(Exception):
+    """A photo that cannot be used; `reason` is a short fixed word, `detail` explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -26,8 +26,8 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True)
-class PictureLimits:
-    """What a picture may be: pixels, the shortest side in pixels and the size of its file in bytes."""
+class PhotoLimits:
+    """What a photo may be: pixels, the shortest side in pixels and the size of its file in bytes."""
 
     max_pixels: int = MAX_PIXELS
     min_side: int = MIN_SIDE
@@ -35,8 +35,8 @@ class PictureLimits:
 
 
 @dataclass(frozen=True)
-class CleanPicture:
-    """A picture as stored: RGB, upright, 8 bit. `image` is what it decodes to; `changed`: not the source's bytes."""
+class CleanPhoto:
+    """A photo as stored: RGB, upright, 8 bit. `image` is what it decodes to; `changed`: not the source's bytes."""
 
     data: bytes
     suffix: str
@@ -44,12 +44,12 @@ class CleanPicture:
     changed: bool
 
 
-def picture_references(value: Any) -> list[Any]:
-    """The pictures that one cell holds: bytes, `datasets.Image` structs, paths or URLs, or a list of these."""
+def photo_references(value: Any) -> list[Any]:
+    """The photos that one cell holds: bytes, `datasets.Image` structs, paths or URLs, or a list of these."""
     if value is None or value == "" or value == []:
         return []
     if isinstance(value, (list, tuple)):
-        return [item for element in value for item in picture_references(element)]
+        return [item for element in value for item in photo_references(element)]
     if isinstance(value, Mapping) and not (value.get("bytes") or value.get("path") or value.get("url")):
         return []
     return [value]
@@ -76,8 +76,8 @@ def _scheme(text: str) -> str:
         return "http" if text.lower().startswith("http") else ""
 
 
-def reference_bytes(reference: Any, root: Path | None, fetched: Callable[[str], bytes], limits: PictureLimits) -> bytes:
-    """The bytes of a reference; those of a URL come from `fetched`. Raises PictureError."""
+def reference_bytes(reference: Any, root: Path | None, fetched: Callable[[str], bytes], limits: PhotoLimits) -> bytes:
+    """The bytes of a reference; those of a URL come from `fetched`. Raises PhotoUnusableError."""
     url = as_url(reference)
     if url is not None:
         return fetched(url)
@@ -86,15 +86,15 @@ def reference_bytes(reference: Any, root: Path | None, fetched: Callable[[str], 
     if isinstance(reference, (bytes, bytearray)):
         return _within(bytes(reference), "its bytes", limits)
     if not isinstance(reference, str):
-        raise PictureError("picture_unknown_form", type(reference).__name__)
+        raise PhotoUnusableError("picture_unknown_form", type(reference).__name__)
     if reference.startswith("data:"):
         return _within(_data_uri(reference), "its data URI", limits)
     return _file_bytes(reference.strip(), root, limits)
 
 
-def _within(data: bytes, name: str, limits: PictureLimits) -> bytes:
+def _within(data: bytes, name: str, limits: PhotoLimits) -> bytes:
     if len(data) > limits.max_bytes:
-        raise PictureError("picture_too_many_bytes", f"{name}: {len(data)} bytes")
+        raise PhotoUnusableError("picture_too_many_bytes", f"{name}: {len(data)} bytes")
     return data
 
 
@@ -105,38 +105,38 @@ def _data_uri(text: str) -> bytes:
             raise ValueError
         return base64.b64decode(body, validate=True)
     except (ValueError, binascii.Error):
-        raise PictureError("picture_unknown_form", text[:40]) from None
+        raise PhotoUnusableError("picture_unknown_form", text[:40]) from None
 
 
-def _file_bytes(name: str, root: Path | None, limits: PictureLimits) -> bytes:
+def _file_bytes(name: str, root: Path | None, limits: PhotoLimits) -> bytes:
     if root is None:
         # A data set from the hub must not choose files of this machine.
-        raise PictureError("picture_local_path", name)
+        raise PhotoUnusableError("picture_local_path", name)
     try:
         path = root / Path(name).expanduser()
         if not path.is_file():
-            raise PictureError("picture_missing", name)
+            raise PhotoUnusableError("picture_missing", name)
         if path.stat().st_size > limits.max_bytes:
-            raise PictureError("picture_too_many_bytes", name)
+            raise PhotoUnusableError("picture_too_many_bytes", name)
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
-        raise PictureError("picture_unreadable", f"{name}: {error}") from None
+        raise PhotoUnusableError("picture_unreadable", f"{name}: {error}") from None
 
 
-def clean_picture(data: bytes, limits: PictureLimits) -> CleanPicture:
-    """Decode a picture, keep its bytes where they are clean, else store what was decoded as PNG.
+def clean_photo(data: bytes, limits: PhotoLimits) -> CleanPhoto:
+    """Decode a photo, keep its bytes if they are clean, else encode what was decoded as PNG.
 
-    Raises PictureError where it cannot be used.
+    Raises PhotoUnusableError where it cannot be used.
     """
     try:
         image = open_photo(data, max_pixels=limits.max_pixels, min_side=limits.min_side)
     except PhotoError as error:
-        raise PictureError(error.reason, str(error)) from None
-    kept = is_plain_rgb(data)
-    if kept:
+        raise PhotoUnusableError(error.reason, str(error)) from None
+    clean = is_plain_rgb(data)
+    if clean:
         suffix = ".jpg" if data.startswith(b"\xff\xd8") else ".png"
     else:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=3)
         data, suffix = buffer.getvalue(), ".png"
-    return CleanPicture(data, suffix, image, not kept)
+    return CleanPhoto(data, suffix, image, not clean)
