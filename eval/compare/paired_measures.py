@@ -40,8 +40,8 @@ class PairedMeasure:
     p_value: float | None  # exact McNemar
 
     @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
         low, high = self.interval
         return low is not None and high is not None and (low > 0 or high < 0)
 

@@ -96,7 +96,7 @@ def _measures(title: str, rows: Sequence[PairedMeasure]) -> RenderableType | Non
             _text(f"  {row.label}"),
             phrases.figure(row, row.a),
             phrases.figure(row, row.b),
-            Text(phrases.gap(row, row.difference), style="bold" if row.sure else ""),
+            Text(phrases.gap(row, row.difference), style="bold" if row.significant else ""),
             phrases.interval(row),
             f"{row.rows:,}",
         )
@@ -130,8 +130,8 @@ def _categories(comparison: Comparison) -> RenderableType | None:
 
 
 def _category_cells(row: PairedMeasure) -> list[RenderableType]:
-    difference = phrases.gap(row, row.difference) + ("*" if row.sure else " ")
-    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.sure else "")]
+    difference = phrases.gap(row, row.difference) + ("*" if row.significant else " ")
+    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.significant else "")]
 
 
 def _agreement(comparison: Comparison) -> RenderableType:
