@@ -71,7 +71,7 @@ def break_shard(folder: Path) -> str:
 def break_length(folder: Path) -> str:
     path = folder / "model-00001-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    return "model-00001-of-00003.safetensors is cut short"
+    return "model-00001-of-00003.safetensors is truncated"
 
 
 def break_shape(folder: Path) -> str:
@@ -90,7 +90,7 @@ BREAKS = [break_nothing, break_shard, break_length, break_shape]
 
 @pytest.mark.parametrize("breaking", BREAKS)
 @pytest.mark.parametrize("verb", ["convert", "fuse", "train", "predict", "generate"])
-def test_a_broken_checkpoint(
+def test_a_corrupt_checkpoint(
     verb: str,
     breaking: Callable[[Path], str],
     make_checkpoint: Callable[..., Path],
@@ -119,12 +119,12 @@ def test_an_adapter_for_another_base(backend: str, make_checkpoint: Callable[...
     pytest.importorskip(backend)
     flags = ["--backend", backend, "--model", make_checkpoint(seed=1), "--adapter", adapter, "--question", "What?"]
     message = fails("mlx_phi3v.generate", *flags)
-    assert str(adapter) in message and "trained on another base (the-base" in message and "--model" in message
+    assert str(adapter) in message and "trained on another base model (the-base" in message and "--model" in message
 
 
 def test_an_adapter_that_is_none(checkpoint: Path, tmp_path: Path, space: Path) -> None:
     message = fails("mlx_phi3v.fuse", "--model", checkpoint, "--adapter", tmp_path / "none", "--save-path", space / "out")
-    assert f"--adapter {tmp_path / 'none'} is no adapter and no training run" in message
+    assert f"--adapter {tmp_path / 'none'} is neither an adapter nor a training run" in message
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])
@@ -168,7 +168,7 @@ def test_an_empty_split(checkpoint: Path, tmp_path: Path, space: Path) -> None:
 def test_no_catalogue(checkpoint: Path, tmp_path: Path, space: Path) -> None:
     for module in ("mlx_phi3v.train", "eval.predict"):
         message = fails(module, "--model", checkpoint, "--data", tmp_path / "none", "--output", space / "out")
-        assert f"{tmp_path / 'none'} is no catalogue" in message
+        assert f"{tmp_path / 'none'} is not a catalogue" in message
 
 
 def test_an_unknown_key_in_the_yaml(tmp_path: Path, space: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_checkpoint_without_a_tokenizer(make_checkpoint: Callable[..., Path], 
     assert break_tokenizer(folder) in fails("mlx_phi3v.generate", "--model", folder, "--question", "What?")
 
 
-def test_a_damaged_adapter(checkpoint: Path, adapter: Path) -> None:
+def test_a_corrupt_adapter(checkpoint: Path, adapter: Path) -> None:
     path = adapter / "adapter_model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, next(iter(tensors)): np.zeros((3, 3), np.float32)}, path)

@@ -31,7 +31,7 @@ def adopt(config: TrainConfig, state: TrainState) -> TrainConfig:
     """
     began = began_with(state)
     if config.init_adapter not in (None, began["init_adapter"]):
-        raise UserError("--resume goes on with the adapter of OUTPUT/last; leave --init-adapter out, or give another --output")
+        raise UserError("--resume continues with the adapter of OUTPUT/last; leave --init-adapter out, or change --output")
     if began["init_adapter"] is None:
         return config
     own = {name: began[name] for name in LORA_DEFAULTS if getattr(config, name) is None}

@@ -296,7 +296,9 @@ def saved(checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_an_adapter_for_another_base_is_refused(saved: Path, make_checkpoint: Callable[..., Path]) -> None:
     other = make_checkpoint(seed=1)
-    with pytest.raises(UserError, match=r"adapter .* was trained on another base \(my-base, fingerprint .*give the --model"):
+    with pytest.raises(
+        UserError, match=r"adapter .* was trained on another base model \(my-base, fingerprint .*give the --model"
+    ):
         load_adapter(saved, load_model_config(other), base_fingerprint(other))
 
 
@@ -332,22 +334,22 @@ def test_an_adapter_that_would_load_wrongly_is_refused(
         load_adapter(saved, load_model_config(checkpoint), base_fingerprint(checkpoint))
 
 
-def test_a_damaged_adapter_is_named(saved: Path, checkpoint: Path) -> None:
+def test_a_corrupt_adapter_is_named(saved: Path, checkpoint: Path) -> None:
     config, fingerprint = load_model_config(checkpoint), base_fingerprint(checkpoint)
     weights = saved / adapters.WEIGHTS_FILE
     whole = weights.read_bytes()
     for data in (whole[:-7], whole[:20], b""):
         weights.write_bytes(data)
-        with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing or damaged"):
+        with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing or corrupt"):
             load_adapter(saved, config, fingerprint)
     weights.unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
         load_adapter(saved, config, fingerprint)
     (saved / adapters.CONFIG_FILE).write_text("{}")
-    with pytest.raises(UserError, match=r"adapter_config\.json is no LoRA configuration"):
+    with pytest.raises(UserError, match=r"adapter_config\.json is not a LoRA configuration"):
         load_adapter(saved, config, fingerprint)
     shutil.rmtree(saved)
-    with pytest.raises(UserError, match=r"--adapter .*adapter is no adapter and no training run"):
+    with pytest.raises(UserError, match=r"--adapter .*adapter is neither an adapter nor a training run"):
         load_adapter(saved, config, fingerprint)
 
 

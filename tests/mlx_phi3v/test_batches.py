@@ -27,7 +27,9 @@ def maker(checkpoint: Path) -> ExampleMaker:
 
 
 @given(rows=st.integers(1, 50), batch_size=st.integers(1, 9), seed=st.integers(0, 5), start=st.integers(0, 40))
-def test_batches_from_any_number_on_are_those_of_an_unbroken_run(rows: int, batch_size: int, seed: int, start: int) -> None:
+def test_batches_from_any_number_on_are_those_of_an_uninterrupted_run(
+    rows: int, batch_size: int, seed: int, start: int
+) -> None:
     whole = list(itertools.islice(batch_rows(rows, batch_size, seed), start + 5))
     assert list(itertools.islice(batch_rows(rows, batch_size, seed, start), 5)) == whole[start:]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from data.ingest.settings import IngestSettings
 from PIL import Image
 
 from data import writer as writer_module
+from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from data.writer import CatalogueWriter
 from mlx_phi3v import catalogue as catalogue_module
@@ -82,7 +82,7 @@ def test_ingest_takes_the_sizes_as_it_decodes_and_reads_no_photo_again(
     with monkeypatch.context() as patch:
         patch.setattr(writer_module, "photo_size", opened)
         ingest(
-            IngestSettings(
+            IngestConfig(
                 source=str(folder / "rows.csv"), output=tmp_path / "c", fields={"title": "title"}, image="photo",
                 processes=1, validation=0.0, test=0.0, near_duplicates=False,
             )

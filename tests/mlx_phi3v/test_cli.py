@@ -183,7 +183,7 @@ def test_the_flags_of_other_tools_are_read(line: str) -> None:
         ("train --train --data D", "--train is not needed"),
         ("train --num-layers -1", "--language, --vision"),
         ("train --fine-tune-type full --mask-prompt", "--projector full"),
-        ("train --fine-tune-type full --mask-prompt", "--mask-prompt is always so"),
+        ("train --fine-tune-type full --mask-prompt", "--mask-prompt is always on"),
         ("train --bf16 True", "--dtype bfloat16"),
         ("train --train-vision", "--vision"),
         ("train --image_resize_shape 336 336", "--num-crops"),
@@ -204,7 +204,7 @@ def test_yaml_takes_the_same_names(tmp_path: Path) -> None:
     settings = read_as("train", "-c", str(tmp_path / "run.yaml"), "--iters", "4")
     assert settings == TrainConfig(Path("D"), Path("A"), max_steps=4, max_length=512, lr_schedule="cosine")
     (tmp_path / "run.yaml").write_text("data: D\noutput: A\niters: 3\nmax_steps: 4\n")
-    with pytest.raises(UserError, match=r"'iters' and 'max_steps' in --config .* say the same"):
+    with pytest.raises(UserError, match=r"'iters' and 'max_steps' in --config .* are the same setting"):
         read_as("train", "-c", str(tmp_path / "run.yaml"))
     (tmp_path / "run.yaml").write_text("train: true\nlora_parameters:\n  rank: 8\n  scale: 20\n")
     with pytest.raises(UserError, match=r"run\.yaml: --train is not needed.*lora_alpha is mlx-lm's scale times its rank"):

@@ -118,7 +118,7 @@ def test_tensors_that_nobody_reads_are_left_out(checkpoint: Path, tmp_path: Path
         ({"quantize": True, "q_bits": 3}, "--q-bits 3"),
         ({"quantize": True, "q_group_size": 48}, "--q-group-size 48"),
         ({"quantize": True, "q_group_size": 64}, "--q-group-size 64 does not divide the model's width 96; choose 32"),
-        ({"hf_path": "{tmp}/nowhere"}, "nowhere is no folder"),
+        ({"hf_path": "{tmp}/nowhere"}, "nowhere is not a folder"),
         ({"hf_path": "{tmp}/empty"}, r"no config\.json"),
     ],
 )
@@ -140,7 +140,7 @@ def test_an_existing_folder_is_left_alone(checkpoint: Path, tmp_path: Path) -> N
 
 def test_a_packed_folder_is_not_packed_again(checkpoint: Path, tmp_path: Path) -> None:
     convert(ConvertConfig(str(checkpoint), tmp_path / "q", quantize=True, q_group_size=32))
-    with pytest.raises(UserError, match="is quantised already; convert from the published weights"):
+    with pytest.raises(UserError, match="is already quantised; convert from the published weights"):
         convert(ConvertConfig(str(tmp_path / "q"), tmp_path / "out", quantize=True, q_group_size=32))
 
 

@@ -55,7 +55,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "does not exist"), ('{"a": ', "not valid JSON"), ("\xff", "not valid JSON")]
 )
-def test_broken_json_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+def test_malformed_json_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=f"the settings .*x.json.*{message}|the settings not found.*x.json {message}"):

@@ -190,7 +190,7 @@ def test_any_mode_and_size_is_stored_as_the_rgb_that_is_seen(mode: str, kind: st
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")), st.integers(0, 10_000), st.integers(1, 255))
-def test_a_damaged_file_is_decoded_or_refused_and_never_crashes(kind: str, place: int, flip: int) -> None:
+def test_a_corrupt_file_is_decoded_or_refused_and_never_crashes(kind: str, place: int, flip: int) -> None:
     data = bytearray(encode(Image.fromarray(pixels(40, 30)), kind))
     data[place % len(data)] ^= flip
     with contextlib.suppress(PhotoError):

@@ -93,7 +93,7 @@ def test_a_task_survives_its_json_form() -> None:
     ("template", "message"),
     [
         ("Product: {title}", "name each field once"),
-        ("{title}{category3_code}, P: {full_price}", "side by side"),
+        ("{title}{category3_code}, P: {full_price}", "no label between them"),
         ("A: {title}, A: {category3_code}, P: {full_price}", "same label"),
         ("A: {title}, B: {category3_code}, P: {full_price} USD", "ends in text"),
     ],

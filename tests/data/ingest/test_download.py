@@ -1,4 +1,4 @@
-"""Pictures from a server that misbehaves: what is kept, what is left out and why, and what is never asked for."""
+"""Photos from a server that misbehaves: what is accepted, what is rejected and why, and what is never requested."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_killed_run_fetches_nothing_twice(server: Server, tmp_path: Path) -> N
     write_products(tmp_path / "products.csv", server, names)
     command = [sys.executable, "-m", "data.ingest", str(tmp_path / "products.csv"), "-o", str(tmp_path / "out"), "--json"]
     command += ["--allow-hosts", server.host, "--connections", "4", "--per-host", "4", "--retries", "0", "--processes", "1"]
-    kept = tmp_path / ".out.ingest" / "downloads"
+    stored = tmp_path / ".out.ingest" / "downloads"
     whole: set[str] = set()
     for target in (15, 40):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -253,7 +253,7 @@ def test_a_killed_run_fetches_nothing_twice(server: Server, tmp_path: Path) -> N
             from data.ingest.download_store import url_key
 
             key = url_key(f"{server.url}/{name}")
-            if (kept / key[:2] / key).exists():
+            if (stored / key[:2] / key).exists():
                 whole.add(f"/{name}")
         counted = dict(server.requests)
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

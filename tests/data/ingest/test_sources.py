@@ -239,7 +239,7 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence(tmp_path: Path, monkeypatch
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match=r"someone/scarves is neither here nor to be had from the hub \(no route\)"):
+    with pytest.raises(UserError, match=r"someone/scarves is neither a local path nor on the hub \(no route\)"):
         take("someone/scarves", tmp_path / "out")
 
 
@@ -473,7 +473,7 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
         ("rows.xlsx", b"PK", "no known kind"),
     ],
 )
-def test_a_broken_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_corrupt_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
         take(tmp_path / name, tmp_path / "out")

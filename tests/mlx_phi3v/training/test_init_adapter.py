@@ -106,7 +106,7 @@ def test_an_adapter_of_another_base_is_refused(config: TrainConfig, make_checkpo
 
 
 def test_a_folder_without_an_adapter_is_named_with_its_flag(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--init-adapter .*nothing is no adapter and no training run"):
+    with pytest.raises(UserError, match=r"--init-adapter .*nothing is neither an adapter nor a training run"):
         train(replace(config, init_adapter=str(tmp_path / "nothing")))
 
 
@@ -126,7 +126,7 @@ def test_such_a_run_is_resumed_without_its_first_adapter(
 
 def test_another_adapter_half_way_is_refused(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     begun = interrupted(config, monkeypatch)
-    with pytest.raises(UserError, match="--resume goes on with the adapter of OUTPUT/last; leave --init-adapter out"):
+    with pytest.raises(UserError, match="--resume continues with the adapter of OUTPUT/last; leave --init-adapter out"):
         train(replace(begun, init_adapter=str(tmp_path / "other")))
     with pytest.raises(UserError, match="r was 3 and is now 8"):
         train(replace(begun, init_adapter=None, r=8))

@@ -1,4 +1,4 @@
-"""A run goes on where it stopped: what only saves memory may change, and what changes the rate is said."""
+"""A run continues where it stopped: settings that only save memory may change, and a changed learning rate is reported."""
 
 from __future__ import annotations
 
@@ -252,10 +252,10 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(config: TrainConfig, monkey
     tensors = load_file(path)
     lost = min(tensors)
     save_file({key: value for key, value in tensors.items() if key != lost}, path, {"format": "pt"})
-    with pytest.raises(UserError, match=rf"checkpoint .*step-000002 is damaged \(tensor {lost} is missing\)"):
+    with pytest.raises(UserError, match=rf"checkpoint .*step-000002 is corrupt \(tensor {lost} is missing\)"):
         train(begun)
     save_file({key: value[:1] if key == lost else value for key, value in tensors.items()}, path, {"format": "pt"})
-    with pytest.raises(UserError, match=rf"damaged \(tensor {lost} is \[1, \d+\], not \[4, \d+\]\)"):
+    with pytest.raises(UserError, match=rf"corrupt \(tensor {lost} is \[1, \d+\], not \[4, \d+\]\)"):
         train(begun)
     assert set(adapter_of(begun.output, "best")) <= set(
         adapter_shapes(load_model_config(config.model), config.adapter()).tensors

@@ -112,7 +112,7 @@ def test_a_photo_that_cannot_be_read_is_named_where_it_matters(checkpoint: Path,
     measured = measure_rows(split, maker)
     assert measured.unreadable.tolist() == [3] and measured.lengths(4, maker.config.vision).tokens[3] == 0
     assert (np.delete(measured.lengths(4, maker.config.vision).tokens, 3) > 0).all()
-    with pytest.raises(UserError, match=r"picture .*\.png cannot be read"):
+    with pytest.raises(UserError, match=r"photo .*\.png cannot be read"):
         measured.require_readable(split)
 
 

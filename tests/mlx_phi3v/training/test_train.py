@@ -315,10 +315,10 @@ def test_another_base_under_the_same_name_is_refused(begun: TrainConfig, make_ch
         train(replace(begun, model=str(other)))
 
 
-def test_a_damaged_checkpoint_is_named(begun: TrainConfig) -> None:
+def test_a_corrupt_checkpoint_is_named(begun: TrainConfig) -> None:
     file = begun.output / "last" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(UserError, match=r"checkpoint .*step-000002 is damaged"):
+    with pytest.raises(UserError, match=r"checkpoint .*step-000002 is corrupt"):
         train(begun)
 
 
@@ -344,7 +344,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rows_and_checkpoint(
 
 
 @pytest.mark.parametrize("val_rows", [0, 3])
-def test_a_rate_that_is_far_too_high_leaves_no_broken_checkpoint(config: TrainConfig, val_rows: int) -> None:
+def test_a_rate_that_is_far_too_high_leaves_no_unusable_checkpoint(config: TrainConfig, val_rows: int) -> None:
     wild = replace(config, learning_rate=1e30, warmup_steps=0, save_every=1, val_rows=val_rows, steps_per_eval=1)
     with pytest.raises(UserError, match=r"(validation loss|loss after the update|loss) is .*no checkpoint was written yet"):
         train(wild)
