@@ -17,9 +17,9 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
-from .adapters import AdapterConfig
+from .adapters import AdapterArgs
 from .batches import Batch
-from .config import ModelConfig
+from .config import ModelArgs
 from .errors import UserError
 from .linux_malloc import keep_freed_memory
 
@@ -31,7 +31,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerArgs:
     """AdamW with bias correction and decoupled weight decay."""
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -51,20 +51,20 @@ class Backend(Protocol):
     """A loaded model: it takes an adapter, trains it, and answers."""
 
     name: str
-    config: ModelConfig
+    config: ModelArgs
     folder: Path
     dtype: str
 
     def device_info(self) -> dict[str, Any]:
         """Name, chip, dtype, BLAS, TF32, threads: what a run's manifest records of the machine."""
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """Put a LoRA adapter (PEFT keys, fp32) on the base model. Call once."""
 
     def adapter_tensors(self) -> dict[str, np.ndarray]:
         """The adapter's current tensors (PEFT keys, fp32)."""
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """Make the optimiser for the adapter's tensors and set the gradients to zero."""
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:

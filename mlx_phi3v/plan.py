@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import cli
-from .adapters import AdapterConfig
+from .adapters import AdapterArgs
 from .backend import set_up
 from .batches import ExampleMaker
 from .catalogue import Catalogue, ImageSizes
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .cli import option
-from .config import ModelConfig, Quantization, load_model_config
+from .config import ModelArgs, Quantization, load_model_config
 from .errors import UserError, run_cli
 from .progress import result
 from .prompts import PromptProcessor
@@ -71,7 +71,7 @@ class PlanConfig(TrainConfig):
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
 
 
-def measure(config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
+def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
     """The rows of the catalogue, or the one photo that is described."""
     if config.data is not None:
         catalogue = Catalogue(config.data)
@@ -120,13 +120,13 @@ class Choice:
     """A smaller run, and the change that makes it smaller."""
 
     change: str
-    model: ModelConfig
+    model: ModelArgs
     shape: BatchShape
     training: StepSettings
 
 
 def smaller(
-    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings
+    config: PlanConfig, model: ModelArgs, rows: MeasuredRows, shape: BatchShape, training: StepSettings
 ) -> Iterator[Choice]:
     """The run as asked for, then with one more change each time, the mildest first."""
     yield Choice("", model, shape, training)
@@ -150,7 +150,7 @@ def smaller(
 
 
 def advice(
-    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings, limit: int
+    config: PlanConfig, model: ModelArgs, rows: MeasuredRows, shape: BatchShape, training: StepSettings, limit: int
 ) -> str | None:
     """What to change so that the run fits into `limit` bytes: "" for nothing, None where no change helps."""
     for choice in smaller(config, model, rows, shape, training):
@@ -166,7 +166,7 @@ def advice(
     return None
 
 
-def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
+def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[PlanConfig, AdapterArgs]:
     """The settings with rank, alpha and targets filled in, and the adapter. Raises UserError if --init-adapter does not fit."""
     if config.init_adapter is None:
         return config.with_lora_defaults(), config.adapter()

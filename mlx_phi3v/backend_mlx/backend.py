@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 from mlx.utils import tree_flatten, tree_map
 
-from ..adapters import AdapterConfig, adapter_shapes
-from ..backend import Forward, OptimizerConfig, without_dropout
+from ..adapters import AdapterArgs, adapter_shapes
+from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
-from ..config import ModelConfig
+from ..config import ModelArgs
 from ..prompts import IGNORE
 from . import lora
 from .arrays import leaves, scalar, set_leaf, to_numpy
@@ -44,7 +44,7 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: Phi3VForCausalLM, config: ModelConfig, folder: Path, dtype: str) -> None:
+    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str) -> None:
         self.model = model
         self.config = config
         self.folder = folder
@@ -72,7 +72,7 @@ class MLXBackend:
             "threads": psutil.cpu_count(),
         }
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """See `backend.Backend`."""
         self.keys = sorted(adapter_shapes(self.config, adapter).tensors)
         lora.add_lora(self.model, self.config, adapter, tensors, trainable)
@@ -82,7 +82,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.model, self.keys)
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.keys)

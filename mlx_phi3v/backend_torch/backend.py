@@ -14,10 +14,10 @@ import torch
 import torch.distributed
 from transformers import DynamicCache
 
-from ..adapters import AdapterConfig
-from ..backend import Forward, OptimizerConfig, without_dropout
+from ..adapters import AdapterArgs
+from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
-from ..config import ModelConfig
+from ..config import ModelArgs
 from ..prompts import IGNORE
 from . import lora
 from .cache import Cache, prefill_mask
@@ -41,7 +41,7 @@ class TorchBackend:
     def __init__(
         self,
         model: Phi3VForCausalLM,
-        config: ModelConfig,
+        config: ModelArgs,
         folder: Path,
         dtype: str,
         device: torch.device,
@@ -77,7 +77,7 @@ class TorchBackend:
             "threads": torch.get_num_threads(),
         }
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """See `backend.Backend`."""
         self.peft = lora.add_lora(self.model, self.config, adapter, tensors, trainable)
         self.parameters = lora.parameters_by_key(self.peft)
@@ -87,7 +87,7 @@ class TorchBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.peft)
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.parameters)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
-from ..config import ModelConfig, load_model_config
+from ..config import ModelArgs, load_model_config
 from .backend import TorchBackend, join_ranks
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
@@ -45,7 +45,7 @@ def load(
     return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
 
 
-def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelConfig) -> torch.Tensor:
+def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs) -> torch.Tensor:
     """One tensor of the checkpoint, unpacked where it is quantised."""
 
     def read(key: str) -> torch.Tensor:

@@ -7,12 +7,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from ..adapters import AdapterConfig, adapter_shapes
-from ..config import ModelConfig
+from ..adapters import AdapterArgs, adapter_shapes
+from ..config import ModelArgs
 
 
 def add_lora(
-    model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
+    model: nn.Module, config: ModelArgs, adapter: AdapterArgs, tensors: dict[str, np.ndarray], trainable: bool
 ) -> PeftModel:
     """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
     shapes = adapter_shapes(config, adapter)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import rope
 from ..checkpoint.layout import VISION
-from ..config import CROPS_AT_ONCE, ModelConfig
+from ..config import CROPS_AT_ONCE, ModelArgs
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
 from .vision import VisionModel
@@ -38,7 +38,7 @@ def parameter_name(tensor: str) -> str:
 class ImageProcessorModule(nn.Module):
     """Only a name in the checkpoint: `img_processor.vision_model`."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         self.vision_model = VisionModel(config.vision, attn_implementation)
 
@@ -46,7 +46,7 @@ class ImageProcessorModule(nn.Module):
 class ImageEmbedding(nn.Module):
     """Crops -> a table of projected features, from which every image token is one row."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         size = 4 * config.vision.hidden_size
         self.config = config
@@ -83,7 +83,7 @@ class ImageEmbedding(nn.Module):
 class Phi3VModel(nn.Module):
     """Embeddings, decoder layers and final norm."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         self.config = config
         phi3 = phi3_config(config, attn_implementation)
@@ -132,7 +132,7 @@ class Phi3VModel(nn.Module):
 class Phi3VForCausalLM(nn.Module):
     """The whole model; attribute paths are the checkpoint's keys."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str = "sdpa") -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str = "sdpa") -> None:
         super().__init__()
         self.config = config
         self.model = Phi3VModel(config, attn_implementation)

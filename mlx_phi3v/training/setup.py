@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..adapters import AdapterConfig, adapter_shapes, init_adapter
-from ..backend import Backend, OptimizerConfig, load_backend
+from ..adapters import AdapterArgs, adapter_shapes, init_adapter
+from ..backend import Backend, OptimizerArgs, load_backend
 from ..batches import ExampleMaker
 from ..catalogue import Catalogue, Split
 from ..checkpoint.fingerprint import base_fingerprint
@@ -35,7 +35,7 @@ class Setup:
 
     config: TrainConfig
     backend: Backend
-    adapter: AdapterConfig
+    adapter: AdapterArgs
     task: TrainedTask
     checkpoints: Checkpoints
     state: TrainState
@@ -113,7 +113,7 @@ def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
     return _Base(catalogue, split, backend, base_fingerprint(folder), maker)
 
 
-def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterConfig, Tensors]:
+def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterArgs, Tensors]:
     """The settings with rank, alpha and targets filled in, the adapter's configuration, and the tensors it starts from."""
     model = base.backend.config
     if config.init_adapter is None:
@@ -134,7 +134,7 @@ def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
     return measured.lengths(base.maker.num_crops, base.maker.config.vision)
 
 
-def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterConfig) -> FeatureCache | None:
+def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterArgs) -> FeatureCache | None:
     if config.feature_cache is None:
         return None
     if adapter.trains_image_side(base.backend.config):
@@ -171,10 +171,10 @@ def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, pas
     return replace(saved.state, settings=_begin(config, base, order)[0].settings), total
 
 
-def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterConfig, tensors: Tensors, passes: Passes) -> None:
+def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterArgs, tensors: Tensors, passes: Passes) -> None:
     backend.set_adapter(adapter, tensors, trainable=True)
     backend.start_training(
-        OptimizerConfig((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
+        OptimizerArgs((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
         grad_checkpoint=passes.grad_checkpoint,
     )
 

@@ -22,7 +22,7 @@ from eval.predict.settings import PredictConfig
 from eval.report.phrases import inputs
 from eval.runs.run import Run
 from mlx_phi3v import batches, photo
-from mlx_phi3v.adapters import AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
     sample.main(["--output", str(folder / "catalogue"), "--products", "40", "--seed", "3", "--validation", "4", "--test", "20"])
     base = resolve_model("tiny")
-    config, adapter = load_model_config(base), AdapterConfig(r=4, lora_alpha=4)
+    config, adapter = load_model_config(base), AdapterArgs(r=4, lora_alpha=4)
     tensors = init_adapter(config, adapter, seed=0)
     random = np.random.default_rng(0)
     for name, tensor in tensors.items():

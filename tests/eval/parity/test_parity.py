@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from eval.parity.__main__ import main
 from eval.parity.checks import TOLERANCES, Check, check, cosine_distance, mismatch, relative_error
 from eval.parity.golden import check_backend, load_cases, optimizer_settings
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
+from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.crops import pad_crops, process_image
 from mlx_phi3v.decoding import generate
@@ -82,12 +82,12 @@ def record(folder: Path, source: Path) -> None:
 
 
 def _record_training(folder: Path) -> None:
-    adapter = AdapterConfig(r=2, lora_alpha=4, target_modules=LANGUAGE)
+    adapter = AdapterArgs(r=2, lora_alpha=4, target_modules=LANGUAGE)
     backend = load_backend("torch", folder / "checkpoint", dtype="float32")
     tensors = init_adapter(backend.config, adapter, 1)
     save_adapter(folder / "adapter_init", adapter, tensors, "")
     backend.set_adapter(adapter, tensors, trainable=True)
-    backend.start_training(OptimizerConfig((0.8, 0.99), 1e-8, 0.02), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs((0.8, 0.99), 1e-8, 0.02), grad_checkpoint=False)
     steps = []
     for i, case in enumerate(load_cases(folder)):
         batch = collate([case.example], backend.config)
@@ -232,5 +232,5 @@ def test_errors_are_measured_and_nan_never_passes() -> None:
 
 def test_the_optimiser_is_read_from_its_description() -> None:
     text = json.loads((GOLDEN / "training.json").read_text())["optimizer"]
-    assert optimizer_settings(text) == (5e-3, OptimizerConfig((0.9, 0.999), 1e-8, 0.01), 1.0)
-    assert optimizer_settings("AdamW lr=1e-4") == (1e-4, OptimizerConfig((0.9, 0.999), 1e-8, 0.01), 0.0)
+    assert optimizer_settings(text) == (5e-3, OptimizerArgs((0.9, 0.999), 1e-8, 0.01), 1.0)
+    assert optimizer_settings("AdamW lr=1e-4") == (1e-4, OptimizerArgs((0.9, 0.999), 1e-8, 0.01), 0.0)

@@ -12,7 +12,7 @@ import pytest
 
 from eval.predict.__main__ import main
 from mlx_phi3v import photo as photo_module
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
@@ -66,7 +66,7 @@ def test_each_photo_is_read_once_and_decoded_at_most_once(
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    base, config = resolve_model("tiny"), AdapterConfig(r=2, target_modules=LANGUAGE)
+    base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
     save_adapter(tmp_path / "adapter", config, init_adapter(load_model_config(base), config, seed=0), base_fingerprint(base))
     return tmp_path / "adapter"
 
