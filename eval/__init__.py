@@ -1,1 +1,1 @@
-"""Scoring: predict, compare two runs, hold both backends against the published model."""
+"""Predict, score and compare runs; compare both backends with the published model."""

@@ -3,7 +3,7 @@
     python -m eval                       the sample catalogue, the tiny model, both backends
     python -m eval --output runs/two --products 3000 --backends mlx
 
-Nothing is downloaded. An interrupted run goes on where it stopped when the same command is given again. OUTPUT holds
+Nothing is downloaded. Give the same command again to resume an interrupted run. OUTPUT holds
 the catalogue, the converted model, both adapters, the predictions and report.html.
 """
 

@@ -1,4 +1,4 @@
-"""The name that `eval.import_run` had before: `python -m eval.bring` goes on working."""
+"""The earlier name of `eval.import_run`, so that `python -m eval.bring` works."""
 
 from .import_run import console
 

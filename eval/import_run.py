@@ -1,10 +1,10 @@
-"""Import predictions made elsewhere (another harness, by hand) as a run: CSV, TSV or JSONL.
+"""Import predictions made elsewhere (by another tool, by hand) as a run: CSV, TSV or JSONL.
 
     python -m eval.import_run --input preds.csv --data CATALOGUE --split test --output RUN --text answer
     python -m eval.import_run --input preds.jsonl --data CATALOGUE --output RUN --fields title=name full_price=price
 
-Either one column holds the whole answer (`--text`), read by the catalogue's task, or each field has its column
-(`--fields`; without it, columns named as the fields). True values come from the catalogue, by id.
+One column holds the whole answer (`--text`), which the catalogue's task parses, or each field has its own column
+(`--fields`; by default the columns named as the fields). True values come from the catalogue, by id.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_folder
-from mlx_phi3v.task import Field, Task, clean_text, is_missing
+from mlx_phi3v.task import Field, ParsedField, Task, clean_text, is_missing
 
 from .runs.manifest import split_hash
-from .runs.prediction import predicted_values, true_values
+from .runs.prediction import Prediction, true_values
 from .runs.run import Run
 from .runs.writer import RunWriter
 
@@ -38,20 +38,20 @@ class ImportConfig:
     """Settings of an import."""
 
     input: Path = option(help="predictions as .csv, .tsv or .jsonl")
-    data: Path = option(help="the catalogue they were made on")
+    data: Path = option(help="the catalogue of the predictions")
     output: Path = option(help="the run folder to write")
     split: str = option("test", help="the catalogue's split")
-    id: str = option("id", help="column with the product's id")
+    id: str = option("id", help="column with the row's id")
     text: str | None = option(None, help="column with the whole answer")
     fields: tuple[str, ...] = option((), help="FIELD=COLUMN pairs, where each field has its own column")
     label: str | None = option(None, help="what to call the run (default: the input's name)")
-    partial: bool = option(False, help="accept that rows of the split have no prediction")
+    partial: bool = option(False, help="accept rows of the split without a prediction")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, columns) of a CSV, TSV or JSONL file.
 
-    Raises UserError where the file is missing, of another kind, or a line does not read.
+    Raises UserError where the file is missing, of another kind, or a line cannot be parsed.
     """
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl"):
@@ -86,17 +86,17 @@ def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def read_field(item: Field, value: Any) -> dict[str, Any]:
-    """A field's value as another harness gave it: a number may be text ("1,299.00"); empty is missing."""
+def parse_field(item: Field, value: Any) -> ParsedField:
+    """A field's value as another tool gave it: a number may be text ("1,299.00"); empty is missing."""
     if is_missing(value):
-        return {"value": None, "status": "missing"}
+        return ParsedField(None, "missing")
     if item.kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return {"value": float(value), "status": "ok"}
+        return ParsedField(float(value), "ok")
     if item.kind != "number":
-        return {"value": clean_text(str(value)), "status": "ok"}
-    # The task's own reading of one value, so that an imported price and a predicted one follow the same rule.
+        return ParsedField(clean_text(str(value)), "ok")
+    # Parsed as the task parses an answer, so that an imported price and a predicted one follow the same rule.
     alone = Task((item,), "", f"{item.name}: {{{item.name}}}")
-    return predicted_values(alone, f"{item.name}: {value}", truncated=False)[item.name]
+    return alone.parse(f"{item.name}: {value}")[item.name]
 
 
 def import_run(settings: ImportConfig) -> Run:
@@ -111,7 +111,7 @@ def import_run(settings: ImportConfig) -> Run:
     columns = _columns(settings, task)
     seen: dict[str, int] = {}
     manifest = {
-        "backend": "brought",
+        "backend": "brought",  # as in runs of earlier versions
         "label": settings.label or settings.input.stem,
         "hashes": {"catalogue": catalogue.fingerprint, "split": split_hash(task, iter(rows.values()))},
         "settings": {},
@@ -159,19 +159,18 @@ def _prediction(
     task: Task,
     columns: Mapping[str, str],
     number: int,
-) -> dict[str, Any]:
-    prediction: dict[str, Any] = {"id": identity, "true": true_values(task, row)}
+) -> Prediction:
+    true, image = true_values(task, row), next(iter(row["images"]), None)
     if settings.text:
         text = str(_cell(given, settings.text, settings.input, number) or "")
-        prediction |= {"predicted": predicted_values(task, text, truncated=False), "text": text}
-    else:
-        prediction["predicted"] = {
-            item.name: read_field(item, _cell(given, columns[item.name], settings.input, number))
-            if item.name in columns
-            else {"value": None, "status": "missing"}
-            for item in task.fields
-        }
-    return prediction | {"image": next(iter(row["images"]), None)}
+        return Prediction(identity, true, task.parse(text), text, image=image)
+    predicted = {
+        item.name: parse_field(item, _cell(given, columns[item.name], settings.input, number))
+        if item.name in columns
+        else ParsedField(None, "missing")
+        for item in task.fields
+    }
+    return Prediction(identity, true, predicted, image=image)
 
 
 def _cell(given: Mapping[str, Any], column: str, path: Path, number: int) -> Any:

@@ -1,8 +1,8 @@
-"""Put the shards of one run, made on several machines, together.
+"""Merge the shards of one run, made on several machines.
 
     python -m eval.merge SHARD_1 SHARD_2 ... --output RUN
 
-Shards must have been asked the same (hashes, settings, task) and be all of 1/n to n/n; rows must not repeat.
+Shards must have the same hashes, settings and task, and be all of 1/n to n/n. Rows must not repeat.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class MergeConfig:
 def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) -> Run:
     """Write all shards' rows as one run.
 
-    Raises UserError where shards differ in what they were asked, one is missing, given twice or unfinished, or a
-    row stands in two of them. `output` appears whole or not at all.
+    Raises UserError where shards differ in data, prompt or decoding, one is missing, given twice or unfinished, or a
+    row is in two of them. `output` appears whole or not at all.
     """
     first = shards[0]
     for shard in shards[1:]:
@@ -59,9 +59,11 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
         with RunWriter.open(temporary, manifest) as writer:
             for shard in shards:
                 for _, row in shard.stream():
-                    if row["id"] in came_from:
-                        raise UserError(f"row {row['id']!r} stands in {came_from[row['id']]} and again in {shard.path}")
-                    came_from[row["id"]] = shard.path
+                    if row.id in came_from:
+                        raise UserError(
+                            f"row {row.id!r} is in {came_from[row.id]} and again in {shard.path}; give each row once"
+                        )
+                    came_from[row.id] = shard.path
                     writer.write(row)
             writer.finish(seconds=sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards))
         if not complete:
@@ -70,7 +72,7 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
 
 
 def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
-    """Whether the shards are all there and finished; UserError where not and `partial` is false."""
+    """Whether all shards are there and finished. Raises UserError where not and `partial` is false."""
     numbers: list[tuple[int, int]] = []
     missing: list[str] = []
     for shard in shards:
@@ -80,7 +82,7 @@ def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
         numbers.append((i, n))
     of = {n for _, n in numbers}
     if len(of) != 1:
-        raise UserError(f"shards of different divisions ({', '.join(f'{i}/{n}' for i, n in numbers)}) make no run")
+        raise UserError(f"shards {', '.join(f'{i}/{n}' for i, n in numbers)} differ in n; give those of one n")
     n = of.pop()
     for i in range(1, n + 1):
         count = sum(number == i for number, _ in numbers)
@@ -90,7 +92,7 @@ def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
             missing.append(f"shard {i}/{n} is missing")
     missing += [f"{shard.path} is unfinished" for shard in shards if not shard.finished]
     if missing and not partial:
-        raise UserError(f"{'; '.join(missing)}; finish them, or merge what there is with --partial")
+        raise UserError(f"{'; '.join(missing)}; finish them, or give --partial")
     return not missing
 
 

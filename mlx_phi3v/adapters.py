@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
 from .checkpoint.layout import expected_tensors, is_unused
-from .config import ModelConfig
+from .config import ModelArgs
 from .errors import UserError
 from .files import read_json, write_json, write_tensors
 
@@ -33,7 +33,7 @@ LM_HEAD = ("lm_head",)
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterArgs:
     """Which modules are trained, and how: the part of PEFT's LoraConfig that is supported."""
 
     r: int = 16
@@ -57,7 +57,7 @@ class AdapterConfig:
             return re.fullmatch(self.target_modules, module) is not None
         return _ends_with(module, self.target_modules)
 
-    def trains_image_side(self, config: ModelConfig) -> bool:
+    def trains_image_side(self, config: ModelArgs) -> bool:
         """Whether the image side is trained: tower, projector or separators."""
         return any(name.startswith("model.vision_embed_tokens.") for name in adapter_shapes(config, self).modules)
 
@@ -85,7 +85,7 @@ def saved_key(tensor: str) -> str:
     return PREFIX + (tensor + ".weight" if tensor.endswith(SEPARATORS) else tensor)
 
 
-def adapter_shapes(config: ModelConfig, adapter: AdapterConfig) -> AdapterShapes:
+def adapter_shapes(config: ModelArgs, adapter: AdapterArgs) -> AdapterShapes:
     """The tensors of an adapter of this configuration for this model. Raises UserError if no module matches."""
     lora: dict[str, tuple[int, int]] = {}
     saved: dict[str, tuple[int, ...]] = {}
@@ -114,7 +114,7 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
     return kind == "weight" and len(shape) == 2 and "embed" not in module.rpartition(".")[2]
 
 
-def init_adapter(config: ModelConfig, adapter: AdapterConfig, seed: int) -> dict[str, np.ndarray]:
+def init_adapter(config: ModelArgs, adapter: AdapterArgs, seed: int) -> dict[str, np.ndarray]:
     """Fresh LoRA tensors, the same on both backends: A uniform in +-1/sqrt(in) (PEFT's Kaiming rule), B zero.
 
     Fully trained tensors are not in it: they start from the checkpoint.
@@ -128,7 +128,7 @@ def init_adapter(config: ModelConfig, adapter: AdapterConfig, seed: int) -> dict
     return tensors
 
 
-def save_adapter(folder: Path, adapter: AdapterConfig, tensors: dict[str, np.ndarray], fingerprint: str) -> None:
+def save_adapter(folder: Path, adapter: AdapterArgs, tensors: dict[str, np.ndarray], fingerprint: str) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, as `peft.PeftModel` reads them."""
     values: dict[str, Any] = {
         "peft_type": "LORA", "task_type": None, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
@@ -170,7 +170,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     return {key: value.astype(np.float32) for key, value in tensors.items()}, made_for
 
 
-def load_adapter(path: Path | str, config: ModelConfig, fingerprint: str) -> tuple[AdapterConfig, dict[str, np.ndarray]]:
+def load_adapter(path: Path | str, config: ModelArgs, fingerprint: str) -> tuple[AdapterArgs, dict[str, np.ndarray]]:
     """Read an adapter and check it against the base model.
 
     Raises UserError if it is corrupt, of an unsupported kind, trained on another base model, or if a tensor does not fit.
@@ -195,7 +195,7 @@ _UNSUPPORTED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _read_config(folder: Path) -> AdapterConfig:
+def _read_config(folder: Path) -> AdapterArgs:
     """Read `adapter_config.json`. Raises UserError if it is not plain LoRA."""
     raw = read_json(folder / CONFIG_FILE, "adapter configuration")
     if isinstance(raw, dict) and raw.get("peft_type", "LORA") != "LORA":
@@ -213,7 +213,7 @@ def _read_config(folder: Path) -> AdapterConfig:
             "path_initial_model_for_weight_conversion, which turns it into plain LoRA"
         )
     targets = raw.get("target_modules") or ()
-    return AdapterConfig(
+    return AdapterArgs(
         r=int(raw["r"]),
         lora_alpha=raw["lora_alpha"],
         lora_dropout=float(raw.get("lora_dropout") or 0.0),

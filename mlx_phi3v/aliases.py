@@ -1,7 +1,7 @@
 """What other tools call the flags of this package, in one place; docs/flags.md shows it as a table.
 
 The names are those of mlx-lm 0.32 (`lora`, `generate`, `convert`, `fuse`), mlx-vlm 0.7 (`train`, `generate`, `convert`),
-transformers 5 (`TrainingArguments`), TRL (`ModelConfig`, `SFTConfig`), peft (`LoraConfig`) and 2U1/Phi3-Vision-Finetune.
+transformers 5 (`TrainingArguments`), TRL (`ModelArgs`, `SFTConfig`), peft (`LoraConfig`) and 2U1/Phi3-Vision-Finetune.
 An alias works as a flag, with - or _, and as a YAML key.
 """
 

@@ -5,29 +5,33 @@ Arguments and results are numpy or plain Python, so that training, decoding and 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
-from .adapters import AdapterConfig
+from .adapters import AdapterArgs
 from .batches import Batch
-from .config import ModelConfig
+from .config import ModelArgs
 from .errors import UserError
 from .linux_malloc import keep_freed_memory
 
 BACKENDS = ("mlx", "torch")
+P = ParamSpec("P")
+R = TypeVar("R")
 DTYPES = ("float32", "bfloat16", "float16")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerArgs:
     """AdamW with bias correction and decoupled weight decay."""
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -47,20 +51,20 @@ class Backend(Protocol):
     """A loaded model: it takes an adapter, trains it, and answers."""
 
     name: str
-    config: ModelConfig
+    config: ModelArgs
     folder: Path
     dtype: str
 
     def device_info(self) -> dict[str, Any]:
         """Name, chip, dtype, BLAS, TF32, threads: what a run's manifest records of the machine."""
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """Put a LoRA adapter (PEFT keys, fp32) on the base model. Call once."""
 
     def adapter_tensors(self) -> dict[str, np.ndarray]:
         """The adapter's current tensors (PEFT keys, fp32)."""
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """Make the optimiser for the adapter's tensors and set the gradients to zero."""
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
@@ -109,6 +113,23 @@ class Backend(Protocol):
         """Sum of `values` over all ranks."""
 
 
+def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
+    """A backend's method with its model in evaluation mode; after it the model is in the mode that it was in."""
+
+    @functools.wraps(method)
+    def evaluating(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = cast(Any, args[0]).whole_model
+        if not model.training:
+            return method(*args, **kwargs)
+        model.eval()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            model.train()
+
+    return evaluating
+
+
 def set_up(name: str) -> None:
     """Prepare this process for a backend, before its framework is imported. Idempotent; a Mac needs nothing.
 
@@ -142,6 +163,6 @@ def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options
             f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
         )
     set_up(name)
-    module = importlib.import_module(f"mlx_phi3v.backend_{name}.backend")
+    module = importlib.import_module(f"mlx_phi3v.backend_{name}.loading")
     backend: Backend = module.load(folder, dtype=dtype, **options)
     return backend

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import CROP_SIZE, ModelConfig
+from .config import CROP_SIZE, ModelArgs
 from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .errors import UserError
 from .photo import Photo, photo_size
@@ -59,7 +59,7 @@ class Batch:
         return int(self.attention_mask.size - self.attention_mask.sum())
 
 
-def collate(examples: Sequence[Example], config: ModelConfig, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
+def collate(examples: Sequence[Example], config: ModelArgs, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
     """Pad `examples` to one length: on the right for training, on the left for generation."""
     length = max(len(e.input_ids) for e in examples)
     images = [image for e in examples for image in e.images]
@@ -102,7 +102,7 @@ class ExampleMaker:
     def __init__(
         self,
         prompts: PromptProcessor,
-        config: ModelConfig,
+        config: ModelArgs,
         task: Task,
         num_crops: int,
         max_length: int | None = None,

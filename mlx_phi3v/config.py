@@ -20,7 +20,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionArgs:
     """The CLIP tower (`img_processor.clip` in `config.json`; ViT-L/14 at 336 pixels where it is absent)."""
 
     hidden_size: int = 1024
@@ -58,7 +58,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelArgs:
     """Phi-3-V as `config.json` describes it."""
 
     vocab_size: int = 32064
@@ -76,7 +76,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     hd_transform_order: str = "sub_glb"
     num_crops: int = 16
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    vision: VisionArgs = field(default_factory=VisionArgs)
     quantization: Quantization | None = None
 
     @property
@@ -105,7 +105,7 @@ def _take(cls: type, values: Mapping[str, Any], where: Path) -> dict[str, Any]:
     return taken
 
 
-def load_model_config(folder: Path | str) -> ModelConfig:
+def load_model_config(folder: Path | str) -> ModelArgs:
     """Read `config.json` (and `num_crops` from `preprocessor_config.json`) of a checkpoint folder.
 
     Raises UserError if the folder is not a Phi-3-V checkpoint, or is of a variant that was never published.
@@ -113,14 +113,14 @@ def load_model_config(folder: Path | str) -> ModelConfig:
     folder = Path(folder)
     path = folder / "config.json"
     raw = _read_config(folder, path)
-    values = _take(ModelConfig, raw, path)
-    values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelConfig.num_attention_heads))
+    values = _take(ModelArgs, raw, path)
+    values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelArgs.num_attention_heads))
     values |= _rope_factors(raw.get("rope_scaling"), path)
     values["hd_transform_order"] = _hd_transform_order(raw.get("embd_layer") or {}, path)
-    values["vision"] = VisionConfig(**_take(VisionConfig, (raw.get("img_processor") or {}).get("clip", {}), path))
+    values["vision"] = VisionArgs(**_take(VisionArgs, (raw.get("img_processor") or {}).get("clip", {}), path))
     values["quantization"] = _quantization(raw.get("quantization"), path)
     values |= _num_crops(folder / "preprocessor_config.json")
-    config = ModelConfig(**values)
+    config = ModelArgs(**values)
     _check(config, path)
     return config
 
@@ -181,13 +181,13 @@ def _num_crops(path: Path) -> dict[str, int]:
     """`num_crops` of the image processor; nothing where the file is not there."""
     if not path.is_file():
         return {}
-    num_crops = read_json(path, "image processor configuration").get("num_crops", ModelConfig.num_crops)
+    num_crops = read_json(path, "image processor configuration").get("num_crops", ModelArgs.num_crops)
     if type(num_crops) is not int or num_crops < 1:
         raise UserError(f"{path}: num_crops is {num_crops!r}; it must be a whole number of 1 or more")
     return {"num_crops": num_crops}
 
 
-def _check(config: ModelConfig, path: Path) -> None:
+def _check(config: ModelArgs, path: Path) -> None:
     vision = config.vision
     for part in (config, vision):
         for item in fields(part):

@@ -24,7 +24,7 @@ from .checkpoint.hub import resolve_model
 from .checkpoint.layout import expected_tensors, is_quantized
 from .checkpoint.writer import ShardWriter, copy_processor
 from .cli import option
-from .config import ModelConfig, load_model_config
+from .config import ModelArgs, load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
 from .progress import Progress, result, say
@@ -72,7 +72,7 @@ def _check_sizes(config: ConvertConfig) -> None:
         )
 
 
-def _check_source(config: ConvertConfig, model: ModelConfig) -> None:
+def _check_source(config: ConvertConfig, model: ModelArgs) -> None:
     """Raise UserError where the model is packed already, or its widths cannot be packed in such groups."""
     if model.quantization:
         raise UserError(f"{config.hf_path} is already quantised; convert from the published weights")

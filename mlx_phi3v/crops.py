@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, VisionConfig
+from .config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, VisionArgs
 from .errors import UserError
 
 
@@ -149,14 +149,14 @@ def process_image(image: Image.Image, num_crops: int) -> ProcessedImage:
     return ProcessedImage(np.concatenate([resize_bicubic(pixels, CROP_SIZE, CROP_SIZE)[None], crops]), (h, w))
 
 
-def image_token_count(grid: tuple[int, int], vision: VisionConfig) -> int:
+def image_token_count(grid: tuple[int, int], vision: VisionArgs) -> int:
     """Tokens an image of h x w crops takes: (h*w + 1) * g^2 + 1 + (h + 1) * g."""
     (h, w), g = grid, vision.merged_grid
     return (h * w + 1) * g * g + 1 + (h + 1) * g
 
 
 def image_token_index(
-    grid: tuple[int, int], first_crop: int, last_crop: int, total_crops: int, vision: VisionConfig, order: str
+    grid: tuple[int, int], first_crop: int, last_crop: int, total_crops: int, vision: VisionArgs, order: str
 ) -> np.ndarray:
     """Where each token of an image comes from, int64 [image_token_count].
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .adapters import AdapterConfig, load_adapter, resolve_adapter
+from .adapters import AdapterArgs, load_adapter, resolve_adapter
 from .backend import Backend, load_backend
 from .batches import Example, collate
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
-from .config import ModelConfig
+from .config import ModelArgs
 from .prompts import IGNORE, PromptProcessor
 from .rope import uses_long_factor
 from .task import Task
@@ -140,11 +140,11 @@ def _prefill(backend: Backend, rows: Sequence[RowState]) -> tuple[np.ndarray, An
     return backend.prefill(collate([row.example for row in rows], backend.config, pad_left=True))
 
 
-def _goes_on(row: RowState, config: ModelConfig) -> bool:
+def _goes_on(row: RowState, config: ModelArgs) -> bool:
     return row.answer.finish != "end" and row.length < config.max_position_embeddings
 
 
-def _crosses(length: int, config: ModelConfig) -> bool:
+def _crosses(length: int, config: ModelArgs) -> bool:
     """Whether a text of so many tokens changes to the long RoPE factors with its next token."""
     return bool(uses_long_factor(config, length + 1)) and not bool(uses_long_factor(config, length))
 
@@ -165,7 +165,7 @@ class LoadedAdapter:
     """An adapter on a model: its folder, configuration and tensors (PEFT keys, fp32)."""
 
     folder: Path
-    config: AdapterConfig
+    config: AdapterArgs
     tensors: dict[str, np.ndarray] = field(repr=False)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, cli
-from .adapters import PREFIX, WEIGHTS_FILE, AdapterConfig, load_adapter, resolve_adapter, saved_key
+from .adapters import PREFIX, WEIGHTS_FILE, AdapterArgs, load_adapter, resolve_adapter, saved_key
 from .backend import set_up
 from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
@@ -48,7 +48,7 @@ class _Merge:
     """Merges one tensor of the base model -> the tensors to write: (name, dtype, shape, bytes) each."""
 
     tensors: dict[str, TensorInfo]
-    adapter: AdapterConfig
+    adapter: AdapterArgs
     deltas: dict[str, np.ndarray]
     packed: Quantization | None
     dequantize: bool

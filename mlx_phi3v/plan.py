@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import cli
-from .adapters import AdapterConfig
+from .adapters import AdapterArgs
 from .backend import set_up
 from .batches import ExampleMaker
 from .catalogue import Catalogue, ImageSizes
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .cli import option
-from .config import ModelConfig, Quantization, load_model_config
+from .config import ModelArgs, Quantization, load_model_config
 from .errors import UserError, run_cli
 from .progress import result
 from .prompts import PromptProcessor
@@ -47,7 +47,7 @@ from .training.footprint import (
     step_flops,
     weight_bytes,
 )
-from .training.init_adapter import load_init_adapter
+from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
 from .training.train_config import TrainConfig, step_settings
 
@@ -71,7 +71,7 @@ class PlanConfig(TrainConfig):
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
 
 
-def measure(config: PlanConfig, model: ModelConfig, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
+def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
     """The rows of the catalogue, or the one photo that is described."""
     if config.data is not None:
         catalogue = Catalogue(config.data)
@@ -120,13 +120,13 @@ class Choice:
     """A smaller run, and the change that makes it smaller."""
 
     change: str
-    model: ModelConfig
+    model: ModelArgs
     shape: BatchShape
     training: StepSettings
 
 
 def smaller(
-    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings
+    config: PlanConfig, model: ModelArgs, rows: MeasuredRows, shape: BatchShape, training: StepSettings
 ) -> Iterator[Choice]:
     """The run as asked for, then with one more change each time, the mildest first."""
     yield Choice("", model, shape, training)
@@ -143,15 +143,14 @@ def smaller(
             training = replace(step_settings(frozen), dtype=training.dtype, cpu=training.cpu)
             notes.append("--vision off --projector off")
             yield Choice(", ".join(notes), model, shape, training)
-    num_crops = config.num_crops or model.num_crops
     for fewer in (8, 4, 1):
-        if fewer < num_crops:
+        if fewer < (config.num_crops or model.num_crops):
             shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, shape, training)
 
 
 def advice(
-    config: PlanConfig, model: ModelConfig, rows: MeasuredRows, shape: BatchShape, training: StepSettings, limit: int
+    config: PlanConfig, model: ModelArgs, rows: MeasuredRows, shape: BatchShape, training: StepSettings, limit: int
 ) -> str | None:
     """What to change so that the run fits into `limit` bytes: "" for nothing, None where no change helps."""
     for choice in smaller(config, model, rows, shape, training):
@@ -167,7 +166,7 @@ def advice(
     return None
 
 
-def choose_adapter(config: PlanConfig, model: ModelConfig, folder: Path) -> tuple[PlanConfig, AdapterConfig]:
+def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[PlanConfig, AdapterArgs]:
     """The settings with rank, alpha and targets filled in, and the adapter. Raises UserError if --init-adapter does not fit."""
     if config.init_adapter is None:
         return config.with_lora_defaults(), config.adapter()
@@ -179,7 +178,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
     model, prompts = load_model_config(folder), PromptProcessor(folder)
-    num_crops = config.num_crops or model.num_crops
+    num_crops = choose_num_crops(config, model)
+    config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
     shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
     # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.

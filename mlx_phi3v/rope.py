@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .config import ModelConfig
+from .config import ModelArgs
 
 
-def inverse_frequencies(config: ModelConfig) -> np.ndarray:
+def inverse_frequencies(config: ModelArgs) -> np.ndarray:
     """Rows 0 (short) and 1 (long) of inverse frequencies, fp32 [2, head_dim / 2].
 
     inv_freq = 1 / (factor * theta^(2i/d)); without `rope_scaling` both rows are plain RoPE.
@@ -21,7 +21,7 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
     return np.stack([np.float32(1.0) / (row * base) for row in rows])
 
 
-def attention_scale(config: ModelConfig) -> float:
+def attention_scale(config: ModelArgs) -> float:
     """The factor on cos and sin: sqrt(1 + ln(max/orig) / ln(orig)), 1 where max <= orig or without scaling."""
     ratio = config.max_position_embeddings / config.original_max_position_embeddings
     if config.short_factor is None or ratio <= 1:
@@ -29,7 +29,7 @@ def attention_scale(config: ModelConfig) -> float:
     return math.sqrt(1 + math.log(ratio) / math.log(config.original_max_position_embeddings))
 
 
-def uses_long_factor(config: ModelConfig, length: Any) -> Any:
+def uses_long_factor(config: ModelArgs, length: Any) -> Any:
     """Whether a text of `length` tokens (max position + 1) takes the long factors; works on numbers and arrays.
 
     The published code picks once for a whole call of batch 1; here each row picks for itself, so that a row's

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_phi3v.adapters import AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
@@ -51,7 +51,7 @@ def space(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def adapter(checkpoint: Path, tmp_path: Path) -> Path:
     """A fresh adapter of the default checkpoint."""
-    config = AdapterConfig(r=2, base_model_name_or_path="the-base")
+    config = AdapterArgs(r=2, base_model_name_or_path="the-base")
     tensors = init_adapter(load_model_config(checkpoint), config, 0)
     save_adapter(tmp_path / "adapter", config, tensors, base_fingerprint(checkpoint))
     return tmp_path / "adapter"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.config import VisionConfig
+from mlx_phi3v.config import VisionArgs
 
 from .all_rows import AllRows
 from .figures import Description, histogram, quantiles
@@ -31,7 +31,7 @@ def describe(
     every = AllRows(catalogue, as_json)
     chosen = draw_rows(catalogue, every.rows, sample, seed)
     prompts, config = open_model(model)
-    vision = config.vision if config else VisionConfig()
+    vision = config.vision if config else VisionArgs()
     limit = max_length or (config.max_position_embeddings if config else None)
     rows = list(look_at_rows(chosen, task, prompts, as_json))
     sizes = [size for row in rows for size in row.sizes]

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
+from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.crops import crop_grid_of, image_token_count
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import open_photo
@@ -44,7 +44,7 @@ class SampledRow:
         return self.row["images"][0] if self.row["images"] and not self.problem else None
 
 
-def open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelConfig | None]:
+def open_model(folder: Path | None) -> tuple[PromptProcessor | None, ModelArgs | None]:
     """Tokenizer and configuration of a model's folder, where one is given."""
     return (None, None) if folder is None else (PromptProcessor(folder), load_model_config(folder))
 
@@ -90,7 +90,7 @@ def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
     return sizes, problem
 
 
-def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, limit: int | None) -> TokenFigures:
+def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionArgs, limit: int | None) -> TokenFigures:
     """Tokens of the sampled rows at one `num_crops`."""
     images = np.array([sum(_image_tokens(row, num_crops, vision)) for row in rows])
     totals = images + np.array([row.text_tokens for row in rows])
@@ -99,12 +99,12 @@ def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionConfig, 
     return TokenFigures(num_crops, int(p50), int(p95), int(totals.max()), int(np.median(images)), over)
 
 
-def _image_tokens(row: SampledRow, num_crops: int, vision: VisionConfig) -> list[int]:
+def _image_tokens(row: SampledRow, num_crops: int, vision: VisionArgs) -> list[int]:
     """Tokens of each photo of a row."""
     return [image_token_count(crop_grid_of(size, num_crops), vision) for size in row.sizes]
 
 
-def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: VisionConfig, num_crops: int) -> Preview:
+def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: VisionArgs, num_crops: int) -> Preview:
     """The row as training sees it."""
     counts = _image_tokens(row, num_crops, vision)
     ids, labels = prompts.example(task.prompt, task.answer(row.row), counts)

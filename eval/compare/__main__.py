@@ -1,10 +1,10 @@
-"""Compare two finished runs: the verdict, every measure with its interval, and why answers part.
+"""Compare two finished runs: the verdict, every measure with its interval, and why answers diverge.
 
     python -m eval.compare RUN_A RUN_B                            two runs
     python -m eval.compare RUN --baseline baseline.jsonl          a regression gate: only a loss counts
     python -m eval.compare RUN_A RUN_B RUN_C --reference RUN_A    a table over any number of runs
 
-Needs neither torch nor mlx. Exit status: 0 EQUIVALENT (or NO WORSE), 1 DIFFERENT (or WORSE), 3 INCONCLUSIVE,
+It needs neither torch nor mlx. Exit status: 0 EQUIVALENT (or NO WORSE), 1 DIFFERENT (or WORSE), 3 INCONCLUSIVE,
 2 wrong usage or runs that must not be compared. A table exits 0.
 """
 
@@ -26,7 +26,7 @@ from mlx_phi3v.progress import stages
 
 from ..report import page, terminal
 from ..runs.run import Run
-from . import table, trace
+from . import cross_scores, run_table
 from .compare_runs import RESAMPLES, compare_runs
 from .comparison import Comparison
 
@@ -40,14 +40,16 @@ class CompareConfig:
     runs: tuple[Path, ...] = option(
         help="run folders written by eval.predict or eval.import_run", positional=True, metavar="RUN"
     )
-    margin_category: float | None = option(2.0, help="points of category accuracy within which two runs are the same")
-    margin_price: float | None = option(2.0, help="points of price within 10 % within which two runs are the same")
-    margin_title: float | None = option(None, help="also hold the title ratio within so many points")
-    margin_parse: float | None = option(None, help="also hold answers that do not parse within so many points")
-    allow: tuple[str, ...] = option((), help="differences between the runs to accept, by the name the refusal gives")
-    baseline: Path | None = option(None, help="a stored baseline (eval.score RUN --baseline FILE) to hold one run against")
-    floor: tuple[Path, ...] = option((), help="the reference (RUN_A) run again, for the noise floor")
-    reference: Path | None = option(None, help="of a table: the run the others are compared with (default: the first)")
+    margin_category: float | None = option(2.0, help="points of category accuracy by which equal runs may differ")
+    margin_price: float | None = option(2.0, help="points of price within 10 % by which equal runs may differ")
+    margin_title: float | None = option(None, help="points of title ratio by which equal runs may differ (default: not judged)")
+    margin_parse: float | None = option(
+        None, help="points of answers not parsed by which equal runs may differ (default: not judged)"
+    )
+    allow: tuple[str, ...] = option((), help="differences between the runs to accept, by the name in the error message")
+    baseline: Path | None = option(None, help="a baseline (eval.score RUN --baseline FILE) to compare one run with")
+    floor: tuple[Path, ...] = option((), help="other runs of the reference (RUN_A), for the noise floor")
+    reference: Path | None = option(None, help="of a table: the run to compare the others with (default: the first)")
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
     near_tie: float | None = option(None, help="widest margin called a near-tie, in nats (default: 0.01 in fp32, else 0.25)")
     html: Path | None = option(None, help="write the whole report as one self-contained page")
@@ -109,7 +111,7 @@ def _run(config: CompareConfig) -> int:
         )
         if config.trace:
             say("reading the traces")
-            comparison.trace = trace.trace_directions(comparison.data)
+            comparison.trace = cross_scores.cross_score(comparison.data)
         if config.html:
             say("drawing the page")
             page.write_page(config.html, comparison)
@@ -121,7 +123,7 @@ def _table(console: Console, config: CompareConfig) -> int:
     runs = [Run.load(path) for path in config.runs]
     reference = Run.load(config.reference) if config.reference else runs[0]
     with stages() as say:
-        found = table.tabulate(
+        found = run_table.tabulate(
             runs,
             reference,
             margins=config.margins,

@@ -1,7 +1,7 @@
 """Whether two runs may be compared: what their manifests and rows must share, and what may differ.
 
-The systems under test may differ (weights, adapter, backend, dtype, device, batch size): such differences are noted.
-Data, prompt and decoding must not, unless the user allows each by name.
+What is under test may differ: weights, adapter, backend, dtype, device, batch size. Such differences are reported.
+Data, prompt and decoding must not differ, unless the user allows each by name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 from mlx_phi3v.errors import UserError
 
-from ..runs.columns import Columns, Ints
+from ..runs.columns import Ints, RunColumns
 from ..runs.run import Run
 
-# Hashes that identify the system under test, not the question put to it.
+# Hashes that identify the system under test, not its data and prompt.
 _SUBJECT_HASHES = {"base": "base weights", "adapter": "adapter weights"}
 _SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "backend", "batch_size", "device", "processes")
 _MUST_MATCH = ("split", "limit", "shard")
-# Manifest keys that differ between any two runs and say nothing.
+# Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
     "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", *_MUST_MATCH
 )  # fmt: skip
@@ -29,8 +29,8 @@ _SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One thing in which two runs differ. `name` is what `--allow` takes; `refuses` where it must be allowed."""
+class RunDifference:
+    """One difference between two runs. `name` is what `--allow` takes; `refuses`: no comparison unless it is allowed."""
 
     name: str
     a: Any
@@ -42,8 +42,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Join:
-    """The rows of two runs joined by id: row `a[i]` of A and `b[i]` of B are the same product."""
+class RowJoin:
+    """The rows of two runs joined by id: `a[i]` in A and `b[i]` in B are the same row."""
 
     ids: list[str]
     a: Ints
@@ -52,12 +52,12 @@ class Join:
     only_b: list[str]
 
 
-def join(a: Columns, b: Columns) -> Join:
-    """Join by id, in A's order; ids that one side lacks are listed, never dropped in silence."""
+def join(a: RunColumns, b: RunColumns) -> RowJoin:
+    """Join by id, in A's order. Ids that one run lacks are listed."""
     position = b.position()
     pairs = [(i, position[identity]) for i, identity in enumerate(a.ids) if identity in position]
     here = set(a.ids)
-    return Join(
+    return RowJoin(
         ids=[a.ids[i] for i, _ in pairs],
         a=np.array([i for i, _ in pairs], dtype=np.int64),
         b=np.array([j for _, j in pairs], dtype=np.int64),
@@ -66,28 +66,28 @@ def join(a: Columns, b: Columns) -> Join:
     )
 
 
-def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Everything in which two manifests differ, the refusing ones first. A hash that one side lacks refuses nothing."""
-    found: list[Difference] = []
+def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[RunDifference]:
+    """All differences between two manifests, the refusing ones first. A hash that one run lacks refuses nothing."""
+    found: list[RunDifference] = []
     hashes_a, hashes_b = a.get("hashes") or {}, b.get("hashes") or {}
     for name in sorted(set(hashes_a) | set(hashes_b)):
         left, right = hashes_a.get(name), hashes_b.get(name)
         known = left is not None and right is not None
         if left != right:
-            found.append(Difference(_SUBJECT_HASHES.get(name, name), left, right, known and name not in _SUBJECT_HASHES))
+            found.append(RunDifference(_SUBJECT_HASHES.get(name, name), left, right, known and name not in _SUBJECT_HASHES))
     settings_a, settings_b = a.get("settings") or {}, b.get("settings") or {}
     for name in sorted(set(settings_a) | set(settings_b)):
         left, right = settings_a.get(name), settings_b.get(name)
         known = name in settings_a and name in settings_b
         if left != right:
-            found.append(Difference(name, left, right, known and name not in _SUBJECT_SETTINGS))
+            found.append(RunDifference(name, left, right, known and name not in _SUBJECT_SETTINGS))
     for name in _MUST_MATCH:
         if a.get(name) != b.get(name) and not any(item.name == name for item in found):
-            found.append(Difference(name, a.get(name), b.get(name), True))
+            found.append(RunDifference(name, a.get(name), b.get(name), True))
     if a["task"] != b["task"]:
-        found.append(Difference("task", a["task"], b["task"], True))
+        found.append(RunDifference("task", a["task"], b["task"], True))
     for name in sorted((set(a) | set(b)) - set(_SILENT)):
-        found += [Difference(key, left, right, False) for key, left, right in _walk(name, a.get(name), b.get(name))]
+        found += [RunDifference(key, left, right, False) for key, left, right in _walk(name, a.get(name), b.get(name))]
     return sorted(found, key=lambda item: not item.refuses)
 
 
@@ -104,30 +104,30 @@ def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     return [(name, a, b)]
 
 
-def row_differences(a: Columns, b: Columns, joined: Join) -> list[Difference]:
-    """What the rows themselves show to differ in the data: the true values."""
-    parted = np.flatnonzero(a.digests["true"][joined.a] != b.digests["true"][joined.b])
-    if not len(parted):
+def row_differences(a: RunColumns, b: RunColumns, joined: RowJoin) -> list[RunDifference]:
+    """Rows with other true values in the two runs, as one difference."""
+    differing = np.flatnonzero(a.digests["true"][joined.a] != b.digests["true"][joined.b])
+    if not len(differing):
         return []
-    names = ", ".join(joined.ids[i] for i in parted[:_SHOWN_IDS])
-    more = f" and {len(parted) - _SHOWN_IDS} more" if len(parted) > _SHOWN_IDS else ""
-    text = f"{len(parted)} rows ({names}{more})"
-    return [Difference("truth", text, "other true values", True)]
+    names = ", ".join(joined.ids[i] for i in differing[:_SHOWN_IDS])
+    more = f" and {len(differing) - _SHOWN_IDS} more" if len(differing) > _SHOWN_IDS else ""
+    text = f"{len(differing)} rows ({names}{more})"
+    return [RunDifference("truth", text, "other true values", True)]
 
 
-def check_comparable(a: Run, b: Run, differences: list[Difference], joined: Join, allow: Collection[str]) -> None:
-    """Raises UserError where the runs differ in what they were asked and it is not allowed, or share no row."""
+def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: RowJoin, allow: Collection[str]) -> None:
+    """Raises UserError where the runs differ in data, prompt or decoding and it is not allowed, or share no row."""
     refused = [item for item in differences if item.refuses and item.name not in allow]
     if refused:
         listed = "; ".join(str(item) for item in refused)
         names = " ".join(item.name for item in refused)
         merge = " (merge shards first with eval.merge)" if any(item.name == "shard" for item in refused) else ""
         raise UserError(
-            f"{a.path} and {b.path} were not asked the same: {listed}. Run one of them again{merge}, "
-            f"or compare all the same with --allow {names}"
+            f"{a.path} and {b.path} differ in what must be equal: {listed}. Run one of them again{merge}, "
+            f"or accept the difference with --allow {names}"
         )
     if not joined.ids:
-        raise UserError(f"{a.path} and {b.path} have no row in common; were they run on the same catalogue and split?")
+        raise UserError(f"{a.path} and {b.path} have no row in common; run both on the same catalogue and split")
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Two runs compared: verdict, measures, agreement, and one cause for every row on which they part."""
+"""Two runs compared: verdict, measures, agreement, and one cause for every row that diverges."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from ..runs.columns import read_columns
 from ..runs.run import Run
 from . import divergence, verdict
-from .comparable import Difference, check_comparable, join, manifest_differences, row_differences
+from .comparable import RunDifference, check_comparable, join, manifest_differences, row_differences
 from .comparison import Comparison
-from .joined import Joined, align
-from .measures import measure, measure_both_parsed, measure_by_category
+from .diverged_rows import explain_rows
 from .metrics import Metric
 from .noise import Floor, compare_with_floor, measure_noise
-from .parted_rows import explain_rows
+from .paired_measures import measure, measure_both_parsed, measure_by_category
+from .paired_runs import PairedRuns, pair_runs
 from .statistics import PairedDifference
 from .verdict import Gate
 
@@ -27,7 +27,7 @@ def compare_runs(
     allow: Collection[str] = (), near_tie: float | None = None, floor: Sequence[Run] = (), one_sided: bool = False,
     breakdown: bool = True, say: Callable[[str], None] = lambda stage: None,
 ) -> Comparison:  # fmt: skip
-    """Compare two runs product by product.
+    """Compare two runs row by row.
 
     Args:
         margins: metric name -> margin as a share (0.02 is two points), over the defaults; see `verdict.gated_metrics`.
@@ -36,28 +36,30 @@ def compare_runs(
         floor: the reference (A) run again, for the noise floor.
         one_sided: B against a baseline A: only a loss of B counts.
         breakdown: also measure rows both parsed, and each category.
-        say: told what is being done, for a progress display.
-    Raises UserError where the runs were not asked the same, share no row, or a line is broken.
+        say: called with each stage's name, for a progress display.
+    Raises UserError where the runs differ in data, prompt or decoding, share no row, or a line is no prediction.
     """
     gated = verdict.gated_metrics(run_a.task, margins)
     data, differences = _join_runs(run_a, run_b, allow, say)
     say("measuring all rows")
     metrics, paired = measure(data, np.arange(len(data.join.ids)), seed=seed, resamples=resamples)
     gates = _judge(gated, paired, data, one_sided)
-    say("finding why rows part")
+    say("finding why rows diverge")
     nats = divergence.near_tie_nats(run_a.manifest, run_b.manifest) if near_tie is None else near_tie
-    parted = explain_rows(data, nats)
+    diverged = explain_rows(data, nats)
     say("measuring rows both parsed and each category")
     both_parsed = measure_both_parsed(data, metrics, seed=seed, resamples=resamples) if breakdown else []
     by_category = measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {}
     return Comparison(
         decision=verdict.decide(gates, one_sided=one_sided), differences=differences, metrics=metrics, both_parsed=both_parsed,
-        by_category=by_category, parted=parted, floors=_floors(data, floor), near_tie=nats, seed=seed, resamples=resamples,
+        by_category=by_category, diverged=diverged, floors=_floors(data, floor), near_tie=nats, seed=seed, resamples=resamples,
         one_sided=one_sided, data=data,
     )  # fmt: skip
 
 
-def _join_runs(run_a: Run, run_b: Run, allow: Collection[str], say: Callable[[str], None]) -> tuple[Joined, list[Difference]]:
+def _join_runs(
+    run_a: Run, run_b: Run, allow: Collection[str], say: Callable[[str], None]
+) -> tuple[PairedRuns, list[RunDifference]]:
     """Read both runs and join their rows by id. Raises UserError where they must not be compared."""
     say(f"reading {run_a.label}")
     columns_a = read_columns(run_a)
@@ -66,16 +68,16 @@ def _join_runs(run_a: Run, run_b: Run, allow: Collection[str], say: Callable[[st
     joined = join(columns_a, columns_b)
     differences = manifest_differences(run_a.manifest, run_b.manifest) + row_differences(columns_a, columns_b, joined)
     check_comparable(run_a, run_b, differences, joined, allow)
-    return align(run_a, run_b, columns_a, columns_b, joined), differences
+    return pair_runs(run_a, run_b, columns_a, columns_b, joined), differences
 
 
 def _judge(
     gated: Sequence[tuple[str, Metric, float]],
     paired: Mapping[tuple[str, str], PairedDifference],
-    data: Joined,
+    data: PairedRuns,
     one_sided: bool,
 ) -> list[Gate]:
-    """Every gated metric judged, of the fields that both runs have."""
+    """The gates of the fields that both runs have."""
     only_a, only_b = len(data.join.only_a), len(data.join.only_b)
     return [
         verdict.judge(
@@ -93,8 +95,8 @@ def _judge(
     ]
 
 
-def _floors(data: Joined, runs: Sequence[Run]) -> list[Floor]:
-    """A (the reference) against itself run again, each time, and the gap to B as a multiple of it."""
+def _floors(data: PairedRuns, runs: Sequence[Run]) -> list[Floor]:
+    """A (the reference) against each run of itself, and the gap to B as a multiple of that."""
     if not runs:
         return []
     gap = measure_noise(data.columns_a, data.columns_b, data.join)

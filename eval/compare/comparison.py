@@ -1,50 +1,52 @@
-"""What a comparison of two runs holds."""
+"""A comparison of two runs: all figures of a report, and their JSON form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from . import verdict
-from .comparable import Difference
-from .joined import Joined
-from .measures import MetricRow
+from .comparable import RunDifference
+from .cross_scores import CrossScores
+from .diverged_rows import DivergedRow, count_causes
 from .noise import Floor, Noise, measure_noise
 from .notes import make_notes
-from .parted_rows import PartedRow, count_causes
-from .side import Side, make_side
-from .trace import Direction
+from .paired_measures import PairedMeasure
+from .paired_runs import PairedRuns
+from .run_summary import RunSummary, summarize_run
 from .verdict import Decision, Gate
 
-# The keys of `--json`, after schema, verdict and exit_status.
+# What `--json` holds after schema, verdict and exit_status.
 _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
-    "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
+    "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
 )  # fmt: skip
+# Keys of the JSON report (schema 1) that are not called as the attributes.
+_JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
 
 
 @dataclass
 class Comparison:
-    """Everything the report, the page and `--json` say. All shares are 0 to 1, all differences B - A."""
+    """All that the report, the page and `--json` show. Shares are 0 to 1, differences B - A."""
 
     decision: Decision
-    differences: list[Difference]
-    metrics: list[MetricRow]
-    both_parsed: list[MetricRow]
-    by_category: dict[str, list[MetricRow]]
-    parted: list[PartedRow]  # worst first
+    differences: list[RunDifference]
+    metrics: list[PairedMeasure]
+    both_parsed: list[PairedMeasure]
+    by_category: dict[str, list[PairedMeasure]]
+    diverged: list[DivergedRow]  # worst first
     floors: list[Floor]
     near_tie: float  # nats
     seed: int
     resamples: int
     one_sided: bool
-    trace: list[Direction] | None = None
-    data: Joined = field(repr=False, kw_only=True)
+    trace: list[CrossScores] | None = None
+    data: PairedRuns = field(repr=False, kw_only=True)
 
     @property
     def verdict(self) -> str:
@@ -67,60 +69,60 @@ class Comparison:
         return verdict.EXIT_STATUS[self.verdict]
 
     @cached_property
-    def a(self) -> Side:
-        """The first run's part."""
-        return make_side(self.data.run_a, self.data.columns_a, self.data.join.only_a)
+    def a(self) -> RunSummary:
+        """The first run."""
+        return summarize_run(self.data.run_a, self.data.columns_a, self.data.join.only_a)
 
     @cached_property
-    def b(self) -> Side:
-        """The second run's part."""
-        return make_side(self.data.run_b, self.data.columns_b, self.data.join.only_b)
+    def b(self) -> RunSummary:
+        """The second run."""
+        return summarize_run(self.data.run_b, self.data.columns_b, self.data.join.only_b)
 
     @property
     def joined(self) -> int:
-        """Products both runs have."""
+        """Rows that both runs have."""
         return len(self.data.join.ids)
 
     @cached_property
     def notes(self) -> list[str]:
-        """What a reader must know before believing the figures."""
+        """What a reader must know before trusting the figures."""
         return make_notes(self.data)
 
     @cached_property
     def agreement(self) -> dict[str, tuple[int, int]]:
-        """Of text, tokens and fields read: (rows alike, rows that can tell)."""
+        """Of text, tokens and parsed fields: (equal rows, rows where both are recorded)."""
         return self.data.agreement()
 
     @cached_property
     def outcomes(self) -> dict[str, int]:
-        """Rows on which both runs, only A, only B, neither is right."""
+        """Outcome -> rows."""
         return self.data.outcome_counts()
 
     @cached_property
     def inputs(self) -> dict[str, tuple[int, int]]:
-        """Of each input stage: (rows that differ, rows that can tell)."""
+        """Of each input stage: (rows that differ, rows where both are recorded)."""
         return self.data.differing_inputs()
 
     @cached_property
     def cause_counts(self) -> dict[str, int]:
         """Rows of each cause."""
-        return count_causes(self.parted)
+        return count_causes(self.diverged)
 
     @cached_property
     def noise(self) -> Noise:
-        """How far the two runs' numbers lie apart."""
+        """How far apart the two runs' log-probabilities are."""
         return measure_noise(self.data.columns_a, self.data.columns_b, self.data.join)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: everything but the columns. NaN and infinity become null."""
-        values = {name: getattr(self, name) for name in _REPORTED}
+        values = {_JSON_KEYS.get(name, name): getattr(self, name) for name in _REPORTED}
         return _plain({"schema": 1, "verdict": self.verdict, "exit_status": self.exit_status, **values})
 
 
 def _plain(value: Any) -> Any:
     """Dataclasses, tuples and numpy scalars as JSON; NaN and infinity as null."""
-    if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
+    if is_dataclass(value):
+        return {_JSON_KEYS.get(item.name, item.name): _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The metrics of each kind of field: one function each, registered with what a report must know of it.
+"""The metrics of each kind of field: one function each, registered with what a report needs.
 
 category  accuracy, macro-F1
 number    share within 1, 5, 10, 25 %, median and mean absolute percentage error, signed log error, slips by 10 or 100
@@ -6,7 +6,7 @@ text      exact match, rapidfuzz ratio
 all       parse failures
 
 Rows without a true value are not judged. An answer that does not parse is wrong: it fails accuracy and every price
-band, scores 0 in the ratio, and has no percentage error (those are over parsed rows, and say over how many).
+band and scores 0 in the ratio. It has no percentage error: those are over parsed rows, and reports give their number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # so that the verdict needs no more than numpy and scipy
     from ..runs.columns import FieldColumn
 
 BANDS = (1, 5, 10, 25)  # per cent
-_SLIP_BAND = 1.25  # a slip is within this factor of ten or a hundred times the true price, or of that part of it
+_SLIP_BAND = 1.25  # a slip is within this factor of ten or a hundred times the true price, or of a tenth or hundredth of it
 _ROUNDING = 1e-9  # 110 is within 10 % of 100 also in binary
 
 Form = Literal["proportion", "mean", "median", "macro_f1"]
@@ -44,7 +44,7 @@ class Metric:
     better: int
     rows: Callable[[FieldColumn], RowValues] | None = None  # None: macro-F1, which has no value of a single row
     unit: Unit = "share"
-    bounded: bool = False  # lies in [0, 1] row by row
+    bounded: bool = False  # each row's value is in [0, 1]
 
     def statistics(self, columns: Sequence[FieldColumn]) -> list[Statistic]:
         """The metric of several runs (their columns aligned), as statistics to be resampled together."""
@@ -164,7 +164,7 @@ def _numbers(column: FieldColumn) -> tuple[Floats, Floats]:
     return column.true.astype(np.float64), column.predicted.astype(np.float64)
 
 
-# The one metric that says whether a row is right, by kind: the category, the price within 10 %, the exact text.
+# The metric that decides whether a row is right, by kind: the category, the price within 10 %, the exact text.
 RIGHT: dict[str, Callable[[FieldColumn], RowValues]] = {"category": accuracy, "number": partial(within, band=10), "text": exact}
 
 

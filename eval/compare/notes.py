@@ -1,17 +1,17 @@
-"""What a reader must know before believing a comparison: rows left out, repeated or half-written, runs not finished."""
+"""What a reader must know before trusting a comparison: rows left out or repeated, runs unfinished or truncated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..runs.columns import Columns
+from ..runs.columns import RunColumns
 from ..runs.run import Run
-from .joined import Joined
+from .paired_runs import PairedRuns
 
 _SHOWN_IDS = 10
 
 
-def make_notes(data: Joined) -> list[str]:
+def make_notes(data: PairedRuns) -> list[str]:
     """The notes, one sentence each."""
     a, b = set(data.columns_a.fields), set(data.columns_b.fields)
     notes = [
@@ -26,16 +26,16 @@ def make_notes(data: Joined) -> list[str]:
     return notes
 
 
-def _notes_of_run(name: str, run: Run, columns: Columns) -> Iterator[str]:
+def _notes_of_run(name: str, run: Run, columns: RunColumns) -> Iterator[str]:
     if columns.duplicates:
         ids = [identity for identity, _ in columns.duplicates]
         unlike = [identity for identity, same in columns.duplicates if not same]
-        says = f"; the repeats of {_listed(unlike)} say something else" if unlike else "; the repeats say the same"
-        yield f"{_count(len(ids), 'row')} repeated in {name}, the first is used: {_listed(ids)}{says}"
+        repeats = f"; the repeats of {_listed(unlike)} have other values" if unlike else "; the repeats are equal"
+        yield f"{_count(len(ids), 'row')} repeated in {name}, the first is used: {_listed(ids)}{repeats}"
     if not run.finished:
-        yield f"{name} ({run.label}) is unfinished: resume it with eval.predict before you trust this"
-    if run.torn:
-        yield f"{name}'s last line is half-written and left out"
+        yield f"{name} ({run.label}) is unfinished: resume it with eval.predict before you trust this comparison"
+    if run.truncated:
+        yield f"{name}'s last line is truncated and left out"
 
 
 def _listed(ids: Sequence[str]) -> str:

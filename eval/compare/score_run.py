@@ -1,4 +1,4 @@
-"""One run by itself: every metric with its interval, how answers parsed, which categories were taken for which."""
+"""One run by itself: every metric with its interval, how answers parsed, and its confusion matrices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..runs.columns import Columns, FieldColumn, read_columns
+from ..runs.columns import FieldColumn, RunColumns, read_columns
 from ..runs.prediction import STATUSES
 from ..runs.run import Run
 from . import statistics
@@ -21,7 +21,7 @@ def score_run(run: Run, *, seed: int = 0, resamples: int = 2000, level: float = 
 
     Returns {"label", "rows", "seconds", "rows_per_second", "fields": {name: {"kind", "judged", "statuses",
     "metrics": {metric: {"value", "interval", "rows"}}, "confusion"}}}. Proportions have Wilson intervals, the rest
-    bootstrap ones over products.
+    bootstrap ones over rows.
     """
     columns = read_columns(run)
     fields = {
@@ -57,7 +57,7 @@ def _interval(metric: Metric, item: Statistic, samples: Mapping[str, Floats], le
 
 
 def confusion(column: FieldColumn) -> dict[str, dict[str, int]]:
-    """true -> predicted -> rows; answers that do not parse stand under `NOT_PARSED`."""
+    """true -> predicted -> rows; answers that do not parse count as `NOT_PARSED`."""
     counts: dict[str, Counter[str]] = {}
     for true, predicted in zip(column.true, column.predicted):
         if true is not None:
@@ -70,7 +70,7 @@ def parse_statuses(column: FieldColumn) -> dict[str, int]:
     return {name: int(((column.status == index) & column.has_truth).sum()) for index, name in enumerate(STATUSES)}
 
 
-def speed(columns: Columns, manifest: Mapping[str, Any]) -> dict[str, float | None]:
+def speed(columns: RunColumns, manifest: Mapping[str, Any]) -> dict[str, float | None]:
     """Seconds of work and rows a second: the rows' own times where recorded (they survive a kill), else the run's."""
     seconds = float(columns.seconds.sum()) or float(manifest.get("seconds") or 0.0)
     return {"seconds": seconds, "rows_per_second": len(columns.ids) / seconds if seconds else None}

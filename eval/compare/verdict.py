@@ -1,7 +1,7 @@
 """EQUIVALENT, DIFFERENT or INCONCLUSIVE, measure by measure and overall.
 
 A gated measure (category accuracy, price within 10 %, or what the user adds) is
-- `same`       where the 90 % interval of B - A lies inside the margin: two one-sided tests at 5 % each;
+- `same`       where the 90 % interval of B - A is inside the margin: two one-sided tests at 5 % each;
 - `different`  where it is not `same` and equality is rejected at 5 % over all gates together (Bonferroni):
                exact McNemar for a share, else the bootstrap interval leaves out zero;
 - `open`       otherwise.
@@ -41,7 +41,7 @@ EXIT_STATUS: dict[str, int] = {"EQUIVALENT": 0, "NO WORSE": 0, "DIFFERENT": 1, "
 
 @dataclass(frozen=True)
 class Gate:
-    """One gated measure's part of the verdict. Differences are B minus A, in shares (0.02 is two points)."""
+    """One measure that decides the verdict. Differences are B minus A, in shares (0.02 is two points)."""
 
     field: str
     metric: str
@@ -59,7 +59,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict, its gates, and how many more rows would settle an open one."""
+    """The verdict, its gates, and how many more rows would decide an open one."""
 
     verdict: Verdict
     gates: list[Gate]
@@ -110,7 +110,7 @@ def judge(
         gates: how many measures the verdict rests on; each is tested for a difference at ALPHA / gates.
         only_a, only_b: rows that only one run has; they widen the interval to where they could move it.
         one_sided: only a loss of B counts (a baseline).
-        project: also find how many rows would settle an open gate.
+        project: also find how many rows would decide an open gate.
     """
     better = metric.better if one_sided else 0
     z = normal_quantile(1 - 2 * ALPHA)
@@ -134,7 +134,7 @@ def _state(difference: PairedDifference, interval: Interval, margin: float, alph
 
 
 def inside(interval: Interval, margin: float, better: int = 0) -> bool:
-    """Whether the interval lies inside the margin; with `better`, whether its worse end does."""
+    """Whether the interval is inside the margin; with `better`, whether its worse end does."""
     low, high = interval
     if better > 0:
         return low > -margin
@@ -186,16 +186,16 @@ def rows_needed(
     return _first_n(finds_same, start), _first_n(finds_different, start) if abs(estimate) > 1e-12 else None
 
 
-def _first_n(settled: Callable[[int], bool], n: int) -> int | None:
-    """The fewest rows, from n on, at which `settled` holds; None beyond a hundred million."""
+def _first_n(decided: Callable[[int], bool], n: int) -> int | None:
+    """The fewest rows, from n on, at which `decided` holds; None beyond a hundred million."""
     low, high = n, max(n, 1)
-    while not settled(high):
+    while not decided(high):
         low, high = high, high * 2
         if high > 100_000_000:
             return None
     while high - low > max(1, low // 500):
         middle = (low + high) // 2
-        low, high = (low, middle) if settled(middle) else (middle, high)
+        low, high = (low, middle) if decided(middle) else (middle, high)
     return high
 
 
@@ -234,6 +234,6 @@ def _reason(gate: Gate, one_sided: bool) -> str:
         return f"{name}: {spread}: {bound}"
     if gate.state == "different":
         beyond = min(abs(low), abs(high)) > 100 * gate.margin and low * high > 0
-        where = f"beyond the margin of {margin}" if beyond else f"not shown to lie inside {margin}"
+        where = f"beyond the margin of {margin}" if beyond else f"not shown to be inside {margin}"
         return f"{name}: {spread}: a real difference{test}, {where}"
-    return f"{name}: {spread}: neither inside the margin of {margin} nor a sure difference{test}"
+    return f"{name}: {spread}: neither inside the margin of {margin} nor a significant difference{test}"

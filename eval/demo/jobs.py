@@ -1,4 +1,4 @@
-"""Commands run side by side, with a bar for each."""
+"""Commands run at the same time, with a bar for each."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _note(event: dict[str, Any]) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], display: Display) -> None:
-    """Run commands side by side, the cores shared out among them. Raises UserError with the failing one's own words."""
+    """Run commands at the same time, the cores shared out among them. Raises UserError with the message of one that fails."""
     threads = str(max(1, (os.cpu_count() or 2) // len(jobs)))
     environment = child_environment() | {
         "OMP_NUM_THREADS": threads,
@@ -99,7 +99,7 @@ def run_jobs(jobs: Sequence[Job], display: Display) -> None:
             command = [*child_command(job.module), *job.arguments, "--json"]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
             errors: list[str] = []
-            threading.Thread(target=lambda stream=process.stderr, kept=errors: kept.extend(stream or ()), daemon=True).start()
+            threading.Thread(target=lambda stream=process.stderr, lines=errors: lines.extend(stream or ()), daemon=True).start()
             follower = threading.Thread(target=display.follow, args=(job, process.stdout), daemon=True)
             follower.start()
             running.append((job, process, follower, errors))
@@ -107,10 +107,10 @@ def run_jobs(jobs: Sequence[Job], display: Display) -> None:
             status = process.wait()
             follower.join()
             if status:
-                words = [line.strip() for line in errors if line.strip()]
-                ours = [line.removeprefix("error: ") for line in words if line.startswith("error: ")]
+                messages = [line.strip() for line in errors if line.strip()]
+                ours = [line.removeprefix("error: ") for line in messages if line.startswith("error: ")]
                 raise UserError(
-                    f"{job.label} failed: {ours[-1] if ours else ' | '.join(words[-3:]) or f'exit status {status}'}"
+                    f"{job.label} failed: {ours[-1] if ours else ' | '.join(messages[-3:]) or f'exit status {status}'}"
                 )
     finally:
         for _, process, _, _ in running:

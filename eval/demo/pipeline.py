@@ -1,17 +1,17 @@
-"""The built-in job, step by step: draw, convert, ask the base, tune, ask the tuned, conclude.
+"""The built-in job, step by step: draw, convert, predict with the base model, tune, predict with the adapters, report.
 
-Each step is a command of this project in a process of its own. What an earlier run finished is not made again.
+Each step is a command of this project in a process of its own. What an earlier run finished is not done again.
 """
 
 from __future__ import annotations
 
 from rich.console import Console
 
-from .conclude import conclude
+from .final_report import print_final_report
 from .jobs import Display, Job, run_jobs
 from .settings import VALIDATION, DemoConfig, check_settings
 
-_DRAWING = 0.1  # work of drawing a product, where answering about one is 1
+_DRAWING = 0.1  # work of drawing a row's photo, where answering the row is 1
 
 
 def run_demo(config: DemoConfig) -> int:
@@ -22,10 +22,10 @@ def run_demo(config: DemoConfig) -> int:
     with display.bars:
         draw(config, display)
         convert(config, display)
-        ask_base(config, display)
+        predict_base(config, display)
         tune(config, display)
-        ask_tuned(config, display)
-    return conclude(config, console)
+        predict_tuned(config, display)
+    return print_final_report(config, console)
 
 
 def draw(config: DemoConfig, display: Display) -> None:
@@ -47,27 +47,27 @@ def convert(config: DemoConfig, display: Display) -> None:
         run_jobs([Job("converting", "mlx_phi3v.convert", arguments, 0.0)], display)
 
 
-def ask_base(config: DemoConfig, display: Display) -> None:
-    """Ask the untuned model on every backend."""
-    with display.stage(f"Asking the untuned model about {config.test} test products"):
+def predict_base(config: DemoConfig, display: Display) -> None:
+    """Predict with the base model on every backend."""
+    with display.stage(f"Predicting {config.test} test rows with the base model"):
         run_jobs([_predict(config, backend, "base") for backend in config.backends], display)
 
 
 def tune(config: DemoConfig, display: Display) -> None:
     """Tune on every backend, going on where an earlier run was stopped."""
     names = " and ".join(config.backends)
-    with display.stage(f"Tuning on {config.training_rows} products, {config.epochs:g} epochs, on {names}"):
+    with display.stage(f"Tuning on {config.training_rows} rows, {config.epochs:g} epochs, on {names}"):
         run_jobs([_train(config, backend) for backend in config.backends], display)
 
 
-def ask_tuned(config: DemoConfig, display: Display) -> None:
-    """Ask the tuned models."""
-    with display.stage(f"Asking the tuned models about {config.test} test products"):
+def predict_tuned(config: DemoConfig, display: Display) -> None:
+    """Predict with the tuned models."""
+    with display.stage(f"Predicting {config.test} test rows with the tuned models"):
         run_jobs([_predict(config, backend, "tuned") for backend in config.backends], display)
 
 
 def _total_work(config: DemoConfig) -> float:
-    # Counted in pictures: reading a prompt and answering costs about as much as training on one.
+    # Counted in photos: answering a row costs about as much as training on one.
     per_backend = 2 * config.test + config.training_rows * config.epochs
     return len(config.backends) * per_backend + _DRAWING * config.products
 

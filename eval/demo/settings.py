@@ -1,4 +1,4 @@
-"""The settings of the built-in job, and what follows from them: where things lie and how many rows there are."""
+"""The settings of the built-in job, and what follows from them: paths and numbers of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlx_phi3v.cli import option, own_keys, read_yaml
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.training.train_config import TrainConfig
 
-# The recipe for the tiny model, used by both backends alike; found by trying, see docs/results.md.
+# The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
 RECIPE = Path(__file__).parent / "sample.yaml"
 VALIDATION = 100  # products
 _LEAST_TO_TRAIN = 10
@@ -23,8 +23,8 @@ class DemoConfig:
     """Settings of the built-in job."""
 
     output: Path = option(Path("runs/sample"), help="folder for everything the job makes")
-    products: int = option(4600, help="products in the sample catalogue, of which 100 validate and --test are held out")
-    test: int = option(500, help="products never trained on")
+    products: int = option(4600, help="products in the sample catalogue, of which 100 validate and --test test")
+    test: int = option(500, help="products of the test split")
     seed: int = option(1, help="seed of the catalogue")
     model: str = option("tiny", help="model to start from")
     backends: tuple[str, ...] = option(BACKENDS, help="backends to tune on", choices=BACKENDS)
@@ -33,17 +33,17 @@ class DemoConfig:
 
     @property
     def training_rows(self) -> int:
-        """Products to train on."""
+        """Rows to train on."""
         return self.products - self.test - VALIDATION
 
     @property
     def catalogue(self) -> Path:
-        """Where the sample catalogue lies."""
+        """The folder of the sample catalogue."""
         return self.output / "catalogue"
 
     @property
     def converted(self) -> Path:
-        """Where the model converted to MLX lies."""
+        """The folder of the model converted to MLX."""
         return self.output / "model"
 
     def model_for(self, backend: str) -> str:
@@ -51,11 +51,11 @@ class DemoConfig:
         return str(self.converted) if backend == "mlx" else self.model
 
     def adapter(self, backend: str) -> Path:
-        """Where a backend's training lies."""
+        """The folder of a backend's training."""
         return self.output / f"{backend}-adapter"
 
     def run(self, backend: str, stage: str) -> Path:
-        """Where a backend's answers lie; `stage` is "base" or "tuned"."""
+        """The folder of a backend's predictions; `stage` is "base" or "tuned"."""
         return self.output / f"{backend}-{stage}"
 
     @cached_property
@@ -65,12 +65,12 @@ class DemoConfig:
 
     @property
     def epochs(self) -> float:
-        """How often the training takes every row."""
+        """Epochs of training."""
         return float(self.recipe_values.get("epochs", 1))
 
     @property
     def tower_frozen(self) -> bool:
-        """Whether nothing on the image side is trained; only then may training use kept features."""
+        """Whether nothing on the image side is trained; only then may training use cached features."""
         recipe = self.recipe_values
         return recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off")
 
@@ -79,6 +79,6 @@ def check_settings(config: DemoConfig) -> None:
     """Raise UserError where nothing is left to train on, or the recipe cannot be read."""
     if config.training_rows < _LEAST_TO_TRAIN:
         raise UserError(
-            f"--products {config.products} leaves none to train on after {VALIDATION} for validation and --test {config.test}"
+            f"--products {config.products} leaves too few to train on, after {VALIDATION} to validate and --test {config.test}"
         )
     _ = config.recipe_values

@@ -1,10 +1,10 @@
-"""Hold the backends against the published model's own outputs, or against each other, stage by stage.
+"""Compare the backends with recorded outputs of the published model, or with each other, stage by stage.
 
-    python -m eval.parity --golden ../shared/golden               both backends against recorded outputs
+    python -m eval.parity --golden tests/golden                   both backends against recorded outputs
     python -m eval.parity --golden DIR --backend mlx --json > checks.json
-    python -m eval.parity --model M --image photo.jpg             MLX against torch, naming the first layer that parts
+    python -m eval.parity --model M --image photo.jpg             MLX against torch: names the first layer that diverges
 
-Prints the worst error of every stage beside its tolerance. Exit status 0 only if all pass.
+Prints the worst error of every stage and its tolerance. Exit status 0 only if all pass.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .checks import Check
 class ParityConfig:
     """Settings of a parity run."""
 
-    golden: Path | None = option(None, help="folder of recorded outputs, of the form of shared/golden")
+    golden: Path | None = option(None, help="folder of recorded outputs, such as tests/golden")
     tokenizers: Path | None = option(None, help="folder of real tokenizers by model name; by default GOLDEN/../phi3v")
     model: str | None = option(None, help="checkpoint to run on both backends instead, and compare them")
-    image: tuple[str, ...] = option((), help="with --model: photos to ask about")
-    num_crops: int | None = option(None, help="with --model: most crops a photo is cut into")
+    image: tuple[str, ...] = option((), help="with --model: photos of the prompt")
+    num_crops: int | None = option(None, help="with --model: most crops of a photo")
     new_tokens: int = option(16, help="with --model: tokens generated greedily")
     backend: tuple[str, ...] = option(BACKENDS, help="with --golden: backends to check", choices=BACKENDS)
     json: bool = option(False, help="print every check as JSON instead of the table")
@@ -62,9 +62,9 @@ def show(checks: Sequence[Check], console: Console) -> None:
         console.print(
             f"[red]FAIL[/] {check.backend} {check.stage} {check.where}: {check.error:.3e} > {check.tolerance:.1e} {check.note}"
         )
-    first = first_parting(checks)
+    first = first_divergence(checks)
     if first:
-        console.print(f"first stage that parts: {first.stage} ({first.where})")
+        console.print(f"first stage that diverges: {first.stage} ({first.where})")
     console.print(f"{len(checks) - len(failed)} passed, {len(failed)} failed")
 
 
@@ -78,13 +78,13 @@ def worst_by_stage(checks: Iterable[Check]) -> list[Check]:
     return list(worst.values())
 
 
-def first_parting(checks: Iterable[Check]) -> Check | None:
+def first_divergence(checks: Iterable[Check]) -> Check | None:
     """The first check, in the order of the computation, that fails."""
     return next((check for check in checks if not check.passed), None)
 
 
 def run(config: ParityConfig) -> list[Check]:
-    """All checks asked for. Raises UserError for wrong settings or files."""
+    """All chosen checks. Raises UserError for wrong settings or files."""
     if (config.golden is None) == (config.model is None):
         raise UserError("give --golden DIR (recorded outputs) or --model M (MLX against torch), and not both")
     if config.golden is not None:

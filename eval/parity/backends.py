@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_phi3v.adapters import AdapterConfig, init_adapter
-from mlx_phi3v.backend import Backend, OptimizerConfig, load_backend
+from mlx_phi3v.adapters import AdapterArgs, init_adapter
+from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.crops import process_image
@@ -60,26 +60,26 @@ def _run(name: str, folder: Path, images: Sequence[str], num_crops: int | None, 
     prompts = PromptProcessor(folder)
     maker = ExampleMaker(prompts, backend.config, Task(), num_crops or backend.config.num_crops)
     processed = tuple(process_image(open_photo(Path(path)), maker.num_crops) for path in images)
-    question = maker.from_images("parity", processed, None)
+    prompt = maker.from_images("parity", processed, None)
     answered = maker.from_images("parity", processed, _ANSWER)
     batch = collate([answered], backend.config)
-    forward = backend.forward(batch, len(question.input_ids) - 1)
+    forward = backend.forward(batch, len(prompt.input_ids) - 1)
     outputs: dict[str, Any] = {"hidden_states": forward.hidden_states, "logits": forward.logits}
     if processed:
         outputs["features"] = backend.vision_features(batch.pixel_values)
-    [greedy] = generate(backend, [question], max_new_tokens=new_tokens, stop_ids=prompts.stop_ids)
+    [greedy] = generate(backend, [prompt], max_new_tokens=new_tokens, stop_ids=prompts.stop_ids)
     outputs["tokens"] = greedy.token_ids
     outputs |= _train(backend, answered)
     return outputs
 
 
 def _train(backend: Backend, example: Example) -> dict[str, Any]:
-    adapter = AdapterConfig(r=8, lora_alpha=16)
+    adapter = AdapterArgs(r=8, lora_alpha=16)
     tensors = init_adapter(backend.config, adapter, seed=0)
-    # B starts at zero, which would hide half of the gradient: a small fixed value stands in.
+    # B starts at zero, which would hide half of the gradient: a small fixed value replaces them.
     tensors = {key: np.full_like(value, 1e-3) if "lora_B" in key else value for key, value in tensors.items()}
     backend.set_adapter(adapter, tensors, trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
     losses, norms = [], []
     for _ in range(_STEPS):
         batch = collate([example], backend.config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of the largest magnitude: fp32 sums in another order differ by about 1e-6 a layer, and a random tower amplifies that.
-# Hidden states: the recorded ones themselves lie up to 1.0e-4 from what the same model gives in fp64, so a backend
+# Hidden states: the recorded ones themselves are up to 1.0e-4 from what the same model gives in fp64, so a backend
 # that rounds in another order than the recording cannot be held to 1e-4; all other stages can.
 TOLERANCES = {
     "token ids": 0.0,
@@ -65,7 +65,7 @@ def relative_error(ours: np.ndarray, theirs: np.ndarray, magnitude: float | None
 
 def mismatch(ours: object, theirs: object) -> tuple[float, str]:
     """(0 or 1, what differs)."""
-    return (0.0, "") if ours == theirs else (1.0, f"{_cut(ours)} instead of {_cut(theirs)}")
+    return (0.0, "") if ours == theirs else (1.0, f"{_shorten(ours)} instead of {_shorten(theirs)}")
 
 
 def cosine_distance(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
@@ -77,6 +77,6 @@ def cosine_distance(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) 
     return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _cut(value: object) -> str:
+def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) < 120 else text[:117] + "..."

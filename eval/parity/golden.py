@@ -1,4 +1,4 @@
-"""Recorded outputs of the published code (see shared/golden/README.md), run again on a backend."""
+"""Recorded outputs of the published code (see tests/golden/README.md), run again on a backend."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from mlx_phi3v.adapters import load_adapter
-from mlx_phi3v.backend import Backend, OptimizerConfig, load_backend
+from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
-from mlx_phi3v.config import VisionConfig
+from mlx_phi3v.config import VisionArgs
 from mlx_phi3v.crops import ProcessedImage, image_token_count, pad_crops, process_image
 from mlx_phi3v.decoding import generate
 from mlx_phi3v.errors import UserError
@@ -34,7 +34,7 @@ def check_tokens(golden: Path, tokenizers: Path) -> list[Check]:
         prompts = PromptProcessor(tokenizers / model)
         width, height = entry["image_size"]
         grid = process_image(Image.new("RGB", (width, height)), entry["num_crops"]).grid
-        count = image_token_count(grid, VisionConfig())
+        count = image_token_count(grid, VisionArgs())
         for case in entry["cases"]:
             ids = prompts.tokenize(case["text"], [count] * case["num_images"])
             expected = [i for run in case["input_ids_rle"] for i in ([run[0]] * run[1] if isinstance(run, list) else [run])]
@@ -65,7 +65,7 @@ def load_cases(golden: Path) -> list[GoldenCase]:
     """All cases of a folder. Raises UserError where it is not of that form."""
     cases = read_json(golden / "cases.json", "recorded cases")
     if not (golden / "cases.npz").is_file():
-        raise UserError(f"{golden} has no cases.npz; --golden wants a folder of the form of shared/golden")
+        raise UserError(f"{golden} has no cases.npz; give a folder such as tests/golden")
     arrays = np.load(golden / "cases.npz")
     return [GoldenCase(golden, case, arrays) for case in cases]
 
@@ -141,7 +141,7 @@ def _check_greedy(backend: Backend, case: GoldenCase) -> list[Check]:
     return checks
 
 
-def optimizer_settings(text: str) -> tuple[float, OptimizerConfig, float]:
+def optimizer_settings(text: str) -> tuple[float, OptimizerArgs, float]:
     """(learning rate, optimiser, clip) of training.json's description."""
     number = r"([0-9.]+(?:e-?\d+)?)"
 
@@ -150,7 +150,7 @@ def optimizer_settings(text: str) -> tuple[float, OptimizerConfig, float]:
         return found.group(1) if found else default
 
     betas = re.search(rf"betas=\({number}, ?{number}\)", text)
-    optimizer = OptimizerConfig(
+    optimizer = OptimizerArgs(
         (float(betas.group(1)), float(betas.group(2))) if betas else (0.9, 0.999),
         float(find(rf"eps={number}", "1e-8")),
         float(find(rf"weight_decay={number}", "0.01")),

@@ -1,4 +1,4 @@
-"""A model's answers for every product of a split -> a run."""
+"""A model's answers for every row of a split, as a run."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Let a model answer for every product of a split, row by row, resumable.
+"""Answer for every row of a split with a model. An interrupted run is resumed.
 
     python -m eval.predict --backend mlx --model tiny --adapter runs/mine --data catalogue --split test --output runs/mine-test
-    python -m eval.predict ... --shard 2/4 --output part2      (then eval.merge)
+    python -m eval.predict ... --shard 2/4 --output shard2     (then eval.merge)
     python -m eval.predict ... --trace OTHER_RUN               (score another run's answers under this model)
 
-The run folder says what was run and on what (see `eval.runs.run`), so that `eval.compare` can hold it against any other.
+The run folder records model, data, settings and machine (see `eval.runs.run`). `eval.compare` compares it with any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_phi3v import cli
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.progress import result, say
 
-from .answer import predict
+from .answer_rows import predict
 from .settings import PredictConfig
 
 

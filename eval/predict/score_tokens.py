@@ -15,9 +15,9 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 
-from ..compare.trace import trace_path
 from ..runs.run import Run
-from .describe_run import TOP_K
+from ..runs.scored_tokens import ScoredTokens, trace_path
+from .run_manifest import TOP_K
 from .settings import PredictConfig
 
 
@@ -33,25 +33,24 @@ def trace(config: PredictConfig, backend: Backend, maker: ExampleMaker, split: S
         Progress("tracing", len(other.rows), as_json=config.json) as progress,
     ):
         for row in other.rows:
-            if row["id"] not in where:
-                raise UserError(
-                    f"{config.trace} has the row {row['id']!r}, which split {config.split!r} lacks; give its --data"
-                )
-            example = maker(split[where[row["id"]]], with_answer=False)
-            file.write(json.dumps({"id": row["id"], **scored(backend, example, row["token_ids"])}) + "\n")
+            if row.id not in where:
+                raise UserError(f"{config.trace} has the row {row.id!r}, which split {config.split!r} lacks; give its --data")
+            example = maker(split[where[row.id]], with_answer=False)
+            file.write(json.dumps(score_tokens(backend, example, row.token_ids).to_dict()) + "\n")
             progress.advance()
     return {"trace": str(path), "rows": len(other.rows)}
 
 
-def scored(backend: Backend, example: Example, token_ids: list[int]) -> dict[str, Any]:
+def score_tokens(backend: Backend, example: Example, token_ids: list[int]) -> ScoredTokens:
     """Log-probabilities (nats) of given tokens after a prompt, and the likeliest tokens at each step."""
     ids = np.concatenate([example.input_ids, np.asarray(token_ids, np.int64)])
     whole = Example(example.id, ids, np.full(len(ids), -100, np.int64), example.images)
     prompt = len(example.input_ids)
     logprobs = log_softmax(backend.forward(collate([whole], backend.config), prompt - 1).logits[0][:-1])
     best = np.argsort(-logprobs, axis=-1, kind="stable")[:, :TOP_K]
-    return {
-        "token_ids": token_ids,
-        "logprobs": [round(float(logprobs[i, t]), 6) for i, t in enumerate(token_ids)],
-        "top_k": [[[int(t), round(float(logprobs[i, t]), 6)] for t in row] for i, row in enumerate(best)],
-    }
+    return ScoredTokens(
+        example.id,
+        token_ids,
+        logprobs=[round(float(logprobs[i, t]), 6) for i, t in enumerate(token_ids)],
+        top_k=[[(int(t), round(float(logprobs[i, t]), 6)) for t in row] for i, row in enumerate(best)],
+    )

@@ -24,17 +24,17 @@ class PredictConfig:
     attn_implementation: str = option(
         "sdpa", help="torch only: attention kernel (for the noise floor)", choices=("sdpa", "eager")
     )
-    split: str = option("test", help="split to answer for")
+    split: str = option("test", help="split to answer")
     limit: int | None = option(None, help="only the first rows")
-    shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), to share the work")
+    shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), for several machines")
     batch_size: int = option(16, help="rows answered together; does not change the answers")
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
+    num_crops: int | None = option(None, help="most crops of a photo; by default as in training, else the model's own")
     max_new_tokens: int = option(96, help="longest answer, in tokens")
     temperature: float = option(0.0, help="0 is greedy")
     top_p: float = option(1.0, help="nucleus of sampling")
     seed: int = option(0, help="seed of sampling")
     label: str | None = option(None, help="name of the run in reports; by default the folder's")
-    feature_cache: Path | None = option(None, help="folder of photo features, kept so that each photo is encoded once")
+    feature_cache: Path | None = option(None, help="folder of cached photo features: each photo is encoded once")
     feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
     trace: Path | None = option(None, help="score this run's tokens under the model, into OUTPUT, instead of answering")
     json: bool = option(False, help="progress as JSON lines on stdout")
@@ -45,7 +45,7 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     try:
-        i, n = (int(part) for part in text.split("/"))
+        i, n = (int(number) for number in text.split("/"))
     except ValueError:
         i, n = 0, 0
     if not 1 <= i <= n:
@@ -54,6 +54,6 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def chosen_rows(split: Split, limit: int | None, shard: tuple[int, int] | None) -> range:
-    """Row numbers of the part of the split to answer for."""
+    """Row numbers of the split to answer."""
     rows = range(len(split))[:limit]
     return rows[shard[0] - 1 :: shard[1]] if shard else rows

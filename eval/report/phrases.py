@@ -1,4 +1,4 @@
-"""Figures and sentences that the terminal report and the page share, so that both say the same."""
+"""Figures and sentences that the terminal report and the page share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from ..compare import statistics
-from ..compare.comparable import Difference
+from ..compare.comparable import RunDifference
 from ..compare.comparison import Comparison
-from ..compare.measures import MetricRow
+from ..compare.cross_scores import CrossScores
 from ..compare.noise import Floor, Noise
-from ..compare.trace import Direction
+from ..compare.paired_measures import PairedMeasure
 
 
 def printable(text: object) -> str:
@@ -25,26 +25,26 @@ def value(unit: str, number: float | None) -> str:
     return f"{100 * number:.1f} %" if unit == "share" else f"{number:+.3f}"
 
 
-def figure(row: MetricRow, number: float | None) -> str:
+def figure(row: PairedMeasure, number: float | None) -> str:
     """A row's value, in its unit."""
     return value(row.unit, number)
 
 
-def gap(row: MetricRow, number: float | None) -> str:
+def gap(row: PairedMeasure, number: float | None) -> str:
     """A difference: in points for shares."""
     if number is None or math.isnan(number):
         return "–"
     return f"{100 * number:+.2f}" if row.unit == "share" else f"{number:+.4f}"
 
 
-def interval(row: MetricRow) -> str:
+def interval(row: PairedMeasure) -> str:
     """An interval of differences: "-1.20 to +0.40"."""
     low, high = row.interval
     return "–" if low is None or high is None else f"{gap(row, low)} to {gap(row, high)}"
 
 
 def share(count: int, of: int) -> str:
-    """ "98.0 % of 200", with the Wilson interval; a dash where nothing can tell."""
+    """ "98.0 % of 200", with the Wilson interval; "not recorded" where no row can be compared."""
     if not of:
         return "not recorded"
     low, high = statistics.wilson(count, of)
@@ -54,14 +54,14 @@ def share(count: int, of: int) -> str:
 def headline(comparison: Comparison) -> str:
     """The verdict in one sentence."""
     a, b = comparison.a.label, comparison.b.label
-    said = {
+    sentences = {
         "EQUIVALENT": f"{b} is as good as {a}, within the margins",
         "DIFFERENT": f"{b} is not the same as {a}{_better(comparison)}",
-        "INCONCLUSIVE": f"the {comparison.joined:,} rows can neither show that {b} is as good as {a} nor that it is not",
+        "INCONCLUSIVE": f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}",
         "NO WORSE": f"{b} is no worse than the baseline {a}, within the margins",
         "WORSE": f"{b} is worse than the baseline {a}",
     }
-    return said[comparison.verdict]
+    return sentences[comparison.verdict]
 
 
 def _better(comparison: Comparison) -> str:
@@ -69,24 +69,24 @@ def _better(comparison: Comparison) -> str:
     return "" if len(signs) != 1 else ": it is better" if signs == {1.0} else ": it is worse"
 
 
-def settle(comparison: Comparison) -> str | None:
-    """What would settle an INCONCLUSIVE."""
+def more_rows(comparison: Comparison) -> str | None:
+    """How many more rows would decide an INCONCLUSIVE; None for another verdict."""
     if comparison.verdict != "INCONCLUSIVE":
         return None
     more = comparison.decision.more_rows
     if more is None:
-        return "No number of rows would settle it at these rates; judge by a wider margin or not at all."
-    return f"About {more:,} more rows would settle it (80 % power, if the rates seen here are the true ones)."
+        return "No number of rows would decide it at these rates. Set a wider margin."
+    return f"About {more:,} more rows would decide it (80 % power, if the rates seen here are the true ones)."
 
 
-def differences(comparison: Comparison) -> tuple[list[Difference], list[Difference]]:
+def differences(comparison: Comparison) -> tuple[list[RunDifference], list[RunDifference]]:
     """(differences that had to be allowed, differences between the systems under test)."""
     found = comparison.differences
     return [item for item in found if item.refuses], [item for item in found if not item.refuses]
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """What a reader must know before believing the figures."""
+    """What a reader must know before trusting the figures."""
     allowed, _ = differences(comparison)
     differing = [line for line in inputs(comparison) if line.startswith(_DIFFER)]
     return [*comparison.notes, *(f"allowed difference: {item}" for item in allowed), *differing]
@@ -94,7 +94,7 @@ def warnings(comparison: Comparison) -> list[str]:
 
 _DIFFER = "INPUTS DIFFER"
 STAGE_NAMES = {
-    "file": "picture file",
+    "file": "photo file",
     "pixels": "decoded pixels",
     "pixel_values": "model's pixel values",
     "input_ids": "prompt's token ids",
@@ -102,10 +102,10 @@ STAGE_NAMES = {
 
 
 def inputs(comparison: Comparison) -> list[str]:
-    """What the fingerprints say of the inputs: one sentence for each stage in which rows differ, or one for none."""
+    """What the fingerprints show: one sentence that names the stages in which inputs differ, or that they are identical."""
     known = {stage: counts for stage, counts in comparison.inputs.items() if counts[1]}
     if not known:
-        return ["Input fingerprints were not recorded: whether both saw the same cannot be told."]
+        return ["Input fingerprints were not recorded. Inputs cannot be compared."]
     differing = {stage: counts for stage, counts in known.items() if counts[0]}
     if not differing:
         return [f"Inputs are identical on all {max(of for _, of in known.values()):,} rows ({_names(list(known))})."]
@@ -119,7 +119,7 @@ def _names(stages: Sequence[str]) -> str:
 
 
 def noise(comparison: Comparison) -> list[str]:
-    """The distance of the two runs' numbers, and as a multiple of each noise floor."""
+    """The gap between the two runs, and its multiple of each noise floor."""
     lines = [f"A against B: {_noise(comparison.noise)}"]
     for item in comparison.floors:
         lines.append(f"noise floor {item.label}: {_noise(item.noise)}; {_times(item)}")
@@ -127,24 +127,24 @@ def noise(comparison: Comparison) -> list[str]:
 
 
 def _noise(item: Noise) -> str:
-    parted = f"{item.parted:,} of {item.rows:,} answers part"
+    answers = f"{item.diverged:,} of {item.rows:,} answers diverge"
     if item.mean is None or item.p99 is None or item.largest is None:
-        return f"{parted}; log-probabilities not recorded"
-    return f"{parted}; log-probability gap mean {item.mean:.2g}, 99 % {item.p99:.2g}, largest {item.largest:.2g} nats"
+        return f"{answers}; log-probabilities not recorded"
+    return f"{answers}; log-probability gap mean {item.mean:.2g}, 99 % {item.p99:.2g}, largest {item.largest:.2g} nats"
 
 
 def _times(item: Floor) -> str:
-    if item.times_mean is None and item.times_parted is None:
+    if item.times_mean is None and item.times_diverged is None:
         return "the floor is zero, so there is no multiple"
-    said = []
+    multiples = []
     if item.times_mean is not None:
-        said.append(f"the gap is {item.times_mean:.3g} times it in log-probability")
-    if item.times_parted is not None:
-        said.append(f"{item.times_parted:.3g} times in answers that part")
-    return ", ".join(said)
+        multiples.append(f"the gap is {item.times_mean:.3g} times the floor in log-probability")
+    if item.times_diverged is not None:
+        multiples.append(f"{item.times_diverged:.3g} times in diverging answers")
+    return ", ".join(multiples)
 
 
-def trace_line(item: Direction) -> str:
+def trace_line(item: CrossScores) -> str:
     """One direction of a trace in a sentence."""
     kl = (
         ""
@@ -160,17 +160,16 @@ def trace_line(item: Direction) -> str:
 
 
 def speed(comparison: Comparison) -> str:
-    """Rows a second on both sides."""
-    sides = [("A", comparison.a), ("B", comparison.b)]
+    """Rows a second of both runs."""
+    runs = [("A", comparison.a), ("B", comparison.b)]
     return ", ".join(
-        f"{name} {side.rows_per_second:.3g} rows a second" if side.rows_per_second else f"{name} not timed"
-        for name, side in sides
+        f"{name} {run.rows_per_second:.3g} rows a second" if run.rows_per_second else f"{name} not timed" for name, run in runs
     )
 
 
 def method(comparison: Comparison) -> str:
     """How the intervals were made."""
     return (
-        f"Intervals 95 %, paired by product: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
+        f"95 % intervals, paired by row: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
         f"seed {comparison.seed}) for the rest. Differences are B - A, shares in points."
     )

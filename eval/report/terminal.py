@@ -11,10 +11,10 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..compare import table
+from ..compare import run_table
 from ..compare.comparison import Comparison
-from ..compare.measures import MetricRow
 from ..compare.metrics import METRICS, Metric
+from ..compare.paired_measures import PairedMeasure
 from ..runs.run import Run
 from . import phrases
 
@@ -24,8 +24,8 @@ _CATEGORIES = 12
 
 
 def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10) -> None:
-    """Print the verdict, the measures and why answers part; the `rows` worst rows are listed."""
-    for part in (
+    """Print the verdict, the measures, why answers diverge, and the `rows` worst rows."""
+    for block in (
         _verdict(comparison),
         _warnings(comparison),
         _measures("Measures", comparison.metrics),
@@ -36,8 +36,8 @@ def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10
         _worst(comparison, rows),
         _numbers(comparison),
     ):
-        if part is not None:
-            console.print(part, width=min(WIDTH, console.width))
+        if block is not None:
+            console.print(block, width=min(WIDTH, console.width))
 
 
 def _text(value: object, style: str = "") -> Text:
@@ -53,8 +53,8 @@ def _verdict(comparison: Comparison) -> RenderableType:
     colour = _COLOURS[comparison.verdict]
     lines = [_text(phrases.headline(comparison), "bold")]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
-    if said := phrases.settle(comparison):
-        lines.append(_text(said))
+    if needed := phrases.more_rows(comparison):
+        lines.append(_text(needed))
     lines.append(
         _text(
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
@@ -76,7 +76,7 @@ def _grid(*columns: tuple[str, int, str]) -> RichTable:
     return grid
 
 
-def _measures(title: str, rows: Sequence[MetricRow]) -> RenderableType | None:
+def _measures(title: str, rows: Sequence[PairedMeasure]) -> RenderableType | None:
     if not rows:
         return None
     grid = _grid(
@@ -96,7 +96,7 @@ def _measures(title: str, rows: Sequence[MetricRow]) -> RenderableType | None:
             _text(f"  {row.label}"),
             phrases.figure(row, row.a),
             phrases.figure(row, row.b),
-            Text(phrases.gap(row, row.difference), style="bold" if row.sure else ""),
+            Text(phrases.gap(row, row.difference), style="bold" if row.significant else ""),
             phrases.interval(row),
             f"{row.rows:,}",
         )
@@ -104,7 +104,7 @@ def _measures(title: str, rows: Sequence[MetricRow]) -> RenderableType | None:
 
 
 def _both_parsed(comparison: Comparison) -> RenderableType | None:
-    """Only where it says something else than all rows do."""
+    """The fields in which some answer did not parse."""
     judged = {(row.field, row.metric): row.rows for row in comparison.metrics}
     fields = {row.field for row in comparison.both_parsed if row.rows != judged[row.field, row.metric]}
     return _measures("Rows both parsed", [row for row in comparison.both_parsed if row.field in fields])
@@ -126,16 +126,16 @@ def _categories(comparison: Comparison) -> RenderableType | None:
         grid.add_row(*cells)
     left = len(comparison.by_category) - _CATEGORIES
     more = f"and {left} more in --json and --html; " if left > 0 else ""
-    return Group(grid, _text(f"{more}* its own 95 % interval leaves out zero", "dim"))
+    return Group(grid, _text(f"{more}* this category's own 95 % interval excludes zero", "dim"))
 
 
-def _category_cells(row: MetricRow) -> list[RenderableType]:
-    difference = phrases.gap(row, row.difference) + ("*" if row.sure else " ")
-    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.sure else "")]
+def _category_cells(row: PairedMeasure) -> list[RenderableType]:
+    difference = phrases.gap(row, row.difference) + ("*" if row.significant else " ")
+    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.significant else "")]
 
 
 def _agreement(comparison: Comparison) -> RenderableType:
-    names = {"text": "same text", "tokens": "same tokens", "predicted": "same fields read"}
+    names = {"text": "same text", "tokens": "same tokens", "predicted": "same fields"}
     lines = [_heading("Agreement")]
     lines += [_text(f"{names[name]:<18}{phrases.share(*counts)}") for name, counts in comparison.agreement.items()]
     outcomes = ", ".join(f"{name} {count:,}" for name, count in comparison.outcomes.items())
@@ -144,9 +144,9 @@ def _agreement(comparison: Comparison) -> RenderableType:
 
 
 def _causes(comparison: Comparison) -> RenderableType:
-    if not comparison.parted:
-        return Group(_heading("Why answers part"), _text("no row's answer, reading or truth differs"))
-    grid = _grid(("Why answers part", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
+    if not comparison.diverged:
+        return Group(_heading("Why answers diverge"), _text("no row differs in answer, parsed fields or true values"))
+    grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
     most = max(comparison.cause_counts.values())
     for cause, count in comparison.cause_counts.items():
         grid.add_row(cause, f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
@@ -154,14 +154,14 @@ def _causes(comparison: Comparison) -> RenderableType:
 
 
 def _worst(comparison: Comparison, rows: int) -> RenderableType | None:
-    shown = comparison.parted[:rows]
+    shown = comparison.diverged[:rows]
     if not shown:
         return None
     grid = _grid((f"Worst {len(shown)}", 18, "left"), ("", 10, "left"), ("cause", 48, "left"))
     for row in shown:
         cause = row.cause if row.margin is None else f"{row.cause} ({row.margin:.3g} nats)"
-        grid.add_row(_text(row.id), row.outcome, _text(f"{cause}: {row.reading or row.detail}"))
-    left = len(comparison.parted) - len(shown)
+        grid.add_row(_text(row.id), row.outcome, _text(f"{cause}: {row.parsed_differently or row.detail}"))
+    left = len(comparison.diverged) - len(shown)
     return Group(grid, _text(f"and {left:,} more in --json and --html", "dim")) if left else grid
 
 
@@ -177,15 +177,15 @@ def _numbers(comparison: Comparison) -> RenderableType:
 
 
 def print_table(console: Console, runs: Sequence[Run], reference: Run) -> None:
-    """Compare every run with `reference` and print them side by side."""
-    print_rows(console, table.tabulate(runs, reference))
+    """Compare every run with `reference` and print them in one table."""
+    print_rows(console, run_table.tabulate(runs, reference))
 
 
-def print_rows(console: Console, found: table.Table) -> None:
+def print_rows(console: Console, found: run_table.RunTable) -> None:
     """Print a table of runs: gated measures with their difference to the reference below, and each verdict."""
     gated = found.gated[:2]
     first = found.rows[0]
-    headings = [measure.label if (measure := table.measure_of(first, *name)) else name[1] for name in gated]
+    headings = [measure.label if (measure := run_table.measure_of(first, *name)) else name[1] for name in gated]
     grid = _grid(
         ("Run", 20, "left"),
         *((heading, 15, "right") for heading in headings),
@@ -193,7 +193,7 @@ def print_rows(console: Console, found: table.Table) -> None:
         ("rows/s", 6, "right"),
     )
     for row in found.rows:
-        measures = [table.measure_of(row, *name) for name in gated]
+        measures = [run_table.measure_of(row, *name) for name in gated]
         grid.add_row(
             _run_cell(row),
             *("–" if item is None else _measure_cell(item) for item in measures),
@@ -204,13 +204,13 @@ def print_rows(console: Console, found: table.Table) -> None:
     console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
 
 
-def _run_cell(row: table.TableRow) -> Text:
+def _run_cell(row: run_table.RunTableRow) -> Text:
     name = _text(row.label, "bold")
     verdict = row.verdict or "reference"
     return name.append("\n").append(verdict, style=_COLOURS.get(row.verdict, "dim")).append(f"\n{row.rows:,} rows", style="dim")
 
 
-def _measure_cell(item: MetricRow) -> Text:
+def _measure_cell(item: PairedMeasure) -> Text:
     cell = Text(phrases.figure(item, item.b))
     if item.difference is None:
         return cell
@@ -230,7 +230,7 @@ def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
             grid.add_row(Text("  " + ", ".join(f"{status} {count:,}" for status, count in failed.items()), style="dim"))
     console.print(grid, width=min(WIDTH, console.width))
     if scores.get("read_differently"):
-        console.print(_text(f"{scores['read_differently']:,} rows read otherwise than when the run was made", "yellow"))
+        console.print(_text(f"{scores['read_differently']:,} rows parse to other values than when the run was made", "yellow"))
 
 
 def _score_cells(metric: Metric, score: Mapping[str, Any]) -> tuple[str, str, str]:

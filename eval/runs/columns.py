@@ -1,6 +1,6 @@
 """A run in columns: what scoring needs of 100,000 rows, without their texts and tokens.
 
-Each row keeps its byte offset, so that the few rows a report shows can be read again in full.
+Each row keeps its byte offset, so that the few rows of a report can be read in full.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz
 
-from mlx_phi3v.task import Field, FieldKind, Task, clean_text, is_missing
+from mlx_phi3v.task import Field, FieldKind, ParsedField, Task, clean_text, is_missing
 
-from .prediction import STATUSES
+from .prediction import STATUSES, Prediction
 from .run import Run
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-# From the file to the model: the first stage that differs is where two inputs part.
+# From the file to the model: the first stage that differs is where two inputs diverge.
 STAGES = ("file", "pixels", "pixel_values", "input_ids")
 
 
@@ -66,7 +65,7 @@ class FieldColumn:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenColumns:
     """All rows' chosen tokens end to end: row i is `ids[bounds[i] : bounds[i + 1]]`, its log-probabilities likewise.
 
     A row without tokens is empty; log-probabilities that were not recorded are NaN.
@@ -78,88 +77,94 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """A run's rows in columns, plus digests that say cheaply whether two rows are the same."""
+class RunColumns:
+    """A run's rows in columns, plus digests by which rows are compared cheaply."""
 
     ids: list[str]
     offsets: Ints
     fields: dict[str, FieldColumn]
     digests: dict[str, Ints]  # "text", "tokens", "predicted", "true" and one per input stage; 0 where not recorded
-    tokens: Tokens
+    tokens: TokenColumns
     seconds: Floats
-    duplicates: list[tuple[str, bool]]  # (id, whether the repeated row says the same); the first row is used
+    duplicates: list[tuple[str, bool]]  # (id, whether the repeated row is equal); the first row is used
 
     def position(self) -> dict[str, int]:
         """id -> row."""
         return {identity: index for index, identity in enumerate(self.ids)}
 
 
-def read_columns(run: Run) -> Columns:
+def read_columns(run: Run) -> RunColumns:
     """Read a run once, row by row.
 
-    Raises UserError for a broken line; a field the row does not mention counts as missing.
+    Raises UserError for a line that is no prediction; a field that a row lacks counts as missing.
     """
-    builders = {item.name: _Builder(item) for item in run.task.fields}
-    ids: list[str] = []
-    seen: dict[str, int] = {}
-    offsets: list[int] = []
-    seconds: list[float] = []
-    digests: dict[str, list[int]] = {name: [] for name in ("text", "tokens", "predicted", "true", *STAGES)}
-    duplicates: list[tuple[str, bool]] = []
-    token_ids, logprobs, bounds = array("q"), array("d"), array("q", [0])
+    builder = _RunBuilder(run.task)
     for offset, row in run.stream():
-        identity = str(row["id"])
-        tokens = row.get("token_ids") or []
-        row_digests = {
-            "text": _digest(row.get("text")),
-            "tokens": _digest(tuple(tokens) or None),
-            "predicted": _digest(_pairs(row["predicted"])),
-            "true": _digest(_pairs(row["true"])),
-            **{stage: _digest((row.get("fingerprints") or {}).get(stage)) for stage in STAGES},
-        }
-        if identity in seen:
-            first = seen[identity]
-            same = all(row_digests[name] == digests[name][first] for name in ("text", "predicted", "true"))
-            duplicates.append((identity, same))
-            continue
-        seen[identity] = len(ids)
-        ids.append(identity)
-        offsets.append(offset)
-        seconds.append(float(row.get("seconds") or 0.0))
-        token_ids.extend(tokens)
-        logprobs.extend(_aligned(row.get("logprobs"), len(tokens)))
-        bounds.append(len(token_ids))
-        for name, value in row_digests.items():
-            digests[name].append(value)
-        for name, builder in builders.items():
-            builder.add(row["true"].get(name), row["predicted"].get(name))
-    return Columns(
-        ids=ids,
-        offsets=np.array(offsets, dtype=np.int64),
-        fields={name: builder.column() for name, builder in builders.items()},
-        digests={name: np.array(values, dtype=np.int64) for name, values in digests.items()},
-        tokens=Tokens(np.array(token_ids), np.array(logprobs), np.array(bounds)),
-        seconds=np.array(seconds),
-        duplicates=duplicates,
-    )
+        builder.add(offset, row)
+    return builder.columns()
 
 
-def _aligned(logprobs: list[float] | None, length: int) -> list[float]:
-    return logprobs if logprobs is not None and len(logprobs) == length else [math.nan] * length
+class _RunBuilder:
+    """Collects the columns of a run."""
+
+    def __init__(self, task: Task) -> None:
+        self.fields = {item.name: _FieldBuilder(item) for item in task.fields}
+        self.position: dict[str, int] = {}
+        self.offsets = array("q")
+        self.seconds = array("d")
+        self.digests = {name: array("q") for name in ("text", "tokens", "predicted", "true", *STAGES)}
+        self.token_ids, self.logprobs, self.bounds = array("q"), array("d"), array("q", [0])
+        self.duplicates: list[tuple[str, bool]] = []
+
+    def add(self, offset: int, row: Prediction) -> None:
+        """Add a row; a repeated one is noted and left out."""
+        digests = _row_digests(row)
+        if row.id in self.position:
+            first = self.position[row.id]
+            same = all(digests[name] == self.digests[name][first] for name in ("text", "predicted", "true"))
+            self.duplicates.append((row.id, same))
+            return
+        self.position[row.id] = len(self.position)
+        self.offsets.append(offset)
+        self.seconds.append(row.seconds or 0.0)
+        length = len(row.token_ids)
+        self.token_ids.extend(row.token_ids)
+        self.logprobs.extend(row.logprobs if len(row.logprobs) == length else [math.nan] * length)
+        self.bounds.append(len(self.token_ids))
+        for name, digest in digests.items():
+            self.digests[name].append(digest)
+        for name, builder in self.fields.items():
+            builder.add(row.true.get(name), row.predicted.get(name))
+
+    def columns(self) -> RunColumns:
+        """What was collected, as arrays."""
+        return RunColumns(
+            ids=list(self.position),
+            offsets=np.array(self.offsets, dtype=np.int64),
+            fields={name: builder.column() for name, builder in self.fields.items()},
+            digests={name: np.array(values, dtype=np.int64) for name, values in self.digests.items()},
+            tokens=TokenColumns(np.array(self.token_ids), np.array(self.logprobs), np.array(self.bounds)),
+            seconds=np.array(self.seconds),
+            duplicates=self.duplicates,
+        )
 
 
-def _pairs(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        (name, item.get("value"), item.get("status")) if isinstance(item, Mapping) else (name, item)
-        for name, item in sorted(value.items())
-    )
+def _row_digests(row: Prediction) -> dict[str, int]:
+    predicted = tuple((name, item.value, item.status) for name, item in sorted(row.predicted.items()))
+    return {
+        "text": _digest(row.text),
+        "tokens": _digest(tuple(row.token_ids) or None),
+        "predicted": _digest(predicted),
+        "true": _digest(tuple(sorted(row.true.items()))),
+        **{stage: _digest(row.fingerprints.get(stage)) for stage in STAGES},
+    }
 
 
 def _digest(value: Any) -> int:
     return 0 if value is None else hash(value) or 1
 
 
-class _Builder:
+class _FieldBuilder:
     """Collects one field of a run."""
 
     def __init__(self, item: Field) -> None:
@@ -170,9 +175,9 @@ class _Builder:
         self.exact: list[bool] = []
         self.ratio: list[float] = []
 
-    def add(self, true: Any, predicted: Mapping[str, Any] | None) -> None:
-        status = STATUSES.index((predicted or {}).get("status", "missing"))
-        value = (predicted or {}).get("value") if status == 0 else None
+    def add(self, true: Any, predicted: ParsedField | None) -> None:
+        status = STATUSES.index(predicted.status if predicted else "missing")
+        value = predicted.value if predicted and status == 0 else None
         true, value = self._clean(true), self._clean(value)
         if status == 0 and _absent(value):
             status = STATUSES.index("malformed")

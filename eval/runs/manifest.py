@@ -1,4 +1,4 @@
-"""What was run: `manifest.json`, its schema and what two runs must share to be one."""
+"""A run's `manifest.json`: its schema, and what a resumed run must share with its beginning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .prediction import true_values
 SCHEMA = 1
 HASHES = ("base", "adapter", "catalogue", "split", "template", "tokenizer", "decoding")
 # What a resumed run must share with its beginning, beside hashes and settings; batch size, processes, code and the
-# places of folders may change.
+# paths of folders may change.
 _RESUME_KEYS = ("backend", "task", "split", "limit", "shard")
 
 
@@ -45,7 +45,8 @@ def check_manifest(manifest: Any, path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raises UserError, naming what differs, where a run with manifest `new` cannot go on in `folder`, which has `old`."""
     pairs: list[tuple[str, Any, Any]] = []
     for group in ("hashes", "settings"):
         before, after = old.get(group) or {}, new.get(group) or {}

@@ -1,41 +1,48 @@
-"""A run folder: what was run (`manifest.json`) and one line per product (`predictions.jsonl`).
+"""A run: a folder with its manifest (`manifest.json`) and one line for each row (`predictions.jsonl`).
 
     RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, limit, shard,
                              code, packages, device, batch_size, start, end, rows, seconds
     RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image
-    RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.trace`)
+                             (see `Prediction`)
+    RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.runs.scored_tokens`)
 
-`token_ids` holds every token chosen, the end token too where `finish` is "end"; `logprobs` and `top_k` stand
-beside it, token by token, in nats. Rows may come in any order: everything joins by id.
-
-A baseline is the same in one file: the manifest as the first line, then rows without their tokens.
+Rows may come in any order: everything joins by id. A baseline is the same in one file: the manifest as the first
+line, then the rows without their tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import read_json, sha256_json
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import ParsedField, Task
 
 from .manifest import check_manifest
-from .prediction import _parse_line, _read_json
+from .prediction import Prediction, read_json_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Run:
-    """A run read back: `manifest`, `label`, `task`, and its rows, streamed or all at once."""
+    """A run on disk: `manifest`, `label`, `task`, and its rows, streamed or all at once.
+
+    `truncated` says, after a `stream` to the end, whether the last line was incomplete and left out.
+    """
 
     def __init__(self, path: Path, rows_path: Path, manifest: dict[str, Any], start: int) -> None:
         self.path = path
         self.manifest = manifest
         self.task = Task.from_dict(manifest["task"])
-        self.torn = False
+        self.truncated = False
         self._rows_path = rows_path
         self._start = start
 
@@ -60,42 +67,81 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What the run calls itself; its folder's name where it has no label."""
+        """The run's name in reports; its folder's name where it has no label."""
         return str(self.manifest.get("label") or self.path.name)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether every row was answered."""
         return self.manifest.get("end") is not None
 
-    def stream(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(byte offset, row) in file order, one row in memory at a time. A torn last line is left out (`torn`)."""
+    def stream(self) -> Iterator[tuple[int, Prediction]]:
+        """(byte offset, row) in the file's order, one row in memory at a time.
+
+        A truncated last line is left out and sets `truncated`. Raises UserError for any other line that is no prediction.
+        """
         offset = self._start
         with open(self._rows_path, "rb") as file:
             file.seek(offset)
             for number, line in enumerate(file, 2 if self._start else 1):
                 if not line.endswith(b"\n"):
-                    self.torn = True
+                    self.truncated = True
                     return
-                yield offset, _parse_line(line, self._rows_path, number)
+                yield offset, Prediction.from_line(line, self._rows_path, number)
                 offset += len(line)
 
-    def read(self, offset: int) -> dict[str, Any]:
-        """The row at a byte offset that `stream` gave."""
-        self._handle.seek(offset)
-        row: dict[str, Any] = _read_json(self._handle.readline())
-        return row
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[int], Prediction]]:
+        """Read single rows at byte offsets that `stream` gave; the file is open within the block.
+
+        >>> with run.reader() as read:
+        ...     first = read(columns.offsets[0])
+        """
+        with open(self._rows_path, "rb") as file:
+
+            def read(offset: int) -> Prediction:
+                file.seek(offset)
+                return Prediction.from_dict(read_json_line(file.readline()))
+
+            yield read
 
     @cached_property
-    def _handle(self) -> BinaryIO:
-        return open(self._rows_path, "rb")
-
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Prediction]:
         """All rows at once; for a large run, `stream`."""
         return [row for _, row in self.stream()]
 
     def content_hash(self) -> str:
         """Hex SHA-256 of all rows without their times, whatever their order: equal for equal results."""
-        digests = sorted(sha256_json({key: row[key] for key in row if key != "seconds"}) for _, row in self.stream())
+        digests = sorted(sha256_json(replace(row, seconds=None).to_dict()) for _, row in self.stream())
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame, without tokens and fingerprints.
+
+        RunColumns: id; true_FIELD, predicted_FIELD and status_FIELD for each of the task's fields; text; finish; seconds;
+        image. What is missing is None, or NaN in a number's column.
+
+        >>> frame = Run.load("runs/mine").to_pandas()  # doctest: +SKIP
+        >>> frame.groupby("true_category3_code")["status_full_price"].value_counts()  # doctest: +SKIP
+        """
+        import pandas as pd
+
+        records = [_flat(row, self.task) for _, row in self.stream()]
+        names = _flat(Prediction("", {}, {}), self.task)
+        frame = pd.DataFrame.from_records(records, columns=list(names))
+        numbers = ["seconds"]
+        for item in self.task.fields:
+            if item.kind == "number":
+                numbers += [f"true_{item.name}", f"predicted_{item.name}"]
+        return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _flat(row: Prediction, task: Task) -> dict[str, Any]:
+    """A row's values by column of `Run.to_pandas`."""
+    flat: dict[str, Any] = {"id": row.id}
+    for item in task.fields:
+        predicted = row.predicted.get(item.name, ParsedField(None, "missing"))
+        flat[f"true_{item.name}"] = row.true.get(item.name)
+        flat[f"predicted_{item.name}"] = predicted.value
+        flat[f"status_{item.name}"] = predicted.status
+    return flat | {"text": row.text, "finish": row.finish, "seconds": row.seconds, "image": row.image}

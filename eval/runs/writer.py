@@ -12,17 +12,18 @@ from typing import Any, BinaryIO
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path, read_json, write_json
 
-from .manifest import SCHEMA, _check_same_run, check_manifest, now
-from .prediction import _parse_line
+from .manifest import SCHEMA, check_manifest, check_same_run, now
+from .prediction import Prediction
 from .run import Run
 
 
 class RunWriter:
-    """Appends rows to a run folder, each flushed as it comes, so that a kill loses at most the row in flight.
+    """Appends rows to a run folder, each flushed as it comes, so that a kill loses one row at most.
 
     >>> with RunWriter.open(folder, manifest) as writer:
-    ...     for row in rows if row["id"] not in writer.done:
-    ...         writer.write(row)
+    ...     for row in predictions:
+    ...         if row.id not in writer.done:
+    ...             writer.write(row)
     ...     writer.finish(seconds=elapsed)
     """
 
@@ -34,14 +35,14 @@ class RunWriter:
 
     @classmethod
     def open(cls, folder: Path | str, manifest: Mapping[str, Any], *, resume: bool = True) -> RunWriter:
-        """Begin a run, or go on with one that was cut short.
+        """Begin a run, or resume an interrupted one.
 
         Args:
             manifest: as in the module's docstring; `schema`, `start`, `end`, `rows` and `seconds` are filled in.
             resume: go on with an existing run; else an existing run is an error.
 
         Raises UserError where the folder holds another run (the keys that differ are named), where a line other
-        than the last is broken, or where another process is writing it.
+        than the last is no prediction, or where another process is writing it.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -52,7 +53,7 @@ class RunWriter:
             if not resume:
                 raise UserError(f"{folder} already holds a run; choose another folder, or resume it")
             old = check_manifest(read_json(path, "run manifest"), path)
-            _check_same_run(old, json.loads(json.dumps(fresh)), folder)
+            check_same_run(old, json.loads(json.dumps(fresh)), folder)
             fresh |= {"start": old["start"], "seconds": old.get("seconds", 0.0)}
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; choose another folder")
@@ -60,21 +61,21 @@ class RunWriter:
         file = open(folder / "predictions.jsonl", "a+b")  # noqa: SIM115 (held for the run's life)
         try:
             _lock(file, folder)
-            done = _cut_to_whole_lines(file, folder / "predictions.jsonl")
+            done = _truncate_to_whole_lines(file, folder / "predictions.jsonl")
             write_json(path, fresh)
         except BaseException:
             file.close()
             raise
         return cls(folder, fresh, done, file)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Prediction) -> None:
         """Append one row. Raises ValueError for an id already written: that is an error of the caller."""
-        if row["id"] in self.done:
-            raise ValueError(f"row {row['id']!r} is already in {self.folder}")
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        if row.id in self.done:
+            raise ValueError(f"row {row.id!r} is already in {self.folder}")
+        line = json.dumps(row.to_dict(), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         self._file.write(line)
         self._file.flush()
-        self.done.add(row["id"])
+        self.done.add(row.id)
 
     def finish(self, *, seconds: float) -> None:
         """Mark the run whole; `seconds` is this session's time and adds to those of finished earlier ones."""
@@ -98,7 +99,7 @@ class RunWriter:
 def _lock(file: BinaryIO, folder: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # no such lock on Windows: two writers are then the user's to avoid
+    except ImportError:  # no such lock on Windows: the user must then avoid two writers
         return
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,15 +109,15 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         return
 
 
-def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
-    """Cut a half-written last line off; the ids of the rest."""
+def _truncate_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
+    """Remove a truncated last line; returns the ids of the others."""
     done: set[str] = set()
     whole = 0
     file.seek(0)
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             break
-        identity = _parse_line(line, path, number)["id"]
+        identity = Prediction.from_line(line, path, number).id
         if identity in done:
             raise UserError(f"{path} line {number} repeats the row {identity!r}; remove one of the two, then resume")
         done.add(identity)
@@ -127,9 +128,9 @@ def _cut_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
 
 
 def write_baseline(run: Run, path: Path | str) -> None:
-    """Write `run` as one small file (no tokens) to keep beside the code and compare later runs with."""
-    keep = ("id", "true", "predicted", "text", "finish")
+    """Write `run` as one small file without tokens, to compare later runs with."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps({"manifest": run.manifest}, ensure_ascii=False) + "\n")
         for _, row in run.stream():
-            file.write(json.dumps({key: row[key] for key in keep if key in row}, ensure_ascii=False) + "\n")
+            small = Prediction(row.id, row.true, row.predicted, row.text, finish=row.finish)
+            file.write(json.dumps(small.to_dict(), ensure_ascii=False) + "\n")

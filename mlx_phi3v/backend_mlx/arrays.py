@@ -1,9 +1,12 @@
-"""Single tensors in MLX: read one from a safetensors file, cast, pack, give its bytes."""
+"""Arrays in MLX: read one from a safetensors file, pack, give its bytes or a numpy copy; trees of them."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from ..checkpoint.headers import TensorInfo
 from .ops import in_chunks
@@ -52,3 +55,26 @@ def to_bytes(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
     name = str(array.dtype).removeprefix("mlx.core.")
     data = np.asarray(array.reshape(-1).view(mx.uint8))  # a view
     return name, tuple(array.shape), data.data
+
+
+def leaves(tree: Any) -> list[mx.array]:
+    """All arrays of a nested tree."""
+    return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(tree))]
+
+
+def scalar(array: mx.array) -> float:
+    """The number in a 0-d array."""
+    return float(cast(float, array.item()))
+
+
+def to_numpy(array: mx.array) -> np.ndarray:
+    """fp32 numpy copy."""
+    return np.array(array.astype(mx.float32))
+
+
+def set_leaf(tree: Any, path: str, value: mx.array) -> None:
+    """Set one array of nested dicts and lists by its dotted path."""
+    *parents, last = path.split(".")
+    for part in parents:
+        tree = tree[int(part)] if isinstance(tree, list) else tree[part]
+    tree[last] = value

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,52 +13,17 @@ import numpy as np
 import psutil
 from mlx.utils import tree_flatten, tree_map
 
-from ..adapters import AdapterConfig, adapter_shapes
-from ..backend import Forward, OptimizerConfig
+from ..adapters import AdapterArgs, adapter_shapes
+from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
-from ..checkpoint.headers import open_checkpoint
-from ..checkpoint.layout import VISION, is_unused
-from ..config import ModelConfig, load_model_config
+from ..config import ModelArgs
 from ..prompts import IGNORE
 from . import lora
-from .cache import Cache, KVCache
+from .arrays import leaves, scalar, set_leaf, to_numpy
+from .cache import Cache, KVCache, prefill_mask
 from .cpu import blas
-from .model import Phi3VForCausalLM
+from .model import Phi3VForCausalLM, parameter_name
 from .ops import on_cpu
-from .quantized import quantize_language
-
-
-def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None) -> MLXBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16."""
-    config = load_model_config(folder)
-    dtype = dtype or ("float32" if on_cpu() else accelerator_dtype or "bfloat16")
-    model = Phi3VForCausalLM(config)
-    if config.quantization:
-        quantize_language(model, config.quantization)
-    tensors = open_checkpoint(folder, config)
-    target = getattr(mx, dtype)
-    files = {info.file for info in tensors.values()}
-    arrays: dict[str, mx.array] = {}
-    for file in sorted(files):
-        arrays |= cast(dict[str, mx.array], mx.load(str(file)))
-    weights = []
-    for name in tensors:
-        if is_unused(name, config):
-            continue
-        array = arrays.pop(name)
-        weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
-    del arrays
-    model.load_weights(weights)  # strict: every parameter of the model, and no other
-    for _, array in weights:  # one by one, so that the stored and the cast copy are never both whole
-        mx.eval(array)
-    model.freeze()
-    model.eval()
-    return MLXBackend(model, config, folder, dtype)
-
-
-def parameter_name(tensor: str) -> str:
-    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
-    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
 
 
 class Inputs(NamedTuple):
@@ -81,7 +44,7 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: Phi3VForCausalLM, config: ModelConfig, folder: Path, dtype: str) -> None:
+    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str) -> None:
         self.model = model
         self.config = config
         self.folder = folder
@@ -91,6 +54,11 @@ class MLXBackend:
         self.grads: Any = None
         self.group = mx.distributed.init()
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
+
+    @property
+    def whole_model(self) -> nn.Module:
+        """The model with its adapter."""
+        return self.model
 
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
@@ -104,7 +72,7 @@ class MLXBackend:
             "threads": psutil.cpu_count(),
         }
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """See `backend.Backend`."""
         self.keys = sorted(adapter_shapes(self.config, adapter).tensors)
         lora.add_lora(self.model, self.config, adapter, tensors, trainable)
@@ -114,7 +82,7 @@ class MLXBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.model, self.keys)
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.keys)
@@ -182,17 +150,19 @@ class MLXBackend:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
         return scalar(norm)
 
+    @without_dropout
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        with evaluating(self.model):
-            return scalar(self.token_loss(*self._loss_inputs(batch)))
+        return scalar(self.token_loss(*self._loss_inputs(batch)))
 
+    @without_dropout
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
         cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        hidden = self._hidden(self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
+        hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
+    @without_dropout
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
         cache.append()
@@ -209,10 +179,11 @@ class MLXBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @without_dropout
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[mx.array] = []
-        hidden = self._hidden(self._inputs(batch), mask="causal", every_layer=states)
+        hidden = self.model(*self._inputs(batch), mask="causal", every_layer=states)
         return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
@@ -255,59 +226,8 @@ class MLXBackend:
         label_index = mx.array(rows * batch.labels.shape[1] + columns)
         return (*self._inputs(batch), label_index, mx.array(shifted[rows, columns]))
 
-    def _hidden(
-        self,
-        inputs: Inputs,
-        mask: mx.array | str | None = "causal",
-        cache: list[Any] | None = None,
-        every_layer: list[mx.array] | None = None,
-    ) -> mx.array:
-        return self.model(*inputs, mask, cache, every_layer)
-
     def token_loss(self, *arrays: mx.array) -> mx.array:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""
         *inputs, label_index, targets = arrays
         # Padding is on the right, behind all that a real token may see: the causal mask is enough.
-        return self.model.loss(self._hidden(Inputs(*inputs)), label_index, targets)
-
-
-def prefill_mask(valid: np.ndarray) -> mx.array | str:
-    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
-    if valid.all():
-        return "causal"
-    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
-    return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; after it the model is in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def leaves(tree: Any) -> list[mx.array]:
-    """All arrays of a nested tree."""
-    return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(tree))]
-
-
-def scalar(array: mx.array) -> float:
-    """The number in a 0-d array."""
-    return float(cast(float, array.item()))
-
-
-def to_numpy(array: mx.array) -> np.ndarray:
-    """fp32 numpy copy."""
-    return np.array(array.astype(mx.float32))
-
-
-def set_leaf(tree: Any, path: str, value: mx.array) -> None:
-    """Set one array of nested dicts and lists by its dotted path."""
-    *parents, last = path.split(".")
-    for key in parents:
-        tree = tree[int(key)] if isinstance(tree, list) else tree[key]
-    tree[last] = value
+        return self.model.loss(self.model(*Inputs(*inputs)), label_index, targets)

@@ -72,3 +72,11 @@ class Cache:
         self.lengths = self.lengths[rows]
         for layer in self.layers:
             layer.filter(rows, padding)
+
+
+def prefill_mask(valid: np.ndarray) -> mx.array | str:
+    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
+    if valid.all():
+        return "causal"
+    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
+    return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))

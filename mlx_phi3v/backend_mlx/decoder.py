@@ -8,14 +8,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import rope
-from ..config import ModelConfig
+from ..config import ModelArgs
 from . import ops
 
 
 class RotaryEmbedding(nn.Module):
     """Positions -> cos and sin [B, 1, T, D]; short or long factors row by row."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self._inverse_frequencies = mx.array(rope.inverse_frequencies(config))
         self._scale = rope.attention_scale(config)
@@ -37,7 +37,7 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 class Attention(nn.Module):
     """Causal self-attention with a fused qkv projection and grouped key-value heads."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.num_kv_heads = config.num_key_value_heads
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU; the fused projection holds the gate first."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
@@ -72,7 +72,7 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)

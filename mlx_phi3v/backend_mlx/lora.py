@@ -7,8 +7,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..adapters import PREFIX, AdapterConfig, adapter_shapes
-from ..config import ModelConfig
+from ..adapters import PREFIX, AdapterArgs, adapter_shapes
+from ..config import ModelArgs
 
 
 class LoRALinear(nn.Module):
@@ -36,7 +36,7 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(
-    model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
+    model: nn.Module, config: ModelArgs, adapter: AdapterArgs, tensors: dict[str, np.ndarray], trainable: bool
 ) -> None:
     """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
     model.freeze()

@@ -12,7 +12,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .. import rope
-from ..config import CROPS_AT_ONCE, ModelConfig
+from ..checkpoint.layout import VISION
+from ..config import CROPS_AT_ONCE, ModelArgs
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
 from .vision import VisionModel
@@ -30,10 +31,15 @@ class Separator(nn.Module):
         return self.weight.reshape(1, -1).astype(like.dtype)
 
 
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
+
+
 class ImageProcessorModule(nn.Module):
     """Only a name in the checkpoint: `img_processor.vision_model`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.vision_model = VisionModel(config.vision)
 
@@ -41,7 +47,7 @@ class ImageProcessorModule(nn.Module):
 class ImageEmbedding(nn.Module):
     """Crops -> a table of projected features, from which every image token is one row."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         size = 4 * config.vision.hidden_size
         self.config = config
@@ -87,7 +93,7 @@ class ImageEmbedding(nn.Module):
 class Phi3VModel(nn.Module):
     """Embeddings, decoder layers and final norm."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -134,7 +140,7 @@ class Phi3VModel(nn.Module):
 class Phi3VForCausalLM(nn.Module):
     """The whole model; attribute paths are the checkpoint's keys."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.config = config
         self.model = Phi3VModel(config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import VisionConfig
+from ..config import VisionArgs
 from . import ops
 from .checkpointing import checkpointed
 
@@ -17,7 +17,7 @@ from .checkpointing import checkpointed
 class VisionEmbeddings(nn.Module):
     """Patches, class token and learnt positions."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.config = config
         self.class_embedding = mx.zeros((config.hidden_size,))
@@ -33,7 +33,7 @@ class VisionEmbeddings(nn.Module):
 class PatchEmbedding(nn.Module):
     """The patch convolution. MLX: as one matrix product, so that the weight keeps the published [C, 3, p, p]."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.weight = mx.zeros((config.hidden_size, config.num_channels, config.patch_size, config.patch_size))
@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
 class VisionAttention(nn.Module):
     """Multi-head self-attention without a mask."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.scale = (config.hidden_size // config.num_attention_heads) ** -0.5
@@ -71,7 +71,7 @@ class VisionAttention(nn.Module):
 class VisionMLP(nn.Module):
     """Two layers with quick-GELU, x * sigmoid(1.702 x)."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -83,7 +83,7 @@ class VisionMLP(nn.Module):
 class VisionLayer(nn.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.self_attn = VisionAttention(config)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -98,7 +98,7 @@ class VisionLayer(nn.Module):
 class VisionEncoder(nn.Module):
     """The layers whose output is used: all but the last."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.layers = [VisionLayer(config) for _ in range(config.used_layers)]
 
@@ -106,7 +106,7 @@ class VisionEncoder(nn.Module):
 class VisionModel(nn.Module):
     """fp crops [N, 3, 336, 336] -> patch features [N, grid^2, C], without the class token."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.embeddings = VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

@@ -6,77 +6,22 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
-from safetensors import safe_open
-from torch import nn
 from transformers import DynamicCache
 
-from ..adapters import AdapterConfig
-from ..backend import Forward, OptimizerConfig
+from ..adapters import AdapterArgs
+from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
-from ..checkpoint.headers import TensorInfo, open_checkpoint
-from ..checkpoint.layout import VISION, expected_tensors, is_quantized, is_unused
-from ..config import ModelConfig, load_model_config
+from ..config import ModelArgs
 from ..prompts import IGNORE
 from . import lora
-from .cache import Cache
-from .cuda import set_up_cuda
-from .decoder import RotaryEmbedding
-from .model import Phi3VForCausalLM
-from .quantized import dequantize
-
-
-def load(
-    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa"
-) -> TorchBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
-    config = load_model_config(folder)
-    group = join_ranks()
-    device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
-    if device.type == "cuda":
-        set_up_cuda(dtype)
-    with torch.device("meta"):  # no memory is taken for weights that are about to be read
-        model = Phi3VForCausalLM(config, attn_implementation)
-    tensors = open_checkpoint(folder, config)
-    target = getattr(torch, dtype)
-    weights = {}
-    for name in expected_tensors(config):
-        if not is_unused(name, config):
-            weights[parameter_name(name)] = read_tensor(name, tensors, config).to(device=device, dtype=target)
-    model.load_state_dict(weights, strict=True, assign=True)
-    # Buffers are not in the checkpoint: they are made off the meta device.
-    model.model.rotary_emb = RotaryEmbedding(config).to(device)
-    positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
-    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
-    model.requires_grad_(False)
-    model.eval()
-    return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
-
-
-def parameter_name(tensor: str) -> str:
-    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
-    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
-
-
-def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelConfig) -> torch.Tensor:
-    """One tensor of the checkpoint, unpacked where it is quantised."""
-
-    def read(key: str) -> torch.Tensor:
-        with safe_open(tensors[key].file, framework="pt") as file:
-            return file.get_tensor(key)
-
-    if config.quantization and is_quantized(name):
-        stem = name.removesuffix("weight")
-        return dequantize(read(name), read(stem + "scales"), read(stem + "biases"), config.quantization)
-    return read(name)
+from .cache import Cache, prefill_mask
+from .model import Phi3VForCausalLM, parameter_name
 
 
 def join_ranks() -> tuple[int, int]:
@@ -96,7 +41,7 @@ class TorchBackend:
     def __init__(
         self,
         model: Phi3VForCausalLM,
-        config: ModelConfig,
+        config: ModelArgs,
         folder: Path,
         dtype: str,
         device: torch.device,
@@ -114,6 +59,12 @@ class TorchBackend:
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.optimizer: torch.optim.AdamW
 
+    @property
+    def whole_model(self) -> torch.nn.Module:
+        """The model with its adapter."""
+        model: torch.nn.Module = self.model if self.peft is None else self.peft
+        return model
+
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
         cuda = self.device.type == "cuda"
@@ -126,7 +77,7 @@ class TorchBackend:
             "threads": torch.get_num_threads(),
         }
 
-    def set_adapter(self, adapter: AdapterConfig, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
+    def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """See `backend.Backend`."""
         self.peft = lora.add_lora(self.model, self.config, adapter, tensors, trainable)
         self.parameters = lora.parameters_by_key(self.peft)
@@ -136,7 +87,7 @@ class TorchBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.peft)
 
-    def start_training(self, optimizer: OptimizerConfig, *, grad_checkpoint: bool) -> None:
+    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.parameters)
@@ -197,12 +148,13 @@ class TorchBackend:
         self.optimizer.zero_grad(set_to_none=True)
         return norm.item()
 
+    @without_dropout
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         """See `backend.Backend`."""
-        with evaluating(self.model if self.peft is None else self.peft):
-            return self.token_loss(batch).item()
+        return self.token_loss(batch).item()
 
+    @without_dropout
     @torch.inference_mode()
     def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
         """See `backend.Backend`."""
@@ -213,6 +165,7 @@ class TorchBackend:
         hidden = self._hidden(batch, self._mask(mask), cache=cache.layers)
         return to_numpy(self.model.lm_head(hidden[:, -1])), cache
 
+    @without_dropout
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
@@ -230,6 +183,7 @@ class TorchBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @without_dropout
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
@@ -301,23 +255,6 @@ class TorchBackend:
         rows, columns = np.nonzero(shifted != IGNORE)
         label_index = self._tensor(rows * batch.labels.shape[1] + columns)
         return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, self._tensor(shifted[rows, columns]))
-
-
-def prefill_mask(valid: np.ndarray) -> np.ndarray:
-    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
-    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
-    return causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout inside; after it the model is in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

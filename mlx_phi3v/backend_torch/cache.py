@@ -30,3 +30,9 @@ class Cache:
         self.layers.batch_select_indices(torch.tensor(rows))
         self.valid = self.valid[rows]
         self.lengths = self.lengths[rows]
+
+
+def prefill_mask(valid: np.ndarray) -> np.ndarray:
+    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
+    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
+    return causal & (valid[:, None, None, :] | ~valid[:, None, :, None])

@@ -11,12 +11,12 @@ from transformers.models.phi3.modeling_phi3 import Phi3MLP as MLP
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm as RMSNorm
 
 from .. import rope
-from ..config import ModelConfig
+from ..config import ModelArgs
 
 __all__ = ["MLP", "Attention", "DecoderLayer", "RMSNorm", "RotaryEmbedding", "phi3_config"]
 
 
-def phi3_config(config: ModelConfig, attn_implementation: str) -> Phi3Config:
+def phi3_config(config: ModelArgs, attn_implementation: str) -> Phi3Config:
     """transformers' configuration of the same language model. Its RoPE is not used, so none is described."""
     phi3 = Phi3Config(
         vocab_size=config.vocab_size,
@@ -39,7 +39,7 @@ def phi3_config(config: ModelConfig, attn_implementation: str) -> Phi3Config:
 class RotaryEmbedding(nn.Module):
     """Positions -> cos and sin [B, T, D]; short or long factors row by row."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelArgs) -> None:
         super().__init__()
         self.inverse_frequencies = nn.Buffer(torch.from_numpy(rope.inverse_frequencies(config)), persistent=False)
         self.scale = rope.attention_scale(config)

@@ -7,12 +7,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from ..adapters import AdapterConfig, adapter_shapes
-from ..config import ModelConfig
+from ..adapters import AdapterArgs, adapter_shapes
+from ..config import ModelArgs
 
 
 def add_lora(
-    model: nn.Module, config: ModelConfig, adapter: AdapterConfig, tensors: dict[str, np.ndarray], trainable: bool
+    model: nn.Module, config: ModelArgs, adapter: AdapterArgs, tensors: dict[str, np.ndarray], trainable: bool
 ) -> PeftModel:
     """Wrap the adapter's target layers and give them `tensors` (PEFT keys, fp32); all else is frozen."""
     shapes = adapter_shapes(config, adapter)
@@ -28,12 +28,24 @@ def add_lora(
         inference_mode=not trainable,
     )
     wrapped = get_peft_model(model, lora)
-    for name, parameter in wrapped.named_parameters():
-        if "modules_to_save" in name:
-            parameter.data = parameter.data.float()
+    for name in saved:
+        compute_in_fp32(wrapped.get_submodule(f"base_model.model.{name}.modules_to_save.default"))
     # peft wants every tensor; those trained in full start from the checkpoint where they are not given.
     set_adapter_tensors(wrapped, adapter_tensors(wrapped) | tensors)
     return wrapped
+
+
+def compute_in_fp32(module: nn.Module) -> None:
+    """Hold a module's parameters in fp32, as they train; its results come in the dtype that they had before."""
+    parameters = list(module.parameters())
+    before = parameters[0].dtype
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    if before == torch.float32 or not isinstance(module, (nn.Linear, nn.Embedding)):
+        return  # a separator casts by itself
+    if isinstance(module, nn.Linear):
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    module.register_forward_hook(lambda _, inputs, output: output.to(before))
 
 
 def set_adapter_tensors(model: PeftModel, tensors: dict[str, np.ndarray]) -> None:

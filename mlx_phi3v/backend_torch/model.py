@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from .. import rope
-from ..config import CROPS_AT_ONCE, ModelConfig
+from ..checkpoint.layout import VISION
+from ..config import CROPS_AT_ONCE, ModelArgs
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
 from .vision import VisionModel
@@ -29,10 +30,15 @@ class Separator(nn.Module):
         return self.weight.reshape(1, -1).to(like.dtype)
 
 
+def parameter_name(tensor: str) -> str:
+    """Checkpoint key -> parameter name: the separators are modules that hold a `weight`."""
+    return tensor + ".weight" if tensor in (VISION + "glb_GN", VISION + "sub_GN") else tensor
+
+
 class ImageProcessorModule(nn.Module):
     """Only a name in the checkpoint: `img_processor.vision_model`."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         self.vision_model = VisionModel(config.vision, attn_implementation)
 
@@ -40,7 +46,7 @@ class ImageProcessorModule(nn.Module):
 class ImageEmbedding(nn.Module):
     """Crops -> a table of projected features, from which every image token is one row."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         size = 4 * config.vision.hidden_size
         self.config = config
@@ -77,7 +83,7 @@ class ImageEmbedding(nn.Module):
 class Phi3VModel(nn.Module):
     """Embeddings, decoder layers and final norm."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str) -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str) -> None:
         super().__init__()
         self.config = config
         phi3 = phi3_config(config, attn_implementation)
@@ -126,7 +132,7 @@ class Phi3VModel(nn.Module):
 class Phi3VForCausalLM(nn.Module):
     """The whole model; attribute paths are the checkpoint's keys."""
 
-    def __init__(self, config: ModelConfig, attn_implementation: str = "sdpa") -> None:
+    def __init__(self, config: ModelArgs, attn_implementation: str = "sdpa") -> None:
         super().__init__()
         self.config = config
         self.model = Phi3VModel(config, attn_implementation)

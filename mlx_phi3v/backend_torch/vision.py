@@ -16,13 +16,13 @@ from transformers.models.clip.modeling_clip import CLIPAttention as VisionAttent
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer as VisionLayer
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings as VisionEmbeddings
 
-from ..config import VisionConfig
+from ..config import VisionArgs
 from .checkpointing import checkpointed
 
 __all__ = ["VisionAttention", "VisionEmbeddings", "VisionEncoder", "VisionLayer", "VisionMLP", "VisionModel"]
 
 
-def clip_config(config: VisionConfig, attn_implementation: str) -> CLIPVisionConfig:
+def clip_config(config: VisionArgs, attn_implementation: str) -> CLIPVisionConfig:
     """transformers' configuration of the same tower."""
     clip = CLIPVisionConfig(**asdict(config), projection_dim=config.hidden_size)
     clip._attn_implementation = attn_implementation
@@ -32,7 +32,7 @@ def clip_config(config: VisionConfig, attn_implementation: str) -> CLIPVisionCon
 class VisionEncoder(nn.Module):
     """The layers whose output is used: all but the last."""
 
-    def __init__(self, config: VisionConfig, clip: CLIPVisionConfig) -> None:
+    def __init__(self, config: VisionArgs, clip: CLIPVisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(VisionLayer(clip) for _ in range(config.used_layers))
 
@@ -40,7 +40,7 @@ class VisionEncoder(nn.Module):
 class VisionModel(nn.Module):
     """fp crops [N, 3, 336, 336] -> patch features [N, grid^2, C], without the class token."""
 
-    def __init__(self, config: VisionConfig, attn_implementation: str) -> None:
+    def __init__(self, config: VisionArgs, attn_implementation: str) -> None:
         super().__init__()
         clip = clip_config(config, attn_implementation)
         self.embeddings = VisionEmbeddings(clip)

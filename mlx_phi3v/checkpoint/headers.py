@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import ModelConfig
+from ..config import ModelArgs
 from ..errors import UserError
 from ..files import read_json
 from .layout import is_unused, stored_tensors
@@ -99,7 +99,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     return {name: headers[file][name] for name, file in weight_map.items()}
 
 
-def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, folder: Path) -> None:
+def check_tensors(tensors: dict[str, TensorInfo], config: ModelArgs, folder: Path) -> None:
     """Raise one UserError that names every missing, extra or misshapen tensor."""
     expected = stored_tensors(config)
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -116,7 +116,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelConfig, folder: P
         )
 
 
-def open_checkpoint(folder: Path, config: ModelConfig) -> dict[str, TensorInfo]:
+def open_checkpoint(folder: Path, config: ModelArgs) -> dict[str, TensorInfo]:
     """Tensors of a checkpoint, checked whole."""
     tensors = read_tensors(folder)
     check_tensors(tensors, config, folder)

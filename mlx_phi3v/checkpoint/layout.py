@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from ..config import ModelConfig
+from ..config import ModelArgs
 
 VISION = "model.vision_embed_tokens."
 CLIP = VISION + "img_processor.vision_model."
 QUANTIZED = re.compile(r"model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)")
 
 
-def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def expected_tensors(config: ModelArgs) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the published layout (592 in Phi-3-vision), before quantisation."""
     v, hidden, merged = config.vision, config.hidden_size, 4 * config.vision.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
@@ -46,7 +46,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (config.vocab_size, hidden)}
 
 
-def stored_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def stored_tensors(config: ModelArgs) -> dict[str, tuple[int, ...]]:
     """`expected_tensors` as they are stored: a quantised weight is packed, and has scales and biases."""
     shapes = expected_tensors(config)
     q = config.quantization
@@ -66,7 +66,7 @@ def is_quantized(name: str) -> bool:
     return bool(QUANTIZED.fullmatch(name.removesuffix(".weight")))
 
 
-def is_unused(name: str, config: ModelConfig) -> bool:
+def is_unused(name: str, config: ModelArgs) -> bool:
     """Whether the model never reads this tensor: the features are `hidden_states[-2]`."""
     last = f"{CLIP}encoder.layers.{config.vision.num_hidden_layers - 1}."
     return name.startswith((last, CLIP + "post_layernorm.")) or name.endswith("position_ids")

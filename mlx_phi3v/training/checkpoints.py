@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ..adapters import WEIGHTS_FILE, AdapterConfig, save_adapter
+from ..adapters import WEIGHTS_FILE, AdapterArgs, save_adapter
 from ..errors import UserError
 from ..files import atomic_folder, read_json, write_json, write_tensors, write_text
 from ..trained_task import TrainedTask
@@ -59,7 +59,7 @@ class Checkpoints:
         return (self.output / "last" / "state.json").is_file()
 
     def save(
-        self, state: TrainState, adapter: AdapterConfig, tensors: dict[str, np.ndarray], optimizer: dict[str, np.ndarray],
+        self, state: TrainState, adapter: AdapterArgs, tensors: dict[str, np.ndarray], optimizer: dict[str, np.ndarray],
         task: TrainedTask | None = None,
     ) -> Path:  # fmt: skip
         """Write a checkpoint, point `last` (and `best`) at it, and drop those that neither names."""

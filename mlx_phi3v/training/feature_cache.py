@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..adapters import AdapterConfig
+from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..batches import Example
 from ..checkpoint.fingerprint import tensors_digest
@@ -41,7 +41,7 @@ class FeatureCache:
         backend: Backend,
         num_crops: int,
         limit_gb: float,
-        adapter: tuple[AdapterConfig, dict[str, np.ndarray]] | None = None,
+        adapter: tuple[AdapterArgs, dict[str, np.ndarray]] | None = None,
     ) -> None:
         self.backend, self.num_crops, self.limit = backend, num_crops, limit_gb * 1e9
         made_by = {
@@ -119,7 +119,7 @@ class FeatureCache:
         )
 
 
-def _adapter_digest(adapter: tuple[AdapterConfig, dict[str, np.ndarray]] | None) -> str | None:
+def _adapter_digest(adapter: tuple[AdapterArgs, dict[str, np.ndarray]] | None) -> str | None:
     """A hash of the part of an adapter that changes features; None if it does not train the image side."""
     config, tensors = adapter or (None, {})
     ours = {name: sha256_bytes(value.tobytes()) for name, value in tensors.items() if VISION in name}

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..adapters import AdapterConfig, adapter_shapes
+from ..adapters import AdapterArgs, adapter_shapes
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
-from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelConfig
+from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelArgs
 from .row_lengths import RowLengths
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -41,7 +41,7 @@ def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
 class StepSettings:
     """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
 
-    adapter: AdapterConfig
+    adapter: AdapterArgs
     dtype: str
     grad_checkpoint: bool
     encode: bool = True
@@ -77,7 +77,7 @@ class Cost:
     pixels: float = 0.0  # floats per pixel and channel, for the crops themselves and the patches made of them
 
 
-def weight_bytes(config: ModelConfig, dtype: str) -> int:
+def weight_bytes(config: ModelArgs, dtype: str) -> int:
     """The base model in memory: quantised weights packed, with their scales and biases, all else in `dtype`."""
     size, quantization = ITEM_SIZE[dtype], config.quantization
     total = 0.0
@@ -91,12 +91,12 @@ def weight_bytes(config: ModelConfig, dtype: str) -> int:
     return int(total)
 
 
-def adapter_parameters(config: ModelConfig, adapter: AdapterConfig) -> int:
+def adapter_parameters(config: ModelArgs, adapter: AdapterArgs) -> int:
     """Trained parameters."""
     return sum(math.prod(shape) for shape in adapter_shapes(config, adapter).tensors.values())
 
 
-def footprint(config: ModelConfig, shape: BatchShape, training: StepSettings) -> Footprint:
+def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Footprint:
     """Peak memory of one forward and backward pass and of the update after it."""
     vision, item = config.vision, ITEM_SIZE[training.dtype]
     trained = adapter_parameters(config, training.adapter)
@@ -126,7 +126,7 @@ def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:
     return saved, working
 
 
-def _unpacked(config: ModelConfig, training: StepSettings) -> int:
+def _unpacked(config: ModelArgs, training: StepSettings) -> int:
     """Bytes of the quantised weights that a CPU unpacks at a time: one layer's."""
     if not (config.quantization and training.cpu):
         return 0
@@ -134,12 +134,12 @@ def _unpacked(config: ModelConfig, training: StepSettings) -> int:
     return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
 
 
-def fits(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: int) -> bool:
+def fits(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> bool:
     """Whether a step with these settings stays within `limit` bytes, the interpreter included."""
     return footprint(config, shape, training).total + INTERPRETER <= limit
 
 
-def fit_to_limit(config: ModelConfig, shape: BatchShape, training: StepSettings, limit: int) -> tuple[int, bool] | None:
+def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> tuple[int, bool] | None:
     """(rows per pass, gradient checkpointing) that stay within `limit` bytes; None if nothing does.
 
     The rows of a step are split into accumulated passes, so its gradient stays the same. More passes cost little time,
@@ -156,7 +156,7 @@ def fit_to_limit(config: ModelConfig, shape: BatchShape, training: StepSettings,
     return None
 
 
-def step_flops(config: ModelConfig, shape: BatchShape, training: StepSettings) -> tuple[float, float]:
+def step_flops(config: ModelArgs, shape: BatchShape, training: StepSettings) -> tuple[float, float]:
     """Floating-point operations of one step in (language, tower), two per multiply-add.
 
     A frozen weight needs the forward product and the gradient of its input; a tower that does not train the forward

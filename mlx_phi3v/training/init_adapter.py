@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..adapters import AdapterConfig, adapter_shapes, load_adapter, resolve_adapter
-from ..config import ModelConfig
+from ..adapters import AdapterArgs, adapter_shapes, load_adapter, resolve_adapter
+from ..config import ModelArgs
 from ..errors import UserError
+from ..progress import note
+from ..trained_task import TrainedTask
 from .train_config import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def load_init_adapter(
-    config: Config, model: ModelConfig, fingerprint: str
-) -> tuple[Config, AdapterConfig, dict[str, np.ndarray]]:
+def load_init_adapter(config: Config, model: ModelArgs, fingerprint: str) -> tuple[Config, AdapterArgs, dict[str, np.ndarray]]:
     """The adapter of --init-adapter: the settings with its rank, alpha and targets, its configuration, its tensors.
 
     fingerprint: the base model's. --lora-dropout stays the run's own. Raises UserError where the adapter cannot be
@@ -42,7 +42,25 @@ def load_init_adapter(
     return replace(config, **own), adapter, tensors
 
 
-def trained_groups(adapter: AdapterConfig, model: ModelConfig) -> dict[str, str]:
+def choose_num_crops(config: TrainConfig, model: ModelArgs, *, resumed: bool = False) -> int:
+    """Most crops a photo is cut into: as asked for, else as the first adapter was trained, else the model's own number.
+
+    resumed: the run has begun, and its last checkpoint says what it began with. A differing flag is said in one line.
+    """
+    carried = _task_of(str(config.output / "last") if resumed else config.init_adapter) if config.init_adapter else None
+    if carried and config.num_crops not in (None, carried.num_crops):
+        note(f"--num-crops is {config.num_crops}; {config.init_adapter} was trained with {carried.num_crops}")
+    return config.num_crops or (carried.num_crops if carried else model.num_crops)
+
+
+def _task_of(path: str) -> TrainedTask | None:
+    try:
+        return TrainedTask.load(resolve_adapter(path))
+    except UserError:
+        return None  # `load_init_adapter` says what is wrong
+
+
+def trained_groups(adapter: AdapterArgs, model: ModelArgs) -> dict[str, str]:
     """The value of each switch (`language`, `vision`, ...) for this adapter; lora if any module of the group has it."""
     shapes = adapter_shapes(model, adapter)
 

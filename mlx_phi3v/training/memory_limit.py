@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..adapters import AdapterConfig
+from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..errors import UserError
 from ..progress import say
@@ -24,7 +24,7 @@ class Passes:
     grad_checkpoint: bool
 
 
-def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterConfig, lengths: RowLengths | None) -> Passes:
+def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterArgs, lengths: RowLengths | None) -> Passes:
     """The passes of the settings or, with --memory-limit, passes that stay within it; that needs `lengths` of all rows.
 
     Raises UserError if nothing does.

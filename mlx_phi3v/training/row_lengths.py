@@ -10,7 +10,7 @@ import numpy as np
 
 from ..batches import ExampleMaker
 from ..catalogue import ImageSizes, Split
-from ..config import VisionConfig
+from ..config import VisionArgs
 from ..crops import crop_grid_of, encoded_crops, image_token_count
 from ..photo import photo_size
 from ..progress import watched
@@ -58,7 +58,7 @@ class MeasuredRows:
                 tags[starts[numbers] + k] = named.count(k + 1)
         return cls(text, images, tags)
 
-    def lengths(self, num_crops: int, vision: VisionConfig) -> RowLengths:
+    def lengths(self, num_crops: int, vision: VisionArgs) -> RowLengths:
         """Exactly the lengths of each row's Example, where a photo is cut into at most so many crops."""
         distinct, which = np.unique(self.images.sizes, axis=0, return_inverse=True)
         grids = [crop_grid_of((width, height), num_crops) if width else None for width, height in distinct.tolist()]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..adapters import AdapterConfig, adapter_shapes, init_adapter
-from ..backend import Backend, OptimizerConfig, load_backend
+from ..adapters import AdapterArgs, adapter_shapes, init_adapter
+from ..backend import Backend, OptimizerArgs, load_backend
 from ..batches import ExampleMaker
 from ..catalogue import Catalogue, Split
 from ..checkpoint.fingerprint import base_fingerprint
@@ -20,7 +20,7 @@ from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints, TrainState
 from .feature_cache import FeatureCache
-from .init_adapter import load_init_adapter
+from .init_adapter import choose_num_crops, load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
@@ -35,7 +35,7 @@ class Setup:
 
     config: TrainConfig
     backend: Backend
-    adapter: AdapterConfig
+    adapter: AdapterArgs
     task: TrainedTask
     checkpoints: Checkpoints
     state: TrainState
@@ -53,7 +53,7 @@ def set_up(config: TrainConfig) -> Setup:
     check(config)
     checkpoints = Checkpoints(config.output)
     saved = _read_checkpoint(config, checkpoints)
-    base = _load_base(config)
+    base = _load_base(config, resumed=saved is not None)
     if saved:
         config = resume.adopt(config, saved.state)
         resume.require_same(config, saved.state, base.catalogue.fingerprint, base.fingerprint)
@@ -103,17 +103,17 @@ class _Base:
     maker: ExampleMaker
 
 
-def _load_base(config: TrainConfig) -> _Base:
+def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
     catalogue = Catalogue(config.data)
     split, folder = catalogue.split("train"), resolve_model(config.model)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     backend = load_backend(config.backend, folder, dtype=config.dtype)
-    num_crops = config.num_crops or backend.config.num_crops
+    num_crops = choose_num_crops(config, backend.config, resumed=resumed)
     maker = ExampleMaker(PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length)
     return _Base(catalogue, split, backend, base_fingerprint(folder), maker)
 
 
-def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterConfig, Tensors]:
+def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple[TrainConfig, AdapterArgs, Tensors]:
     """The settings with rank, alpha and targets filled in, the adapter's configuration, and the tensors it starts from."""
     model = base.backend.config
     if config.init_adapter is None:
@@ -134,7 +134,7 @@ def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
     return measured.lengths(base.maker.num_crops, base.maker.config.vision)
 
 
-def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterConfig) -> FeatureCache | None:
+def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterArgs) -> FeatureCache | None:
     if config.feature_cache is None:
         return None
     if adapter.trains_image_side(base.backend.config):
@@ -171,10 +171,10 @@ def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, pas
     return replace(saved.state, settings=_begin(config, base, order)[0].settings), total
 
 
-def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterConfig, tensors: Tensors, passes: Passes) -> None:
+def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterArgs, tensors: Tensors, passes: Passes) -> None:
     backend.set_adapter(adapter, tensors, trainable=True)
     backend.start_training(
-        OptimizerConfig((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
+        OptimizerArgs((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
         grad_checkpoint=passes.grad_checkpoint,
     )
 

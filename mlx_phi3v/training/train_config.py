@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .. import adapters
-from ..adapters import AdapterConfig
+from ..adapters import AdapterArgs
 from ..backend import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
@@ -89,7 +89,7 @@ class TrainConfig:
         """The settings with every unset one of `LORA_DEFAULTS` at its default."""
         return replace(self, **{name: value for name, value in LORA_DEFAULTS.items() if getattr(self, name) is None})
 
-    def adapter(self) -> AdapterConfig:
+    def adapter(self) -> AdapterArgs:
         """The LoRA configuration the group switches ask for. Raises UserError where all are off."""
         lora = self.with_lora_defaults()
         assert lora.r is not None and lora.lora_alpha is not None
@@ -101,7 +101,7 @@ class TrainConfig:
             saved += group if choice == "full" else ()
         if not targets:
             raise UserError("language, vision, projector and lm_head are all without LoRA; set at least one of them to lora")
-        return AdapterConfig(lora.r, lora.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
+        return AdapterArgs(lora.r, lora.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
 
 
 GROUPS = {
@@ -113,7 +113,7 @@ GROUPS = {
 }
 
 
-def step_settings(config: TrainConfig, adapter: AdapterConfig | None = None) -> StepSettings:
+def step_settings(config: TrainConfig, adapter: AdapterArgs | None = None) -> StepSettings:
     """The settings that decide the run's memory and time. adapter: the one trained, if it is not the one they describe."""
     return StepSettings(
         adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None

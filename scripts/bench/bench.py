@@ -29,7 +29,7 @@ from bench_processes import in_turn, peak_of, peaks, run
 from bench_report import plot_scaling, show, show_operations
 from rich.console import Console
 
-from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
@@ -69,7 +69,7 @@ def bench_train(options: argparse.Namespace, console: Console) -> dict[str, Any]
 def _flops(model: str, figures: dict[str, Any]) -> float:
     job = figures["job"]
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
-    training = StepSettings(AdapterConfig(target_modules=targets), "float32", False, encode=not job.get("cached"))
+    training = StepSettings(AdapterArgs(target_modules=targets), "float32", False, encode=not job.get("cached"))
     shape = BatchShape(len(figures["tokens"]), max(figures["tokens"]), sum(figures["images"]), figures["labels"])
     return sum(step_flops(load_model_config(resolve_model(model)), shape, training))
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from data.sample.brands import get_brand
 from data.sample.products import draw_product
-from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig, init_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend, set_up
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
+from mlx_phi3v.backend import OptimizerArgs, load_backend, set_up
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -74,9 +74,9 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
     """Whole optimiser steps of one backend; `cached` takes features from disk, `vision` trains the image side too."""
     backend = load_backend(job["who"], resolve_model(job["model"]), dtype="float32")
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
-    adapter = AdapterConfig(r=8, lora_alpha=16, target_modules=targets)
+    adapter = AdapterArgs(r=8, lora_alpha=16, target_modules=targets)
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=job.get("grad_checkpoint", False))
+    backend.start_training(OptimizerArgs(), grad_checkpoint=job.get("grad_checkpoint", False))
     with tempfile.TemporaryDirectory() if job.get("cached") else nullcontext() as temporary:
         cache = FeatureCache(Path(temporary), backend, job["crops"], 20.0) if temporary else None
         examples = rows(job, with_answer=True, folder=Path(temporary) if temporary else None)

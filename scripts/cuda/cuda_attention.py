@@ -20,8 +20,8 @@ from cuda_speed import IMAGE_TARGETS, Step, answers, load_for_training, make_bat
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig
-from mlx_phi3v.backend import OptimizerConfig
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs
+from mlx_phi3v.backend import OptimizerArgs
 from mlx_phi3v.backend_torch import model as torch_model
 from mlx_phi3v.batches import collate
 from mlx_phi3v.decoding import extended
@@ -61,7 +61,7 @@ def changing_lengths(backend: Any, folder: Path, rows: int, lengths: int) -> dic
     for _ in range(lengths):
         base = [extended(row, 5) for row in base]
         batches.append(collate(base, backend.config))
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
 
     def step(batch: Any) -> None:
         backend.accumulate(batch)
@@ -74,7 +74,7 @@ def changing_lengths(backend: Any, folder: Path, rows: int, lengths: int) -> dic
     return {"s, new length": statistics.median(new), "s, seen length": statistics.median(seen), "_new": new, "_seen": seen}
 
 
-def language_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
+def language_cases(backend: Any, adapter: AdapterArgs, folder: Path, peak: float, small: bool) -> Iterator[Case]:
     """For each kernel: answers and steps of new and of seen lengths, one length over and over, the gradient twice."""
     rows, new, lengths, times = (2, 4, 3, 1) if small else (8, 32, 6, 5)
     for name in KERNELS:
@@ -88,7 +88,7 @@ def language_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: flo
         yield f"{name}: features cached, {rows} rows", partial(with_kernels, name, step)
 
 
-def crops_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
+def crops_cases(backend: Any, adapter: AdapterArgs, folder: Path, peak: float, small: bool) -> Iterator[Case]:
     """The frozen tower with a few crops at a time and with all."""
     frozen = partial(train_step, backend, adapter, folder, Step(2 if small else 8), peak, 1 if small else 5)
     for crops in (5, 40):
@@ -100,7 +100,7 @@ def _crops_at_once(crops: int, case: Callable[[], dict[str, Any]]) -> dict[str, 
         return case()
 
 
-def image_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> Iterator[Case]:
+def image_cases(backend: Any, adapter: AdapterArgs, folder: Path, peak: float, small: bool) -> Iterator[Case]:
     """For each kernel: the gradient twice, and a step with LoRA on the image side too."""
     rows, times = (2, 1) if small else (8, 5)
     for name in KERNELS:
@@ -111,7 +111,7 @@ def image_cases(backend: Any, adapter: AdapterConfig, folder: Path, peak: float,
 
 def same_gradient(backend: Any, folder: Path) -> dict[str, Any]:
     """`repeatable` on one row."""
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
     return repeatable(backend, make_batch(backend, folder, Step(1)))
 
 
@@ -132,11 +132,11 @@ def convolution(device: torch.device, small: bool) -> dict[str, Any]:
     return errors
 
 
-def load_language(folder: Path) -> tuple[Any, AdapterConfig]:
+def load_language(folder: Path) -> tuple[Any, AdapterArgs]:
     """A backend for `language_cases`."""
     return load_for_training(folder, LANGUAGE)
 
 
-def load_image(folder: Path) -> tuple[Any, AdapterConfig]:
+def load_image(folder: Path) -> tuple[Any, AdapterArgs]:
     """A backend for `image_cases`."""
     return load_for_training(folder, IMAGE_TARGETS)

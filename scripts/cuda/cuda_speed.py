@@ -18,8 +18,8 @@ from cuda_model import free, make_rows, median_seconds, peak_gb, profiled, secon
 from cuda_parts import repeatable
 
 from mlx_phi3v import decoding as generation
-from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig, init_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
+from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, collate
 from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
 
@@ -47,10 +47,10 @@ LANGUAGE_STEPS = (
 IMAGE_STEPS = (Step(1, profile=True), Step(8, checkpointing=True), Step(8, profile=True), Step(8, autocast=True))
 
 
-def load_for_training(folder: Path, targets: tuple[str, ...]) -> tuple[Any, AdapterConfig]:
+def load_for_training(folder: Path, targets: tuple[str, ...]) -> tuple[Any, AdapterArgs]:
     """The checkpoint in bf16 with a fresh LoRA adapter of rank 8."""
     backend = load_backend("torch", folder, dtype="bfloat16")
-    adapter = AdapterConfig(r=8, lora_alpha=16, target_modules=targets)
+    adapter = AdapterArgs(r=8, lora_alpha=16, target_modules=targets)
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
     return backend, adapter
 
@@ -66,10 +66,10 @@ def make_batch(backend: Any, folder: Path, step: Step) -> Batch:
     return collate(rows, backend.config)
 
 
-def train_step(backend: Any, adapter: AdapterConfig, folder: Path, step: Step, peak: float, times: int) -> dict[str, Any]:
+def train_step(backend: Any, adapter: AdapterArgs, folder: Path, step: Step, peak: float, times: int) -> dict[str, Any]:
     """Seconds of the gradient and of the update, peak memory, and what share of the measured bf16 peak that is."""
     batch = make_batch(backend, folder, step)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=step.checkpointing)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=step.checkpointing)
     device = backend.device.type
     losses: list[float] = []
 
@@ -101,7 +101,7 @@ def train_step(backend: Any, adapter: AdapterConfig, folder: Path, step: Step, p
 
 
 def train_cases(
-    backend: Any, adapter: AdapterConfig, folder: Path, side: str, steps: tuple[Step, ...], peak: float, small: bool
+    backend: Any, adapter: AdapterArgs, folder: Path, side: str, steps: tuple[Step, ...], peak: float, small: bool
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Every step as a case of its own, so that one that does not fit in memory leaves the others be."""
     times = 1 if small else 5
@@ -110,7 +110,7 @@ def train_cases(
         yield step.name(side), partial(train_step, backend, adapter, folder, step, peak, times)
 
 
-def language_with_bf16_adapter(backend: Any, adapter: AdapterConfig, folder: Path, peak: float, small: bool) -> dict[str, Any]:
+def language_with_bf16_adapter(backend: Any, adapter: AdapterArgs, folder: Path, peak: float, small: bool) -> dict[str, Any]:
     """An experiment, last of its backend: LoRA's weights themselves in bf16, which spares all casts to fp32."""
     for parameter in backend.parameters.values():
         parameter.data = parameter.data.bfloat16()

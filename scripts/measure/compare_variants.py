@@ -2,7 +2,7 @@
 
     python -m eval && python scripts/measure/compare_variants.py
 
-Answers the test split anew in every variant (runs/sample/variants), then prints: each adapter on both backends; the
+Answers the test split in every variant (runs/sample/variants), then prints: each adapter on both backends; the
 reference against itself, as the noise floor; one table of base, LoRA, fused, 8 and 4 bit.
 """
 

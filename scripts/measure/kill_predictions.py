@@ -1,4 +1,4 @@
-"""Kill `eval.predict` at random moments, resume it each time with another batch size, and hold the result to a whole run.
+"""Kill `eval.predict` at random moments, resume it each time with another batch size, and compare the result with a whole run.
 
     python scripts/measure/kill_predictions.py [--backend torch] [--kills 10] [--products 120]
 
@@ -19,7 +19,7 @@ from eval.runs.run import Run
 
 
 def main() -> int:
-    """Make a catalogue, a whole run and a killed one; 0 if they agree."""
+    """Make a catalogue, a whole run and a killed one; 0 if they are equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--kills", type=int, default=10)
@@ -51,10 +51,13 @@ def main() -> int:
             kills += 1
         rows_left = options.products - killed.read_bytes().count(b"\n")
         subprocess.run([*command, "--output", str(folder / "killed")], check=True, stdout=subprocess.DEVNULL)
-        whole, again = ({row["id"]: row for row in Run.load(folder / name).rows} for name in ("whole", "killed"))
+        whole, again = ({row.id: row for row in Run.load(folder / name).rows} for name in ("whole", "killed"))
         assert whole.keys() == again.keys() and len(whole) == options.products
-        same = sum(all(row[key] == again[i][key] for key in ("text", "token_ids", "predicted")) for i, row in whole.items())
-        gap = max(abs(x - y) for i, row in whole.items() for x, y in zip(row["logprobs"], again[i]["logprobs"]))
+        same = sum(
+            (row.text, row.token_ids, row.predicted) == (again[i].text, again[i].token_ids, again[i].predicted)
+            for i, row in whole.items()
+        )
+        gap = max(abs(x - y) for i, row in whole.items() for x, y in zip(row.logprobs, again[i].logprobs))
         print(f"{options.backend}: killed {kills} times ({rows_left} rows left for the last resume)")
         print(f"{same} of {len(whole)} rows with the same text and tokens; largest log-probability difference {gap:.2g}")
         return 0 if same == len(whole) and kills == options.kills else 1

@@ -1,9 +1,9 @@
-"""Measure `eval.compare` on large made-up runs: seconds, peak memory, size of the page.
+"""Measure `eval.compare` on large synthetic runs: seconds, peak memory, size of the page.
 
-    python scripts/measure/measure_compare.py [--rows 100000] [--folder DIR]
+    python scripts/measure/measure_compare.py [--rows 100000] [--differing 0.1] [--folder DIR]
 
 Rows are as `eval.predict` writes them: 24 tokens, each with the top 5, fingerprints, an image path; 30 categories, a
-tenth of the answers differ. The comparison runs in a process of its own, so that its peak memory is its own.
+tenth of the answers differ. The comparison runs in a process of its own, so that its peak memory is measured alone.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from eval.runs.prediction import Prediction
 from eval.runs.writer import RunWriter
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import ParsedField, Task
 
 _TOKENS = 24
 
 
 def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) -> None:
-    """A run of n rows; `seed` draws the products, `differing` is the share of rows answered otherwise."""
+    """A run of n rows; `seed` draws what differs from the other run: the share `differing` of the answers."""
     task = Task()
-    products, noise = np.random.default_rng(0), np.random.default_rng(seed)
+    shared, own = np.random.default_rng(0), np.random.default_rng(seed)
     manifest = {"backend": label, "label": label, "hashes": {}, "settings": {"dtype": "float32"}, "task": task.to_dict()}
     with RunWriter.open(folder, manifest, resume=False) as writer:
         for i in range(n):
-            category, price = int(products.integers(30)), round(float(np.exp(products.normal(5, 0.7))), 2)
-            tokens = products.integers(3, 32000, _TOKENS).tolist()
-            guess, said = price * float(np.exp(products.normal(0, 0.1))), category if products.random() < 0.9 else 0
-            if noise.random() < differing:
-                at = int(noise.integers(_TOKENS))
-                tokens[at:] = noise.integers(3, 32000, _TOKENS - at).tolist()
-                guess *= float(np.exp(noise.normal(0, 0.1)))
-                said = said if noise.random() < 0.7 else int(noise.integers(30))
-            predicted = {
-                "title": {"value": f"product number {i}", "status": "ok"},
-                "category3_code": {"value": f"CATEGORY {said}", "status": "ok"},
-                "full_price": {"value": round(guess, 2), "status": "ok"},
+            category, price = int(shared.integers(30)), round(float(np.exp(shared.normal(5, 0.7))), 2)
+            tokens = shared.integers(3, 32000, _TOKENS).tolist()
+            price_guess, category_guess = price * float(np.exp(shared.normal(0, 0.1))), category if shared.random() < 0.9 else 0
+            if own.random() < differing:
+                at = int(own.integers(_TOKENS))
+                tokens[at:] = own.integers(3, 32000, _TOKENS - at).tolist()
+                price_guess *= float(np.exp(own.normal(0, 0.1)))
+                category_guess = category_guess if own.random() < 0.7 else int(own.integers(30))
+            answer = {
+                "title": f"product number {i}",
+                "category3_code": f"CATEGORY {category_guess}",
+                "full_price": round(price_guess, 2),
             }
-            logprobs = (-0.1 * noise.random(_TOKENS)).round(6).tolist()
+            logprobs = (-0.1 * own.random(_TOKENS)).round(6).tolist()
             others = [(round(x - 2, 6), round(x - 3, 6), round(x - 4, 6), round(x - 5, 6)) for x in logprobs]
             writer.write(
-                {
-                    "id": f"product-{i:07d}",
-                    "true": {"title": f"product number {i}", "category3_code": f"CATEGORY {category}", "full_price": price},
-                    "predicted": predicted,
-                    "text": f"Product: product number {i}, Category: CATEGORY {said}, Full Price: {guess:.2f}",
-                    "token_ids": tokens,
-                    "logprobs": logprobs,
-                    "top_k": [
-                        [[t, x], *[[t + k + 1, y] for k, y in enumerate(more)]] for t, x, more in zip(tokens, logprobs, others)
+                Prediction(
+                    id=f"product-{i:07d}",
+                    true={"title": f"product number {i}", "category3_code": f"CATEGORY {category}", "full_price": price},
+                    predicted={name: ParsedField(value, "ok") for name, value in answer.items()},
+                    text=f"Product: product number {i}, Category: CATEGORY {category_guess}, Full Price: {price_guess:.2f}",
+                    token_ids=tokens,
+                    logprobs=logprobs,
+                    top_k=[
+                        [(t, x), *((t + k + 1, y) for k, y in enumerate(more))] for t, x, more in zip(tokens, logprobs, others)
                     ],
-                    "finish": "end",
-                    "fingerprints": {name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
-                    "seconds": 0.1,
-                    "image": None,
-                }
+                    finish="end",
+                    fingerprints={name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
+                    seconds=0.1,
+                )
             )
         writer.finish(seconds=1.0)
 
@@ -85,11 +85,12 @@ def main() -> int:
     """Make the runs, compare them, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, help="where to keep the runs (default: a temporary folder)")
+    parser.add_argument("--differing", type=float, default=0.1, help="share of the answers that differ")
+    parser.add_argument("--folder", type=Path, help="folder for the runs (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        for label, seed, differing in (("a", 1, 0.0), ("b", 2, 0.1)):
+        for label, seed, differing in (("a", 1, 0.0), ("b", 2, options.differing)):
             if not (folder / label / "manifest.json").exists():
                 write_run(folder / label, options.rows, seed=seed, differing=differing, label=label)
         runs, html = [str(folder / "a"), str(folder / "b")], folder / "report.html"

@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
 
-from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterConfig, init_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
+from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch
 from mlx_phi3v.checkpoint.hub import resolve_model
-from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
+from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.training.footprint import INTERPRETER, BatchShape, StepSettings, adapter_parameters, footprint
 
 STEPS = 2  # the first also makes what later ones reuse
@@ -51,7 +51,7 @@ class Case:
     def training(self, *, cpu: bool = True) -> StepSettings:
         """As `footprint` takes it."""
         targets = (*LANGUAGE, *VISION, *PROJECTOR) if self.image_side else LANGUAGE
-        adapter = AdapterConfig(r=self.rank, lora_alpha=16, target_modules=targets)
+        adapter = AdapterArgs(r=self.rank, lora_alpha=16, target_modules=targets)
         return StepSettings(adapter, "float32", self.grad_checkpoint, cpu=cpu)
 
     def batch_shape(self) -> BatchShape:
@@ -79,7 +79,7 @@ def peaks(backend: Any, case: Case) -> dict[str, float]:
 
     training = case.training()
     backend.set_adapter(training.adapter, init_adapter(backend.config, training.adapter, 0), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=case.grad_checkpoint)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=case.grad_checkpoint)
     mx.eval(backend.model.parameters(), backend.optimizer.state)
     gc.collect()
     held, taken = mx.get_active_memory(), batch(case)
@@ -94,7 +94,7 @@ def peaks(backend: Any, case: Case) -> dict[str, float]:
     return {"held": held, "pass": max(passes), "update": max(updates)}
 
 
-def random_backend(config: ModelConfig) -> Any:
+def random_backend(config: ModelArgs) -> Any:
     """A small model with MLX's own random weights."""
     from mlx_phi3v.backend_mlx.backend import MLXBackend
     from mlx_phi3v.backend_mlx.model import Phi3VForCausalLM
@@ -104,15 +104,15 @@ def random_backend(config: ModelConfig) -> Any:
     return MLXBackend(model, config, Path(), "float32")
 
 
-def language_model(layers: int, hidden: int, mlp: int, heads: int) -> ModelConfig:
+def language_model(layers: int, hidden: int, mlp: int, heads: int) -> ModelArgs:
     """With a tower that is hardly there."""
-    vision = VisionConfig(32, 64, 2, 2, patch_size=84)
-    return ModelConfig(1000, hidden, mlp, layers, heads, heads, vision=vision)
+    vision = VisionArgs(32, 64, 2, 2, patch_size=84)
+    return ModelArgs(1000, hidden, mlp, layers, heads, heads, vision=vision)
 
 
-def tower_model(layers: int, hidden: int, mlp: int, heads: int, patch: int) -> ModelConfig:
+def tower_model(layers: int, hidden: int, mlp: int, heads: int, patch: int) -> ModelArgs:
     """With a tiny language model."""
-    return ModelConfig(1000, 64, 96, 1, 4, 4, vision=VisionConfig(hidden, mlp, layers + 1, heads, patch_size=patch))
+    return ModelArgs(1000, 64, 96, 1, 4, 4, vision=VisionArgs(hidden, mlp, layers + 1, heads, patch_size=patch))
 
 
 # (layers, hidden, mlp, heads), (rows, tokens); the last have the published width.

@@ -1,9 +1,9 @@
-"""Hold the statistics to known truth: two made-up systems whose true difference is known, many times over.
+"""Check the statistics on synthetic systems whose true difference is known, many times over.
 
     python scripts/measure/simulate_statistics.py [--replicates 4000] [--seed 0]
 
-Prints how often each verdict falls, how often intervals hold the truth, and how often the number of rows that
-`eval.compare` asks for settles the matter. The figures stand in docs/comparison.md; a shorter run is a test.
+Prints how often each verdict comes out, how often intervals hold the true difference, and how often the number of rows
+that `eval.compare` reports decides the comparison. The figures are in docs/comparison.md; a shorter run is a test.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Pair:
         return self.only_b - self.only_a
 
     def draw(self, generator: np.random.Generator, n: int) -> PairedProportion:
-        """The discordant counts of n products."""
+        """The discordant counts of n rows."""
         only_a, only_b, _ = generator.multinomial(n, [self.only_a, self.only_b, 1 - self.only_a - self.only_b])
         return PairedProportion(int(only_a), int(only_b), n)
 
 
 def verdicts(category: Pair, price: Pair, n: int, *, replicates: int, seed: int) -> dict[str, float]:
-    """Share of each verdict over `replicates` comparisons of n products, both measures gated."""
+    """Share of each verdict over `replicates` comparisons of n rows, both measures gated."""
     generator = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     for _ in range(replicates):
@@ -81,7 +81,7 @@ def bootstrap_coverage(
 ) -> dict[str, float]:
     """How often bootstrap intervals hold the true difference, for a mean, a median and a macro-F1.
 
-    A and B answer the same products with errors that are partly shared; the truth is that of a large population.
+    A and B answer the same rows with errors that are partly shared; the truth is that of a large population.
     """
     generator = np.random.default_rng(seed)
     truth = {name: b.point() - a.point() for name, (a, b) in _systems(generator, population).items()}
@@ -112,7 +112,7 @@ def _systems(generator: np.random.Generator, n: int) -> dict[str, tuple[Statisti
 
 
 def power_at_stated_rows(pair: Pair, *, what: str, replicates: int, seed: int) -> tuple[int, float]:
-    """(rows that are said to suffice at these true rates, how often they do). `what` is "same" or "different"."""
+    """(rows reported to suffice at these true rates, how often they do). `what` is "same" or "different"."""
     start = 50
     rates = PairedProportion(pair.only_a * start, pair.only_b * start, start)
     n = rows_needed(rates, MARGIN)[0 if what == "same" else 1]

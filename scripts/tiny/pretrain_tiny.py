@@ -29,12 +29,12 @@ from tiny_texts import BRAND, train_tokenizer, training_texts
 from tiny_vision import Questions, examine, look_at
 from torch import distributed, nn
 
-from mlx_phi3v.backend_torch.backend import TorchBackend, parameter_name
+from mlx_phi3v.backend_torch.backend import TorchBackend
 from mlx_phi3v.backend_torch.decoder import RotaryEmbedding
-from mlx_phi3v.backend_torch.model import Phi3VForCausalLM
+from mlx_phi3v.backend_torch.model import Phi3VForCausalLM, parameter_name
 from mlx_phi3v.checkpoint.layout import is_unused
 from mlx_phi3v.cli import parse
-from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelConfig, load_model_config
+from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelArgs, load_model_config
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.files import write_json, write_text
 from mlx_phi3v.prompts import PromptProcessor
@@ -162,7 +162,7 @@ class Worker:
         return nn.ModuleList([self.tower, self.questions])
 
 
-def first_weights(config: ModelConfig, settings: PretrainConfig, pictures: Pictures, size: int) -> dict[str, torch.Tensor]:
+def first_weights(config: ModelArgs, settings: PretrainConfig, pictures: Pictures, size: int) -> dict[str, torch.Tensor]:
     """What the model starts from: random, but for patch filters that see the principal parts of 1,500 pictures."""
     weights = initial_weights(config, settings.seed)
     rng = np.random.default_rng([settings.seed, 8])
@@ -172,7 +172,7 @@ def first_weights(config: ModelConfig, settings: PretrainConfig, pictures: Pictu
     return weights
 
 
-def build_model(config: ModelConfig, weights: dict[str, torch.Tensor]) -> Phi3VForCausalLM:
+def build_model(config: ModelArgs, weights: dict[str, torch.Tensor]) -> Phi3VForCausalLM:
     """The model with these weights."""
     model = Phi3VForCausalLM(config)
     used = {parameter_name(name): value for name, value in weights.items() if not is_unused(name, config)}

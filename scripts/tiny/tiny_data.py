@@ -15,7 +15,7 @@ from tiny_texts import BRAND, COPY_PROMPT, question, scribble
 from data.sample.brands import get_brand
 from data.sample.products import choose_appearance
 from mlx_phi3v.batches import Batch, Example, collate
-from mlx_phi3v.config import CROP_SIZE, ModelConfig
+from mlx_phi3v.config import CROP_SIZE, ModelArgs
 from mlx_phi3v.crops import ProcessedImage, image_token_count, normalise
 from mlx_phi3v.prompts import PromptProcessor
 
@@ -39,7 +39,7 @@ class Step:
 class Data:
     """Pictures, looks and answers of all products, step by step."""
 
-    def __init__(self, settings: PretrainConfig, config: ModelConfig, prompts: PromptProcessor, pictures: Pictures) -> None:
+    def __init__(self, settings: PretrainConfig, config: ModelArgs, prompts: PromptProcessor, pictures: Pictures) -> None:
         self.settings, self.config, self.prompts, self.pictures = settings, config, prompts, pictures
         self.size, self.count = config.vision.patch_size, image_token_count((1, 1), config.vision)
         looks = [choose_appearance(get_brand(BRAND), settings.seed, i) for i in range(settings.products)]

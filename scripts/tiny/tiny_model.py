@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mlx_phi3v.checkpoint.layout import expected_tensors
-from mlx_phi3v.config import ModelConfig
+from mlx_phi3v.config import ModelArgs
 
 EMBEDDINGS = "model.vision_embed_tokens.img_processor.vision_model.embeddings."
 
@@ -34,7 +34,7 @@ def model_json(vocab_size: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def initial_weights(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
+def initial_weights(config: ModelArgs, seed: int) -> dict[str, torch.Tensor]:
     """Random weights: normal of 0.02, output projections smaller by depth (GPT-2), norms one, biases zero."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}

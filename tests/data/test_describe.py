@@ -19,7 +19,7 @@ from data.describe.describe import describe
 from data.describe.figures import histogram
 from data.writer import CatalogueWriter
 from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.config import VisionConfig
+from mlx_phi3v.config import VisionArgs
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, Task
 from tests.helpers.misbehaving_server import photo_bytes
@@ -84,7 +84,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_preview_marks_the_answer_and_nothing_else(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = lambda _: SimpleNamespace(vision=VisionConfig(), num_crops=4)  # noqa: E731
+    read = lambda _: SimpleNamespace(vision=VisionArgs(), num_crops=4)  # noqa: E731
     monkeypatch.setattr("data.describe.sampled_rows.load_model_config", read)
     catalogue = Catalogue(folder)
     found = describe(catalogue, model=model, max_length=200, previews=20)

@@ -39,7 +39,7 @@ def run(output: Path, recipe: Path, *flags: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of one run of the whole job, and what it said."""
+    """The folder of one run of the whole job, and its last event."""
     pytest.importorskip("mlx")
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("demo")
@@ -64,9 +64,9 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_every_step_leaves_its_folder_and_the_verdict_is_told(demo: tuple[Path, dict[str, Any]]) -> None:
-    output, said = demo
-    assert said["event"] == "done" and said["output"] == str(output)
-    assert said["verdict"] in ("EQUIVALENT", "DIFFERENT", "INCONCLUSIVE")
+    output, done = demo
+    assert done["event"] == "done" and done["output"] == str(output)
+    assert done["verdict"] in ("EQUIVALENT", "DIFFERENT", "INCONCLUSIVE")
     rows = json.loads((output / "catalogue" / "catalogue.json").read_text())["splits"]
     assert {name: split["rows"] for name, split in rows.items()} == {"train": 30, "validation": 100, "test": 5}
     assert (output / "model" / "config.json").is_file()
@@ -76,19 +76,19 @@ def test_every_step_leaves_its_folder_and_the_verdict_is_told(demo: tuple[Path, 
         for stage in ("base", "tuned"):
             assert len((output / f"{backend}-{stage}" / "predictions.jsonl").read_text().splitlines()) == 5
     page = (output / "report.html").read_text()
-    assert said["verdict"] in page and "mlx-tuned" in page and "torch-tuned" in page
+    assert done["verdict"] in page and "mlx-tuned" in page and "torch-tuned" in page
 
 
 def test_the_same_command_makes_nothing_anew_and_ends_the_same(demo: tuple[Path, dict[str, Any]]) -> None:
-    output, said = demo
+    output, done = demo
     before = contents(output)
     assert len(before) == 3 + 2 * 4  # per backend a log, the best and last adapter at one place, and two runs
-    assert run(output, output.parent / "recipe.yaml") == said
+    assert run(output, output.parent / "recipe.yaml") == done
     assert contents(output) == before
 
 
 def test_too_few_products_are_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eval", "--output", str(tmp_path / "out"), "--products", "100"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and "--products 100 leaves none to train on after 100 for validation" in done.stderr
+    assert done.returncode != 0 and "--products 100 leaves too few to train on, after 100 to validate" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -109,7 +109,7 @@ def test_a_killed_training_resumes_bit_for_bit(
     np.testing.assert_array_equal(losses(tmp_path / "run"), losses(trained[backend]))
 
 
-@pytest.mark.slow  # test_adapters.py asks both backends in one process
+@pytest.mark.slow  # test_adapters.py runs both backends in one process
 def test_an_adapter_answers_alike_on_both_backends(
     trained: dict[str, Path], catalogue: Path, converted: Path, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_an_adapter_answers_alike_on_both_backends(
         assert row["text"] == texts["torch"][identity]["text"]
         np.testing.assert_allclose(row["logprobs"], texts["torch"][identity]["logprobs"], atol=1e-3)
         assert row["fingerprints"] == texts["torch"][identity]["fingerprints"]
-    done = run("eval.compare", tmp_path / "mlx", tmp_path / "torch", status=3)  # eight rows settle nothing
+    done = run("eval.compare", tmp_path / "mlx", tmp_path / "torch", status=3)  # eight rows decide nothing
     assert "INCONCLUSIVE" in done.stdout
 
 
@@ -160,7 +160,7 @@ def test_a_fused_model_computes_what_base_and_adapter_do(
 def test_peft_loads_an_adapter_trained_on_mlx(trained: dict[str, Path]) -> None:
     from peft import PeftModel
 
-    from mlx_phi3v.backend_torch.backend import load
+    from mlx_phi3v.backend_torch.loading import load
     from mlx_phi3v.checkpoint.hub import resolve_model
 
     model = PeftModel.from_pretrained(load(resolve_model("tiny")).model, str(trained["mlx"] / "last"))

@@ -1,4 +1,4 @@
-"""An example comparison for the page's test and for the pictures in docs/: made-up runs, drawn pictures, hostile answers.
+"""An example comparison for the page's test and for the pictures in docs/: synthetic runs, drawn photos, hostile answers.
 
 python -m tests.helpers.page_example docs      draws docs/comparison-390.png and docs/comparison-1280.png
 """
@@ -32,20 +32,20 @@ HOSTILE = (
 
 def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     """Two runs of which B answers 5 % of the categories, and some prices and titles, otherwise."""
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True)
-    products = make_rows(rows, right=0.93)
-    for i, row in enumerate(products):
-        row["image"] = str(_picture(pictures / f"{i % 40}.png", i % 40))
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    reference = make_rows(rows, right=0.93)
+    for i, row in enumerate(reference):
+        row["image"] = str(_draw_photo(photos / f"{i % 40}.png", i % 40))
     generator = np.random.default_rng(1)
     draw = generator.random(rows)
 
     def change(row: Row) -> None:
         text, place = row["text"], draw[int(row["id"][1:])]
         if place < 0.05:
-            said = str(row["predicted"]["category3_code"]["value"])
-            other = CATEGORIES[(CATEGORIES.index(said) + 1) % len(CATEGORIES)]
-            answer(row, text.replace(f"Category: {said}", f"Category: {other}"))
+            category = str(row["predicted"]["category3_code"]["value"])
+            other = CATEGORIES[(CATEGORIES.index(category) + 1) % len(CATEGORIES)]
+            answer(row, text.replace(f"Category: {category}", f"Category: {other}"))
         elif place < 0.08:
             answer(row, text.replace("Full Price: ", "Full Price: 1"))
         elif place < 0.1:
@@ -54,15 +54,15 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
             row["fingerprints"]["pixels"] = row["fingerprints"]["pixel_values"] = "other"
             answer(row, text.replace("Product: ", "Product: deep blue "))
 
-    changed_rows = changed(products, lambda i, row: draw[i] < 0.12, change)
-    answer(products[7], HOSTILE)
-    answer(changed_rows[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
-    for i, (a, b) in enumerate(zip(products, changed_rows)):
+    others = changed(reference, lambda i, row: draw[i] < 0.12, change)
+    answer(reference[7], HOSTILE)
+    answer(others[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
+    for i, (a, b) in enumerate(zip(reference, others)):
         _margin(a, b, 0.1 if i % 2 else 1.5)
-    a = write_run(folder / "cuda", products, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
+    a = write_run(folder / "cuda", reference, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
     b = write_run(
         folder / "mlx",
-        changed_rows,
+        others,
         label="LoRA on a Mac, bf16",
         backend="mlx",
         settings={"dtype": "bfloat16"},
@@ -80,7 +80,7 @@ def _margin(a: Row, b: Row, nats: float) -> None:
             row["top_k"][k] = [[row["token_ids"][k], -0.7], [other["token_ids"][k], -0.7 - nats]]
 
 
-def _picture(path: Path, i: int) -> Path:
+def _draw_photo(path: Path, i: int) -> Path:
     if not path.exists():
         hue = colorsys.hsv_to_rgb(i / 40, 0.5, 0.85)
         image = Image.new("RGB", (300, 400), "white")

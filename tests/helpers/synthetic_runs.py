@@ -1,4 +1,4 @@
-"""Runs made up for tests: a model that answers well, answers less well, or answers the same with one planted difference."""
+"""Synthetic runs for tests: a model that answers well, less well, or the same with one planted difference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runs.prediction import predicted_values
+from eval.runs.prediction import Prediction
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter
 from mlx_phi3v.task import Task
@@ -20,7 +20,7 @@ WORDS = ("wool", "cotton", "check", "striped", "long", "short", "leather", "silk
 END = 32007
 TASK = Task()
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a line of predictions.jsonl, before it becomes a Prediction: tests plant differences in it
 
 
 def digest(*parts: object) -> str:
@@ -64,18 +64,18 @@ def answer(row: Row, text: str, *, task: Task = TASK, finish: str = "end", logpr
     if finish == "length":
         tokens = tokens[:-1]
     row |= {
-        "predicted": predicted_values(task, text, truncated=finish == "length"),
+        "predicted": Prediction("", {}, task.parse(text, truncated=finish == "length")).to_dict()["predicted"],
         "text": text,
         "token_ids": tokens,
         "logprobs": [logprob] * len(tokens),
-        "top_k": [[] for _ in tokens],  # what the chosen token leaves already bounds any other at 4.6 nats down
+        "top_k": [[] for _ in tokens],  # at -0.01 nats the chosen token leaves all others at most -4.6
         "finish": finish,
     }
     return row
 
 
 def make_rows(n: int = 200, *, seed: int = 0, right: float = 0.9, task: Task = TASK, image: str | None = None) -> list[Row]:
-    """`n` products answered by a model that has a category right with probability `right` and prices about 8 % off."""
+    """`n` rows answered by a model whose category is right with probability `right` and whose prices are about 8 % off."""
     generator = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -103,7 +103,7 @@ def write_run(folder: Path, rows: list[Row], *, finish: bool = True, raw: bool =
         for row in rows:
             if raw:
                 writer.done.discard(row["id"])
-            writer.write(row)
+            writer.write(Prediction.from_dict(row))
         if finish:
             writer.finish(seconds=1.0)
     return Run.load(folder)

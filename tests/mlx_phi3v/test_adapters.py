@@ -20,13 +20,13 @@ from mlx_phi3v.adapters import (
     PROJECTOR,
     SEPARATORS,
     VISION,
-    AdapterConfig,
+    AdapterArgs,
     adapter_shapes,
     init_adapter,
     load_adapter,
     save_adapter,
 )
-from mlx_phi3v.backend import Backend, OptimizerConfig
+from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
@@ -37,8 +37,9 @@ from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 from tests.helpers.paths import GOLDEN
+from tests.helpers.tolerances import NETWORK, assert_near
 
-FULL = replace(AdapterConfig(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
+FULL = replace(AdapterArgs(r=4, lora_alpha=8), target_modules=(*LANGUAGE, *VISION), modules_to_save=(*PROJECTOR, *SEPARATORS))
 Load = Callable[[Path], Backend]
 pytestmark = pytest.mark.numeric
 
@@ -55,7 +56,7 @@ def batch_of(folder: Path) -> Batch:
     return collate(examples(folder, with_answer=True), load_model_config(folder))
 
 
-def filled(folder: Path, adapter: AdapterConfig, seed: int = 0) -> dict[str, np.ndarray]:
+def filled(folder: Path, adapter: AdapterArgs, seed: int = 0) -> dict[str, np.ndarray]:
     """An adapter whose every tensor differs from what it starts as."""
     config = load_model_config(folder)
     random = np.random.default_rng(seed)
@@ -66,9 +67,14 @@ def filled(folder: Path, adapter: AdapterConfig, seed: int = 0) -> dict[str, np.
     return tensors
 
 
-def trained(backend: Backend, folder: Path, adapter: AdapterConfig, steps: int = 3) -> dict[str, np.ndarray]:
+def same_outputs(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Not to the bit: a tower that trains takes all crops in one product, and kernels split sums by the product's shape."""
+    assert_near(ours, theirs, float(np.abs(theirs).max()), NETWORK)
+
+
+def trained(backend: Backend, folder: Path, adapter: AdapterArgs, steps: int = 3) -> dict[str, np.ndarray]:
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, seed=5), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
     batch = batch_of(folder)
     for _ in range(steps):
         backend.accumulate(batch)
@@ -81,8 +87,8 @@ def greedy(backend: Backend, folder: Path) -> list[list[int]]:
     return [answer.token_ids for answer in answers]
 
 
-@pytest.mark.parametrize("adapter", [AdapterConfig(r=4), FULL], ids=["lora", "full"])
-def test_both_backends_start_from_the_same_tensors(load: Load, checkpoint: Path, adapter: AdapterConfig) -> None:
+@pytest.mark.parametrize("adapter", [AdapterArgs(r=4), FULL], ids=["lora", "full"])
+def test_both_backends_start_from_the_same_tensors(load: Load, checkpoint: Path, adapter: AdapterArgs) -> None:
     backend = load(checkpoint)
     fresh = init_adapter(backend.config, adapter, seed=3)
     backend.set_adapter(adapter, fresh, trainable=True)
@@ -98,7 +104,7 @@ def test_both_backends_start_from_the_same_tensors(load: Load, checkpoint: Path,
 
 def test_a_fresh_adapter_depends_on_its_seed_and_bounds(checkpoint: Path) -> None:
     config = load_model_config(checkpoint)
-    first, again, other = (init_adapter(config, AdapterConfig(r=4), seed) for seed in (0, 0, 1))
+    first, again, other = (init_adapter(config, AdapterArgs(r=4), seed) for seed in (0, 0, 1))
     for key, value in first.items():
         np.testing.assert_array_equal(value, again[key])
         if "lora_A" in key:
@@ -110,7 +116,7 @@ def test_a_fresh_adapter_depends_on_its_seed_and_bounds(checkpoint: Path) -> Non
 
 def test_a_fresh_adapter_changes_nothing_and_a_filled_one_does(load: Load, checkpoint: Path) -> None:
     base, fresh, tuned = load(checkpoint), load(checkpoint), load(checkpoint)
-    adapter = AdapterConfig(r=4)
+    adapter = AdapterArgs(r=4)
     fresh.set_adapter(adapter, init_adapter(base.config, adapter, 0), trainable=False)
     tuned.set_adapter(adapter, filled(checkpoint, adapter), trainable=False)
     plain, same, other = (backend.forward(batch_of(checkpoint)).logits for backend in (base, fresh, tuned))
@@ -122,18 +128,18 @@ def test_a_fresh_adapter_changes_nothing_and_a_filled_one_does(load: Load, check
 @pytest.mark.parametrize(
     "adapter",
     [
-        AdapterConfig(r=4, lora_alpha=8),
+        AdapterArgs(r=4, lora_alpha=8),
         FULL,
         replace(FULL, use_rslora=True),
-        AdapterConfig(r=2, lora_alpha=4, target_modules=r".*layers\.1\..*(qkv_proj|down_proj)"),
-        AdapterConfig(r=2, lora_alpha=4, target_modules="all-linear"),
-        AdapterConfig(r=2, lora_alpha=4, target_modules=(*LANGUAGE, "lm_head")),
-        AdapterConfig(r=2, lora_alpha=4, target_modules=LANGUAGE, modules_to_save=("model.embed_tokens", "lm_head")),
+        AdapterArgs(r=2, lora_alpha=4, target_modules=r".*layers\.1\..*(qkv_proj|down_proj)"),
+        AdapterArgs(r=2, lora_alpha=4, target_modules="all-linear"),
+        AdapterArgs(r=2, lora_alpha=4, target_modules=(*LANGUAGE, "lm_head")),
+        AdapterArgs(r=2, lora_alpha=4, target_modules=LANGUAGE, modules_to_save=("model.embed_tokens", "lm_head")),
     ],
     ids=["lora", "full", "rslora", "regex", "all-linear", "lm_head", "embeddings"],
 )
 def test_peft_loads_a_saved_adapter_and_computes_what_both_backends_do(
-    checkpoint: Path, tmp_path: Path, adapter: AdapterConfig
+    checkpoint: Path, tmp_path: Path, adapter: AdapterArgs
 ) -> None:
     pytest.importorskip("torch")
     from peft import PeftModel
@@ -162,9 +168,9 @@ def test_peft_loads_a_saved_adapter_and_computes_what_both_backends_do(
     np.testing.assert_allclose(logits["mlx"][batch.attention_mask], logits["peft"][batch.attention_mask], atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize("adapter", [AdapterConfig(r=4, lora_alpha=8), FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [AdapterArgs(r=4, lora_alpha=8), FULL], ids=["lora", "full"])
 def test_an_adapter_trained_on_one_backend_answers_alike_on_the_other(
-    load: Load, backend_name: str, checkpoint: Path, tmp_path: Path, adapter: AdapterConfig
+    load: Load, backend_name: str, checkpoint: Path, tmp_path: Path, adapter: AdapterArgs
 ) -> None:
     from mlx_phi3v.backend import load_backend
 
@@ -178,8 +184,8 @@ def test_an_adapter_trained_on_one_backend_answers_alike_on_the_other(
     assert greedy(there, checkpoint) == expected != plain
 
 
-@pytest.mark.parametrize("adapter", [AdapterConfig(r=4), FULL], ids=["lora", "full"])
-def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: AdapterConfig) -> None:
+@pytest.mark.parametrize("adapter", [AdapterArgs(r=4), FULL], ids=["lora", "full"])
+def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: AdapterArgs) -> None:
     backend = load(checkpoint)
     before = load(checkpoint).forward(batch_of(checkpoint)).logits
     tensors = trained(backend, checkpoint, adapter, steps=1)
@@ -194,12 +200,12 @@ def test_only_the_adapter_is_trained(load: Load, checkpoint: Path, adapter: Adap
                  for k in tensors for n in (k.removeprefix(PREFIX),)}  # fmt: skip
     backend.load_training(untouched, backend.optimizer_tensors(), 1)
     backend.loss(batch_of(checkpoint))
-    np.testing.assert_array_equal(backend.forward(batch_of(checkpoint)).logits, before)
+    same_outputs(backend.forward(batch_of(checkpoint)).logits, before)
 
 
 def with_dropout(backend: Backend, folder: Path, *, trainable: bool) -> None:
     """Put an adapter with much dropout on the model."""
-    adapter = AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.5)
+    adapter = AdapterArgs(r=4, lora_alpha=8, lora_dropout=0.5)
     backend.set_adapter(adapter, filled(folder, adapter), trainable=trainable)
 
 
@@ -208,7 +214,7 @@ def test_an_adapter_that_is_not_trained_answers_without_dropout(load: Load, chec
     with_dropout(backend, checkpoint, trainable=False)
     batch = batch_of(checkpoint)
     first = backend.forward(batch).logits
-    np.testing.assert_array_equal(backend.forward(batch).logits, first)
+    same_outputs(backend.forward(batch).logits, first)
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -222,12 +228,8 @@ def test_the_loss_has_no_dropout_and_leaves_the_models_mode(load: Load, checkpoi
     model = backend.model if backend.name == "mlx" else backend.peft
     modes = [module.training for module in model.modules()]
     assert set(modes) == {trainable}
-    assert backend.loss(batch) == backend.loss(batch)
+    assert backend.loss(batch) == pytest.approx(backend.loss(batch), rel=NETWORK)
     assert [module.training for module in model.modules()] == modes
-    backend.seed(1)
-    first = backend.forward(batch).logits
-    backend.seed(2)
-    assert np.array_equal(backend.forward(batch).logits, first) is not trainable
 
 
 def test_the_mode_comes_back_where_the_loss_fails(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +256,7 @@ def test_a_foreign_adapter_of_half_precision_loads(checkpoint: Path, tmp_path: P
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save_torch
 
-    adapter = AdapterConfig(r=4)
+    adapter = AdapterArgs(r=4)
     tensors = filled(checkpoint, adapter)
     save_adapter(tmp_path, adapter, tensors, "")
     half = {key: torch.from_numpy(value).to(getattr(torch, dtype)) for key, value in tensors.items()}
@@ -269,7 +271,7 @@ def test_an_adapter_made_by_peft_itself_loads(checkpoint: Path, tmp_path: Path) 
     pytest.importorskip("torch")
     from peft import LoraConfig, get_peft_model
 
-    from mlx_phi3v.backend_torch.backend import load as load_torch
+    from mlx_phi3v.backend_torch.loading import load as load_torch
 
     model = load_torch(checkpoint, dtype="float32").model
     # As peft's users write them: LoRA on the trunk and all of the tower, also its last layer, which is never run.
@@ -287,7 +289,7 @@ def test_the_recorded_adapter_of_the_published_model_loads() -> None:
 
 @pytest.fixture
 def saved(checkpoint: Path, tmp_path: Path) -> Path:
-    adapter = AdapterConfig(r=4, base_model_name_or_path="my-base")
+    adapter = AdapterArgs(r=4, base_model_name_or_path="my-base")
     save_adapter(tmp_path / "adapter", adapter, filled(checkpoint, adapter), base_fingerprint(checkpoint))
     return tmp_path / "adapter"
 
@@ -362,11 +364,11 @@ def test_a_missing_tensor_is_named(saved: Path, checkpoint: Path) -> None:
 
 def test_the_tower_is_adapted_only_where_it_is_read(checkpoint: Path) -> None:
     config = load_model_config(checkpoint)
-    modules = adapter_shapes(config, AdapterConfig()).modules
+    modules = adapter_shapes(config, AdapterArgs()).modules
     assert any("encoder.layers.1." in name for name in modules) and not any("encoder.layers.2." in name for name in modules)
-    assert AdapterConfig().trains_image_side(config)
-    assert not AdapterConfig(target_modules=LANGUAGE).trains_image_side(config)
-    assert AdapterConfig(target_modules=LANGUAGE, modules_to_save=SEPARATORS).trains_image_side(config)
+    assert AdapterArgs().trains_image_side(config)
+    assert not AdapterArgs(target_modules=LANGUAGE).trains_image_side(config)
+    assert AdapterArgs(target_modules=LANGUAGE, modules_to_save=SEPARATORS).trains_image_side(config)
 
 
 def test_dropout_does_nothing_to_an_answer(load: Callable[[Path], Any], checkpoint: Path) -> None:
@@ -378,3 +380,29 @@ def test_dropout_does_nothing_to_an_answer(load: Callable[[Path], Any], checkpoi
         logits.append(backend.forward(batch_of(checkpoint)).logits)
     np.testing.assert_array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[1], logits[2])
+
+
+def test_answers_of_a_model_in_training_have_no_dropout(load: Load, checkpoint: Path) -> None:
+    backend = load(checkpoint)
+    backend.set_adapter(replace(FULL, lora_dropout=0.5), filled(checkpoint, FULL), trainable=True)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
+    batch = batch_of(checkpoint)
+    first, again = (backend.forward(batch).logits for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    prompts = collate(examples(checkpoint, with_answer=False), backend.config, pad_left=True)
+    np.testing.assert_array_equal(backend.prefill(prompts)[0], backend.prefill(prompts)[0])
+    assert len({backend.accumulate(batch) for _ in range(4)}) > 1  # and training still has it
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_modules_trained_in_full_work_on_a_base_of_half_precision(backend_name: str, checkpoint: Path, dtype: str) -> None:
+    batch = batch_of(checkpoint)
+    logits = {}
+    for name in (dtype, "float32"):
+        backend = load_backend(backend_name, checkpoint, dtype=name)
+        backend.set_adapter(FULL, filled(checkpoint, FULL), trainable=True)
+        backend.start_training(OptimizerArgs(), grad_checkpoint=False)
+        assert np.isfinite(backend.accumulate(batch)) and np.isfinite(backend.update(1e-3, batch.answer_tokens, 1.0))
+        logits[name] = backend.forward(batch).logits[batch.attention_mask]
+    # bf16 holds 8 bits: 2^-8 a rounding, and a dozen layers of them; fp16 holds more.
+    assert np.abs(logits[dtype] - logits["float32"]).max() < 0.15 * np.abs(logits["float32"]).max()

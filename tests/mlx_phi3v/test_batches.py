@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, batch_rows, collate, epoch_order
 from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.config import ModelConfig, load_model_config
+from mlx_phi3v.config import ModelArgs, load_model_config
 from mlx_phi3v.crops import process_image
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes
@@ -78,7 +78,7 @@ def test_the_order_depends_on_seed_and_epoch() -> None:
     assert tuple(epoch_order(30, 1, 2)) == orders[5]
 
 
-def sources(batch: Batch, row: int, config: ModelConfig) -> list[tuple[str, int]]:
+def sources(batch: Batch, row: int, config: ModelArgs) -> list[tuple[str, int]]:
     """Where each image token of a row comes from: (hash of its crop, place in the crop); separators are ("", 0 or 1)."""
     g2 = config.vision.merged_grid**2
     index = batch.image_index[row][batch.image_index[row] >= 0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_phi3v.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
+from mlx_phi3v.config import IMAGE_MEAN, IMAGE_STD, VisionArgs
 from mlx_phi3v.crops import (
     crop_grid,
     hd_transform,
@@ -129,7 +129,7 @@ def test_every_8_bit_value_is_normalised_as_the_arithmetic_says() -> None:
 @pytest.mark.parametrize("grid", [(1, 1), (1, 4), (4, 1), (2, 2), (3, 5), (4, 4)])
 @pytest.mark.parametrize("patch", [14, 28, 42, 84])
 def test_the_token_count_is_that_of_the_published_formula(grid: tuple[int, int], patch: int) -> None:
-    vision = VisionConfig(patch_size=patch)
+    vision = VisionArgs(patch_size=patch)
     (h, w), g = grid, 336 // patch // 2
     if patch == 14:
         assert image_token_count(grid, vision) == (h * w + 1) * 144 + 1 + (h + 1) * 12
@@ -141,7 +141,7 @@ def test_the_token_count_is_that_of_the_published_formula(grid: tuple[int, int],
 
 
 def test_crops_are_laid_back_on_their_grid() -> None:
-    vision = VisionConfig(patch_size=84)  # 2 x 2 merged features a crop
+    vision = VisionArgs(patch_size=84)  # 2 x 2 merged features a crop
     index = image_token_index((2, 3), 10, 16, 17, vision, "sub_glb")
     s, g = 17 * 4, 17 * 4 + 1
     crop = [4 * k for k in range(17)]

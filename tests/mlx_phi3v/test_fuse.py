@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_phi3v.adapters import LANGUAGE, VISION, AdapterConfig, load_adapter, save_adapter
+from mlx_phi3v.adapters import LANGUAGE, VISION, AdapterArgs, load_adapter, save_adapter
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.headers import open_checkpoint
@@ -35,7 +35,7 @@ def base_of(kind: str, checkpoint: Path, folder: Path) -> Path:
     return folder / kind
 
 
-def saved(base: Path, folder: Path, adapter: AdapterConfig = FULL) -> Path:
+def saved(base: Path, folder: Path, adapter: AdapterArgs = FULL) -> Path:
     save_adapter(folder, adapter, filled(base, adapter), base_fingerprint(base))
     return folder
 
@@ -62,7 +62,7 @@ CASES = [
 @pytest.mark.parametrize(("kind", "dequantize", "tolerance"), CASES)
 @pytest.mark.parametrize("adapter", [FULL, replace(FULL, use_rslora=True)], ids=["lora", "rslora"])
 def test_a_fused_model_computes_what_base_and_adapter_do(
-    backend_name: str, checkpoint: Path, tmp_path: Path, kind: str, dequantize: bool, tolerance: float, adapter: AdapterConfig
+    backend_name: str, checkpoint: Path, tmp_path: Path, kind: str, dequantize: bool, tolerance: float, adapter: AdapterArgs
 ) -> None:
     base = base_of(kind, checkpoint, tmp_path)
     trained = saved(base, tmp_path / "adapter", adapter)
@@ -89,7 +89,7 @@ def test_packing_again_with_4_bits_costs_no_more_than_packing_once(checkpoint: P
 
 def test_what_the_adapter_does_not_touch_keeps_its_bits(checkpoint: Path, tmp_path: Path) -> None:
     base = base_of("4 bit", checkpoint, tmp_path)
-    adapter = AdapterConfig(r=2, target_modules=(*VISION, "down_proj"))
+    adapter = AdapterArgs(r=2, target_modules=(*VISION, "down_proj"))
     fuse(FuseConfig(str(saved(base, tmp_path / "adapter", adapter)), str(base), tmp_path / "fused"))
     config = load_model_config(base)
     before, after = open_checkpoint(base, config), open_checkpoint(tmp_path / "fused", config)
@@ -124,7 +124,7 @@ def test_a_fused_model_is_another_base(checkpoint: Path, tmp_path: Path) -> None
 
 def test_a_second_round_of_training_starts_from_the_fused_model(checkpoint: Path, tmp_path: Path) -> None:
     fuse(FuseConfig(str(saved(checkpoint, tmp_path / "first")), str(checkpoint), tmp_path / "fused"))
-    language = AdapterConfig(r=2, lora_alpha=4, target_modules=LANGUAGE)
+    language = AdapterArgs(r=2, lora_alpha=4, target_modules=LANGUAGE)
     second = saved(tmp_path / "fused", tmp_path / "second", language)
     fuse(FuseConfig(str(second), str(tmp_path / "fused"), tmp_path / "twice"))
     expected = logits_of("torch", tmp_path / "fused", second)

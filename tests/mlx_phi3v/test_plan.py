@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from mlx_phi3v import plan
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.batches import ExampleMaker
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.checkpoint.layout import is_unused
-from mlx_phi3v.config import ModelConfig, VisionConfig, load_model_config
+from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.convert import ConvertConfig, convert
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import PromptProcessor
@@ -40,9 +40,9 @@ from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
 from mlx_phi3v.training.train_config import TrainConfig
 
-PUBLISHED = ModelConfig()
-ALL = StepSettings(AdapterConfig(), "bfloat16", False)
-FROZEN = StepSettings(AdapterConfig(target_modules=LANGUAGE), "bfloat16", False)
+PUBLISHED = ModelArgs()
+ALL = StepSettings(AdapterArgs(), "bfloat16", False)
+FROZEN = StepSettings(AdapterArgs(target_modules=LANGUAGE), "bfloat16", False)
 
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
@@ -64,24 +64,24 @@ def test_weights_take_what_the_loaded_model_holds(
 
 
 def test_trained_parameters_are_those_of_the_adapter() -> None:
-    config = ModelConfig(1000, 64, 96, 2, 4, 2, vision=VisionConfig(32, 64, 3, 2, patch_size=84))
-    adapter = AdapterConfig(r=8)
+    config = ModelArgs(1000, 64, 96, 2, 4, 2, vision=VisionArgs(32, 64, 3, 2, patch_size=84))
+    adapter = AdapterArgs(r=8)
     assert adapter_parameters(config, adapter) == sum(value.size for value in init_adapter(config, adapter, 0).values())
 
 
 def test_flops_of_a_step_are_the_products_of_its_shapes() -> None:
-    config = ModelConfig(1000, 64, 96, 3, 4, 4, vision=VisionConfig(32, 48, 3, 2, patch_size=84))
+    config = ModelArgs(1000, 64, 96, 3, 4, 4, vision=VisionArgs(32, 48, 3, 2, patch_size=84))
     shape = BatchShape(rows=2, tokens=10, crops=4, labels=5)
     products = [(20, 64, 192), (20, 64, 64), (20, 64, 192), (20, 96, 64)]  # rows, in, out: qkv, o, gate and up, down
     layer = sum(2 * a * b * c for a, b, c in products) + 2 * 2 * (2 * 10 * 10 * 64) // 2
     head = 2 * 10 * 64 * 1000
-    language, tower = step_flops(config, shape, StepSettings(AdapterConfig(target_modules=LANGUAGE), "float32", False))
+    language, tower = step_flops(config, shape, StepSettings(AdapterArgs(target_modules=LANGUAGE), "float32", False))
     assert language == 2 * (3 * layer + head)
     positions = 17
     block = 2 * positions * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * positions * positions * 32
     projector = 2 * 4 * 4 * (128 * 64 + 64 * 64)
     assert tower == 4 * 2 * block + projector
-    trained = step_flops(config, shape, StepSettings(AdapterConfig(), "float32", True))
+    trained = step_flops(config, shape, StepSettings(AdapterArgs(), "float32", True))
     assert trained == (language + 3 * layer, 3 * tower)
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlx_phi3v.config import ModelConfig
+from mlx_phi3v.config import ModelArgs
 from mlx_phi3v.rope import attention_scale, inverse_frequencies, uses_long_factor
 
 FACTORS = {"short_factor": tuple(1 + 0.1 * i for i in range(8)), "long_factor": tuple(2.0 * (i + 1) for i in range(8))}
-CONFIG = ModelConfig(hidden_size=64, num_attention_heads=4, **FACTORS)
+CONFIG = ModelArgs(hidden_size=64, num_attention_heads=4, **FACTORS)
 
 
 def test_frequencies_are_the_formula_row_by_row() -> None:

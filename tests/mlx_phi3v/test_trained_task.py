@@ -9,7 +9,7 @@ import pytest
 
 from mlx_phi3v import fuse as fuse_command
 from mlx_phi3v import generate as generate_command
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -28,7 +28,7 @@ TRAINED = TrainedTask(SHOES, 2, "float32")
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """An adapter of the tiny model that carries another task and another number of crops than the model's own."""
-    base, config = resolve_model("tiny"), AdapterConfig(r=2, target_modules=LANGUAGE)
+    base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
     tensors = init_adapter(load_model_config(base), config, seed=0)
     save_adapter(tmp_path / "adapter", config, tensors, base_fingerprint(base))
     TRAINED.save(tmp_path / "adapter")
@@ -108,7 +108,7 @@ def test_a_fused_model_keeps_the_task_of_its_adapter(
     assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and said == ""
     # Fused again with an adapter that says nothing, the new model says nothing either.
     base = tmp_path / "fused"
-    config = AdapterConfig(r=2, target_modules=LANGUAGE)
+    config = AdapterArgs(r=2, target_modules=LANGUAGE)
     save_adapter(tmp_path / "second", config, init_adapter(load_model_config(base), config, 1), base_fingerprint(base))
     flags = ["--model", str(base), "--adapter", str(tmp_path / "second"), "--save-path", str(tmp_path / "twice")]
     assert fuse_command.main(flags) == 0

@@ -1,8 +1,8 @@
-"""Intervals and tests for two systems measured on the same products. All intervals are on B minus A.
+"""Intervals and tests for two systems measured on the same rows. All intervals are on B minus A.
 
 proportions  Wilson, exact McNemar, Tango's score interval
 estimators   mean, median, macro-F1, as statistics that can be resampled
-resampling   the percentile bootstrap over products
+resampling   the percentile bootstrap over rows
 paired       the difference of two systems, from discordant counts or from paired resamples
 
 Needs numpy and scipy alone.

@@ -48,14 +48,14 @@ class Median:
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:
-        kept = np.flatnonzero(self.mask)
-        return kept[np.argsort(self.values[kept], kind="stable")]
+        rows = np.flatnonzero(self.mask)
+        return rows[np.argsort(self.values[rows], kind="stable")]
 
     def resampled(self, weights: Floats) -> Floats:
         """Weighted medians; weights [r, n] -> [r].
 
         The weight below a rank has a standard deviation of at most sqrt(n) / 2, so a window of 8 sqrt(n) ranks around
-        the middle holds the median of all but freak resamples; where it does not, all ranks are taken.
+        the middle holds the median of all but extreme resamples. Where it does not, all ranks are searched.
         """
         order = self._order
         if not len(order):
@@ -63,13 +63,13 @@ class Median:
         half = (weights @ self.mask.astype(np.float64))[:, None] / 2
         reach = int(4 * math.sqrt(len(order))) + 1
         start, stop = max(0, len(order) // 2 - reach), min(len(order), len(order) // 2 + reach)
-        medians, sure = self._within(weights, half, start, stop)
-        if not sure:
+        medians, certain = self._within(weights, half, start, stop)
+        if not certain:
             medians, _ = self._within(weights, half, 0, len(order))
         return np.where(half[:, 0] > 0, medians, math.nan)
 
     def _within(self, weights: Floats, half: Floats, start: int, stop: int) -> tuple[Floats, bool]:
-        """(medians, whether all lie among the ranks [start, stop))."""
+        """(medians, whether all are among the ranks [start, stop))."""
         below = np.zeros(len(self.values))
         below[self._order[:start]] = 1.0
         window = self._order[start:stop]
@@ -78,16 +78,16 @@ class Median:
         reached = begin + np.cumsum(weights[:, window], axis=1)
         lower = (reached >= half).argmax(axis=1)
         upper = (reached > half).argmax(axis=1)
-        sure = bool((begin < half).all() and (reached[:, -1:] > half).all()) or (start == 0 and stop == len(self._order))
-        return np.asarray((ranked[lower] + ranked[upper]) / 2), sure
+        certain = bool((begin < half).all() and (reached[:, -1:] > half).all()) or (start == 0 and stop == len(self._order))
+        return np.asarray((ranked[lower] + ranked[upper]) / 2), certain
 
 
 @dataclass(frozen=True)
 class MacroF1:
-    """Mean F1 over the classes that stand in the truth.
+    """Mean F1 over the classes of the true values.
 
-    `true` and `predicted` are class codes [n]; -1 is no class (no truth: the row is left out; no prediction: wrong).
-    A class predicted but never true costs its rows their recall and is not averaged in.
+    `true` and `predicted` are class codes [n]; -1 is no class (no true value: the row is left out; no prediction: wrong).
+    A class that is predicted but never true lowers the recall of its rows; it is not averaged in.
     """
 
     true: NDArray[np.int64]

@@ -1,7 +1,7 @@
-"""The difference between two systems on the same products, with its interval and its test of equality.
+"""The difference between two systems on the same rows, with its interval and its test of equality.
 
 `PairedProportion` rests on the discordant counts, `PairedResamples` on paired bootstrap samples. An interval at level
-1 - 2 alpha that lies inside the margin is two one-sided tests at alpha (Schuirmann 1987).
+1 - 2 alpha inside the margin is two one-sided tests at alpha (Schuirmann 1987).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PairedProportion:
         return mcnemar(round(self.only_a), round(self.only_b))
 
     def at(self, n: int) -> PairedProportion:
-        """The same rates on n products."""
+        """The same rates on n rows."""
         scale = n / self.n
         return PairedProportion(self.only_a * scale, self.only_b * scale, n)
 
@@ -83,7 +83,7 @@ class PairedResamples:
         return None
 
     def at(self, n: int) -> PairedResamples:
-        """The same spread on n products: the samples drawn in towards the estimate by sqrt(n)."""
+        """The same spread on n rows: the samples drawn in towards the estimate by sqrt(n)."""
         scale = math.sqrt(self.n / n)
         return PairedResamples(
             self.estimate, self.estimate + (self.samples - self.estimate) * scale, n, self.identical, self.bounded

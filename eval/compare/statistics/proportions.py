@@ -36,8 +36,8 @@ def tango(only_a: float, only_b: float, n: float, z: float) -> Interval:
     """Score interval for P(B right) - P(A right).
 
     Args:
-        only_a, only_b: products only A, only B has right (the discordant counts).
-        n: all products, concordant ones too.
+        only_a, only_b: rows only A, only B has right (the discordant counts).
+        n: all rows, concordant ones too.
         z: normal quantile, 1.96 for 95 %.
     Returns (-1, 1) where n is 0.
     """

@@ -1,4 +1,4 @@
-"""Efron's percentile bootstrap over products: both systems' answers to one product move together."""
+"""Efron's percentile bootstrap over rows: both systems' answers for one row move together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK_WEIGHTS = 4_000_000  # resample weights held at once: 32 MB
 
 
 def resample_weights(n: int, seed: int, resamples: int) -> Iterator[Floats]:
-    """How often each product is drawn, in chunks [r, n] of in all `resamples` rows."""
+    """How often each row is drawn: `resamples` resamples in all, in chunks [r, n]."""
     generator = np.random.default_rng(seed)
     chunk = max(1, min(resamples, _CHUNK_WEIGHTS // max(n, 1)))
     for start in range(0, resamples, chunk):
@@ -24,9 +24,9 @@ def resample_weights(n: int, seed: int, resamples: int) -> Iterator[Floats]:
 
 
 def bootstrap(statistics: list[Statistic], n: int, *, seed: int, resamples: int) -> Floats:
-    """Every statistic on the same resamples of n products: [resamples, len(statistics)].
+    """Every statistic on the same resamples of n rows: [resamples, len(statistics)].
 
-    Statistics of the same resample may be subtracted: that is what pairs them.
+    Statistics of the same resample may be subtracted: that pairs them.
     """
     results = np.full((resamples, len(statistics)), math.nan)
     if n == 0:
@@ -34,7 +34,7 @@ def bootstrap(statistics: list[Statistic], n: int, *, seed: int, resamples: int)
     means = [i for i, item in enumerate(statistics) if isinstance(item, Mean)]
     others = [(i, item) for i, item in enumerate(statistics) if not isinstance(item, Mean)]
     picked = [item for item in statistics if isinstance(item, Mean)]
-    # One product for all means: the weights are read once.
+    # One matrix product for all means: the weights are read once.
     columns = [np.where(item.mask, item.values, 0.0) for item in picked] + [item.mask.astype(np.float64) for item in picked]
     matrix = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
     start = 0
@@ -51,8 +51,8 @@ def bootstrap(statistics: list[Statistic], n: int, *, seed: int, resamples: int)
 
 def percentile_interval(samples: Floats, level: float) -> Interval:
     """The central `level` of bootstrap samples; NaN samples (an empty resample) are left out."""
-    kept = samples[np.isfinite(samples)]
-    if not len(kept):
+    present = samples[np.isfinite(samples)]
+    if not len(present):
         return math.nan, math.nan
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(present, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

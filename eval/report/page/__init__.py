@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no script, style or picture from elsewhere, at any number of rows a few MB.
+"""The report as one self-contained page of a few MB at most: it loads nothing, whatever the number of rows.
 
 Answers come from models and are not trusted: Jinja escapes every value, and a content security policy lets only
 the page's own script run, by its hash.
@@ -18,7 +18,7 @@ import jinja2
 from mlx_phi3v.files import write_text
 
 from ...compare.comparison import Comparison
-from ...compare.measures import MetricRow
+from ...compare.paired_measures import PairedMeasure
 from .. import phrases
 from .charts import confusion_grids, forest_scale, interval_bar, scatters
 from .rows import pick_rows
@@ -32,8 +32,8 @@ def write_page(path: Path | str, comparison: Comparison, *, worst: int = 100, sa
     """Write the comparison as one HTML file, whole or not at all.
 
     Args:
-        worst, sampled: how many of the worst rows, and of a sample over all outcomes, stand in it with text and
-            thumbnail; the rest is told by count.
+        worst, sampled: how many of the worst rows, and of a sample over all outcomes, are shown with text and
+            thumbnail. The others are counted.
         seed: of that sample and of the points drawn.
     """
     write_text(path, render(comparison, worst=worst, sampled=sampled, seed=seed))
@@ -73,13 +73,13 @@ def _csp_hash(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def by_field(rows: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
+def by_field(rows: Sequence[PairedMeasure]) -> list[tuple[str, list[PairedMeasure]]]:
     """Measures grouped by field, in the task's order."""
     return [(name, list(group)) for name, group in itertools.groupby(rows, key=lambda row: row.field)]
 
 
 def manifest_rows(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
-    """Both manifests side by side: (key, A, B, whether they differ), those that differ first."""
+    """Both manifests: (key, A, B, whether they differ), those that differ first."""
     a, b = dict(_leaves("", comparison.a.manifest)), dict(_leaves("", comparison.b.manifest))
     rows = [(key, a.get(key, "–"), b.get(key, "–"), a.get(key) != b.get(key)) for key in {**a, **b}]
     return sorted(rows, key=lambda row: not row[3])

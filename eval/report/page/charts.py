@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ...compare.comparison import Comparison
-from ...compare.measures import MetricRow
+from ...compare.paired_measures import PairedMeasure
 from ...compare.score_run import NOT_PARSED
 
 _POINTS = 400  # points drawn of each run
@@ -21,13 +21,13 @@ _LEFT, _BOTTOM = 44, 34
 OTHER = "(other)"
 
 
-def forest_scale(rows: Sequence[MetricRow]) -> float:
+def forest_scale(rows: Sequence[PairedMeasure]) -> float:
     """Half the width of the interval drawings, in shares: what holds all intervals, at least 5 points."""
     ends = [abs(end) for row in rows if row.unit == "share" for end in row.interval if end is not None]
     return min(1.0, max(0.05, 1.05 * float(np.quantile(ends, 0.9)))) if ends else 0.05
 
 
-def interval_bar(row: MetricRow, scale: float, margin: float | None = None) -> Markup:
+def interval_bar(row: PairedMeasure, scale: float, margin: float | None = None) -> Markup:
     """The interval of one difference on a line around zero; the margin as a band. 200 x 16 units, stretched to fit."""
     low, high = row.interval
     if low is None or high is None or row.difference is None:
@@ -38,12 +38,12 @@ def interval_bar(row: MetricRow, scale: float, margin: float | None = None) -> M
     if margin is not None:
         half = min(100.0, 100 * margin / scale)
         band = f'<rect class="margin" x="{100 - half:.1f}" y="0" width="{2 * half:.1f}" height="16"/>'
-    sure = "" if low <= 0 <= high else " better" if row.difference * row.better > 0 else " worse" if row.better else " sure"
+    css = "" if low <= 0 <= high else " better" if row.difference * row.better > 0 else " worse" if row.better else " sure"
     return Markup(
         '<svg class="bar" viewBox="0 0 200 16" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
         f'{band}<line class="zero" x1="100" x2="100" y1="0" y2="16"/>'
-        f'<line class="range{sure}" x1="{x[0]:.1f}" x2="{max(x[2], x[0] + 0.5):.1f}" y1="8" y2="8"/>'
-        f'<line class="point{sure}" x1="{x[1]:.1f}" x2="{x[1]:.1f}" y1="3" y2="13"/></svg>'
+        f'<line class="range{css}" x1="{x[0]:.1f}" x2="{max(x[2], x[0] + 0.5):.1f}" y1="8" y2="8"/>'
+        f'<line class="point{css}" x1="{x[1]:.1f}" x2="{x[1]:.1f}" y1="3" y2="13"/></svg>'
     )
 
 
@@ -55,7 +55,7 @@ class Scatter:
     side: str
     label: str
     drawing: Markup
-    says: str
+    caption: str
 
 
 def scatters(comparison: Comparison, *, seed: int) -> list[Scatter]:
@@ -64,37 +64,37 @@ def scatters(comparison: Comparison, *, seed: int) -> list[Scatter]:
     for name, column in comparison.data.fields_a.items():
         if column.kind != "number":
             continue
-        kept = [_positive(item.true, item.predicted) for item in (column, comparison.data.fields_b[name])]
-        values = np.concatenate([array for arrays in kept for array in arrays])
+        pairs = [_positive(item.true, item.predicted) for item in (column, comparison.data.fields_b[name])]
+        values = np.concatenate([array for arrays in pairs for array in arrays])
         if not len(values):
             continue
         low, high = _bounds(values)
         median = next(item for item in comparison.metrics if (item.field, item.metric) == (name, "median_ape"))
-        sides = zip("AB", (comparison.a.label, comparison.b.label), kept, (median.a, median.b))
+        sides = zip("AB", (comparison.a.label, comparison.b.label), pairs, (median.a, median.b))
         for side, label, (true, predicted), error in sides:
             shown = _sample(true, predicted, seed)
-            says = f"{len(shown[0]):,} of {len(true):,} parsed prices; median error "
-            says += "–" if error is None else f"{100 * error:.1f} %"
-            found.append(Scatter(name, side, label, _draw_scatter(name, side, shown, low, high), says))
+            caption = f"{len(shown[0]):,} of {len(true):,} parsed prices; median error "
+            caption += "–" if error is None else f"{100 * error:.1f} %"
+            found.append(Scatter(name, side, label, _draw_scatter(name, side, shown, low, high), caption))
     return found
 
 
 def _positive(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):
-        keep = (true > 0) & (predicted > 0)
-    return true[keep], predicted[keep]
+        positive = (true > 0) & (predicted > 0)
+    return true[positive], predicted[positive]
 
 
 def _sample(true: np.ndarray, predicted: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     if len(true) <= _POINTS:
         return true, predicted
-    # The same products on both sides where both parsed: the generator starts anew for each.
+    # The same rows of both runs, where all parsed: each draw starts from the same seed.
     rows = np.sort(np.random.default_rng(seed).choice(len(true), _POINTS, replace=False))
     return true[rows], predicted[rows]
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    """The decades' worth that holds all but wild values, with a little room."""
+    """The range of all but extreme values, with a little room."""
     low, high = np.quantile(values, [0.002, 0.998])
     return float(low) * 0.85, float(high) * 1.18
 
@@ -123,10 +123,10 @@ class _Axes:
 def _draw_scatter(name: str, side: str, points: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Markup:
     axes = _Axes(low, high)
     dots = "".join(f'<circle cx="{axes.x(t):.1f}" cy="{axes.y(p):.1f}" r="2.4"/>' for t, p in zip(*points))
-    parts = [*_band_lines(axes), *_grid_lines(axes), f'<g class="dots {side.lower()}">{dots}</g>', *_axis_names(axes)]
+    shapes = [*_band_lines(axes), *_grid_lines(axes), f'<g class="dots {side.lower()}">{dots}</g>', *_axis_names(axes)]
     title = Markup("<title>{}</title>").format(f"{side}: {name} predicted over true, logarithmic")
     height = 8 + axes.size + _BOTTOM
-    return Markup(f'<svg class="scatter" viewBox="0 0 {_SIDE} {height}" role="img">{title}{Markup("".join(parts))}</svg>')
+    return Markup(f'<svg class="scatter" viewBox="0 0 {_SIDE} {height}" role="img">{title}{Markup("".join(shapes))}</svg>')
 
 
 def _band_lines(axes: _Axes) -> Iterator[str]:
@@ -174,7 +174,7 @@ class ConfusionGrid:
 
 
 def confusion_grids(comparison: Comparison) -> list[ConfusionGrid]:
-    """Both runs' matrices for each category field, their classes alike; rare classes stand as one."""
+    """Both runs' matrices for each category field, their classes alike; rare classes together as one."""
     found = []
     for name in comparison.a.confusion:
         counts = [side.confusion.get(name, {}) for side in (comparison.a, comparison.b)]

@@ -6,15 +6,15 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ...compare.comparison import Comparison
-from ...compare.joined import OUTCOMES
-from ...compare.measures import NO_CATEGORY
-from ...compare.parted_rows import PartedRow
+from ...compare.diverged_rows import DivergedRow
+from ...compare.paired_measures import NO_CATEGORY
+from ...compare.paired_runs import OUTCOMES
+from ...runs.prediction import Prediction
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together
@@ -24,7 +24,7 @@ SAME = "same answer"
 
 @dataclass(frozen=True)
 class Answer:
-    """One side's answer, cut at the first difference: what is alike, the first word that differs, the rest."""
+    """One run's answer in three pieces: what both answers begin with, the first word that differs, the rest."""
 
     alike: str
     first: str
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """One product as the page shows it."""
+    """One row as the page shows it."""
 
     id: str
     outcome: str
@@ -51,20 +51,20 @@ def pick_rows(comparison: Comparison, *, worst: int, sampled: int, seed: int) ->
     """The `worst` rows first, then up to `sampled` others, evenly over the four outcomes."""
     data = comparison.data
     position = {identity: i for i, identity in enumerate(data.join.ids)}
-    parted = {row.id: row for row in comparison.parted}
-    chosen = [position[row.id] for row in comparison.parted[:worst]]
+    diverged = {row.id: row for row in comparison.diverged}
+    chosen = [position[row.id] for row in comparison.diverged[:worst]]
     chosen += _sample(comparison, set(chosen), sampled, seed)
     budget = _THUMBNAIL_BYTES
     rows = []
-    for i in chosen:
-        row = _show(comparison, i, parted.get(data.join.ids[i]), with_thumbnail=budget > 0)
+    for i, (row_a, row_b) in zip(chosen, data.rows(chosen)):
+        row = _show(comparison, i, row_a, row_b, diverged.get(data.join.ids[i]), with_thumbnail=budget > 0)
         budget -= len(row.thumbnail or "")
         rows.append(row)
     return rows
 
 
 def _sample(comparison: Comparison, taken: set[int], sampled: int, seed: int) -> Iterator[int]:
-    """A quarter of the sample for each outcome; what one lacks is not given to another."""
+    """A quarter of the sample for each outcome; an outcome with fewer rows is not filled up from another."""
     data = comparison.data
     generator = np.random.default_rng(seed)
     a, b = data.right_a, data.right_b
@@ -74,48 +74,49 @@ def _sample(comparison: Comparison, taken: set[int], sampled: int, seed: int) ->
         yield from sorted(generator.choice(free, size, replace=False).tolist())
 
 
-def _show(comparison: Comparison, i: int, parted: PartedRow | None, *, with_thumbnail: bool) -> ShownRow:
+def _show(
+    comparison: Comparison, i: int, row_a: Prediction, row_b: Prediction, diverged: DivergedRow | None, *, with_thumbnail: bool
+) -> ShownRow:
     data = comparison.data
-    row_a, row_b = data.rows(i)
     a, b = split_answers(_answer(row_a), _answer(row_b), bool(data.right_a[i]), bool(data.right_b[i]))
-    margin = f", {parted.margin:.3g} nats" if parted and parted.margin is not None else ""
+    margin = f", {diverged.margin:.3g} nats" if diverged and diverged.margin is not None else ""
     return ShownRow(
         id=data.join.ids[i],
         outcome=data.outcome(i),
         category=data.category[i] or NO_CATEGORY,
-        cause=parted.cause if parted else SAME,
-        detail=f"{parted.cause}{margin}: {parted.detail}" if parted else SAME,
-        true=[(name, str(value)) for name, value in row_a["true"].items() if value is not None],
+        cause=diverged.cause if diverged else SAME,
+        detail=f"{diverged.cause}{margin}: {diverged.detail}" if diverged else SAME,
+        true=[(name, str(value)) for name, value in row_a.true.items() if value is not None],
         a=a,
         b=b,
-        thumbnail=thumbnail(row_a.get("image") or row_b.get("image")) if with_thumbnail else None,
+        thumbnail=thumbnail(row_a.image or row_b.image) if with_thumbnail else None,
     )
 
 
-def _answer(row: dict[str, Any]) -> str:
-    text = row.get("text")
-    if text is None:  # a brought run without texts
-        text = ", ".join(f"{name}: {item['value']}" for name, item in row["predicted"].items() if item["status"] == "ok")
+def _answer(row: Prediction) -> str:
+    text = row.text
+    if text is None:  # an imported run without texts
+        text = ", ".join(f"{name}: {item.value}" for name, item in row.predicted.items() if item.status == "ok")
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text) - _TEXT:,} more characters)"
 
 
 def split_answers(a: str, b: str, right_a: bool, right_b: bool) -> tuple[Answer, Answer]:
-    """Both answers cut where they first differ; the differing word is the one around that place."""
+    """Both answers, split where they first differ; the differing word is the one around that place."""
     if a == b:
         return Answer(a, "", "", right_a), Answer(b, "", "", right_b)
     k = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     start = 1 + max((i for i in range(k) if a[i].isspace()), default=-1)
-    return _cut(a, start, right_a), _cut(b, start, right_b)
+    return _split(a, start, right_a), _split(b, start, right_b)
 
 
-def _cut(text: str, start: int, right: bool) -> Answer:
+def _split(text: str, start: int, right: bool) -> Answer:
     end = next((i for i in range(start, len(text)) if text[i].isspace()), len(text))
     # An answer that ended here has no differing word: its end is what differs.
     return Answer(text[:start], text[start:end] or "⏹", text[end:], right)
 
 
 def thumbnail(path: str | None) -> str | None:
-    """A small JPEG of the picture as a data URI; None where there is none to read."""
+    """A small JPEG of a photo as a data URI; None where it cannot be read."""
     if not path:
         return None
     try:
@@ -123,7 +124,7 @@ def thumbnail(path: str | None) -> str | None:
             image.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))
             small = ImageOps.exif_transpose(image)
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            canvas = Image.new("RGB", small.size, "white")  # what is transparent shows as on a shop's page
+            canvas = Image.new("RGB", small.size, "white")  # a shop's page is white behind what is transparent
             canvas.paste(small, mask=small.convert("RGBA").getchannel("A"))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

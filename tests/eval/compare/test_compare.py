@@ -1,4 +1,4 @@
-"""Two runs compared: planted differences are found and named, equal runs are called equal, nothing joins in silence."""
+"""Two runs compared: planted differences are found and named, equal runs are called equal, nothing is left out silently."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from eval.compare.__main__ import main
 from eval.compare.comparable import manifest_differences
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
+from eval.compare.cross_scores import cross_score, kl_top_k
 from eval.compare.divergence import GAP, NEAR_TIE, NOT_RECORDED, PARSE_ONLY, PIXELS, SAMPLING, SCORE_ONLY, TOKEN_IDS
-from eval.compare.trace import kl_top_k, trace_directions, trace_path
 from eval.report.phrases import headline, inputs
 from eval.report.terminal import print_comparison, print_table
+from eval.runs.prediction import Prediction
 from eval.runs.run import Run
+from eval.runs.scored_tokens import trace_path
 from eval.runs.writer import write_baseline
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, Task
@@ -50,14 +52,16 @@ def every(n: int) -> Callable[[int, Row], bool]:
 
 
 def other_category(row: Row) -> str:
-    said = str(row["predicted"]["category3_code"]["value"])
-    return row["text"].replace(f"Category: {said}", f"Category: {CATEGORIES[(CATEGORIES.index(said) + 1) % len(CATEGORIES)]}")
+    category = str(row["predicted"]["category3_code"]["value"])
+    return row["text"].replace(
+        f"Category: {category}", f"Category: {CATEGORIES[(CATEGORIES.index(category) + 1) % len(CATEGORIES)]}"
+    )
 
 
-def test_a_run_against_itself_is_equivalent_and_parts_nowhere(reference: Run) -> None:
+def test_a_run_against_itself_is_equivalent_and_diverges_nowhere(reference: Run) -> None:
     found = compared(reference, list(reversed(ROWS)))
     assert found.verdict == "EQUIVALENT" and found.exit_status == 0
-    assert not found.parted and not found.notes
+    assert not found.diverged and not found.notes
     assert found.agreement == {name: (300, 300) for name in ("text", "tokens", "predicted")}
     assert all(row.difference == 0 for row in found.metrics)
     json.dumps(found.to_dict(), allow_nan=False)
@@ -79,7 +83,9 @@ def test_a_run_against_itself_is_equivalent_and_parts_nowhere(reference: Run) ->
         ({"shard": [1, 2]}, "shard"),
     ],
 )
-def test_runs_asked_otherwise_are_refused_unless_allowed_by_name(reference: Run, changes: dict, name: str) -> None:
+def test_runs_of_other_data_prompt_or_decoding_are_refused_unless_allowed_by_name(
+    reference: Run, changes: dict, name: str
+) -> None:
     with pytest.raises(UserError, match=rf"--allow {name}$"):
         compared(reference, ROWS, **changes)
     other = Run.load(reference.path.parent / "b")
@@ -113,12 +119,12 @@ def test_a_hash_one_run_did_not_record_refuses_nothing(reference: Run) -> None:
     assert compared(reference, ROWS, hashes={"template": None, "decoding": None}).verdict == "EQUIVALENT"
 
 
-def test_other_true_values_are_refused_and_when_allowed_are_a_score_matter(reference: Run) -> None:
+def test_other_true_values_are_refused_and_when_allowed_are_score_only(reference: Run) -> None:
     rows = changed(ROWS, lambda i, row: i in (3, 8), lambda row: row["true"].update(full_price=1.0))
     with pytest.raises(UserError, match=r"2 rows \(p00003, p00008\)"):
         compared(reference, rows)
     found = compare_runs(reference, Run.load(reference.path.parent / "b"), allow=("truth",), resamples=100)
-    assert {row.id: row.cause for row in found.parted} == {"p00003": SCORE_ONLY, "p00008": SCORE_ONLY}
+    assert {row.id: row.cause for row in found.diverged} == {"p00003": SCORE_ONLY, "p00008": SCORE_ONLY}
 
 
 # --- rows
@@ -140,9 +146,9 @@ def test_a_repeated_row_is_named_and_counted_once(reference: Run, alike: bool) -
     if not alike:
         answer(repeat, other_category(repeat))
     found = compared(reference, [*ROWS, repeat], raw=True)
-    assert found.b.duplicates == [("p00005", alike)] and found.joined == 300 and not found.parted
+    assert found.b.duplicates == [("p00005", alike)] and found.joined == 300 and not found.diverged
     note = next(note for note in found.notes if "p00005" in note)
-    assert ("something else" in note) != alike
+    assert ("other values" in note) != alike
 
 
 def test_runs_with_no_row_in_common_are_refused(reference: Run) -> None:
@@ -151,7 +157,7 @@ def test_runs_with_no_row_in_common_are_refused(reference: Run) -> None:
         compared(reference, rows)
 
 
-def test_an_unfinished_run_is_said(reference: Run) -> None:
+def test_an_unfinished_run_is_reported(reference: Run) -> None:
     other = write_run(reference.path.parent / "b", ROWS[:290], finish=False)
     assert any("unfinished" in note for note in compare_runs(reference, other, resamples=100).notes)
 
@@ -167,7 +173,7 @@ def test_five_percent_category_flips_are_found_and_named(tmp_path: Path) -> None
     a, b = write_run(tmp_path / "a", rows), write_run(tmp_path / "b", flipped, label="flips")
     found = compare_runs(a, b, resamples=300)
     assert found.verdict == "DIFFERENT" and found.exit_status == 1 and "worse" in headline(found)
-    assert {row.id for row in found.parted} == chosen and found.cause_counts == {GAP: len(chosen)}
+    assert {row.id for row in found.diverged} == chosen and found.cause_counts == {GAP: len(chosen)}
     states = {gate.metric: gate.state for gate in found.gates}
     assert states == {"accuracy": "different", "within_10": "same"}
     (accuracy,) = [row for row in found.metrics if row.metric == "accuracy"]
@@ -182,7 +188,7 @@ def test_a_price_parser_slip_is_parse_only(reference: Run) -> None:
     found = compared(reference, slip)
     assert found.cause_counts == {PARSE_ONLY: 30} and found.verdict == "DIFFERENT"
     assert next(row for row in found.metrics if row.metric == "slips").b == pytest.approx(0.1, abs=0.02)
-    assert all("full_price" in row.reading for row in found.parted)
+    assert all("full_price" in row.parsed_differently for row in found.diverged)
 
 
 def test_another_decoders_pixels_are_named_even_where_answers_agree(reference: Run) -> None:
@@ -190,7 +196,7 @@ def test_another_decoders_pixels_are_named_even_where_answers_agree(reference: R
         row["fingerprints"] |= {"pixels": digest("other", row["id"]), "pixel_values": digest("other", row["id"])}
 
     found = compared(reference, changed(ROWS, every(1), decode))
-    assert found.verdict == "EQUIVALENT" and not found.parted
+    assert found.verdict == "EQUIVALENT" and not found.diverged
     assert found.inputs == {"file": (0, 300), "pixels": (300, 300), "pixel_values": (300, 300), "input_ids": (0, 300)}
     (line,) = inputs(found)
     assert "first in the decoded pixels" in line and "300 of 300" in line
@@ -217,7 +223,7 @@ def plant(stage: str, also: tuple[str, ...] = ()) -> Callable[[Row], None]:
 def test_other_inputs_are_the_cause_of_other_answers(reference: Run, change: Callable, cause: str, detail: str) -> None:
     found = compared(reference, changed(ROWS, every(20), change))
     assert found.cause_counts == {cause: 15}
-    assert all(detail in row.detail for row in found.parted)
+    assert all(detail in row.detail for row in found.diverged)
 
 
 def test_another_prompt_is_refused_and_when_allowed_is_token_ids(reference: Run) -> None:
@@ -235,14 +241,14 @@ def with_runner_up(row: Row, k: int, token: int, margin: float) -> None:
 
 
 @pytest.mark.parametrize(("margin", "cause"), [(0.001, NEAR_TIE), (0.5, GAP)])
-def test_a_near_tie_is_told_from_a_gap_by_its_margin(tmp_path: Path, margin: float, cause: str) -> None:
+def test_a_margin_separates_near_ties_from_gaps(tmp_path: Path, margin: float, cause: str) -> None:
     rows = copy.deepcopy(ROWS[:50])
     others = changed(rows, lambda i, row: i == 7, lambda row: answer(row, other_category(row)))
     k = divergence.first_difference(rows[7]["token_ids"], others[7]["token_ids"])
     with_runner_up(rows[7], k, others[7]["token_ids"][k], margin)
     with_runner_up(others[7], k, rows[7]["token_ids"][k], margin / 2)
     found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=100)
-    (row,) = found.parted
+    (row,) = found.diverged
     assert (row.cause, row.position) == (cause, k) and row.margin == pytest.approx(margin)
 
 
@@ -252,12 +258,12 @@ def test_near_ties_are_wider_in_bf16(reference: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["length", "end"])
-def test_an_answer_that_ends_early_is_a_length_matter(tmp_path: Path, kind: str) -> None:
+def test_an_answer_that_ends_early_is_named_length_or_end_token(tmp_path: Path, kind: str) -> None:
     rows = copy.deepcopy(ROWS[:50])
     others = changed(rows, lambda i, row: i == 3, lambda row: answer(row, row["text"][:-4], finish=kind))
     found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=100)
-    assert [row.cause for row in found.parted] == [divergence.END]
-    assert ("limit" in found.parted[0].detail) == (kind == "length")
+    assert [row.cause for row in found.diverged] == [divergence.END]
+    assert ("limit" in found.diverged[0].detail) == (kind == "length")
 
 
 def test_an_end_token_that_ties_is_a_near_tie_first() -> None:
@@ -265,7 +271,8 @@ def test_an_end_token_that_ties_is_a_near_tie_first() -> None:
     k = len("Product: a")
     with_runner_up(a, k, ord("b"), 0.001)
     with_runner_up(b, k, END, 0.001)
-    assert divergence.explain(a, b, near_tie=0.01).cause == NEAR_TIE
+    found = divergence.explain_divergence(Prediction.from_dict(a), Prediction.from_dict(b), near_tie=0.01)
+    assert found.cause == NEAR_TIE
 
 
 def test_drawn_answers_are_not_explained_as_ties(reference: Run) -> None:
@@ -274,16 +281,16 @@ def test_drawn_answers_are_not_explained_as_ties(reference: Run) -> None:
     assert found.cause_counts == {SAMPLING: 10}
 
 
-@pytest.mark.parametrize("keep", [("text",), ()])
-def test_without_tokens_or_log_probabilities_the_cause_is_not_guessed(reference: Run, keep: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("recorded", [("text",), ()])
+def test_without_tokens_or_log_probabilities_the_cause_is_not_guessed(reference: Run, recorded: tuple[str, ...]) -> None:
     rows = changed(ROWS, every(30), lambda row: answer(row, other_category(row)))
-    base = ("id", "true", "predicted", *keep)
+    base = ("id", "true", "predicted", *recorded)
     found = compared(reference, [{name: row[name] for name in base} for row in rows])
     assert found.cause_counts == {NOT_RECORDED: 10}
     assert "not recorded" in inputs(found)[0]
 
 
-def test_one_sides_log_probabilities_suffice_for_a_sure_gap_but_not_for_a_near_tie(tmp_path: Path) -> None:
+def test_one_runs_log_probabilities_suffice_for_a_gap_but_not_for_a_near_tie(tmp_path: Path) -> None:
     rows = copy.deepcopy(ROWS[:20])
     others = changed(rows, lambda i, row: i < 2, lambda row: answer(row, other_category(row)))
     k = divergence.first_difference(rows[0]["token_ids"], others[0]["token_ids"])
@@ -291,10 +298,14 @@ def test_one_sides_log_probabilities_suffice_for_a_sure_gap_but_not_for_a_near_t
     for row in others:
         del row["logprobs"], row["top_k"]
     found = compare_runs(write_run(tmp_path / "a", rows), write_run(tmp_path / "b", others), resamples=50)
-    assert {row.id: row.cause for row in found.parted} == {"p00000": NOT_RECORDED, "p00001": GAP}
+    assert {row.id: row.cause for row in found.diverged} == {"p00000": NOT_RECORDED, "p00001": GAP}
 
 
-def test_every_parted_row_has_one_cause_worst_first(reference: Run) -> None:
+def diverges(a: Row, b: Row) -> bool:
+    return any(a[key] != b[key] for key in ("text", "token_ids", "predicted", "true"))
+
+
+def test_every_diverged_row_has_one_cause_worst_first(reference: Run) -> None:
     generator = random.Random(5)
     kinds: list[Callable[[Row], object]] = [
         lambda row: answer(row, other_category(row)),
@@ -305,8 +316,8 @@ def test_every_parted_row_has_one_cause_worst_first(reference: Run) -> None:
     ]
     rows = changed(ROWS, every(3), lambda row: generator.choice(kinds)(row))
     found = compared(reference, rows)
-    assert len(found.parted) == sum(divergence.parts(a, b) for a, b in zip(ROWS, rows)) == sum(found.cause_counts.values())
-    severities = [row.severity for row in found.parted]
+    assert len(found.diverged) == sum(diverges(a, b) for a, b in zip(ROWS, rows)) == sum(found.cause_counts.values())
+    severities = [row.severity for row in found.diverged]
     assert severities == sorted(severities, reverse=True) and severities[0] > severities[-1]
 
 
@@ -366,13 +377,13 @@ def jittered(scale: float, seed: int) -> list[Row]:
     return rows
 
 
-def test_the_gap_is_told_as_a_multiple_of_the_noise_floor(reference: Run, tmp_path: Path) -> None:
+def test_the_gap_is_reported_as_a_multiple_of_the_noise_floor(reference: Run, tmp_path: Path) -> None:
     floor = write_run(tmp_path / "floor", jittered(0.001, 1), label="batch 1", batch_size=1)
     other = write_run(tmp_path / "b", jittered(0.01, 2), label="mlx")
     found = compare_runs(reference, other, floor=[floor], resamples=100)
     assert found.noise.mean == pytest.approx(0.01 * np.sqrt(2 / np.pi), rel=0.05)
     assert found.floors[0].times_mean == pytest.approx(10, rel=0.05)
-    assert found.floors[0].times_parted is None  # no answer parts in the floor
+    assert found.floors[0].times_diverged is None  # no answer diverges in the floor
 
 
 def test_log_probabilities_count_only_up_to_the_first_difference(tmp_path: Path) -> None:
@@ -386,15 +397,15 @@ def test_kl_over_the_top_k_is_a_lower_bound_of_the_true_one() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
         p, q = (np.log(generator.dirichlet(np.ones(30))) for _ in range(2))
-        tops = [[[int(i), side[i]] for i in np.argsort(-side)[:5]] for side in (p, q)]
+        tops = [[(int(i), side[i]) for i in np.argsort(-side)[:5]] for side in (p, q)]
         true = float((np.exp(p) * (p - q)).sum())
         assert 0 <= kl_top_k(*tops) <= true + 1e-9
-    whole = [[[i, side[i]] for i in range(30)] for side in (p, q)]
+    whole = [[(i, side[i]) for i in range(30)] for side in (p, q)]
     assert kl_top_k(*whole) == pytest.approx(true, abs=1e-6)
     assert kl_top_k(tops[0], tops[0]) == 0.0
 
 
-def test_a_trace_tells_gap_and_first_divergence(reference: Run, tmp_path: Path) -> None:
+def test_a_trace_gives_gap_and_first_divergence(reference: Run, tmp_path: Path) -> None:
     rows = copy.deepcopy(ROWS)
     for row in rows:
         row["top_k"] = [[[t, -0.01], [1, -5.01]] for t in row["token_ids"]]
@@ -409,7 +420,7 @@ def test_a_trace_tells_gap_and_first_divergence(reference: Run, tmp_path: Path) 
             file.write(
                 json.dumps({"id": row["id"], "token_ids": row["token_ids"], "logprobs": logprobs, "top_k": top_k}) + "\n"
             )
-    (direction,) = trace_directions(compare_runs(reference, other, resamples=50).data)
+    (direction,) = cross_score(compare_runs(reference, other, resamples=50).data)
     assert (direction.scored, direction.under, direction.rows) == ("B", "A", 300)
     assert direction.mean_gap == pytest.approx(0.25, abs=0.001)
     assert direction.diverging == 1 and direction.median_divergence == 6
@@ -421,10 +432,10 @@ def test_a_missing_or_foreign_trace_is_an_error(reference: Run, tmp_path: Path) 
     other = write_run(tmp_path / "b", copy.deepcopy(ROWS))
     data = compare_runs(reference, other, resamples=50).data
     with pytest.raises(UserError, match="no trace found"):
-        trace_directions(data)
+        cross_score(data)
     trace_path(reference, other).write_text(json.dumps({"id": "p00000", "token_ids": [1], "logprobs": [0.0]}) + "\n")
     with pytest.raises(UserError, match="other tokens"):
-        trace_directions(data)
+        cross_score(data)
 
 
 # --- the command
@@ -440,7 +451,7 @@ def test_exit_status_follows_the_verdict(reference: Run, tmp_path: Path, capsys:
     statuses = [main([a, str(tmp_path / name), "--resamples", "100"]) for name in ("same", "worse")]
     statuses.append(main([str(tmp_path / "few"), str(tmp_path / "few2"), "--resamples", "100"]))
     assert statuses == [0, 1, 3]
-    assert "more rows would settle it" in capsys.readouterr().out
+    assert "more rows would decide it" in capsys.readouterr().out
     assert main([a, str(tmp_path / "prompt")]) == 2
     assert "--allow template" in capsys.readouterr().err
     assert main([a, str(tmp_path / "nowhere")]) == 2
@@ -475,6 +486,23 @@ def test_json_is_the_whole_report_and_valid(reference: Run, tmp_path: Path, caps
     assert value["exit_status"] == status and value["verdict"] == "DIFFERENT" and len(value["parted"]) == 43
 
 
+def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> None:
+    rows = changed(ROWS, every(7), lambda row: answer(row, other_category(row)))
+    other = write_run(tmp_path / "b", rows, batch_size=1)
+    value = compare_runs(reference, other, floor=[other], resamples=50).to_dict()
+    assert list(value) == [
+        "schema", "verdict", "exit_status", "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed",
+        "by_category", "agreement", "outcomes", "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed",
+        "resamples", "one_sided", "trace",
+    ]  # fmt: skip
+    assert list(value["parted"][0]) == [
+        "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity"
+    ]  # fmt: skip
+    assert list(value["noise"]) == ["rows", "parted", "tokens", "mean", "median", "p99", "largest"]
+    assert list(value["floors"][0]) == ["label", "noise", "times_parted", "times_mean"]
+    assert list(value["differences"][0]) == ["name", "a", "b", "refuses"]
+
+
 def printed(show: Callable[[Console], None], path: Path) -> str:
     with open(path, "w", encoding="utf-8") as file:
         show(Console(file=file, width=200, highlight=False))
@@ -491,7 +519,7 @@ def test_the_report_fits_80_columns_and_shows_markup_as_text(tmp_path: Path) -> 
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "[bold red]BAGS" in text
     assert "\x1b[31m" not in text
-    for word in ("DIFFERENT", "accuracy", "macro-F1", "within 10 %", "Why answers part", "log-probability gap"):
+    for word in ("DIFFERENT", "accuracy", "macro-F1", "within 10 %", "Why answers diverge", "log-probability gap"):
         assert word in text
 
 
@@ -511,5 +539,5 @@ def test_comparing_imports_no_framework() -> None:
         assert f"'{name}'" not in done.stdout
 
 
-def test_manifests_alike_have_no_difference(reference: Run) -> None:
+def test_equal_manifests_have_no_difference(reference: Run) -> None:
     assert manifest_differences(reference.manifest, copy.deepcopy(reference.manifest)) == []

@@ -1,4 +1,4 @@
-"""Measures of one run, held to hand-made cases and to slow, plain definitions."""
+"""Measures of one run, checked against hand-made cases and slow, plain definitions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_answer_that_does_not_parse_is_wrong(tmp_path: Path) -> None:
     assert fields["title"]["metrics"]["parse_failures"]["value"] == 0.4
 
 
-def test_a_cut_answer_counts_as_truncated_not_as_its_beginning(tmp_path: Path) -> None:
+def test_a_truncated_answer_counts_as_truncated_not_as_its_beginning(tmp_path: Path) -> None:
     rows = make_rows(4)
     answer(rows[0], rows[0]["text"][:-1], finish="length")
     run = write_run(tmp_path / "run", rows)
@@ -144,8 +144,9 @@ def test_intervals_hold_the_value_and_narrow_with_rows(tmp_path: Path) -> None:
             assert wide[1] - wide[0] < high - low or high == low
 
 
-def test_columns_keep_offsets_that_find_the_rows(tmp_path: Path) -> None:
+def test_offsets_in_columns_find_the_rows(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_rows(30))
     columns = read_columns(run)
-    for i in (0, 13, 29):
-        assert run.read(int(columns.offsets[i]))["id"] == columns.ids[i]
+    with run.reader() as read:
+        for i in (0, 13, 29):
+            assert read(int(columns.offsets[i])).id == columns.ids[i]

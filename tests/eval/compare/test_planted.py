@@ -1,4 +1,4 @@
-"""Faults planted in a real model's run (the tiny one, on torch): each is found by the comparison and named right."""
+"""Faults planted in a real model's run (the tiny one, on torch): each is found by the comparison and named."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from data.sample import __main__ as sample
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.divergence import GAP, PIXELS, TOKEN_IDS
-from eval.predict.answer import predict
+from eval.predict.answer_rows import predict
 from eval.predict.settings import PredictConfig
 from eval.report.phrases import inputs
 from eval.runs.run import Run
 from mlx_phi3v import batches, photo
-from mlx_phi3v.adapters import AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
     sample.main(["--output", str(folder / "catalogue"), "--products", "40", "--seed", "3", "--validation", "4", "--test", "20"])
     base = resolve_model("tiny")
-    config, adapter = load_model_config(base), AdapterConfig(r=4, lora_alpha=4)
+    config, adapter = load_model_config(base), AdapterArgs(r=4, lora_alpha=4)
     tensors = init_adapter(config, adapter, seed=0)
     random = np.random.default_rng(0)
     for name, tensor in tensors.items():
@@ -68,7 +68,7 @@ def named(comparison: Comparison) -> list[str]:
 
 def test_another_batch_size_changes_nothing(folder: Path) -> None:
     found = against_reference(folder, answer(folder, "batch", batch_size=3))
-    assert not found.parted and named(found) == ["batch_size"]
+    assert not found.diverged and named(found) == ["batch_size"]
     assert found.noise.largest is not None and found.noise.largest < 1e-3
     assert "identical on all 4 rows" in inputs(found)[0]
 
@@ -121,7 +121,7 @@ def swapped_crops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("plant", "stage"), [(one_level_off, "decoded pixels"), (swapped_crops, "model's pixel values")])
-def test_other_pixels_are_named_by_the_stage_they_part_at(
+def test_other_pixels_are_named_by_the_stage_that_diverges(
     folder: Path, plant: Callable[[pytest.MonkeyPatch], None], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
@@ -133,10 +133,10 @@ def test_other_pixels_are_named_by_the_stage_they_part_at(
 
 
 def test_a_trace_of_a_run_under_its_own_model_shows_no_gap(folder: Path) -> None:
-    from eval.compare.trace import trace_directions
+    from eval.compare.cross_scores import cross_score
 
     again = answer(folder, "again", batch_size=1)
     answer(folder, "reference", trace=again.path)
-    (direction,) = trace_directions(against_reference(folder, again).data)
+    (direction,) = cross_score(against_reference(folder, again).data)
     assert direction.rows == ROWS and abs(direction.mean_gap) < 1e-4 and direction.diverging == 0
     assert direction.largest_kl is not None and direction.largest_kl < 1e-4

@@ -1,4 +1,4 @@
-"""Intervals, tests and verdicts, held to published examples, to plain definitions and to known truth by simulation."""
+"""Intervals, tests and verdicts, checked against published examples, plain definitions and simulations."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_bootstrap_matches_resampling_by_hand() -> None:
     for weights in statistics.resample_weights(40, 5, 64):
         for line in weights:
             drawn = np.repeat(np.arange(40), line.astype(int))
-            kept = values[drawn][mask[drawn]]
-            assert found[row, 0] == pytest.approx(kept.mean())
-            assert found[row, 1] == pytest.approx(np.median(kept))
+            chosen = values[drawn][mask[drawn]]
+            assert found[row, 0] == pytest.approx(chosen.mean())
+            assert found[row, 1] == pytest.approx(np.median(chosen))
             row += 1
     assert row == 64
 
@@ -105,7 +105,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_paired() -> None:
     pair = [Mean(values, everything), Mean(values + 0.5, everything)]
     first, second = (bootstrap(list(pair), 300, seed=1, resamples=200) for _ in range(2))
     assert np.array_equal(first, second)
-    # B is A and a half on every product: paired resampling shows no spread in the difference.
+    # B is A and a half on every row: paired resampling shows no spread in the difference.
     assert np.ptp(first[:, 1] - first[:, 0]) < 1e-12 < np.ptp(first[:, 0])
 
 

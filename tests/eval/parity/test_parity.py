@@ -1,6 +1,6 @@
-"""The parity harness passes what is right, of any shape, and names the stage of what is wrong.
+"""The parity checks pass what is right, of any shape, and name the stage of what is wrong.
 
-`test_pipeline` runs the recorded outputs of the published code on both backends; here the harness itself is tried.
+`test_pipeline` runs the recorded outputs of the published code on both backends; here the checks themselves are tested.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from eval.parity.__main__ import main
 from eval.parity.checks import TOLERANCES, Check, check, cosine_distance, mismatch, relative_error
 from eval.parity.golden import check_backend, load_cases, optimizer_settings
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
-from mlx_phi3v.backend import OptimizerConfig, load_backend
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
+from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.crops import pad_crops, process_image
 from mlx_phi3v.decoding import generate
@@ -31,7 +31,7 @@ from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
 from tests.helpers.paths import GOLDEN
 
-# name -> num_crops and picture sizes: of forms that the recorded cases do not have.
+# name -> num_crops and photo sizes: of shapes that the recorded cases do not have.
 CASES: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {
     "sixteen_crops": (16, ((400, 380),)),
     "three_images": (2, ((120, 60), (60, 120), (80, 80))),
@@ -82,12 +82,12 @@ def record(folder: Path, source: Path) -> None:
 
 
 def _record_training(folder: Path) -> None:
-    adapter = AdapterConfig(r=2, lora_alpha=4, target_modules=LANGUAGE)
+    adapter = AdapterArgs(r=2, lora_alpha=4, target_modules=LANGUAGE)
     backend = load_backend("torch", folder / "checkpoint", dtype="float32")
     tensors = init_adapter(backend.config, adapter, 1)
     save_adapter(folder / "adapter_init", adapter, tensors, "")
     backend.set_adapter(adapter, tensors, trainable=True)
-    backend.start_training(OptimizerConfig((0.8, 0.99), 1e-8, 0.02), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs((0.8, 0.99), 1e-8, 0.02), grad_checkpoint=False)
     steps = []
     for i, case in enumerate(load_cases(folder)):
         batch = collate([case.example], backend.config)
@@ -124,7 +124,7 @@ def test_recordings_of_other_shapes_are_met(recorded: Path) -> None:
 
 def change(folder: Path, what: str) -> str:
     """Make one thing wrong; the stage that must say so first."""
-    if what == "weight":  # one scale of one layer: the first layer after it parts
+    if what == "weight":  # one scale of one layer: the first layer after it diverges
         path = folder / "checkpoint" / "model.safetensors"
         tensors = load_file(path)
         tensors["model.layers.1.post_attention_layernorm.weight"] = (
@@ -187,7 +187,7 @@ def test_the_command_reports_and_its_status_says_all(copy: Path, tmp_path: Path,
     change(copy, "loss")
     assert main(flags) == 1
     out = capsys.readouterr().out
-    assert "1 failed" in out and "first stage that parts: loss (three_images)" in out and "FAIL" in out
+    assert "1 failed" in out and "first stage that diverges: loss (three_images)" in out and "FAIL" in out
     assert main([*flags, "--json"]) == 1
     assert sum(not record["passed"] for record in json.loads(capsys.readouterr().out)) == 1
 
@@ -232,5 +232,5 @@ def test_errors_are_measured_and_nan_never_passes() -> None:
 
 def test_the_optimiser_is_read_from_its_description() -> None:
     text = json.loads((GOLDEN / "training.json").read_text())["optimizer"]
-    assert optimizer_settings(text) == (5e-3, OptimizerConfig((0.9, 0.999), 1e-8, 0.01), 1.0)
-    assert optimizer_settings("AdamW lr=1e-4") == (1e-4, OptimizerConfig((0.9, 0.999), 1e-8, 0.01), 0.0)
+    assert optimizer_settings(text) == (5e-3, OptimizerArgs((0.9, 0.999), 1e-8, 0.01), 1.0)
+    assert optimizer_settings("AdamW lr=1e-4") == (1e-4, OptimizerArgs((0.9, 0.999), 1e-8, 0.01), 0.0)

@@ -163,7 +163,7 @@ def test_the_page_is_bounded_whatever_the_answers(tmp_path: Path) -> None:
     page.write_page(tmp_path / "report.html", found)
     text = (tmp_path / "report.html").read_text()
     assert len(text) < 1_500_000 and "more characters" in text
-    assert f"{len(found.parted):,}" in text
+    assert f"{len(found.diverged):,}" in text
 
 
 def test_the_differing_word_is_marked_and_an_early_end_too() -> None:
@@ -175,7 +175,7 @@ def test_the_differing_word_is_marked_and_an_early_end_too() -> None:
     assert a.first == ""
 
 
-def test_an_unreadable_picture_leaves_no_thumbnail(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    assert thumbnail(str(tmp_path / "broken.png")) is None
+def test_an_unreadable_photo_leaves_no_thumbnail(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.png").write_bytes(b"not a picture")
+    assert thumbnail(str(tmp_path / "corrupt.png")) is None
     assert thumbnail(str(tmp_path / "missing.png")) is None and thumbnail(None) is None

@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_phi3v.backend_mlx.model import ImageEmbedding
-from mlx_phi3v.config import CROPS_AT_ONCE, ModelConfig, VisionConfig
+from mlx_phi3v.config import CROPS_AT_ONCE, ModelArgs, VisionArgs
 from tests.helpers.tolerances import NETWORK, assert_near
 
 pytestmark = pytest.mark.numeric
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.numeric
 @pytest.fixture
 def embedding() -> ImageEmbedding:
     """Whose activations take far more than its results: 257 positions of MLP width 1024 a crop."""
-    config = ModelConfig(1000, 64, 96, 1, 4, 4, vision=VisionConfig(64, 1024, 3, 4, patch_size=21))
+    config = ModelArgs(1000, 64, 96, 1, 4, 4, vision=VisionArgs(64, 1024, 3, 4, patch_size=21))
     module = ImageEmbedding(config)
     module.update(tree_map(lambda array: 0.1 * mx.random.normal(array.shape), module.parameters()))
     mx.eval(module.parameters())

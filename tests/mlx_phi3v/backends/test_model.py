@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_phi3v.adapters import AdapterConfig, init_adapter
-from mlx_phi3v.backend import Backend, OptimizerConfig, load_backend
+from mlx_phi3v.adapters import AdapterArgs, init_adapter
+from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.layout import expected_tensors, is_quantized, is_unused
 from mlx_phi3v.config import load_model_config
@@ -143,10 +143,10 @@ def test_the_photo_and_the_order_of_its_crops_matter(load: Load, checkpoint: Pat
 
 
 def trained_gradient(backend: Backend, batch: Batch, checkpointing: bool, steps: int = 2) -> list[np.ndarray]:
-    adapter = AdapterConfig(r=4, lora_alpha=8)
+    adapter = AdapterArgs(r=4, lora_alpha=8)
     tensors = {k: v + 0.02 if "lora_B" in k else v for k, v in init_adapter(backend.config, adapter, 0).items()}
     backend.set_adapter(adapter, tensors, trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=checkpointing)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=checkpointing)
     values: list[Any] = []
     for _ in range(steps):
         values.append(np.array(backend.accumulate(batch)))
@@ -165,9 +165,9 @@ def test_gradient_checkpointing_changes_no_gradient(load: Load, checkpoint: Path
 def test_frozen_modules_get_no_gradient_on_torch(checkpoint: Path) -> None:
     pytest.importorskip("torch")
     backend: Any = load_backend("torch", checkpoint, dtype="float32")
-    adapter = AdapterConfig(r=4, target_modules=("qkv_proj",))
+    adapter = AdapterArgs(r=4, target_modules=("qkv_proj",))
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
     backend.accumulate(batch_of(checkpoint))
     with_gradient = {name for name, parameter in backend.peft.named_parameters() if parameter.grad is not None}
     assert len(with_gradient) == 2 * 2 and all("qkv_proj.lora_" in name for name in with_gradient)
@@ -178,9 +178,9 @@ def test_frozen_modules_get_no_gradient_on_mlx(checkpoint: Path) -> None:
     from mlx.utils import tree_flatten
 
     backend: Any = load_backend("mlx", checkpoint, dtype="float32")
-    adapter = AdapterConfig(r=4, target_modules=("qkv_proj",))
+    adapter = AdapterArgs(r=4, target_modules=("qkv_proj",))
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerConfig(), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
     backend.accumulate(batch_of(checkpoint))
     names = [name for name, _ in tree_flatten(backend.grads)]
     assert len(names) == 2 * 2 and all(".qkv_proj.lora_" in name for name in names)
@@ -188,10 +188,10 @@ def test_frozen_modules_get_no_gradient_on_mlx(checkpoint: Path) -> None:
 
 def test_a_batch_without_photos_trains_an_adapted_tower(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
-    adapter = AdapterConfig(r=4)
+    adapter = AdapterArgs(r=4)
     fresh = init_adapter(backend.config, adapter, 0)
     backend.set_adapter(adapter, fresh, trainable=True)
-    backend.start_training(OptimizerConfig(weight_decay=0.0), grad_checkpoint=False)
+    backend.start_training(OptimizerArgs(weight_decay=0.0), grad_checkpoint=False)
     batch = batch_of(checkpoint, images=(0, 0))
     assert backend.accumulate(batch) > 0
     assert np.isfinite(backend.update(1e-3, batch.answer_tokens, 1.0))

@@ -16,7 +16,7 @@ from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.headers import check_tensors, open_checkpoint, read_header, read_tensors
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.checkpoint.layout import CLIP, expected_tensors, is_quantized
-from mlx_phi3v.config import ModelConfig, load_model_config
+from mlx_phi3v.config import ModelArgs, load_model_config
 from mlx_phi3v.errors import UserError
 from tests.helpers.paths import SHARED
 
@@ -46,8 +46,8 @@ def test_the_published_config_asks_for_the_published_tensors() -> None:
 
 
 def test_defaults_are_those_of_the_published_config() -> None:
-    assert sum(is_quantized(name) for name in expected_tensors(ModelConfig())) == 4 * 32
-    assert len(expected_tensors(ModelConfig())) == 592
+    assert sum(is_quantized(name) for name in expected_tensors(ModelArgs())) == 4 * 32
+    assert len(expected_tensors(ModelArgs())) == 592
 
 
 @pytest.mark.parametrize("shards", [1, 3])

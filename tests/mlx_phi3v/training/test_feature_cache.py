@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from eval.predict.answer import predict
+
 from eval.predict.settings import PredictConfig
-from mlx_phi3v.adapters import AdapterConfig, init_adapter
+from mlx_phi3v.adapters import AdapterArgs, init_adapter
 from mlx_phi3v.backend import Backend, load_backend
 from mlx_phi3v.batches import ExampleMaker, collate
 from mlx_phi3v.catalogue import Catalogue
@@ -23,7 +23,7 @@ from mlx_phi3v.training.feature_cache import FeatureCache
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.train_config import TrainConfig
 
-LANGUAGE_ONLY = AdapterConfig(r=4, lora_alpha=8, target_modules=("qkv_proj", "o_proj"))
+LANGUAGE_ONLY = AdapterArgs(r=4, lora_alpha=8, target_modules=("qkv_proj", "o_proj"))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_run_that_trains_the_image_side_refuses_a_feature_cache(config: TrainC
 def test_whatever_features_depend_on_is_in_their_key(
     backend: Backend, backend_name: str, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    adapter = AdapterConfig(r=4, lora_alpha=8)
+    adapter = AdapterArgs(r=4, lora_alpha=8)
     tensors = init_adapter(backend.config, adapter, seed=0)
     changed = {name: value + 1 for name, value in tensors.items()}
     others = [

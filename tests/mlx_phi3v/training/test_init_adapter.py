@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from mlx_phi3v import plan
-from mlx_phi3v.adapters import AdapterConfig, adapter_shapes, init_adapter, save_adapter
+from mlx_phi3v.adapters import AdapterArgs, adapter_shapes, init_adapter, save_adapter
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.training.init_adapter import trained_groups
+from mlx_phi3v.task import Task
+from mlx_phi3v.trained_task import TASK_FILE, TrainedTask
+from mlx_phi3v.training.init_adapter import choose_num_crops, trained_groups
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_resume import interrupted
@@ -31,7 +33,7 @@ TARGETS = r".*layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.down_proj)"  # as 
 def first(checkpoint: Path, tmp_path: Path) -> Path:
     """An adapter of rank 3 on a part of the language trunk and the separators, with B not zero."""
     model = load_model_config(checkpoint)
-    adapter = AdapterConfig(3, 6, 0.0, TARGETS, ("glb_GN", "sub_GN"), use_rslora=True, base_model_name_or_path="a/base")
+    adapter = AdapterArgs(3, 6, 0.0, TARGETS, ("glb_GN", "sub_GN"), use_rslora=True, base_model_name_or_path="a/base")
     random = np.random.Generator(np.random.PCG64(1))
     tensors = {
         key: random.normal(0, 0.1, shape).astype(np.float32) for key, shape in adapter_shapes(model, adapter).tensors.items()
@@ -134,7 +136,7 @@ def test_the_image_side_stays_out_where_the_adapter_leaves_it_out(
     checkpoint: Path, backend_name: str, config: TrainConfig, tmp_path: Path
 ) -> None:
     model = load_model_config(checkpoint)
-    language = AdapterConfig(2, 4, target_modules=("qkv_proj",))
+    language = AdapterArgs(2, 4, target_modules=("qkv_proj",))
     save_adapter(tmp_path / "language", language, init_adapter(model, language, 0), base_fingerprint(checkpoint))
     assert trained_groups(language, model) == {
         "language": "lora", "vision": "off", "projector": "off", "separators": "off", "lm_head": "off"
@@ -164,3 +166,13 @@ def test_plan_counts_what_the_adapter_trains(
     assert figures["trained"] == sum(value.size for value in adapter_of(first.parent, "first").values())
     with pytest.raises(UserError, match="--r 8 contradicts --init-adapter"):
         plan.main([*flags, "--r", "8"])
+
+
+def test_crops_are_those_of_the_adapters_training(config: TrainConfig, first: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TrainedTask(Task(), 2, "float32").save(first)
+    model = load_model_config(Path(config.model))
+    assert choose_num_crops(replace(config, num_crops=None), model) == 2 and capsys.readouterr().err == ""
+    assert choose_num_crops(config, model) == 1
+    assert capsys.readouterr().err == f"note: --num-crops is 1; {first} was trained with 2\n"
+    (first / TASK_FILE).unlink()
+    assert choose_num_crops(replace(config, num_crops=None), model) == model.num_crops

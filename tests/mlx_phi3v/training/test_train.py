@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlx_phi3v import files
-from mlx_phi3v.adapters import AdapterConfig, resolve_adapter
+from mlx_phi3v.adapters import AdapterArgs, resolve_adapter
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.batches import ExampleMaker, collate, epoch_order
 from mlx_phi3v.catalogue import Catalogue
@@ -166,7 +166,7 @@ class Crash(BaseException):
 
 
 def test_a_checkpoint_cut_at_any_moment_leaves_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = AdapterConfig(r=2)
+    adapter = AdapterArgs(r=2)
 
     def save(output: Path, step: int, best: int) -> None:
         tensors = {"base_model.model.a.lora_A.weight": np.full((2, 2), step, np.float32)}

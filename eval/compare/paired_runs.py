@@ -1,63 +1,65 @@
-"""Both runs with their columns aligned: row i of one is the same product as row i of the other."""
+"""Two runs with their columns aligned: row i of one is row i of the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..runs.columns import STAGES, Bools, Columns, FieldColumn, Ints, first_category
+from ..runs.columns import STAGES, Bools, FieldColumn, Ints, RunColumns, first_category
+from ..runs.prediction import Prediction
 from ..runs.run import Run
 from . import metrics
-from .comparable import Join
+from .comparable import RowJoin
 
 OUTCOMES = ("both right", "only A", "only B", "both wrong")
 _ANSWER = ("text", "tokens", "predicted")
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Both runs with their columns aligned: row i of `fields_a` and `fields_b` is product `join.ids[i]`."""
+class PairedRuns:
+    """Two runs with their columns aligned: row i of `fields_a` and of `fields_b` is `join.ids[i]`."""
 
     run_a: Run
     run_b: Run
-    columns_a: Columns
-    columns_b: Columns
-    join: Join
+    columns_a: RunColumns
+    columns_b: RunColumns
+    join: RowJoin
     fields_a: dict[str, FieldColumn]
     fields_b: dict[str, FieldColumn]
     right_a: Bools
     right_b: Bools
     category: list[str | None]
 
-    def rows(self, i: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Both runs' full rows of joined product i, read from disk."""
-        return (
-            self.run_a.read(int(self.columns_a.offsets[self.join.a[i]])),
-            self.run_b.read(int(self.columns_b.offsets[self.join.b[i]])),
-        )
+    def rows(self, numbers: Iterable[int]) -> Iterator[tuple[Prediction, Prediction]]:
+        """Both runs' predictions for these joined rows, read from disk."""
+        with self.run_a.reader() as read_a, self.run_b.reader() as read_b:
+            for i in numbers:
+                yield (
+                    read_a(int(self.columns_a.offsets[self.join.a[i]])),
+                    read_b(int(self.columns_b.offsets[self.join.b[i]])),
+                )
 
     def digests(self, name: str) -> tuple[Ints, Ints]:
         """Both runs' digests of "text", "tokens", "predicted", "true" or an input stage [n]; 0 where not recorded."""
         return self.columns_a.digests[name][self.join.a], self.columns_b.digests[name][self.join.b]
 
     def outcome(self, i: int) -> str:
-        """Which side is right on joined product i."""
+        """Which runs are right on joined row i."""
         return OUTCOMES[(0 if self.right_b[i] else 1) if self.right_a[i] else (2 if self.right_b[i] else 3)]
 
     def outcome_counts(self) -> dict[str, int]:
-        """How many products each of `OUTCOMES` has."""
+        """How many rows each of `OUTCOMES` has."""
         a, b = self.right_a, self.right_b
         return {name: int(rows.sum()) for name, rows in zip(OUTCOMES, (a & b, a & ~b, ~a & b, ~a & ~b))}
 
     def agreement(self) -> dict[str, tuple[int, int]]:
-        """Of text, tokens and fields read: (rows alike, rows that can tell)."""
+        """Of text, tokens and parsed fields: (equal rows, rows where both are recorded)."""
         return {name: (known - differing, known) for name, differing, known in map(self._compare, _ANSWER)}
 
     def differing_inputs(self) -> dict[str, tuple[int, int]]:
-        """Of each input stage: (rows that differ, rows that can tell)."""
+        """Of each input stage: (rows that differ, rows where both are recorded)."""
         return {stage: (differing, known) for stage, differing, known in map(self._compare, STAGES)}
 
     def _compare(self, name: str) -> tuple[str, int, int]:
@@ -66,14 +68,14 @@ class Joined:
         return name, int((known & (left != right)).sum()), int(known.sum())
 
 
-def align(run_a: Run, run_b: Run, columns_a: Columns, columns_b: Columns, joined: Join) -> Joined:
+def pair_runs(run_a: Run, run_b: Run, columns_a: RunColumns, columns_b: RunColumns, joined: RowJoin) -> PairedRuns:
     """Align the columns of the fields that both runs have."""
     names = [name for name in columns_a.fields if name in columns_b.fields]
     fields_a = {name: columns_a.fields[name].take(joined.a) for name in names}
     fields_b = {name: columns_b.fields[name].take(joined.b) for name in names}
     group = first_category(run_a.task)
     category = list(fields_a[group].true) if group in fields_a else [None] * len(joined.ids)
-    return Joined(
+    return PairedRuns(
         run_a, run_b, columns_a, columns_b, joined, fields_a, fields_b, _all_right(fields_a), _all_right(fields_b), category
     )
 

@@ -1,25 +1,25 @@
-"""One run's part in a comparison."""
+"""What a comparison shows of each run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..runs.columns import Columns
+from ..runs.columns import RunColumns
 from ..runs.run import Run
 from . import score_run
 
 
 @dataclass(frozen=True)
-class Side:
-    """One run's part in a comparison."""
+class RunSummary:
+    """What a comparison shows of one run."""
 
     label: str
     path: str
     manifest: dict[str, Any]
     rows: int
     only: list[str]  # ids the other run lacks
-    duplicates: list[tuple[str, bool]]  # (id, whether both say the same)
+    duplicates: list[tuple[str, bool]]  # (id, whether both are equal)
     finished: bool
     seconds: float
     rows_per_second: float | None
@@ -27,10 +27,10 @@ class Side:
     confusion: dict[str, dict[str, dict[str, int]]]  # category field -> true -> predicted -> rows
 
 
-def make_side(run: Run, columns: Columns, only: list[str]) -> Side:
-    """What a comparison says of one run; `only` are the ids the other lacks."""
+def summarize_run(run: Run, columns: RunColumns, only: list[str]) -> RunSummary:
+    """The summary of a run; `only` are the ids that the other run lacks."""
     speed = score_run.speed(columns, run.manifest)
-    return Side(
+    return RunSummary(
         label=run.label,
         path=str(run.path),
         manifest=run.manifest,

@@ -1,10 +1,10 @@
-"""Answer every product of a split, in batches made ahead, resumable."""
+"""Answer every row of a split in batches, each prepared while the one before is answered."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,21 @@ from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, g
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, sha256_json
 from mlx_phi3v.photo import Photo
+from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import Progress, note, say
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.feature_cache import FeatureCache
 
-from ..runs.prediction import predicted_values, true_values
+from ..runs.prediction import Prediction, true_values
 from ..runs.writer import RunWriter
-from .describe_run import TOP_K, describe_run
+from .run_manifest import TOP_K, make_manifest
 from .score_tokens import trace
 from .settings import PredictConfig, chosen_rows, parse_shard
 
 
 @dataclass(frozen=True)
-class Question:
-    """A product to answer for: its catalogue row, the prompt, and hashes of all that goes into the model."""
+class PreparedRow:
+    """A row to answer: its catalogue values, its example without an answer, and hashes of the model's inputs."""
 
     row: dict[str, Any]
     example: Example
@@ -45,43 +46,39 @@ def fingerprints(photos: Sequence[Photo], example: Example) -> dict[str, str | N
     }
 
 
-def questions_ahead(split: Split, rows: Sequence[int], maker: ExampleMaker, size: int) -> Iterator[list[Question]]:
-    """The questions of these rows, batch by batch, the next one made while the last is answered."""
+def prepare_ahead(
+    split: Split, rows: Sequence[int], maker: ExampleMaker, size: int
+) -> Generator[list[PreparedRow], None, None]:
+    """These rows in batches of `size`; the next batch is prepared while the last one is answered."""
 
-    def make(numbers: Sequence[int]) -> list[Question]:
-        made = []
+    def prepare(numbers: Sequence[int]) -> list[PreparedRow]:
+        batch = []
         for number in numbers:
             row = split[number]
             example, photos = maker.with_photos(row, with_answer=False)
-            made.append(Question(row, example, fingerprints(photos, example)))
-        return made
+            batch.append(PreparedRow(row, example, fingerprints(photos, example)))
+        return batch
 
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make, parts[0]) if parts else None
-        for i in range(len(parts)):
-            assert waiting is not None
-            ready = waiting.result()
-            waiting = pool.submit(make, parts[i + 1]) if i + 1 < len(parts) else None
-            yield ready
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return prefetch(prepare, chunks, ahead=1)
 
 
-def task_to_answer(model: LoadedModel, catalogue: Catalogue) -> tuple[Task, str | None]:
-    """The task to ask by, and what to say of it.
+def choose_task(model: LoadedModel, catalogue: Catalogue) -> tuple[Task, str | None]:
+    """The task to answer, and a note on it where it is not the catalogue's.
 
-    An adapter is asked the question it was trained on, where the catalogue has the true values of its fields.
+    An adapter gets the task it was trained on, where the catalogue has all of its fields.
     """
     if model.trained is None or model.trained.task == catalogue.task:
         return catalogue.task, None
     lacking = {item.name for item in model.trained.task.fields} - {item.name for item in catalogue.task.fields}
     if not lacking:
-        return model.trained.task, f"asking the question of the adapter's training, not that of {catalogue.folder}"
+        return model.trained.task, f"using the prompt of the adapter's training, not that of {catalogue.folder}"
     fields = ", ".join(sorted(lacking))
-    return catalogue.task, f"the adapter was trained to answer {fields}, which {catalogue.folder} lacks: asking the catalogue's"
+    return catalogue.task, f"the adapter was trained on {fields}, which {catalogue.folder} lacks: using the catalogue's task"
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
-    """Answer for all rows that are not answered yet; a summary. Raises UserError for wrong settings or data."""
+    """Answer all rows that are not answered yet; returns a summary. Raises UserError for wrong settings or data."""
     if config.batch_size < 1:
         raise UserError(f"--batch-size is {config.batch_size}; it must be 1 or more")
     catalogue = Catalogue(config.data)
@@ -90,7 +87,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
-    task, remark = task_to_answer(model, catalogue)
+    task, remark = choose_task(model, catalogue)
     for line in (*model.differences(config.num_crops), *filter(None, [remark])):
         note(line)
     num_crops = model.num_crops(config.num_crops)
@@ -101,7 +98,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     if config.trace:
         return trace(config, model.backend, maker, split)
     started = time.perf_counter()
-    with RunWriter.open(config.output, describe_run(config, catalogue, model, task)) as writer:
+    with RunWriter.open(config.output, make_manifest(config, catalogue, model, task)) as writer:
         _answer_rows(config, model, maker, cache, split, rows, writer)
         writer.finish(seconds=time.perf_counter() - started)
     if cache:
@@ -113,15 +110,18 @@ def _answer_rows(
     config: PredictConfig, model: LoadedModel, maker: ExampleMaker, cache: FeatureCache | None,
     split: Split, rows: range, writer: RunWriter,
 ) -> None:  # fmt: skip
-    """Answer for the rows that the run lacks, writing each batch as it is answered."""
+    """Answer the rows that the run lacks, writing each batch as it is answered."""
     ids = split.column("id")
     left = [i for i in rows if ids[i] not in writer.done]
     sampling = Sampling(config.temperature, config.top_p, config.seed, top_k_logged=TOP_K)
     started, answered = time.perf_counter(), 0
-    with Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress:
-        for batch in questions_ahead(split, left, maker, config.batch_size):
+    with (
+        Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress,
+        closing(prepare_ahead(split, left, maker, config.batch_size)) as batches,
+    ):
+        for batch in batches:
             began = time.perf_counter()
-            examples = [question.example for question in batch]
+            examples = [prepared.example for prepared in batch]
             answers = generate(
                 model.backend,
                 cache.fill(examples) if cache else examples,
@@ -130,8 +130,8 @@ def _answer_rows(
                 sampling=sampling,
             )
             seconds = (time.perf_counter() - began) / len(batch)
-            for question, answer in zip(batch, answers):
-                writer.write(_prediction(maker.task, question, answer, answer_text(answer, model.prompts), seconds))
+            for prepared, answer in zip(batch, answers):
+                writer.write(_prediction(maker.task, prepared, answer, answer_text(answer, model.prompts), seconds))
             answered += len(batch)
             progress.advance(len(batch), rows_per_second=round(answered / (time.perf_counter() - started), 2))
 
@@ -143,18 +143,18 @@ def _feature_cache(config: PredictConfig, model: LoadedModel, num_crops: int) ->
     return FeatureCache(config.feature_cache, model.backend, num_crops, config.feature_cache_gb, adapter)
 
 
-def _prediction(task: Task, question: Question, answer: Generation, text: str, seconds: float) -> dict[str, Any]:
-    row = question.row
-    return {
-        "id": row["id"],
-        "true": true_values(task, row),
-        "predicted": predicted_values(task, text, truncated=answer.finish != "end"),
-        "text": text,
-        "token_ids": answer.token_ids,
-        "logprobs": [round(value, 6) for value in answer.logprobs],
-        "top_k": [[[i, round(value, 6)] for i, value in step] for step in answer.top_k],
-        "finish": answer.finish,
-        "fingerprints": question.fingerprints,
-        "seconds": round(seconds, 4),
-        "image": row["images"][0] if row["images"] else None,
-    }
+def _prediction(task: Task, prepared: PreparedRow, answer: Generation, text: str, seconds: float) -> Prediction:
+    row = prepared.row
+    return Prediction(
+        id=str(row["id"]),
+        true=true_values(task, row),
+        predicted=task.parse(text, truncated=answer.finish != "end"),
+        text=text,
+        token_ids=answer.token_ids,
+        logprobs=[round(value, 6) for value in answer.logprobs],
+        top_k=[[(i, round(value, 6)) for i, value in step] for step in answer.top_k],
+        finish=answer.finish,
+        fingerprints=prepared.fingerprints,
+        seconds=round(seconds, 4),
+        image=row["images"][0] if row["images"] else None,
+    )

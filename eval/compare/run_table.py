@@ -1,4 +1,4 @@
-"""More than two runs in one table, each against a reference: what quantising or another backend costs, at a glance."""
+"""Several runs in one table, each against a reference: what quantisation or another backend costs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mlx_phi3v.errors import UserError
 from ..runs.run import Run
 from .compare_runs import RESAMPLES, compare_runs
 from .comparison import Comparison
-from .measures import MetricRow
+from .paired_measures import PairedMeasure
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """One run beside the reference; for the reference itself every difference is None and `verdict` empty."""
+class RunTableRow:
+    """One run next to the reference. Of the reference itself every difference is None and `verdict` is empty."""
 
     label: str
     path: str
     rows: int
     verdict: str
-    measures: list[MetricRow]  # `b` is this run, `a` the reference
-    same_text: float | None  # share of the rows answered with the same text
+    measures: list[PairedMeasure]  # `b` is this run, `a` the reference
+    same_text: float | None  # share of rows with the same text
     rows_per_second: float | None
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """Runs against one reference."""
 
     reference: str
     gated: list[tuple[str, str]]  # (field, metric) the verdicts rest on
-    rows: list[TableRow]
+    rows: list[RunTableRow]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -49,15 +49,15 @@ def tabulate(
     seed: int = 0,
     resamples: int = RESAMPLES,
     say: Callable[[str], None] = lambda stage: None,
-) -> Table:
+) -> RunTable:
     """Compare every run with the reference, the reference itself first.
 
-    Raises UserError where a run was not asked the same as the reference, or no run but the reference is given.
+    Raises UserError where a run must not be compared with the reference, or only the reference is given.
     """
     others = [run for run in runs if run.path.resolve() != reference.path.resolve()]
     if not others:
-        raise UserError(f"nothing to compare with {reference.path}; give another run")
-    rows: list[TableRow] = []
+        raise UserError(f"{reference.path} is the only run; give another to compare with it")
+    rows: list[RunTableRow] = []
     gated: list[tuple[str, str]] = []
     for run in others:
         say(f"comparing {run.label}")
@@ -66,12 +66,12 @@ def tabulate(
             gated = [(gate.field, gate.metric) for gate in comparison.gates]
             rows.append(_reference_row(reference, comparison))
         rows.append(_compared_row(run, comparison))
-    return Table(reference.label, gated, rows)
+    return RunTable(reference.label, gated, rows)
 
 
-def _compared_row(run: Run, comparison: Comparison) -> TableRow:
+def _compared_row(run: Run, comparison: Comparison) -> RunTableRow:
     alike, known = comparison.agreement["text"]
-    return TableRow(
+    return RunTableRow(
         run.label,
         str(run.path),
         comparison.joined,
@@ -82,11 +82,11 @@ def _compared_row(run: Run, comparison: Comparison) -> TableRow:
     )
 
 
-def _reference_row(run: Run, comparison: Comparison) -> TableRow:
+def _reference_row(run: Run, comparison: Comparison) -> RunTableRow:
     own = [replace(item, b=item.a, difference=None, interval=(None, None), p_value=None) for item in comparison.metrics]
-    return TableRow(run.label, str(run.path), comparison.a.rows, "", own, None, comparison.a.rows_per_second)
+    return RunTableRow(run.label, str(run.path), comparison.a.rows, "", own, None, comparison.a.rows_per_second)
 
 
-def measure_of(row: TableRow, field: str, metric: str) -> MetricRow | None:
+def measure_of(row: RunTableRow, field: str, metric: str) -> PairedMeasure | None:
     """One measure of a row, where the run has it."""
     return next((item for item in row.measures if (item.field, item.metric) == (field, metric)), None)

@@ -1,9 +1,10 @@
-"""What a run's manifest says: hashes, settings, code, packages, device."""
+"""The manifest of a prediction run: hashes, settings, code, packages, device."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,16 @@ _PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow
 TOP_K = 5
 
 
-def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
-    """A run's manifest: what is asked, of which model, on what; see `eval.runs.run`."""
+def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task) -> dict[str, Any]:
+    """The manifest: model, data, prompt, settings, code, packages and machine; see `eval.runs.run`."""
     backend, adapter = model.backend, model.adapter
-    decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
-    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
-        decoding["top_p"] = config.top_p
+    decoding = _decoding(config)
     quantization = backend.config.quantization
     shard = parse_shard(config.shard)
     return {
         "backend": config.backend,
         "label": config.label or config.output.name,
-        "hashes": {
-            "base": model.fingerprint,
-            "adapter": sha256_file(adapter.folder / WEIGHTS_FILE) if adapter else None,
-            "catalogue": catalogue.fingerprint,
-            "split": split_hash(task, iterate(catalogue.split(config.split))),
-            "template": sha256_json(task.to_dict()),
-            "tokenizer": sha256_file(model.folder / "tokenizer.json"),
-            "decoding": sha256_json(decoding),
-        },
+        "hashes": _hashes(config, catalogue, model, task, decoding),
         "settings": {
             "dtype": backend.dtype,
             "quantization": quantization.__dict__ if quantization else None,
@@ -65,8 +56,30 @@ def describe_run(config: PredictConfig, catalogue: Catalogue, model: LoadedModel
     }
 
 
+def _decoding(config: PredictConfig) -> dict[str, Any]:
+    decoding = {"max_new_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": config.seed}
+    if config.top_p != 1.0:  # at 1 it changes nothing: runs from before it was a setting go on and compare
+        decoding["top_p"] = config.top_p
+    return decoding
+
+
+def _hashes(
+    config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task, decoding: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """What two runs are compared by, and what a resumed run must share with its beginning."""
+    return {
+        "base": model.fingerprint,
+        "adapter": sha256_file(model.adapter.folder / WEIGHTS_FILE) if model.adapter else None,
+        "catalogue": catalogue.fingerprint,
+        "split": split_hash(task, iterate(catalogue.split(config.split))),
+        "template": sha256_json(task.to_dict()),
+        "tokenizer": sha256_file(model.folder / "tokenizer.json"),
+        "decoding": sha256_json(decoding),
+    }
+
+
 def code_version() -> dict[str, Any]:
-    """Version, and commit and whether files were changed where the code lies in a git checkout."""
+    """The version; in a git checkout also its commit and whether files were changed."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str | None:

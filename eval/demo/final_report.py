@@ -1,4 +1,4 @@
-"""What the built-in job ends with: the table of all runs, and the verdict on the two tuned ones."""
+"""The end of the built-in job: the table of all runs, and the verdict on the two tuned ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..runs.run import Run
 from .settings import DemoConfig
 
 
-def conclude(config: DemoConfig, console: Console) -> int:
+def print_final_report(config: DemoConfig, console: Console) -> int:
     """Print the table of all runs and the verdict, and write the page; 0."""
     runs = [Run.load(config.run(backend, stage)) for stage in ("base", "tuned") for backend in config.backends]
     if not config.json:
-        console.rule("Base and tuned, on products never trained on")
+        console.rule("Base and tuned models on the test split")
         terminal.print_table(console, runs, runs[-1])
     if len(config.backends) == 1:
         result(config.json, event="done", output=str(config.output))
         return 0
-    # Two trainings make two adapters and two bases on disk: those differences are what is being compared.
+    # Two trainings made two adapters, of two base models on disk: these are under test.
     comparison = compare_runs(runs[-2], runs[-1], allow=("adapter", "base"))
     report = config.output / "report.html"
     page.write_page(report, comparison)

@@ -1,4 +1,4 @@
-"""Every metric of two runs over the products they share: all rows, rows both parsed, and category by category."""
+"""Every measure of two runs over the rows they share: all rows, rows both parsed, and category by category."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ..runs.columns import FieldColumn, Ints
 from . import statistics
-from .joined import Joined
 from .metrics import METRICS, Metric
+from .paired_runs import PairedRuns
 from .statistics import Floats, Mean, PairedDifference, PairedProportion, PairedResamples, Statistic, finite
 
 LEVEL = 0.95
@@ -20,7 +20,7 @@ NO_CATEGORY = "(none)"
 
 
 @dataclass(frozen=True)
-class MetricRow:
+class PairedMeasure:
     """One measure on both runs. The interval is on B - A at 95 %; None where there is nothing to measure."""
 
     field: str
@@ -34,21 +34,21 @@ class MetricRow:
     difference: float | None
     interval: tuple[float | None, float | None]
     method: str  # "score" (Tango) or "bootstrap"
-    rows: int  # rows judged; for errors over parsed rows, the smaller of the two sides' counts
-    only_a: int | None  # for a share: rows only A has (right, or failed), rows only B has
+    rows: int  # rows judged; for errors over parsed rows, the smaller of the two runs' counts
+    only_a: int | None  # of a share: rows that count in A only, and in B only
     only_b: int | None
     p_value: float | None  # exact McNemar
 
     @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
         low, high = self.interval
         return low is not None and high is not None and (low > 0 or high < 0)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """One metric of one field, on both sides."""
+    """One metric of one field, of both runs."""
 
     field: str
     metric: Metric
@@ -58,11 +58,11 @@ class _Pair:
 
 
 def measure(
-    data: Joined, rows: Ints, *, seed: int, resamples: int, only: str | None = None, one_category: bool = False
-) -> tuple[list[MetricRow], dict[tuple[str, str], PairedDifference]]:
+    data: PairedRuns, rows: Ints, *, seed: int, resamples: int, only: str | None = None, one_category: bool = False
+) -> tuple[list[PairedMeasure], dict[tuple[str, str], PairedDifference]]:
     """Every metric of every field (or of field `only`) on these joined rows: what a report shows, and each difference.
 
-    `one_category` leaves out macro-F1, which says nothing where the truth is one class.
+    `one_category` leaves out macro-F1, which means nothing where all true values are one class.
     """
     pairs: list[_Pair] = []
     for name, column in data.fields_a.items():
@@ -100,21 +100,21 @@ def _difference(pair: _Pair, gaps: dict[tuple[str, str], Floats]) -> PairedDiffe
         return PairedProportion(int((x & ~y).sum()), int((~x & y).sum()), int(mask.sum()))
     rows = int((pair.a.has_truth & pair.b.has_truth).sum())
     samples = gaps[pair.field, pair.metric.name]
-    return PairedResamples(b.point() - a.point(), samples, rows, _read_alike(pair.a, pair.b), pair.metric.bounded)
+    return PairedResamples(b.point() - a.point(), samples, rows, _parsed_alike(pair.a, pair.b), pair.metric.bounded)
 
 
-def _read_alike(a: FieldColumn, b: FieldColumn) -> bool:
-    """Whether every row was read the same on both sides."""
+def _parsed_alike(a: FieldColumn, b: FieldColumn) -> bool:
+    """Whether every row was parsed to the same value in both runs."""
     numbers = a.kind == "number"
     return np.array_equal(a.status, b.status) and np.array_equal(a.predicted, b.predicted, equal_nan=numbers)
 
 
-def _metric_row(pair: _Pair, difference: PairedDifference) -> MetricRow:
+def _metric_row(pair: _Pair, difference: PairedDifference) -> PairedMeasure:
     metric, judged = pair.metric, bool(difference.n)
     low, high = difference.interval(statistics.normal_quantile(LEVEL)) if judged else (math.nan, math.nan)
     share = difference if isinstance(difference, PairedProportion) else None
     counts = [int(difference.n)] if metric.form == "macro_f1" else [side.rows for side in pair.sides]
-    return MetricRow(
+    return PairedMeasure(
         field=pair.field,
         kind=pair.a.kind,
         metric=metric.name,
@@ -133,9 +133,9 @@ def _metric_row(pair: _Pair, difference: PairedDifference) -> MetricRow:
     )
 
 
-def measure_both_parsed(data: Joined, everything: list[MetricRow], *, seed: int, resamples: int) -> list[MetricRow]:
+def measure_both_parsed(data: PairedRuns, everything: list[PairedMeasure], *, seed: int, resamples: int) -> list[PairedMeasure]:
     """Each field's measures over the rows whose answers both parsed in that field; `everything` over all rows."""
-    found: list[MetricRow] = []
+    found: list[PairedMeasure] = []
     for name, column in data.fields_a.items():
         both = column.parsed & data.fields_b[name].parsed
         rows = everything
@@ -145,7 +145,7 @@ def measure_both_parsed(data: Joined, everything: list[MetricRow], *, seed: int,
     return found
 
 
-def measure_by_category(data: Joined, *, seed: int, resamples: int) -> dict[str, list[MetricRow]]:
+def measure_by_category(data: PairedRuns, *, seed: int, resamples: int) -> dict[str, list[PairedMeasure]]:
     """Every measure within each true category, the largest first."""
     if all(value is None for value in data.category):
         return {}

@@ -1,4 +1,4 @@
-"""A prediction run reads each photo once, and asks an adapter the question it was trained on."""
+"""A prediction run reads each photo once, and gives an adapter the prompt it was trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from eval.predict.__main__ import main
 from mlx_phi3v import photo as photo_module
-from mlx_phi3v.adapters import LANGUAGE, AdapterConfig, init_adapter, save_adapter
+from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
@@ -66,12 +66,12 @@ def test_each_photo_is_read_once_and_decoded_at_most_once(
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    base, config = resolve_model("tiny"), AdapterConfig(r=2, target_modules=LANGUAGE)
+    base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
     save_adapter(tmp_path / "adapter", config, init_adapter(load_model_config(base), config, seed=0), base_fingerprint(base))
     return tmp_path / "adapter"
 
 
-def test_an_adapters_task_and_crops_are_asked_by(
+def test_an_adapters_task_and_crops_are_used(
     adapter: Path, small_catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch")
@@ -81,7 +81,7 @@ def test_an_adapters_task_and_crops_are_asked_by(
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["task"] == task.to_dict() and manifest["settings"]["num_crops"] == 1
     assert all(set(row["true"]) == {"full_price"} for row in rows)
-    assert "asking the question of the adapter's training" in capsys.readouterr().err
+    assert "using the prompt of the adapter's training" in capsys.readouterr().err
 
 
 def test_fields_that_the_catalogue_lacks_leave_its_own_task(
@@ -92,5 +92,5 @@ def test_fields_that_the_catalogue_lacks_leave_its_own_task(
     run("torch", small_catalogue, tmp_path / "run", "--adapter", str(adapter))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["task"] == Catalogue(small_catalogue).task.to_dict()
-    said = " ".join(capsys.readouterr().err.split())
-    assert "the adapter was trained to answer colour" in said and "lacks" in said
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "the adapter was trained on colour" in printed and "lacks" in printed

@@ -1,0 +1,58 @@
+"""A checkpoint folder -> the torch backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from ..checkpoint.headers import TensorInfo, open_checkpoint
+from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
+from ..config import ModelArgs, load_model_config
+from .backend import TorchBackend, join_ranks
+from .cuda import set_up_cuda
+from .decoder import RotaryEmbedding
+from .model import Phi3VForCausalLM, parameter_name
+from .quantized import dequantize
+
+
+def load(
+    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa"
+) -> TorchBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
+    config = load_model_config(folder)
+    group = join_ranks()
+    device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
+    if device.type == "cuda":
+        set_up_cuda(dtype)
+    with torch.device("meta"):  # no memory is taken for weights that are about to be read
+        model = Phi3VForCausalLM(config, attn_implementation)
+    tensors = open_checkpoint(folder, config)
+    target = getattr(torch, dtype)
+    weights = {}
+    for name in expected_tensors(config):
+        if not is_unused(name, config):
+            weights[parameter_name(name)] = read_tensor(name, tensors, config).to(device=device, dtype=target)
+    model.load_state_dict(weights, strict=True, assign=True)
+    # Buffers are not in the checkpoint: they are made off the meta device.
+    model.model.rotary_emb = RotaryEmbedding(config).to(device)
+    positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
+    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
+    model.requires_grad_(False)
+    model.eval()
+    return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
+
+
+def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs) -> torch.Tensor:
+    """One tensor of the checkpoint, unpacked where it is quantised."""
+
+    def read(key: str) -> torch.Tensor:
+        with safe_open(tensors[key].file, framework="pt") as file:
+            return file.get_tensor(key)
+
+    if config.quantization and is_quantized(name):
+        stem = name.removesuffix("weight")
+        return dequantize(read(name), read(stem + "scales"), read(stem + "biases"), config.quantization)
+    return read(name)
