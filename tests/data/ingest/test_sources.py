@@ -445,7 +445,7 @@ MISTAKES = [
     ({"validation": 0.6, "test": 0.5}, "nothing to train on"),
     ({"processes": 0}, "--processes"),
     ({"allow_hosts": ("intranet",)}, "write HOST:PORT"),
-    ({"field": ("price",)}, "--field 'price' does not read"),
+    ({"field": ("price",)}, "--field 'price' is not of the right form"),
     ({"encoding": "utf-9"}, "--encoding utf-9 is unknown"),
 ]
 
@@ -467,7 +467,7 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
         ("latin.csv", "Name,Kind,Price,photo,sku\nCaf\xe9,hat,1,p,1\n".encode("latin-1"), "--encoding cp1252"),
         ("twice.csv", b"Name,Name\n1,2\n", "two columns named 'Name'"),
         ("noname.csv", b"Name,,Kind\n1,2,3\n", "no name for column 2"),
-        ("cut.parquet", b"PAR1....", "no whole Parquet file"),
+        ("cut.parquet", b"PAR1....", "not a whole Parquet file"),
         ("cut.json", b'[{"Name": "a"}, {"Na', "not valid JSON"),
         ("empty.jsonl", b"", "holds no rows"),
         ("rows.xlsx", b"PK", "no known kind"),
