@@ -51,9 +51,12 @@ def store_photo(folder: Path, data: bytes, suffix: str) -> str:
 class CatalogueWriter:
     """Writes a catalogue row by row in constant memory; `output` appears only when the block ends well.
 
-    >>> with CatalogueWriter(output, task, name="sample", source={...}, settings={...}) as writer:
-    ...     image = writer.add_image(png_bytes, ".png")
-    ...     writer.add("train", {"id": "p1", "images": [image], "title": "Wool scarf", ...})
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with CatalogueWriter(f"{folder}/shop", Task(), name="shop", source={}, settings={}) as writer:
+    ...         writer.add("train", {"id": "p1", "images": [], "title": "Wool scarf", "full_price": 470.0})
+    ...     writer.info["splits"]["train"]["rows"]
+    1
 
     What is put into `info` before the block ends is written to `catalogue.json`. With `folder` the catalogue is built
     there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`.

@@ -175,7 +175,7 @@ class Catalogue:
         NaN) and any extra columns; a column of the catalogue that is itself called "split" is left out.
         Raises UserError where `split` does not exist or is empty.
 
-        >>> Catalogue("catalogue").to_pandas("train").groupby("category3_code")["full_price"].median()  # doctest: +SKIP
+        For instance `Catalogue("shop").to_pandas("train").groupby("category")["price"].median()`.
         """
         if split is not None:
             return self.split(split).to_pandas()

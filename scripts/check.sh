@@ -24,4 +24,5 @@ fi
 # Scripts and tests may also use the extras bench and dev.
 .venv/bin/deptry scripts tests --ignore DEP002,DEP004
 .venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+.venv/bin/python -m pytest -q --doctest-modules mlx_phi3v data eval
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

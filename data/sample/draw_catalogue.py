@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
+from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.task import Task
 
 from ..writer import CatalogueWriter
@@ -69,8 +70,8 @@ def split_of(index: int, count: int, validation: int, test: int, seed: int) -> s
     return "test" if place < test else "validation" if place < test + validation else "train"
 
 
-def _draw_chunk(brand: str, seed: int, start: int, stop: int) -> list[Product]:
-    return [draw_product(get_brand(brand), seed, index) for index in range(start, stop)]
+def _draw_chunk(brand: str, seed: int, span: tuple[int, int]) -> list[Product]:
+    return [draw_product(get_brand(brand), seed, index) for index in range(*span)]
 
 
 def _start_worker() -> None:
@@ -86,20 +87,17 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
     Raises UserError if a worker is killed.
     """
     spans = ((start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+    draw = functools.partial(_draw_chunk, brand, seed)
     if processes == 1:
-        for start, stop in spans:
-            yield from _draw_chunk(brand, seed, start, stop)
+        for span in spans:
+            yield from draw(span)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
-    flying: deque[Future[list[Product]]] = deque()
     try:
-        for start, stop in spans:
-            flying.append(pool.submit(_draw_chunk, brand, seed, start, stop))
-            if len(flying) >= processes * _AHEAD:
-                yield from flying.popleft().result()
-        while flying:
-            yield from flying.popleft().result()
+        with contextlib.closing(prefetch(draw, spans, ahead=processes * _AHEAD, pool=pool)) as chunks:
+            for chunk in chunks:
+                yield from chunk
     except BrokenProcessPool:
         raise UserError("a drawing process was killed, probably by lack of memory; lower --processes") from None
     finally:

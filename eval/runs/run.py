@@ -92,11 +92,7 @@ class Run:
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[int], Prediction]]:
-        """Read single rows at byte offsets that `stream` gave; the file is open within the block.
-
-        >>> with run.reader() as read:
-        ...     first = read(columns.offsets[0])
-        """
+        """A function that reads the row at a byte offset that `stream` gave; the file is open within the block."""
         with open(self._rows_path, "rb") as file:
 
             def read(offset: int) -> Prediction:
@@ -121,8 +117,7 @@ class Run:
         RunColumns: id; true_FIELD, predicted_FIELD and status_FIELD for each of the task's fields; text; finish; seconds;
         image. What is missing is None, or NaN in a number's column.
 
-        >>> frame = Run.load("runs/mine").to_pandas()  # doctest: +SKIP
-        >>> frame.groupby("true_category3_code")["status_full_price"].value_counts()  # doctest: +SKIP
+        For instance `run.to_pandas().groupby("true_category3_code")["status_full_price"].value_counts()`.
         """
         import pandas as pd
 

@@ -20,11 +20,14 @@ from .run import Run
 class RunWriter:
     """Appends rows to a run folder, each flushed as it comes, so that a kill loses one row at most.
 
-    >>> with RunWriter.open(folder, manifest) as writer:
-    ...     for row in predictions:
-    ...         if row.id not in writer.done:
-    ...             writer.write(row)
-    ...     writer.finish(seconds=elapsed)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, RunWriter.open(f"{folder}/run", {"task": {}}) as writer:
+    ...     for prediction in (Prediction("p1", {}, {}), Prediction("p2", {}, {})):
+    ...         if prediction.id not in writer.done:
+    ...             writer.write(prediction)
+    ...     writer.finish(seconds=1.5)
+    ...     writer.manifest["rows"]
+    2
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], done: set[str], file: BinaryIO) -> None:
