@@ -141,7 +141,10 @@ def save_adapter(folder: Path, adapter: AdapterArgs, tensors: dict[str, np.ndarr
 
 
 def resolve_adapter(path: Path | str) -> Path:
-    """The adapter folder of `path`: itself, or the best (else last) checkpoint of a training run."""
+    """The adapter folder of `path`: itself, or the best (else last) checkpoint of a training run.
+
+    Raises UserError if there is none.
+    """
     path = Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG_FILE).is_file():

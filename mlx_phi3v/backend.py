@@ -71,7 +71,7 @@ class Backend(Protocol):
         """AdamW's moments by PEFT key: `KEY.exp_avg`, `KEY.exp_avg_sq` (fp32)."""
 
     def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
-        """Restore adapter and moments as they were after `step` updates."""
+        """Restore adapter (PEFT keys, fp32) and moments (see `optimizer_tensors`) as they were after `step` updates."""
 
     def seed(self, value: int) -> None:
         """Seed dropout."""
@@ -98,7 +98,7 @@ class Backend(Protocol):
         """Every layer's hidden states, and logits of positions `logits_from` on."""
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
-        """Mean token loss and its gradient by the base model's tensors `names` (checkpoint keys)."""
+        """Mean token loss (nats) and its gradient by the base model's tensors `names` (checkpoint keys), fp32."""
 
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """Projected feature table of crops [N, 3, 336, 336]: fp32 [N * g^2 + 2, H]; the separators' are the last two."""
@@ -110,11 +110,11 @@ class Backend(Protocol):
         """(rank, number of ranks) of a distributed run; (0, 1) otherwise."""
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum of `values` over all ranks."""
+        """Sum of `values` over all ranks, of the same shape."""
 
 
 def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
-    """A backend's method with its model in evaluation mode; after it the model is in the mode that it was in."""
+    """A backend's method with its model in evaluation mode; afterwards the model is in its former mode."""
 
     @functools.wraps(method)
     def evaluating(*args: P.args, **kwargs: P.kwargs) -> R:

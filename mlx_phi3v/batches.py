@@ -141,7 +141,10 @@ class ExampleMaker:
     def from_images(
         self, name: str, images: tuple[ProcessedImage, ...], answer: str | None, prompt: str | None = None
     ) -> Example:
-        """An Example of already processed images; `answer` None makes a prompt to be answered."""
+        """An Example of already processed images; `answer` None makes a prompt to be answered.
+
+        Raises UserError if it takes more than `max_length` tokens.
+        """
         counts = [image_token_count(image.grid, self.config.vision) for image in images]
         prompt = self.task_prompt(len(images)) if prompt is None else prompt
         if answer is None:

@@ -62,7 +62,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Make the dataclass `cls` from `values`, checking names and types; `where` names their source."""
+    """Make the dataclass `cls` from `values`, checking names and types; `where` names their source.
+
+    Raises UserError for an unknown key, a value of the wrong type or out of its choices, and a required key without value.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     checked: dict[str, Any] = {}

@@ -76,7 +76,10 @@ def crop_grid_of(size: tuple[int, int], num_crops: int) -> tuple[int, int]:
 
 
 def hd_transform(image: Image.Image, num_crops: int) -> np.ndarray:
-    """Resize to whole crops and pad with white; uint8 [h*336, w*336, 3]. Portrait images are turned for it and back."""
+    """Resize to whole crops and pad with white; uint8 [h*336, w*336, 3]. Portrait images are turned for it and back.
+
+    Raises UserError if `num_crops` is below 1.
+    """
     if num_crops < 1:
         raise UserError(f"num_crops is {num_crops}; it must be 1 or more")
     portrait = image.width < image.height

@@ -46,7 +46,7 @@ class Generation:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural-log probabilities over the last axis, fp64."""
+    """Natural-log probabilities over the last axis: fp [..., V] -> fp64 [..., V]."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

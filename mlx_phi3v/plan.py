@@ -72,7 +72,7 @@ class PlanConfig(TrainConfig):
 
 
 def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
-    """The rows of the catalogue, or the one photo that is described."""
+    """Measure the rows of --data, or the one photo of --photo. Raises UserError if either cannot be used."""
     if config.data is not None:
         catalogue = Catalogue(config.data)
         split = catalogue.split("train")

@@ -122,7 +122,7 @@ def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: Visio
 
 
 def contact_sheet(rows: list[SampledRow], task: Task, count: int) -> Iterator[tuple[str, str]]:
-    """(thumbnail as data URI, what the row says) of the first `count` rows with a photo."""
+    """(thumbnail as data URI, the row's answer) of the first `count` rows with a photo."""
     usable = (row for row in rows if row.first_photo)
     for row in itertools.islice(usable, count):
         assert row.first_photo

@@ -55,7 +55,7 @@ class FetchCounts:
 
 
 class _FetchError(Exception):
-    """One attempt failed. `reason` is a short fixed word; `again` says a retry may help, after `wait` seconds if given."""
+    """One attempt failed. `reason` is a short fixed word; again: whether a retry may help, after `wait` seconds if given."""
 
     def __init__(self, reason: str, detail: str, *, again: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)

@@ -105,7 +105,10 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
 
 
 def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out."""
+    """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out.
+
+    Raises UserError if the text is not of this form.
+    """
     name, mark, rest = text.partition("=")
     pieces = rest.split(":")
     if not mark or not name or not pieces[0] or len(pieces) > 3:

@@ -82,7 +82,10 @@ def _start_worker() -> None:
 
 
 def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator[Product]:
-    """Products 0 to `count` in order, drawn by `processes` workers with a bounded number of them in flight."""
+    """Products 0 to `count` in order, drawn by `processes` workers with a bounded number of them in flight.
+
+    Raises UserError if a worker is killed.
+    """
     spans = ((start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
     draw = functools.partial(_draw_chunk, brand, seed)
     if processes == 1:

@@ -58,7 +58,7 @@ def background(rng: Rng, width: int, height: int, tint: Vector) -> Picture:
         corner = np.array([(edge, -0.1), (1.1, -0.1), (1.1, 1.1), (edge + rng.uniform(-0.08, 0.08), 1.1)]) - 0.5
         spin = [np.eye(2), -np.eye(2), np.array([[0.0, 1.0], [1.0, 0.0]])][rng.integers(3)]
         fill(picture, (corner @ spin + 0.5) * [w, h], np.eye(2, 3), _any_colour(rng))
-    if rng.random() < 0.15:  # something that lies about, half out of the picture
+    if rng.random() < 0.15:  # some other object, half out of the picture
         x, y = (rng.uniform(0, w), rng.choice([0, h])) if rng.random() < 0.5 else (rng.choice([0, w]), rng.uniform(0, h))
         rx, ry = rng.uniform(0.05, 0.16, 2) * max(w, h)
         fill(picture, disc(x, y, rx, ry, steps=int(rng.choice([4, 5, 24]))), np.eye(2, 3), _any_colour(rng))

@@ -16,7 +16,7 @@ def base_fingerprint(folder: Path) -> str:
     """Identity of the weights an adapter belongs to, the same before and after conversion and quantisation.
 
     For a converted folder the one in its conversion.json; else SHA-256 over names, shapes and the first 4 KiB of each
-    tensor: enough to tell checkpoints apart without reading gigabytes.
+    tensor: enough to tell checkpoints apart without reading gigabytes. Raises UserError if the record has none.
     """
     source = folder / SOURCE_FILE
     if source.is_file():

@@ -45,7 +45,7 @@ def load_init_adapter(config: Config, model: ModelArgs, fingerprint: str) -> tup
 def choose_num_crops(config: TrainConfig, model: ModelArgs, *, resumed: bool = False) -> int:
     """Most crops a photo is cut into: as asked for, else as the first adapter was trained, else the model's own number.
 
-    resumed: the run has begun, and its last checkpoint says what it began with. A differing flag is said in one line.
+    resumed: the run has begun, and its last checkpoint holds its first settings. A differing flag is reported in one line.
     """
     carried = _task_of(str(config.output / "last") if resumed else config.init_adapter) if config.init_adapter else None
     if carried and config.num_crops not in (None, carried.num_crops):
@@ -57,7 +57,7 @@ def _task_of(path: str) -> TrainedTask | None:
     try:
         return TrainedTask.load(resolve_adapter(path))
     except UserError:
-        return None  # `load_init_adapter` says what is wrong
+        return None  # `load_init_adapter` raises the error that names the cause
 
 
 def trained_groups(adapter: AdapterArgs, model: ModelArgs) -> dict[str, str]:

@@ -154,7 +154,7 @@ class Trainer:
         return float(total), int(tokens)
 
     def validate(self) -> float:
-        """Mean token loss over the first `val_rows` validation rows."""
+        """Mean token loss (nats) over the first `val_rows` validation rows. Raises UserError if it is not finite."""
         loader, size = self.setup.validation, self.setup.passes.rows
         assert loader is not None
         sums = np.zeros(2)

@@ -159,7 +159,7 @@ def _begin(config: TrainConfig, base: _Base, order: RowOrder) -> tuple[TrainStat
 
 
 def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, passes: Passes) -> tuple[TrainState, int]:
-    """The saved state under the present settings, and the run's steps; says what changes by them."""
+    """The saved state under the present settings, and the run's steps; reports what they change."""
     total, change = resume.new_total(config, saved.state, order.rows)
     changes = [change] if change else []
     if config.lora_dropout and passes.rows != order.batch_size:

@@ -98,7 +98,7 @@ def sync() -> None:
 
 
 def free() -> None:
-    """Give unused GPU memory back, and start counting its peak anew."""
+    """Give unused GPU memory back, and count its peak from here."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -274,7 +274,7 @@ def test_an_adapter_made_by_peft_itself_loads(checkpoint: Path, tmp_path: Path) 
     from mlx_phi3v.backend_torch.loading import load as load_torch
 
     model = load_torch(checkpoint, dtype="float32").model
-    # As peft's users write them: LoRA on the trunk and all of the tower, also its last layer, which is never run.
+    # As peft's users write them: LoRA on the language model and all of the tower, also its last layer, which is never run.
     made = get_peft_model(model, LoraConfig(r=3, target_modules=[*LANGUAGE, *VISION], modules_to_save=["lm_head"]))
     made.save_pretrained(str(tmp_path))
     adapter, tensors = load_adapter(tmp_path, load_model_config(checkpoint), "any")

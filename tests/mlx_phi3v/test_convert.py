@@ -1,4 +1,4 @@
-"""A converted folder holds every tensor of its source, says where it came from, and appears whole or not at all."""
+"""A converted folder holds every tensor of its source, records where it came from, and appears whole or not at all."""
 
 from __future__ import annotations
 

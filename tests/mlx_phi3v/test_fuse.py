@@ -49,7 +49,7 @@ def logits_of(backend_name: str, folder: Path, adapter: Path | None = None) -> n
 
 
 # The only loss is that of storing the merged weights: none to speak of in fp32, half a bit of 8 in bf16, and packing
-# anew with 8 or 4 bits. (kind of base, whether it is left unpacked, tolerance of the largest logit)
+# again with 8 or 4 bits. (kind of base, whether it is left unpacked, tolerance of the largest logit)
 CASES = [
     ("float32", False, 2e-5),
     ("bfloat16", False, 0.05),

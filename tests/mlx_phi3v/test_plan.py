@@ -179,10 +179,10 @@ def test_training_within_a_limit_is_the_same_training(config: TrainConfig, tmp_p
     one_row = StepSettings(config.adapter(), "float32", False, cpu=True)
     limit = (footprint(model, shape, one_row).total + INTERPRETER) * 1.000001 / 1e9
     free = train(config)
-    kept = train(replace(config, output=tmp_path / "limited", memory_limit=limit))
+    limited = train(replace(config, output=tmp_path / "limited", memory_limit=limit))
     settings = json.loads((tmp_path / "limited" / "settings.json").read_text())
     assert settings["batch_size"] == 1 and settings["grad_accumulation_steps"] == 4
-    ours, theirs = (load_file(Path(summary["adapter"]) / "adapter_model.safetensors") for summary in (kept, free))
+    ours, theirs = (load_file(Path(summary["adapter"]) / "adapter_model.safetensors") for summary in (limited, free))
     for key in theirs:  # the same sums of gradients in another order, through three steps of AdamW
         np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=2e-3 * np.abs(theirs[key]).max() + 1e-7)
 

@@ -43,11 +43,11 @@ def photo(tmp_path: Path) -> Path:
 
 
 def ask(capsys: pytest.CaptureFixture[str], backend: str, photo: Path, *flags: str) -> tuple[dict, str]:
-    """(the JSON line, what stands on stderr) of mlx_phi3v.generate."""
+    """(the JSON line, the text on stderr) of mlx_phi3v.generate."""
     arguments = ["--backend", backend, "--image", str(photo), "--max-new-tokens", "2", "--json", *flags]
     assert generate_command.main(arguments) == 0
-    said = capsys.readouterr()
-    return json.loads(said.out.strip().splitlines()[-1]), said.err
+    output = capsys.readouterr()
+    return json.loads(output.out.strip().splitlines()[-1]), output.err
 
 
 def test_a_task_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_a_wrong_task_file_is_one_sentence(text: str, tmp_path: Path) -> None:
 def test_an_adapter_is_asked_its_own_question(
     backend_name: str, adapter: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, said = ask(capsys, backend_name, photo, "--adapter", str(adapter))
-    assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and said == ""
+    found, notes = ask(capsys, backend_name, photo, "--adapter", str(adapter))
+    assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and notes == ""
     own = load_model("tiny", backend_name, adapter)
     question = generate_command.make_question(
         generate_command.GenerateConfig(image=(str(photo),)), own, [generate_command.Photo.read(photo)]
@@ -80,21 +80,21 @@ def test_an_adapter_is_asked_its_own_question(
     assert "Which shoe is this?" in own.prompts.decode([i for i in question.input_ids.tolist() if i >= 0])
 
 
-def test_a_differing_flag_is_said_in_one_line(
+def test_a_differing_flag_is_reported_in_one_line(
     backend_name: str, adapter: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, said = ask(capsys, backend_name, photo, "--adapter", str(adapter), "--num-crops", "1")
+    found, notes = ask(capsys, backend_name, photo, "--adapter", str(adapter), "--num-crops", "1")
     assert found["num_crops"] == 1
-    assert said == f"note: --num-crops is 1; {adapter} was trained with 2\n"
+    assert notes == f"note: --num-crops is 1; {adapter} was trained with 2\n"
 
 
 def test_an_adapter_of_another_tool_gets_the_default_task(
     backend_name: str, adapter: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (adapter / TASK_FILE).unlink()
-    found, said = ask(capsys, backend_name, photo, "--adapter", str(adapter))
+    found, notes = ask(capsys, backend_name, photo, "--adapter", str(adapter))
     assert set(found["fields"]) == {"title", "category3_code", "full_price"}
-    assert said.startswith(f"note: {adapter} has no task.json") and said.count("\n") == 1
+    assert notes.startswith(f"note: {adapter} has no task.json") and notes.count("\n") == 1
 
 
 def test_a_fused_model_keeps_the_task_of_its_adapter(
@@ -104,9 +104,9 @@ def test_a_fused_model_keeps_the_task_of_its_adapter(
     assert fuse_command.main(["--adapter", str(adapter), "--save-path", str(tmp_path / "fused")]) == 0
     assert TrainedTask.load(tmp_path / "fused") == TRAINED
     capsys.readouterr()
-    found, said = ask(capsys, "mlx", photo, "--model", str(tmp_path / "fused"))
-    assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and said == ""
-    # Fused again with an adapter that says nothing, the new model says nothing either.
+    found, notes = ask(capsys, "mlx", photo, "--model", str(tmp_path / "fused"))
+    assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and notes == ""
+    # Fused again with an adapter without a task, the new model has none either.
     base = tmp_path / "fused"
     config = AdapterArgs(r=2, target_modules=LANGUAGE)
     save_adapter(tmp_path / "second", config, init_adapter(load_model_config(base), config, 1), base_fingerprint(base))

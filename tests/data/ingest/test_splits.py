@@ -1,4 +1,4 @@
-"""Nothing of one product stands on two sides of a split."""
+"""No product is in two splits."""
 
 from __future__ import annotations
 

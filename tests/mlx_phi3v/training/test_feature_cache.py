@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval.predict.answer import predict
+from eval.predict.answer_rows import predict
 
 from eval.predict.settings import PredictConfig
 from mlx_phi3v.adapters import AdapterArgs, init_adapter

@@ -1,4 +1,4 @@
-"""A training may start from an adapter: its rank, alpha and targets hold, and a flag that says otherwise is refused."""
+"""A training may start from an adapter: its rank, alpha and targets are used, and a flag that contradicts them is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TARGETS = r".*layers\.\d+\.(self_attn\.(qkv_proj|o_proj)|mlp\.down_proj)"  # as 
 
 @pytest.fixture
 def first(checkpoint: Path, tmp_path: Path) -> Path:
-    """An adapter of rank 3 on a part of the language trunk and the separators, with B not zero."""
+    """An adapter of rank 3 on some modules of the language model and the separators, with B not zero."""
     model = load_model_config(checkpoint)
     adapter = AdapterArgs(3, 6, 0.0, TARGETS, ("glb_GN", "sub_GN"), use_rslora=True, base_model_name_or_path="a/base")
     random = np.random.Generator(np.random.PCG64(1))

@@ -30,7 +30,7 @@ from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 
 @pytest.fixture
 def config(checkpoint: Path, small_catalogue: Path, tmp_path: Path, backend_name: str) -> TrainConfig:
-    """Four steps of two batches of 5 rows, on 12 rows: [5 5] [2 5] [5 2] [5 5]; the language trunk only."""
+    """Four steps of two batches of 5 rows, on 12 rows: [5 5] [2 5] [5 2] [5 5]; the language model only."""
     return TrainConfig(
         data=small_catalogue, output=tmp_path / "run", model=str(checkpoint), backend=backend_name, dtype="float32",
         max_steps=4, batch_size=5, grad_accumulation_steps=2, learning_rate=3e-3, warmup_steps=1, r=4, lora_alpha=8,
@@ -102,7 +102,7 @@ def test_another_split_into_passes_goes_on_with_the_same_rows_and_losses(
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
     settings = json.loads((config.output / "settings.json").read_text())
     assert settings["batch_size"] == change["batch_size"]
-    # What the run began with stands in its state, so it may be split once more, and go back.
+    # The run's first settings are in its state, so it may be split once more, and go back.
     assert json.loads((config.output / "last" / "state.json").read_text())["settings"]["batch_size"] == 5
     assert train(replace(config, resume=True))["steps"] == 4
 
@@ -123,7 +123,7 @@ def test_checkpointing_changes_no_number_with_dropout_either(config: TrainConfig
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-def test_other_dropout_masks_are_said(
+def test_other_dropout_masks_are_reported(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = interrupted(replace(config, lora_dropout=0.1), monkeypatch)
@@ -151,7 +151,7 @@ def test_a_memory_limit_may_change_and_splits_no_step_otherwise(
     assert [list(itertools.chain(*step)) for step in seen[2:]] == [
         list(itertools.chain(*batches)) for batches in itertools.islice(_order(config).steps(2), 2)
     ]
-    # A run of an earlier version, which kept the limit's own choice: its rows were drawn by it, and go on to be.
+    # A run of an earlier version, which stored the choice of the limit: its rows were drawn by that, and still are.
     seen.clear()
     begun = interrupted(replace(config, output=config.output.with_name("old"), memory_limit=limits[2]), monkeypatch)
     edit_state(begun.output, batch_size=2, grad_accumulation_steps=4, grad_checkpoint=False, init_adapter="removed")
@@ -188,7 +188,7 @@ def test_a_constant_rate_goes_on_as_if_more_had_been_asked_for_at_once(
     # Warm-up of one step, then 3e-3 down to 0 over steps 1 to 4, or over 1 to 8: step 4 has (4 - 1) / (8 - 1) behind it.
     [("linear", ("0.00171", "0")), ("cosine", ("0.00183", "0"))],
 )
-def test_a_longer_schedule_is_recomputed_and_said(
+def test_a_longer_schedule_is_recomputed_and_reported(
     config: TrainConfig, capsys: pytest.CaptureFixture[str], schedule: str, rates: tuple[str, str]
 ) -> None:
     config = replace(config, lr_schedule=schedule)

@@ -26,7 +26,7 @@ from tests.mlx_phi3v.test_catalogue import forbid, without_sizes
 TASKS = {
     "the product task": Task(),
     "a prompt that merges with the answer": Task((Field("title", "text"),), prompt="<|image_1|> It is", template="{title}"),
-    "a tag that stands twice": Task((Field("title", "text"),), prompt="<|image_1|>Again:<|image_1|>\n", template="{title}"),
+    "a tag that appears twice": Task((Field("title", "text"),), prompt="<|image_1|>Again:<|image_1|>\n", template="{title}"),
     "two tags": Task((Field("title", "text"),), prompt="<|image_1|><|image_2|>Both\n", template="{title}"),
 }
 
