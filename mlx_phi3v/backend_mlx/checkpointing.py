@@ -21,7 +21,7 @@ def checkpointed(layer: nn.Module) -> Any:
             if first:
                 mx.random.seed(first[0])
             with mx.stream(stream):
-                outputs = layer(*inputs)
+                outputs: mx.array = layer(*inputs)
             if first:
                 mx.random.seed(now)
             first.append(now)

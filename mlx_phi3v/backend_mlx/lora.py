@@ -32,7 +32,8 @@ class LoRALinear(nn.Module):
         """[..., in] -> [..., out] in the dtype of x."""
         # The scale is applied on the narrow side of the product, which saves a pass over the wide side.
         low = self.scale * (self.dropout(x) @ self.lora_a)
-        return self.linear(x) + (low @ self.lora_b).astype(x.dtype)
+        whole: mx.array = self.linear(x)
+        return whole + (low @ self.lora_b).astype(x.dtype)
 
 
 def add_lora(
