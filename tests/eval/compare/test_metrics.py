@@ -27,7 +27,8 @@ def priced(tmp_path: Path, pairs: list[tuple[float | None, float | str | None]])
     for i, (true, predicted) in enumerate(pairs):
         row = {"id": str(i), "true": {"price": true}}
         rows.append(answer(row, "nothing" if predicted is None else f"Price: {predicted}", task=task))
-    return score_run(write_run(tmp_path / "run", rows, task=task))["fields"]["price"]
+    scores: dict[str, Any] = score_run(write_run(tmp_path / "run", rows, task=task))["fields"]["price"]
+    return scores
 
 
 def test_price_measures_on_known_prices(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def change(folder: Path, what: str) -> str:
     else:
         cases[1]["image_sizes"][0] = cases[1]["image_sizes"][0][::-1]
     (folder / "cases.json").write_text(json.dumps(cases))
-    np.savez(folder / "cases.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "cases.npz", **arrays)
     return stage
 
 
