@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .aliases import aliases, refusals
 from .commands import as_typed, console_name
@@ -63,7 +63,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Make the dataclass `cls` from `values`, checking names and types; `where` names their source."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     checked: dict[str, Any] = {}
     for key, value in values.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -62,10 +64,10 @@ def add_lora(
 
 def model_module(model: nn.Module, name: str) -> nn.Module:
     """The module at a dotted path."""
-    module = model
+    module: Any = model
     for key in name.split("."):
         module = module[int(key)] if isinstance(module, list) else module[key]
-    return module
+    return cast(nn.Module, module)
 
 
 def mlx_name(key: str) -> tuple[str, bool]:

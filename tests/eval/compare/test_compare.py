@@ -29,7 +29,7 @@ from eval.runs.run import Run
 from eval.runs.scored_tokens import trace_path
 from eval.runs.writer import write_baseline
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import Field, Task
+from mlx_phi3v.task import Field, FieldKind, Task
 from tests.helpers.paths import ROOT
 from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, digest, make_rows, write_run
 
@@ -335,8 +335,8 @@ def test_both_parsed_and_category_measures_cover_their_rows(reference: Run) -> N
 
 
 @pytest.mark.parametrize("kind", ["category", "number", "text"])
-def test_a_task_of_one_field_compares(tmp_path: Path, kind: str) -> None:
-    task = Task((Field("value", kind),), "p", "Value: {value}")  # type: ignore[arg-type]
+def test_a_task_of_one_field_compares(tmp_path: Path, kind: FieldKind) -> None:
+    task = Task((Field("value", kind),), "p", "Value: {value}")
     rows = []
     for i in range(300):
         value = 10.0 + i if kind == "number" else f"v{i % 4}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_phi3v.adapters import AdapterArgs, init_adapter
 from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
@@ -134,7 +135,7 @@ def test_the_photo_and_the_order_of_its_crops_matter(load: Load, checkpoint: Pat
     backend = load(checkpoint)
     maker = ExampleMaker(PromptProcessor(checkpoint), backend.config, Task(), 4)
     picture = random_picture(300, 300, seed=3)
-    mirrored = picture.transpose(0)  # type: ignore[arg-type]  # Pillow's FLIP_LEFT_RIGHT
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     logits = [
         backend.forward(collate([maker.from_images("x", (process_image(p, 4),), None)], backend.config)).logits[0, -1]
         for p in (picture, mirrored)
