@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .aliases import aliases, refusals
 from .commands import as_typed, console_name
@@ -66,7 +66,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
     Raises UserError for an unknown key, a value of the wrong type or out of its choices, and a required key without value.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     hints = typing.get_type_hints(cls)
     checked: dict[str, Any] = {}
     for key, value in values.items():

@@ -162,7 +162,8 @@ def _hd_transform_order(embd: Mapping[str, Any], path: Path) -> str:
         )
     if embd.get("projection_cls", "mlp") != "mlp":
         raise UserError(f"{path}: projection_cls {embd['projection_cls']!r} is not supported; the published one is 'mlp'")
-    return embd.get("hd_transform_order", "sub_glb")
+    order: str = embd.get("hd_transform_order", "sub_glb")
+    return order
 
 
 def _quantization(raw: Mapping[str, Any] | None, path: Path) -> Quantization | None:

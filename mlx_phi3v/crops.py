@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, VisionArgs
@@ -100,10 +101,10 @@ def _cubic_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
     t = (source - floor).astype(np.float32)
     a = np.float32(-0.75)
 
-    def near(x: np.ndarray) -> np.ndarray:
+    def near(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return ((a + 2) * x - (a + 3)) * x * x + 1
 
-    def far(x: np.ndarray) -> np.ndarray:
+    def far(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
     weights = np.stack([far(t + 1), near(t), near(1 - t), far((1 - t) + 1)], axis=1)
@@ -113,7 +114,7 @@ def _cubic_taps(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _weighted_sum(products: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
     """Sum of four fp32 products as torch's kernel rounds it: p0*w0 + round(p1*w1), each further product fused in."""
-    total = products[1] * weights[1]
+    total: np.ndarray = products[1] * weights[1]
     for i in (0, 2, 3):
         total = (products[i].astype(np.float64) * weights[i] + total).astype(np.float32)
     return total

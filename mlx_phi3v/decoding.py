@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .adapters import AdapterArgs, load_adapter, resolve_adapter
 from .backend import Backend, load_backend
@@ -47,8 +48,9 @@ class Generation:
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Natural-log probabilities over the last axis: fp [..., V] -> fp64 [..., V]."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    shifted: NDArray[np.float64] = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    total: NDArray[np.float64] = np.exp(shifted).sum(axis=-1, keepdims=True)
+    return shifted - np.log(total)
 
 
 def choose(logprobs: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:

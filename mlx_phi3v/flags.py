@@ -70,7 +70,7 @@ def required(field: dataclasses.Field[Any]) -> bool:
 
 def _help(field: dataclasses.Field[Any], also: Sequence[str]) -> str:
     """The line of help, with the default and what other tools call the flag."""
-    text = field.metadata["help"].replace("%", "%%")
+    text: str = field.metadata["help"].replace("%", "%%")
     if required(field):
         text += " (required)"
     elif field.default is not dataclasses.MISSING and field.default is not False and field.default not in (None, "", ()):

@@ -65,7 +65,7 @@ class PlanConfig(TrainConfig):
 
     data: Path | None = option(
         None, help="catalogue; its train split gives photo sizes and text lengths", heading="Model and data"
-    )  # type: ignore[assignment]
+    )  # type: ignore[assignment]  # training needs a catalogue, a plan does not
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
     photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")

@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -71,8 +71,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     """make_checkpoint(hidden=64, ..., seed=0): a checkpoint of that shape, written once."""
     made: dict[tuple[Shape, int], Path] = {}
 
-    def make(seed: int = 0, **shape: object) -> Path:
-        key = (Shape(**shape), seed)  # type: ignore[arg-type]
+    def make(seed: int = 0, **shape: Any) -> Path:
+        key = (Shape(**shape), seed)
         if key not in made:
             made[key] = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "model", *key)
         return made[key]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .chat import ChatTable
 from .chunk_store import chunk_schema
 from .ingest_config import IngestConfig
 from .mapping import FieldMapping, make_mapping
@@ -39,8 +40,9 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     answer_task = _answer_task(keys)
     source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
     columns = source.columns
-    if source.kind == "chat":
-        keys.setdefault("prompt", source.tables[0].table.first_question())  # type: ignore[attr-defined]
+    first = source.tables[0].table
+    if isinstance(first, ChatTable):
+        keys.setdefault("prompt", first.first_question())
         if not answer_task:
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     mapping = make_mapping(keys, list(columns), settings.source)

@@ -176,7 +176,7 @@ def _currencies(sign: str) -> set[str] | None:
 
 def _with_price_parser(text: str) -> tuple[str, set[str] | None]:
     """The number and currency that price-parser finds, if they are all there is in the text."""
-    from price_parser import Price as Found  # type: ignore[import-untyped, unused-ignore]
+    from price_parser import Price as Found
 
     found = Found.fromstring(text)
     if found.amount_text is None or found.currency is None:

@@ -159,7 +159,8 @@ def _choose_tables(folder: Path, tables: list[Path]) -> list[Path]:
     kinds = {table.suffix.lower() for table in tables}
     if len(tables) > 1 and (named := [table for table in tables if table.stem == "metadata"]):
         return named[:1]
-    shards = all(re.match(r"[A-Za-z]+", t.stem) and re.match(r"[A-Za-z]+", t.stem)[0].lower() in SPLIT_NAMES for t in tables)  # type: ignore[index]
+    words = [re.match(r"[A-Za-z]+", table.stem) for table in tables]
+    shards = all(word is not None and word[0].lower() in SPLIT_NAMES for word in words)
     if len(tables) > 1 and not (len(kinds) == 1 and (shards or kinds == {".parquet"})):
         raise UserError(f"{folder} holds several tables ({', '.join(t.name for t in tables[:4])}); give the one you mean")
     return tables

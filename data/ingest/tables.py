@@ -178,7 +178,7 @@ class JsonTable:
                 yield number, value if isinstance(value, dict) else RowError("malformed_row")
 
     def _listed(self) -> Iterator[tuple[int, Row]]:
-        import ijson  # type: ignore[import-untyped, unused-ignore]
+        import ijson
 
         with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
             try:

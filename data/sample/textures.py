@@ -39,8 +39,13 @@ def _axes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return x, y
 
 
+def _grey(values: NDArray[np.floating], most: int = 255) -> Grey:
+    tile: Grey = np.clip(values, 0, most).astype(np.uint8)
+    return tile
+
+
 def _shade(values: NDArray[np.floating]) -> Grey:
-    return np.clip(128 * values, 0, 255).astype(np.uint8)
+    return _grey(128 * values)
 
 
 def _cotton() -> Grey:
@@ -70,7 +75,8 @@ def _silk() -> Grey:
 def _lit(height: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     """Light from the upper left on a relief: its slope over `step` pixels, in about -1..1."""
     slope = height - np.roll(height, (step, step), (0, 1))
-    return np.clip(slope / (2.5 * slope.std()), -1, 1).astype(np.float32)
+    light: NDArray[np.float32] = np.clip(slope / (2.5 * slope.std()), -1, 1).astype(np.float32)
+    return light
 
 
 def _leather() -> Grey:
@@ -95,7 +101,7 @@ def _leather() -> Grey:
 
 def _gloss() -> Grey:
     """Light that leather throws back, to add and not to multiply: bright ridges along creases."""
-    return np.clip((_lit(_noise(6, 4, 2), 10) - 0.25) * 190, 0, 130).astype(np.uint8)
+    return _grey((_lit(_noise(6, 4, 2), 10) - 0.25) * 190, 130)
 
 
 def _folds(seed: int) -> Grey:
@@ -110,7 +116,7 @@ def _check() -> Grey:
     for axis in (x, y):
         phase = (axis * 6) % 1
         level += 110 * (phase < 0.34) + 90 * (np.abs(phase - 0.67) < 0.045)
-    return np.clip(level * 1.16, 0, 255).astype(np.uint8)
+    return _grey(level * 1.16)
 
 
 def _stripe() -> Grey:

@@ -116,7 +116,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: everything but the columns. NaN and infinity become null."""
         values = {_JSON_KEYS.get(name, name): getattr(self, name) for name in _REPORTED}
-        return _plain({"schema": 1, "verdict": self.verdict, "exit_status": self.exit_status, **values})
+        whole = {"schema": 1, "verdict": self.verdict, "exit_status": self.exit_status, **values}
+        return {key: _plain(value) for key, value in whole.items()}
 
 
 def _plain(value: Any) -> Any:

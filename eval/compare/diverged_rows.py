@@ -88,7 +88,8 @@ def _severity(a: FieldColumn, b: FieldColumn) -> Floats:
     if a.kind == "text":
         return np.abs(a.ratio - b.ratio)
     if a.kind == "category":
-        return (a.predicted != b.predicted).astype(float) + (metrics.right(a) != metrics.right(b))
+        severity: Floats = (a.predicted != b.predicted).astype(float) + (metrics.right(a) != metrics.right(b))
+        return severity
     with np.errstate(invalid="ignore", divide="ignore"):
         apart = np.minimum(np.abs(np.log(a.predicted / b.predicted)), 2.0)
     return np.where(np.isnan(a.predicted) != np.isnan(b.predicted), 2.0, np.nan_to_num(apart, nan=0.0))

@@ -83,4 +83,5 @@ def pair_runs(run_a: Run, run_b: Run, columns_a: RunColumns, columns_b: RunColum
 def _all_right(fields: Mapping[str, FieldColumn]) -> Bools:
     """Rows on which every category and price is right; of a task that has neither, every text."""
     judged = [item for item in fields.values() if item.kind != "text"] or list(fields.values())
-    return np.all([metrics.right(item) | ~item.has_truth for item in judged], axis=0)
+    right: Bools = np.all([metrics.right(item) | ~item.has_truth for item in judged], axis=0)
+    return right

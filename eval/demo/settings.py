@@ -72,7 +72,7 @@ class DemoConfig:
     def tower_frozen(self) -> bool:
         """Whether nothing on the image side is trained; only then may training use cached features."""
         recipe = self.recipe_values
-        return recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off")
+        return bool(recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off"))
 
 
 def check_settings(config: DemoConfig) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from mlx_phi3v import cli
@@ -44,15 +44,16 @@ class ParityConfig:
 def show(checks: Sequence[Check], console: Console) -> None:
     """A table of the worst check of each stage and backend, then every failure."""
     table = Table(title="Parity", title_justify="left")
-    for name, justify in (
-        ("backend", "left"),
-        ("stage", "left"),
-        ("worst error", "right"),
-        ("tolerance", "right"),
-        ("where", "left"),
-        ("", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    columns: dict[str, JustifyMethod] = {
+        "backend": "left",
+        "stage": "left",
+        "worst error": "right",
+        "tolerance": "right",
+        "where": "left",
+        "": "left",
+    }
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify)
     for worst in worst_by_stage(checks):
         verdict = "[green]pass[/]" if worst.passed else "[red]FAIL[/]"
         table.add_row(worst.backend, worst.stage, f"{worst.error:.2e}", f"{worst.tolerance:.1e}", worst.where, verdict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -68,11 +68,11 @@ def _warnings(comparison: Comparison) -> RenderableType | None:
     return Group(*lines) if lines else None
 
 
-def _grid(*columns: tuple[str, int, str]) -> RichTable:
+def _grid(*columns: tuple[str, int, JustifyMethod]) -> RichTable:
     """A table of fixed widths: (heading, width, justify)."""
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for heading, width, justify in columns:
-        grid.add_column(heading, width=width, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        grid.add_column(heading, width=width, justify=justify, overflow="fold")
     return grid
 
 
@@ -114,7 +114,7 @@ def _categories(comparison: Comparison) -> RenderableType | None:
     if not comparison.by_category:
         return None
     gated = [(gate.field, gate.metric, gate.label) for gate in comparison.gates][:2]
-    columns = [("\nCategory", 13, "left"), ("\nrows", 5, "right")]
+    columns: list[tuple[str, int, JustifyMethod]] = [("\nCategory", 13, "left"), ("\nrows", 5, "right")]
     for _, _, label in gated:
         columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
     grid = _grid(*columns)

@@ -48,7 +48,8 @@ class FieldColumn:
     @property
     def parsed(self) -> Bools:
         """Which rows' answers gave a value."""
-        return self.status == 0
+        parsed: Bools = self.status == 0
+        return parsed
 
     def take(self, rows: Ints) -> FieldColumn:
         """The column at these rows."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
 import orjson
 
@@ -112,7 +112,7 @@ def true_values(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
 def read_top_k(steps: list[list[list[float]]] | None) -> TopK:
     """The likeliest tokens of each step, from their JSON lists."""
     # As plain as it can be: of all values of a line these take longest.
-    return [list(map(tuple, step)) for step in steps or ()]  # type: ignore[arg-type]
+    return cast(TopK, [list(map(tuple, step)) for step in steps or ()])
 
 
 def read_json_line(line: bytes) -> Any:

@@ -16,7 +16,7 @@ _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.
 
 def dtype(name: str) -> mx.Dtype:
     """MLX's dtype of that name ("bfloat16")."""
-    return getattr(mx, name)
+    return cast(mx.Dtype, getattr(mx, name))
 
 
 def read(info: TensorInfo) -> mx.array:

@@ -21,7 +21,7 @@ def checkpointed(layer: nn.Module) -> Any:
             if first:
                 mx.random.seed(first[0])
             with mx.stream(stream):
-                outputs = layer(*inputs)
+                outputs: mx.array = layer(*inputs)
             if first:
                 mx.random.seed(now)
             first.append(now)
@@ -34,5 +34,6 @@ def checkpointed(layer: nn.Module) -> Any:
 
 def _random_key() -> int:
     """The state of MLX's random numbers as the number that `mx.random.seed` takes back."""
-    high, low = mx.random.state[0].tolist()  # type: ignore[index]
+    state: Any = mx.random.state  # a list of one key; its type in MLX's stubs is plain `object`
+    high, low = state[0].tolist()
     return int(high) << 32 | int(low)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -32,7 +34,8 @@ class LoRALinear(nn.Module):
         """[..., in] -> [..., out] in the dtype of x."""
         # The scale is applied on the narrow side of the product, which saves a pass over the wide side.
         low = self.scale * (self.dropout(x) @ self.lora_a)
-        return self.linear(x) + (low @ self.lora_b).astype(x.dtype)
+        whole: mx.array = self.linear(x)
+        return whole + (low @ self.lora_b).astype(x.dtype)
 
 
 def add_lora(
@@ -61,10 +64,10 @@ def add_lora(
 
 def model_module(model: nn.Module, name: str) -> nn.Module:
     """The module at a dotted path."""
-    module = model
+    module: Any = model
     for key in name.split("."):
         module = module[int(key)] if isinstance(module, list) else module[key]
-    return module
+    return cast(nn.Module, module)
 
 
 def mlx_name(key: str) -> tuple[str, bool]:

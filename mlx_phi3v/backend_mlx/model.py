@@ -105,7 +105,7 @@ class Phi3VModel(nn.Module):
 
     def embed(self, input_ids: mx.array, image_index: mx.array, features: mx.array | None) -> mx.array:
         """Token embeddings [B, T, H] with the rows of `features` that `image_index` names (-1: text) in their place."""
-        hidden = self.embed_tokens(mx.maximum(input_ids, 0))
+        hidden: mx.array = self.embed_tokens(mx.maximum(input_ids, 0))
         if features is None:
             return hidden
         images = features[mx.maximum(image_index, 0)].astype(hidden.dtype)
@@ -131,10 +131,10 @@ class Phi3VModel(nn.Module):
                 every_layer.append(hidden)
             run = checkpointed(layer) if self.gradient_checkpointing else layer
             hidden = run(hidden, cos, sin, mask, cache[i]) if cache else run(hidden, cos, sin, mask)
-        hidden = self.norm(hidden)
+        normed: mx.array = self.norm(hidden)
         if every_layer is not None:
-            every_layer.append(hidden)
-        return hidden
+            every_layer.append(normed)
+        return normed
 
 
 class Phi3VForCausalLM(nn.Module):

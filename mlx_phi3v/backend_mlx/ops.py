@@ -30,14 +30,16 @@ def swiglu(x: mx.array) -> mx.array:
     if on_cpu() and x.dtype == mx.float32:
         return cpu_math.swiglu(x)
     gate, up = mx.split(x, 2, axis=-1)
-    return nn.silu(gate) * up
+    activated: mx.array = nn.silu(gate)
+    return activated * up
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """x * sigmoid(1.702 x)."""
     if on_cpu() and x.dtype == mx.float32:
         return cpu_math.quick_gelu(x)
-    return nn.gelu_fast_approx(x)
+    activated: mx.array = nn.gelu_fast_approx(x)
+    return activated
 
 
 def quantized_linear() -> type[nn.QuantizedLinear]:

@@ -114,7 +114,7 @@ class VisionModel(nn.Module):
         self.gradient_checkpointing = False
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
-        x = self.pre_layrnorm(self.embeddings(pixel_values))
+        x: mx.array = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
             x = (checkpointed(layer) if self.gradient_checkpointing else layer)(x)
         return x[:, 1:]

@@ -247,7 +247,8 @@ class TorchBackend:
         lengths = batch.attention_mask.sum(1)
         images = batch.pixel_values if batch.features is None else batch.features
         inputs = map(self._tensor, (batch.input_ids, batch.positions, lengths, batch.image_index, images))
-        return self.model(*inputs, mask, cache, every_layer)
+        hidden: torch.Tensor = self.model(*inputs, mask, cache, every_layer)
+        return hidden
 
     def token_loss(self, batch: Batch) -> torch.Tensor:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""

@@ -35,4 +35,5 @@ class Cache:
 def prefill_mask(valid: np.ndarray) -> np.ndarray:
     """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
     causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
-    return causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
+    allowed: np.ndarray = causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
+    return allowed

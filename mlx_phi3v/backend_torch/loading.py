@@ -50,7 +50,8 @@ def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs) ->
 
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
-            return file.get_tensor(key)
+            tensor: torch.Tensor = file.get_tensor(key)
+        return tensor
 
     if config.quantization and is_quantized(name):
         stem = name.removesuffix("weight")

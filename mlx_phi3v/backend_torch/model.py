@@ -72,7 +72,8 @@ class ImageEmbedding(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Linear, GELU (erf), Linear: [rows, 4C] -> [rows, H]."""
-        return self.img_projection(features)
+        rows: torch.Tensor = self.img_projection(features)
+        return rows
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """[N, 3, 336, 336] -> [N * g^2 + 2, H]; the last two rows are `sub_GN` and `glb_GN`."""
@@ -96,7 +97,7 @@ class Phi3VModel(nn.Module):
 
     def embed(self, input_ids: torch.Tensor, image_index: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings [B, T, H] with the rows of `features` that `image_index` names (-1: text) in their place."""
-        hidden = self.embed_tokens(input_ids.clamp(min=0))
+        hidden: torch.Tensor = self.embed_tokens(input_ids.clamp(min=0))
         if features is None:
             return hidden
         images = features[image_index.clamp(min=0)].to(hidden.dtype)
@@ -123,10 +124,10 @@ class Phi3VModel(nn.Module):
                 every_layer.append(hidden)
             run = checkpointed(layer) if self.gradient_checkpointing and torch.is_grad_enabled() else layer
             hidden = run(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=rotary)
-        hidden = self.norm(hidden)
+        normed: torch.Tensor = self.norm(hidden)
         if every_layer is not None:
-            every_layer.append(hidden)
-        return hidden
+            every_layer.append(normed)
+        return normed
 
 
 class Phi3VForCausalLM(nn.Module):
@@ -153,9 +154,10 @@ class Phi3VForCausalLM(nn.Module):
         # Encode: CLIP, 2x2 merge, projector. One table row an image token, the separators' behind them.
         features = self.features(images) if images.ndim == 4 else images
         # Replace: every image token takes its row of the table, every other token its embedding.
-        hidden = self.model.embed(input_ids, image_index, features)
+        hidden: torch.Tensor = self.model.embed(input_ids, image_index, features)
         # Decode: Phi-3 over the whole text.
-        return self.model(hidden, positions, lengths, mask, cache, every_layer)
+        hidden = self.model(hidden, positions, lengths, mask, cache, every_layer)
+        return hidden
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
         """The feature table of a batch's crops, None where it has no image."""

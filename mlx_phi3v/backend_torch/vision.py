@@ -50,7 +50,7 @@ class VisionModel(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        x = self.pre_layrnorm(self.embeddings(pixel_values))
+        x: torch.Tensor = self.pre_layrnorm(self.embeddings(pixel_values))
         for layer in self.encoder.layers:
             run = checkpointed(layer) if self.gradient_checkpointing and torch.is_grad_enabled() else layer
             x = run(x, attention_mask=None)

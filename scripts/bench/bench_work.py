@@ -205,7 +205,8 @@ def operations(job: dict[str, Any]) -> dict[str, Any]:
 
     def swiglu(x: mx.array) -> mx.array:
         gate, up = mx.split(x, 2, axis=-1)
-        return nn.silu(gate) * up
+        activated: mx.array = nn.silu(gate)
+        return activated * up
 
     def fused(mask: str | None) -> Callable[..., mx.array]:
         return lambda x: mx.fast.scaled_dot_product_attention(x, x, x, scale=0.1, mask=mask)

@@ -30,7 +30,8 @@ def main() -> int:
     parser.add_argument("--sample", type=Path, default=Path("runs/sample"), help="what python -m eval made")
     parser.add_argument("--limit", type=int, help="only the first rows of the test split")
     options = parser.parse_args()
-    sample, out = options.sample, options.sample / "variants"
+    sample: Path = options.sample
+    out = sample / "variants"
     mlx, tiny = sample / "model", "tiny"
     for bits in (8, 4):
         if not (out / f"model-{bits}bit").exists():

@@ -40,7 +40,7 @@ def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) 
                 tokens[at:] = own.integers(3, 32000, _TOKENS - at).tolist()
                 price_guess *= float(np.exp(own.normal(0, 0.1)))
                 category_guess = category_guess if own.random() < 0.7 else int(own.integers(30))
-            answer = {
+            answer: dict[str, str | float] = {
                 "title": f"product number {i}",
                 "category3_code": f"CATEGORY {category_guess}",
                 "full_price": round(price_guess, 2),

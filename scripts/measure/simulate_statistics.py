@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -111,7 +112,7 @@ def _systems(generator: np.random.Generator, n: int) -> dict[str, tuple[Statisti
     }
 
 
-def power_at_stated_rows(pair: Pair, *, what: str, replicates: int, seed: int) -> tuple[int, float]:
+def power_at_stated_rows(pair: Pair, *, what: Literal["same", "different"], replicates: int, seed: int) -> tuple[int, float]:
     """(rows reported to suffice at these true rates, how often they do). `what` is "same" or "different"."""
     start = 50
     rates = PairedProportion(pair.only_a * start, pair.only_b * start, start)
@@ -156,13 +157,14 @@ def main() -> int:
         found = bootstrap_coverage(n, level=0.95, replicates=options.replicates // 4, resamples=500, seed=options.seed)
         print(f"  {n} rows: " + ", ".join(f"{name} {share:.1%}" for name, share in found.items()))
     print("\nthe number of rows asked for, 80 % power")
-    for pair, what in (
+    asked: list[tuple[Pair, Literal["same", "different"]]] = [
         (Pair(0.02, 0.02), "same"),
         (Pair(0.05, 0.05), "same"),
         (Pair(0.03, 0.02), "same"),
         (Pair(0.06, 0.02), "different"),
         (Pair(0.1, 0.05), "different"),
-    ):
+    ]
+    for pair, what in asked:
         n, power = power_at_stated_rows(pair, what=what, **common)
         print(f"  only A {pair.only_a:.0%}, only B {pair.only_b:.0%}: {n} rows, found {what} {power:.1%}")
     return 0

@@ -38,7 +38,7 @@ def where(brand: Brand, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     for points in drawing.outlines():
         cv2.fillPoly(mask, [np.round(points @ small[:, :2].T + small[:, 2]).astype(np.int32)], 255)
     left, top, right, bottom = drawing.bounds()
-    inverse = cv2.invertAffineTransform(to_crop)
+    inverse: np.ndarray = cv2.invertAffineTransform(to_crop)
     centre, half = np.array([left + right, top + bottom]) / 2, np.array([right - left, bottom - top]) / 2
     inverse[:, 2] -= centre
     return mask, (inverse / half[:, None]).astype(np.float32)

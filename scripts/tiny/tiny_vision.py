@@ -8,6 +8,8 @@ from tiny_data import LOOKS, TESTED, Data
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, smooth_l1_loss
 
+from mlx_phi3v.backend_torch.vision import VisionModel
+
 
 class Questions(nn.Module):
     """Asks the tower's features what was drawn; no part of the model."""
@@ -36,19 +38,19 @@ class Questions(nn.Module):
         return loss, right
 
 
-def look_at(tower: nn.Module, seen: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+def look_at(tower: VisionModel, seen: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """Features [N, K, C] of some patches [N, K, 3 * size^2] alone: as the tower's forward, without the class token's."""
     embeddings = tower.embeddings
-    x = linear(seen, embeddings.patch_embedding.weight.flatten(1)) + embeddings.position_embedding.weight[shown + 1]
-    first = (embeddings.class_embedding + embeddings.position_embedding.weight[0]).expand(len(x), 1, -1)
-    x = tower.pre_layrnorm(torch.cat([first, x], dim=1))
+    patches = linear(seen, embeddings.patch_embedding.weight.flatten(1)) + embeddings.position_embedding.weight[shown + 1]
+    first = (embeddings.class_embedding + embeddings.position_embedding.weight[0]).expand(len(patches), 1, -1)
+    x: torch.Tensor = tower.pre_layrnorm(torch.cat([first, patches], dim=1))
     for layer in tower.encoder.layers:
         x = layer(x, attention_mask=None)
     return x[:, 1:]
 
 
 @torch.no_grad()
-def examine(tower: nn.Module, questions: Questions, data: Data) -> dict[str, float]:
+def examine(tower: VisionModel, questions: Questions, data: Data) -> dict[str, float]:
     """How often the looks of the pictures held out for testing are named."""
     rights = []
     for first in range(data.settings.products - TESTED, data.settings.products, 50):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,8 +165,8 @@ def test_pictures_vary_in_size_and_shape_within_bounds() -> None:
     assert len(set(sizes)) > 100
 
 
-def _picture(**changes: object) -> np.ndarray:
-    look = {
+def _picture(**changes: Any) -> np.ndarray:
+    look: dict[str, Any] = {
         "shape": "bag",
         "material": "cotton",
         "colour": "red",
@@ -174,7 +175,7 @@ def _picture(**changes: object) -> np.ndarray:
         "logo": False,
         "letter": "S",
     }
-    return render(np.random.default_rng(11), **{**look, **changes}).astype(int)  # type: ignore[arg-type]
+    return render(np.random.default_rng(11), **{**look, **changes}).astype(int)
 
 
 def test_logo_covers_a_visible_part_of_the_product() -> None:
@@ -230,8 +231,8 @@ def test_a_third_brand_with_three_sizes_is_a_few_lines() -> None:
         ({"brand": "nobody"}, "--brand nobody is unknown"),
     ],
 )
-def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    settings = dataclasses.replace(SampleConfig(tmp_path / "out", products=50, json=True), **changes)  # type: ignore[arg-type]
+def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    settings = dataclasses.replace(SampleConfig(tmp_path / "out", products=50, json=True), **changes)
     with pytest.raises(UserError, match=message):
         sample(settings)
     assert not list(tmp_path.iterdir())

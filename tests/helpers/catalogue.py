@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,8 +13,16 @@ from PIL import Image
 from data.writer import CatalogueWriter
 from mlx_phi3v.task import Task
 
+Sizes = Sequence[Sequence[tuple[int, int]]]  # of each row's pictures, in turn
 # Width x height of the shared catalogue's pictures: several crop counts, portrait and landscape; two and none in a row.
-_SIZES = (((300, 300),), ((500, 200),), ((160, 420),), ((300, 310), (90, 60)), (), ((64, 64),))
+_SIZES: Sizes = (
+    ((300, 300),),
+    ((500, 200),),
+    ((160, 420),),
+    ((300, 310), (90, 60)),
+    (),
+    ((64, 64),),
+)
 
 
 def random_picture(width: int, height: int, seed: int) -> Image.Image:
@@ -21,7 +31,7 @@ def random_picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_catalogue(folder: Path, rows: dict[str, int], sizes: tuple = _SIZES) -> Path:
+def write_catalogue(folder: Path, rows: dict[str, int], sizes: Sizes = _SIZES) -> Path:
     """A catalogue with that many rows per split, made without data.sample; the folder."""
     with CatalogueWriter(folder, Task(), name="test", source={}, settings={}) as writer:
         for split, count in rows.items():
@@ -31,7 +41,8 @@ def write_catalogue(folder: Path, rows: dict[str, int], sizes: tuple = _SIZES) -
                     buffer = io.BytesIO()
                     random_picture(width, height, seed=100 * i + k).save(buffer, "PNG")
                     images.append(writer.add_image(buffer.getvalue(), ".png"))
-                row = {"id": f"{split}-{i}", "images": images, "title": f"Wool scarf {i}" + " striped" * (i % 3)}
+                title = f"Wool scarf {i}" + " striped" * (i % 3)
+                row: dict[str, Any] = {"id": f"{split}-{i}", "images": images, "title": title}
                 row |= {"category3_code": ("SCARVES", "BAGS")[i % 2], "full_price": 100.0 + i if i % 4 != 3 else None}
                 writer.add(split, row)
     return folder

@@ -85,7 +85,7 @@ def write_checkpoint(folder: Path, shape: Shape | None = None, seed: int = 0) ->
     random = np.random.default_rng(seed)
     tensors = {name: _values(name, size, random) for name, size in expected_tensors(load_model_config(folder)).items()}
     names = list(tensors)
-    files = {}
+    files: dict[str, str] = {}
     for i in range(shape.shards):
         file = "model.safetensors" if shape.shards == 1 else f"model-{i + 1:05d}-of-{shape.shards:05d}.safetensors"
         part = names[i :: shape.shards]

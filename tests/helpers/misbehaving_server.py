@@ -30,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
+    def log_message(self, format: str, *args: object) -> None:
+        """The tests' output stays readable."""
+
     def do_GET(self) -> None:
         with self.server.lock:
             self.server.requests[self.path] += 1
@@ -167,7 +170,6 @@ class Server(ThreadingHTTPServer):
 def running_server() -> Iterator[Server]:
     """A server for the length of the block."""
     server = Server()
-    Handler.log_message = lambda *_: None  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -59,8 +59,8 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     answer(others[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
     for i, (a, b) in enumerate(zip(reference, others)):
         _margin(a, b, 0.1 if i % 2 else 1.5)
-    a = write_run(folder / "cuda", reference, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
-    b = write_run(
+    run_a = write_run(folder / "cuda", reference, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
+    run_b = write_run(
         folder / "mlx",
         others,
         label="LoRA on a Mac, bf16",
@@ -68,7 +68,7 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
         settings={"dtype": "bfloat16"},
         device={"name": "gpu", "chip": "Apple M3 Max", "dtype": "bfloat16", "blas": "Metal"},
     )
-    return compare_runs(a, b)
+    return compare_runs(run_a, run_b)
 
 
 def _margin(a: Row, b: Row, nats: float) -> None:
@@ -113,18 +113,18 @@ def draw(folder: Path) -> None:
     """The example's page at phone and desk width, as pictures."""
     from playwright.sync_api import sync_playwright
 
-    path = chromium()
-    if path is None:
+    program = chromium()
+    if program is None:
         raise SystemExit("no Chromium on this machine: install chromium or Google Chrome")
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         report = Path(temporary) / "report.html"
         page.write_page(report, example_comparison(Path(temporary) / "runs"))
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
         for width, height in _HEIGHTS.items():
             tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
             tab.goto(report.as_uri())
-            clip = {"x": 0, "y": 0, "width": width, "height": height}
-            tab.screenshot(path=folder / f"comparison-{width}.png", clip=clip, full_page=True)
+            path = folder / f"comparison-{width}.png"
+            tab.screenshot(path=path, clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True)
         browser.close()
 
 

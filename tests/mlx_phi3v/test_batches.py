@@ -58,7 +58,7 @@ def test_batches_by_length_hold_little_padding_and_come_in_no_order_of_length() 
     lengths = np.random.Generator(np.random.PCG64(0)).integers(100, 1000, 1600)
 
     def padding(batches: list[list[int]]) -> float:
-        return 1 - sum(lengths) / sum(len(batch) * max(lengths[batch]) for batch in batches)
+        return float(1 - sum(lengths) / sum(len(batch) * max(lengths[batch]) for batch in batches))
 
     plain = list(itertools.islice(batch_rows(1600, 16, 3), 100))
     grouped = list(itertools.islice(batch_rows(1600, 16, 3, 0, lengths.__getitem__), 100))

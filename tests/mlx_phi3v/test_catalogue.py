@@ -98,7 +98,7 @@ def test_a_catalogue_without_the_column_gives_the_same_rows_and_sizes(small_cata
     )
     assert not old.has_sizes and sizes_of(old) == sizes_of(new)
 
-    def rows(split: Split) -> list[dict]:
+    def rows(split: Split) -> list[dict[str, Any]]:
         return [{**row, "images": [Path(path).name for path in row["images"]]} for row in split]
 
     assert rows(old) == rows(new) and set(new[0]) == {"id", "images", "title", "category3_code", "full_price"}

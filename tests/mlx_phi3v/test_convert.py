@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from mlx_phi3v.files import sha256_file
 mx = pytest.importorskip("mlx.core")
 
 
-def read_all(folder: Path) -> dict[str, object]:
+def read_all(folder: Path) -> dict[str, Any]:
     return {name: value for file in folder.glob("*.safetensors") for name, value in mx.load(str(file)).items()}
 
 
@@ -122,11 +123,12 @@ def test_tensors_that_nobody_reads_are_left_out(checkpoint: Path, tmp_path: Path
         ({"hf_path": "{tmp}/empty"}, r"no config\.json"),
     ],
 )
-def test_what_cannot_be_converted_is_named(checkpoint: Path, tmp_path: Path, options: dict, message: str) -> None:
+def test_what_cannot_be_converted_is_named(checkpoint: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     (tmp_path / "empty").mkdir()
+    options = {"hf_path": str(checkpoint), "mlx_path": tmp_path / "out"} | options
     options = {k: v.replace("{tmp}", str(tmp_path)) if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(UserError, match=message):
-        convert(ConvertConfig(**({"hf_path": str(checkpoint), "mlx_path": tmp_path / "out"} | options)))
+        convert(ConvertConfig(**options))
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
 
 
@@ -154,9 +156,9 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out"))
 
-    def counted(self: writer.ShardWriter, name: str, *rest: object) -> None:
+    def counted(self: writer.ShardWriter, name: str, *rest: Any) -> None:
         names.append(name)
-        full() if len(names) == tensor + 1 else add(self, name, *rest)  # type: ignore[arg-type]
+        full() if len(names) == tensor + 1 else add(self, name, *rest)
 
     monkeypatch.setattr(writer.ShardWriter, "add", counted)
     monkeypatch.setattr(writer.ShardWriter, "close", full if tensor < 0 else close)

@@ -29,7 +29,8 @@ SIDE = 336
 
 def interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     torch = pytest.importorskip("torch")
-    return torch.nn.functional.interpolate(torch.from_numpy(values)[None], size=size, mode="bicubic")[0].numpy()
+    result: np.ndarray = torch.nn.functional.interpolate(torch.from_numpy(values)[None], size=size, mode="bicubic")[0].numpy()
+    return result
 
 
 @settings(max_examples=30, deadline=None)

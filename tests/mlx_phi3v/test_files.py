@@ -63,7 +63,7 @@ def test_malformed_json_is_named(tmp_path: Path, content: str | None, message: s
 
 
 @given(value=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5))
-def test_the_hash_of_json_does_not_depend_on_key_order(value: dict) -> None:
+def test_the_hash_of_json_does_not_depend_on_key_order(value: dict[str, int | str]) -> None:
     assert sha256_json(value) == sha256_json(dict(reversed(value.items())))
     assert sha256_json(value) != sha256_json({**value, "one more": 1})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,10 @@ def base_of(kind: str, checkpoint: Path, folder: Path) -> Path:
     """The checkpoint as it is, in bf16, or packed."""
     if kind == "float32":
         return checkpoint
-    options = {"dtype": "bfloat16"} if kind == "bfloat16" else {"quantize": True, "q_bits": int(kind[0]), "q_group_size": 32}
-    convert(ConvertConfig(str(checkpoint), folder / kind, **options))  # type: ignore[arg-type]
+    options: dict[str, Any] = (
+        {"dtype": "bfloat16"} if kind == "bfloat16" else {"quantize": True, "q_bits": int(kind[0]), "q_group_size": 32}
+    )
+    convert(ConvertConfig(str(checkpoint), folder / kind, **options))
     return folder / kind
 
 
@@ -45,7 +48,8 @@ def logits_of(backend_name: str, folder: Path, adapter: Path | None = None) -> n
     if adapter is not None:
         backend.set_adapter(*load_adapter(adapter, backend.config, base_fingerprint(folder)), trainable=False)
     batch = batch_of(folder)
-    return backend.forward(batch).logits[batch.attention_mask]
+    logits: np.ndarray = backend.forward(batch).logits[batch.attention_mask]
+    return logits
 
 
 # The only loss is that of storing the merged weights: none to speak of in fp32, half a bit of 8 in bf16, and packing

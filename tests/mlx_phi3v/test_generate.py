@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def questions(folder: Path) -> list[Example]:
 
 
 def greedy(
-    backend: Backend, examples: list[Example], tokens: int = 14, stop: tuple[int, ...] = (), **options: bool
+    backend: Backend, examples: list[Example], tokens: int = 14, stop: tuple[int, ...] = (), **options: Any
 ) -> list[Generation]:
-    return generate(backend, examples, max_new_tokens=tokens, stop_ids=stop, **options)  # type: ignore[arg-type]
+    return generate(backend, examples, max_new_tokens=tokens, stop_ids=stop, **options)
 
 
 def alike(ours: list[Generation], theirs: list[Generation]) -> None:
@@ -80,14 +81,21 @@ def test_a_batch_answers_as_its_rows_alone(load: Load, folder: str, request: pyt
     alike(greedy(backend, questions(path)), [greedy(backend, [q])[0] for q in questions(path)])
 
 
-def test_rows_leave_the_batch_as_they_end(load: Load, backend_name: str, checkpoint_with_short_original_length: Path) -> None:
+def test_rows_leave_the_batch_as_they_end(
+    load: Load, backend_name: str, checkpoint_with_short_original_length: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = load(checkpoint_with_short_original_length)
     free = greedy(backend, questions(checkpoint_with_short_original_length))
     # Stop ids that end the rows at different steps: the third token of one row, the sixth of another.
     stop = (free[0].token_ids[2], free[2].token_ids[5])
     sizes: list[int] = []
     decode = backend.decode
-    backend.decode = lambda cache, tokens: sizes.append(len(tokens)) or decode(cache, tokens)  # type: ignore[method-assign,func-returns-value]
+
+    def counted(cache: Any, tokens: np.ndarray) -> np.ndarray:
+        sizes.append(len(tokens))
+        return decode(cache, tokens)
+
+    monkeypatch.setattr(backend, "decode", counted)
     together = greedy(backend, questions(checkpoint_with_short_original_length), stop=stop)
     alike(together, [greedy(backend, [q], stop=stop)[0] for q in questions(checkpoint_with_short_original_length)])
     ends = [next((i + 1 for i, t in enumerate(answer.token_ids) if t in stop), 14) for answer in free]

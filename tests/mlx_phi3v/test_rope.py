@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from mlx_phi3v.config import ModelArgs
 from mlx_phi3v.rope import attention_scale, inverse_frequencies, uses_long_factor
 
-FACTORS = {"short_factor": tuple(1 + 0.1 * i for i in range(8)), "long_factor": tuple(2.0 * (i + 1) for i in range(8))}
+FACTORS: dict[str, Any] = {
+    "short_factor": tuple(1 + 0.1 * i for i in range(8)),
+    "long_factor": tuple(2.0 * (i + 1) for i in range(8)),
+}
 CONFIG = ModelArgs(hidden_size=64, num_attention_heads=4, **FACTORS)
 
 

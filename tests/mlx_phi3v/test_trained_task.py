@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def ask(capsys: pytest.CaptureFixture[str], backend: str, photo: Path, *flags: str) -> tuple[dict, str]:
+def ask(capsys: pytest.CaptureFixture[str], backend: str, photo: Path, *flags: str) -> tuple[dict[str, Any], str]:
     """(the JSON line, the text on stderr) of mlx_phi3v.generate."""
     arguments = ["--backend", backend, "--image", str(photo), "--max-new-tokens", "2", "--json", *flags]
     assert generate_command.main(arguments) == 0

@@ -7,9 +7,9 @@ Shapes: B rows (or crops), h heads, T tokens (or positions), D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -42,7 +42,7 @@ def _hidden(start: int, end: int) -> mx.array:
     return mx.where(j > i, -mx.inf, 0.0).astype(mx.float32)
 
 
-def _make(causal: bool) -> Any:
+def _make(causal: bool) -> Callable[..., tuple[mx.array, ...]]:
     @mx.custom_function
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, ...]:
         """The attended values, then each block's probabilities [B, h, block, keys], which the gradient needs."""
@@ -77,7 +77,7 @@ def _make(causal: bool) -> Any:
             dv.append(columns[1] @ d_out[:, :, start:])
         return dq, mx.concatenate(dk, axis=2), mx.concatenate(dv, axis=2)
 
-    return attend
+    return cast(Callable[..., tuple[mx.array, ...]], attend)
 
 
 _full, _causal = _make(False), _make(True)

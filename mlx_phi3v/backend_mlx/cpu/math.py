@@ -6,7 +6,8 @@ They are for fp32; `ops` takes MLX's own functions for other dtypes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -78,11 +79,13 @@ def _quick_gelu_gradient(x: mx.array, d: mx.array, sigmoid: mx.array) -> tuple[m
     return (d * (sigmoid + 1.702 * x * sigmoid * (1 - sigmoid)),)
 
 
-def _with_gradient(value: Any, gradient: Any) -> Any:
+def _with_gradient(
+    value: Callable[..., tuple[mx.array, ...]], gradient: Callable[..., tuple[mx.array, ...]]
+) -> Callable[[mx.array], tuple[mx.array, ...]]:
     """value: x -> (result, what the gradient needs); gradient: (x, d result, what was saved) -> d x. Both in chunks."""
     function: Any = mx.custom_function(lambda x: map_chunks(value, x))
     function.vjp(lambda x, cotangents, outputs: map_chunks(gradient, x, cotangents[0], outputs[1])[0])
-    return function
+    return cast(Callable[[mx.array], tuple[mx.array, ...]], function)
 
 
 _swiglu = _with_gradient(_swiglu_chunk, _swiglu_gradient)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -35,7 +35,7 @@ class CPUQuantizedLinear(nn.QuantizedLinear):
 
 
 @cache
-def _many_rows(group_size: int, bits: int) -> Any:
+def _many_rows(group_size: int, bits: int) -> Callable[..., mx.array]:
     def weight(packed: Sequence[mx.array], after: mx.array) -> mx.array:
         """The weight, unpacked once `after` is computed; without that MLX holds many unpacked layers at once."""
 
@@ -55,4 +55,4 @@ def _many_rows(group_size: int, bits: int) -> Any:
         _x, *packed = primals
         return cotangent @ weight(packed, cotangent), *map(mx.zeros_like, packed)
 
-    return product
+    return cast(Callable[..., mx.array], product)

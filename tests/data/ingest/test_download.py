@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,9 @@ def server() -> Iterator[Server]:
 QUICK = FetchLimits(max_bytes=200_000, timeout=0.5, total_timeout=1.0, retries=2, backoff=0.01, longest_wait=5)
 
 
-def fetch(folder: Path, urls: list[str], limits: FetchLimits = QUICK, **backend: object) -> DownloadStore:
+def fetch(folder: Path, urls: list[str], limits: FetchLimits = QUICK, **backend: Any) -> DownloadStore:
     store = DownloadStore(folder / "pictures", folder / "failures")
-    Downloader(store, limits, GuardedBackend(**backend)).run(urls)  # type: ignore[arg-type]
+    Downloader(store, limits, GuardedBackend(**backend)).run(urls)
     return store
 
 

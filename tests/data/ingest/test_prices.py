@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.ingest.prices import PriceError, parse_price
+from data.ingest.prices import DecimalMark, PriceError, parse_price
 
 READ = {
     "1.890,50 €": "1890.50",
@@ -127,14 +127,14 @@ def test_what_is_no_single_price_is_refused(text: str, reason: str) -> None:
     ("text", "decimal", "amount"),
     [("1.250", ".", "1.25"), ("1.250", ",", "1250"), ("1,250", ",", "1.25"), ("1,250", ".", "1250"), ("12,50", ",", "12.50")],
 )
-def test_the_decimal_mark_of_the_column_decides_about_three_digits(text: str, decimal: str, amount: str) -> None:
-    assert parse_price(text, decimal=decimal).amount == Decimal(amount)  # type: ignore[arg-type]
+def test_the_decimal_mark_of_the_column_decides_about_three_digits(text: str, decimal: DecimalMark, amount: str) -> None:
+    assert parse_price(text, decimal=decimal).amount == Decimal(amount)
 
 
 @pytest.mark.parametrize(("text", "decimal"), [("12,50", "."), ("12.50", ","), ("1.250,00", ".")])
-def test_the_wrong_decimal_mark_is_refused(text: str, decimal: str) -> None:
+def test_the_wrong_decimal_mark_is_refused(text: str, decimal: DecimalMark) -> None:
     with pytest.raises(PriceError, match="price_malformed"):
-        parse_price(text, decimal=decimal)  # type: ignore[arg-type]
+        parse_price(text, decimal=decimal)
 
 
 @pytest.mark.parametrize(

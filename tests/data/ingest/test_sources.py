@@ -9,6 +9,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def write_csv(path: Path, rows: list[dict[str, Any]], delimiter: str = ",", enco
 
 
 def take(source: Path | str, output: Path, **settings: Any) -> dict[str, Any]:
-    settings = {"fields": FIELDS, "image": "photo", "code": "sku", "processes": 1} | settings
-    return ingest(IngestConfig(source=str(source), output=output, **settings))
+    defaults: dict[str, Any] = {"fields": FIELDS, "image": "photo", "code": "sku", "processes": 1}
+    return ingest(IngestConfig(source=str(source), output=output, **(defaults | settings)))
 
 
 def all_rows(folder: Path) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def test_split_folders_and_a_short_yaml_like_the_real_photos(tmp_path: Path) -> 
     assert catalogue.task.answer(catalogue.split("train")[1]) == "Category: shoes"
 
 
-CHATS = {
+CHATS: dict[str, Callable[[int], dict[str, Any]]] = {
     "messages": lambda k: {
         "messages": [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": f"A scarf, {k}"}],
         "images": [f"pics/{k}.jpg"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def cropped(image: Image.Image, left: float, top: float, right: float, bottom: f
 
 def write(image: Image.Image, path: Path, quality: int | None = None) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **({"quality": quality} if quality else {}))
+    options: dict[str, Any] = {"quality": quality} if quality else {}
+    image.save(path, **options)
     return path.name
 
 
-COPIES = {
+COPIES: dict[str, Callable[[Image.Image], tuple[Image.Image, int | None]]] = {
     "same": lambda image: (image, None),
     "jpeg": lambda image: (image, 50),
     "small": lambda image: (image.resize((image.width * 3 // 4, image.height * 3 // 4)), 85),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from eval.runs.run import Run
 from eval.runs.scored_tokens import trace_path
 from eval.runs.writer import write_baseline
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import Field, Task
+from mlx_phi3v.task import Field, FieldKind, Task
 from tests.helpers.paths import ROOT
 from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, digest, make_rows, write_run
 
@@ -40,9 +41,7 @@ def reference(tmp_path: Path) -> Run:
     return write_run(tmp_path / "a", copy.deepcopy(ROWS))
 
 
-def compared(
-    reference: Run, rows: list[Row], *, allow: tuple[str, ...] = (), raw: bool = False, **changes: object
-) -> Comparison:
+def compared(reference: Run, rows: list[Row], *, allow: tuple[str, ...] = (), raw: bool = False, **changes: Any) -> Comparison:
     other = write_run(reference.path.parent / "b", rows, label="other", raw=raw, **changes)
     return compare_runs(reference, other, allow=allow, resamples=300)
 
@@ -53,9 +52,8 @@ def every(n: int) -> Callable[[int, Row], bool]:
 
 def other_category(row: Row) -> str:
     category = str(row["predicted"]["category3_code"]["value"])
-    return row["text"].replace(
-        f"Category: {category}", f"Category: {CATEGORIES[(CATEGORIES.index(category) + 1) % len(CATEGORIES)]}"
-    )
+    text: str = row["text"]
+    return text.replace(f"Category: {category}", f"Category: {CATEGORIES[(CATEGORIES.index(category) + 1) % len(CATEGORIES)]}")
 
 
 def test_a_run_against_itself_is_equivalent_and_diverges_nowhere(reference: Run) -> None:
@@ -84,7 +82,7 @@ def test_a_run_against_itself_is_equivalent_and_diverges_nowhere(reference: Run)
     ],
 )
 def test_runs_of_other_data_prompt_or_decoding_are_refused_unless_allowed_by_name(
-    reference: Run, changes: dict, name: str
+    reference: Run, changes: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(UserError, match=rf"--allow {name}$"):
         compared(reference, ROWS, **changes)
@@ -110,7 +108,7 @@ def test_every_refused_difference_is_named_at_once(reference: Run) -> None:
         ({"adapter_config": {"lora_alpha": 32}}, "adapter_config: none | {'lora_alpha': 32}"),
     ],
 )
-def test_systems_under_test_may_differ_and_are_named(reference: Run, changes: dict, named: str) -> None:
+def test_systems_under_test_may_differ_and_are_named(reference: Run, changes: dict[str, Any], named: str) -> None:
     found = compared(reference, ROWS, **changes)
     assert any(named in str(item) for item in found.differences if not item.refuses)
 
@@ -220,7 +218,9 @@ def plant(stage: str, also: tuple[str, ...] = ()) -> Callable[[Row], None]:
         (plant("file"), GAP, "token"),  # a re-saved file with the same pixels explains nothing
     ],
 )
-def test_other_inputs_are_the_cause_of_other_answers(reference: Run, change: Callable, cause: str, detail: str) -> None:
+def test_other_inputs_are_the_cause_of_other_answers(
+    reference: Run, change: Callable[[Row], None], cause: str, detail: str
+) -> None:
     found = compared(reference, changed(ROWS, every(20), change))
     assert found.cause_counts == {cause: 15}
     assert all(detail in row.detail for row in found.diverged)
@@ -335,8 +335,8 @@ def test_both_parsed_and_category_measures_cover_their_rows(reference: Run) -> N
 
 
 @pytest.mark.parametrize("kind", ["category", "number", "text"])
-def test_a_task_of_one_field_compares(tmp_path: Path, kind: str) -> None:
-    task = Task((Field("value", kind),), "p", "Value: {value}")  # type: ignore[arg-type]
+def test_a_task_of_one_field_compares(tmp_path: Path, kind: FieldKind) -> None:
+    task = Task((Field("value", kind),), "p", "Value: {value}")
     rows = []
     for i in range(300):
         value = 10.0 + i if kind == "number" else f"v{i % 4}"

@@ -16,7 +16,7 @@ from eval.compare.metrics import RowValues, get_metric
 from eval.compare.score_run import NOT_PARSED, score_run
 from eval.compare.statistics import MacroF1
 from eval.runs.columns import read_columns
-from mlx_phi3v.task import Field, Task
+from mlx_phi3v.task import Field, FieldKind, Task
 from tests.helpers.synthetic_runs import answer, make_rows, write_run
 
 
@@ -27,7 +27,8 @@ def priced(tmp_path: Path, pairs: list[tuple[float | None, float | str | None]])
     for i, (true, predicted) in enumerate(pairs):
         row = {"id": str(i), "true": {"price": true}}
         rows.append(answer(row, "nothing" if predicted is None else f"Price: {predicted}", task=task))
-    return score_run(write_run(tmp_path / "run", rows, task=task))["fields"]["price"]
+    scores: dict[str, Any] = score_run(write_run(tmp_path / "run", rows, task=task))["fields"]["price"]
+    return scores
 
 
 def test_price_measures_on_known_prices(tmp_path: Path) -> None:
@@ -71,8 +72,8 @@ def test_a_truncated_answer_counts_as_truncated_not_as_its_beginning(tmp_path: P
 
 
 @pytest.mark.parametrize("kinds", [("category",), ("text",), ("number",), ("category", "category", "number", "number")])
-def test_any_set_of_fields_scores(tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    fields = tuple(Field(f"f{i}", kind) for i, kind in enumerate(kinds))  # type: ignore[arg-type]
+def test_any_set_of_fields_scores(tmp_path: Path, kinds: tuple[FieldKind, ...]) -> None:
+    fields = tuple(Field(f"f{i}", kind) for i, kind in enumerate(kinds))
     task = Task(fields, "p", ", ".join(f"F{i}: {{f{i}}}" for i in range(len(kinds))))
     rows = []
     for i in range(8):

@@ -47,7 +47,7 @@ def record(folder: Path, source: Path) -> None:
     backend = load_backend("torch", folder / "checkpoint", dtype="float32")
     prompts = PromptProcessor(source)
     cases: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, (num_crops, sizes) in CASES.items():
         maker = ExampleMaker(prompts, backend.config, Task(), num_crops)
         files = []
@@ -77,7 +77,7 @@ def record(folder: Path, source: Path) -> None:
         arrays[f"{name}.hidden_last"] = np.stack([state[0, -1] for state in forward.hidden_states])
         arrays[f"{name}.hidden_mid"] = np.stack([state[0, middle] for state in forward.hidden_states])
     (folder / "cases.json").write_text(json.dumps(cases))
-    np.savez(folder / "cases.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "cases.npz", **arrays)
     _record_training(folder)
 
 
@@ -157,7 +157,7 @@ def change(folder: Path, what: str) -> str:
     else:
         cases[1]["image_sizes"][0] = cases[1]["image_sizes"][0][::-1]
     (folder / "cases.json").write_text(json.dumps(cases))
-    np.savez(folder / "cases.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "cases.npz", **arrays)
     return stage
 
 

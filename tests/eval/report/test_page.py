@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +14,9 @@ from eval.report import page
 from eval.report.page.rows import split_answers, thumbnail
 from tests.helpers.page_example import CHROMIUM_FLAGS, chromium, example_comparison
 from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 
@@ -30,7 +34,7 @@ def report(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Browser]:
     path = chromium()
     if path is None:
         pytest.skip("no Chromium on this machine: install chromium, Google Chrome or `playwright install chromium`")
@@ -48,8 +52,8 @@ class Seen:
         self.trouble: list[str] = []
 
 
-def open_page(browser: object, report: Path, width: int, **options: object) -> tuple[object, Seen]:
-    tab, seen = browser.new_page(viewport={"width": width, "height": 900}, **options), Seen()  # type: ignore[attr-defined]
+def open_page(browser: Browser, report: Path, width: int, **options: Any) -> tuple[Page, Seen]:
+    tab, seen = browser.new_page(viewport={"width": width, "height": 900}, **options), Seen()
     tab.on("request", lambda request: seen.requests.append(request.url))
     tab.on("console", lambda message: seen.trouble.append(message.text))
     tab.on("pageerror", lambda error: seen.trouble.append(str(error)))
@@ -58,12 +62,13 @@ def open_page(browser: object, report: Path, width: int, **options: object) -> t
     return tab, seen
 
 
-def visible(tab: object) -> list[dict]:
+def visible(tab: Page) -> list[dict[str, str]]:
     script = "rows => rows.filter(row => row.offsetParent).map(row => ({...row.dataset}))"
-    return tab.eval_on_selector_all("#list > li", script)  # type: ignore[attr-defined]
+    found: list[dict[str, str]] = tab.eval_on_selector_all("#list > li", script)
+    return found
 
 
-def test_filters_show_just_the_rows_they_name(browser: object, report: Path, comparison: Comparison) -> None:
+def test_filters_show_just_the_rows_they_name(browser: Browser, report: Path, comparison: Comparison) -> None:
     tab, seen = open_page(browser, report, 1280)
     everything = visible(tab)
     assert len(everything) > 50
@@ -84,13 +89,13 @@ def test_filters_show_just_the_rows_they_name(browser: object, report: Path, com
     assert not seen.trouble
 
 
-def test_nothing_is_fetched_and_the_console_stays_empty(browser: object, report: Path) -> None:
+def test_nothing_is_fetched_and_the_console_stays_empty(browser: Browser, report: Path) -> None:
     _, seen = open_page(browser, report, 1280)
     assert [url for url in seen.requests if not url.startswith("data:")] == [report.as_uri()]
     assert not seen.trouble
 
 
-def test_an_answer_cannot_run_or_style_anything(browser: object, report: Path) -> None:
+def test_an_answer_cannot_run_or_style_anything(browser: Browser, report: Path) -> None:
     tab, seen = open_page(browser, report, 1280)
     text = tab.inner_text("#list")
     assert "<script>document.title = 'owned'</script>" in text
@@ -102,7 +107,7 @@ def test_an_answer_cannot_run_or_style_anything(browser: object, report: Path) -
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_a_desk_in_both_schemes(browser: object, report: Path, width: int, scheme: str) -> None:
+def test_it_fits_a_phone_and_a_desk_in_both_schemes(browser: Browser, report: Path, width: int, scheme: str) -> None:
     tab, _ = open_page(browser, report, width, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -111,7 +116,7 @@ def test_it_fits_a_phone_and_a_desk_in_both_schemes(browser: object, report: Pat
     assert tab.eval_on_selector_all("#list img", "items => items.every(item => item.complete && item.naturalWidth > 0)")
 
 
-def test_the_keyboard_reaches_the_filters_and_a_reader_hears_names(browser: object, report: Path) -> None:
+def test_the_keyboard_reaches_the_filters_and_a_reader_hears_names(browser: Browser, report: Path) -> None:
     tab, _ = open_page(browser, report, 1280)
     reached = set()
     for _ in range(40):
@@ -129,7 +134,7 @@ def test_the_keyboard_reaches_the_filters_and_a_reader_hears_names(browser: obje
     assert tab.evaluate(script)
 
 
-def test_contrast_is_readable_in_both_schemes(browser: object, report: Path) -> None:
+def test_contrast_is_readable_in_both_schemes(browser: Browser, report: Path) -> None:
     # WCAG 2.1 relative luminance; 4.5 to 1 is its AA limit for text.
     script = """() => {
       const parse = c => c.match(/[\\d.]+/g).map(Number);
@@ -148,8 +153,8 @@ def test_contrast_is_readable_in_both_schemes(browser: object, report: Path) -> 
         assert ratio >= 4.5, (scheme, where, ratio)
 
 
-def test_without_script_every_row_is_shown(browser: object, report: Path) -> None:
-    context = browser.new_context(java_script_enabled=False)  # type: ignore[attr-defined]
+def test_without_script_every_row_is_shown(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto(report.as_uri())
     assert tab.locator("#list > li").last.is_visible() and not tab.locator("#filters").is_visible()

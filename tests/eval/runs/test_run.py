@@ -27,10 +27,10 @@ from eval.score import main as score_main
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import ParsedField
 from tests.helpers.paths import ROOT
-from tests.helpers.synthetic_runs import TASK, answer, changed, make_rows, manifest, write_run
+from tests.helpers.synthetic_runs import TASK, Row, answer, changed, make_rows, manifest, write_run
 
 
-def resume(folder: Path, rows: list[dict]) -> Run:
+def resume(folder: Path, rows: list[Row]) -> Run:
     with RunWriter.open(folder, manifest()) as writer:
         for row in rows:
             if row["id"] not in writer.done:

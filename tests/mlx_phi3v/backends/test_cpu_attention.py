@@ -52,12 +52,12 @@ def test_values_and_gradients_are_those_of_the_fused_operation(
         patch.setattr(streams, "cpu_streams", lambda: made)
         results = []
         for attention in (
-            lambda *x: ours.attention(*x, SCALE, causal=causal),
-            lambda *x: mx.fast.scaled_dot_product_attention(*x, scale=SCALE, mask="causal" if causal else None),
+            lambda q, k, v: ours.attention(q, k, v, SCALE, causal=causal),
+            lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE, mask="causal" if causal else None),
         ):
             gradients = mx.grad(lambda *x, f=attention: (f(*x) * weights).sum(), argnums=(0, 1, 2))(q, k, v)
             results.append([np.array(x) for x in (attention(q, k, v), *gradients)])
-    sums, tolerance = magnitudes(*(np.array(x) for x in (q, k, v, weights)), causal)
+    sums, tolerance = magnitudes(np.array(q), np.array(k), np.array(v), np.array(weights), causal)
     for one, other, magnitude in zip(*results, sums):
         assert_near(one, other, magnitude, tolerance)
 

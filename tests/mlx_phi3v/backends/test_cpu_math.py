@@ -9,11 +9,12 @@ import pytest
 
 from tests.helpers.tolerances import assert_near, exp_tolerance
 
-mx = pytest.importorskip("mlx.core")
-import mlx.nn as nn  # noqa: E402
+pytest.importorskip("mlx.core")
+import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_phi3v.backend_mlx import ops  # noqa: E402
-from mlx_phi3v.backend_mlx.cpu import math  # noqa: E402
+from mlx_phi3v.backend_mlx import ops
+from mlx_phi3v.backend_mlx.cpu import math
 
 pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.cpu, reason="used on a CPU only")]
 
@@ -28,7 +29,8 @@ def test_exp_is_right_over_its_whole_range() -> None:
 
 def plain_swiglu(x: mx.array) -> mx.array:
     gate, up = mx.split(x, 2, axis=-1)
-    return nn.silu(gate) * up
+    activated: mx.array = nn.silu(gate)
+    return activated * up
 
 
 PAIRS = {"swiglu": (ops.swiglu, plain_swiglu), "quick_gelu": (ops.quick_gelu, nn.gelu_fast_approx)}

@@ -103,7 +103,7 @@ def test_parameters_have_the_names_and_shapes_of_the_checkpoint(models: dict[str
     def key(name: str) -> str:
         return name.removesuffix(".weight") if name.endswith(SEPARATORS) else name
 
-    ours = {key(name): tuple(array.shape) for name, array in tree_flatten(models["mlx"].parameters())}
+    ours = {key(name): tuple(array.shape) for name, array in dict(tree_flatten(models["mlx"].parameters())).items()}
     theirs = {key(name): tuple(tensor.shape) for name, tensor in models["torch"].named_parameters()}
     assert ours == theirs
     assert len(ours) > 40 and ours.items() <= stored.items()

@@ -43,8 +43,8 @@ def quantized(count: int, bits: int = 4, width: int = 512) -> Language:
 def test_product_and_gradient_are_those_of_quantized_matmul(
     bits: int, shape: tuple[int, int], rng: np.random.Generator
 ) -> None:
-    layer = quantized(1, bits, 2048).model["layers"][0]["self_attn"]["o_proj"]
-    assert type(layer) is CPUQuantizedLinear
+    layer: nn.Module = quantized(1, bits, 2048).model["layers"][0]["self_attn"]["o_proj"]
+    assert type(layer) is CPUQuantizedLinear and layer.biases is not None
     x, along = (mx.array(rng.standard_normal((*shape, 2048), np.float32)) for _ in range(2))
     # |scale| q + |bias|, so that it also bounds sums that take the two apart.
     packed = (layer.weight, mx.abs(layer.scales), mx.abs(layer.biases))
@@ -52,7 +52,8 @@ def test_product_and_gradient_are_those_of_quantized_matmul(
     magnitudes = np.abs(np.array(x)) @ weight.T, np.abs(np.array(along)) @ weight
 
     def own(x: mx.array) -> mx.array:
-        return nn.QuantizedLinear.__call__(layer, x)
+        product: mx.array = nn.QuantizedLinear.__call__(layer, x)
+        return product
 
     gradients = [mx.grad(lambda x, f=f: (f(x) * along).sum()) for f in (layer, own)]
     for (function, expected), magnitude in zip(((layer, own), gradients), magnitudes):

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from eval.predict.answer_rows import predict
 
+from eval.predict.answer_rows import predict
 from eval.predict.settings import PredictConfig
 from mlx_phi3v.adapters import AdapterArgs, init_adapter
 from mlx_phi3v.backend import Backend, load_backend
@@ -57,7 +58,12 @@ def test_training_on_cached_features_gives_the_same_losses(config: TrainConfig, 
 def test_a_photo_is_encoded_once(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     caches: list[FeatureCache] = []
     original = FeatureCache.__init__
-    monkeypatch.setattr(FeatureCache, "__init__", lambda self, *a, **k: (original(self, *a, **k), caches.append(self))[0])
+
+    def kept(self: FeatureCache, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        caches.append(self)
+
+    monkeypatch.setattr(FeatureCache, "__init__", kept)
     config = replace(config, feature_cache=tmp_path / "features")
     train(config)
     train(replace(config, output=tmp_path / "again"))
@@ -69,9 +75,10 @@ def test_a_photo_is_encoded_once(config: TrainConfig, tmp_path: Path, monkeypatc
 
 
 def test_a_run_that_trains_the_image_side_refuses_a_feature_cache(config: TrainConfig, tmp_path: Path) -> None:
-    for change in ({"vision": "lora"}, {"projector": "full"}, {"separators": "full"}):
+    changes: list[dict[str, Any]] = [{"vision": "lora"}, {"projector": "full"}, {"separators": "full"}]
+    for change in changes:
         with pytest.raises(UserError, match="--feature-cache caches what the image side computes"):
-            train(replace(config, feature_cache=tmp_path / "features", **change))  # type: ignore[arg-type]
+            train(replace(config, feature_cache=tmp_path / "features", **change))
 
 
 def test_whatever_features_depend_on_is_in_their_key(

@@ -212,7 +212,7 @@ def test_fewer_steps_than_are_done_is_one_clear_sentence(config: TrainConfig) ->
         ({"max_steps": None, "epochs": 1.0}, "--epochs 1 asks"),
     ):
         with pytest.raises(UserError, match=f"4 steps are done and {asked}"):
-            train(replace(config, resume=True, **change))  # type: ignore[arg-type]
+            train(replace(config, resume=True, **change))
 
 
 def test_fewer_steps_than_planned_end_the_run_earlier(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_a_prompt_that_does_not_fit_the_photos_is_an_error(checkpoint: Path, tmp
 def test_what_takes_long_shows_a_bar_and_what_is_short_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(seconds: float) -> list[dict]:
+    def run(seconds: float) -> list[dict[str, Any]]:
         clock = iter(range(1000))
         monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * seconds)
         assert list(progress.watched(["ab", "c", "def"], "reading", 6, len, as_json=True)) == ["ab", "c", "def"]

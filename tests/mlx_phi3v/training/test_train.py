@@ -273,8 +273,8 @@ def test_both_backends_see_the_same_rows_and_learn_the_same(config: TrainConfig)
 
 @pytest.mark.parametrize("full", [False, True])
 def test_what_is_switched_off_is_not_trained(config: TrainConfig, full: bool) -> None:
-    choice = {"language": "off", "vision": "off", "projector": "lora", "separators": "full" if full else "off"}
-    train(replace(config, max_steps=1, lm_head="lora", **choice))  # type: ignore[arg-type]
+    choice: dict[str, Any] = {"language": "off", "vision": "off", "projector": "lora", "separators": "full" if full else "off"}
+    train(replace(config, max_steps=1, lm_head="lora", **choice))
     modules = {key.removeprefix("base_model.model.").split(".lora_")[0] for key in adapter_of(config.output)}
     expected = {"lm_head", *(f"model.vision_embed_tokens.img_projection.{i}" for i in (0, 2))}
     separators = {f"model.vision_embed_tokens.{name}.weight" for name in ("glb_GN", "sub_GN")}
@@ -302,7 +302,7 @@ def test_a_run_is_not_overwritten_or_gone_on_with_differently(
         ({"data": write_catalogue(tmp_path / "other", {"train": 5})}, "the catalogue is another one"),
     ):
         with pytest.raises(UserError, match=message):
-            train(replace(begun, **change))  # type: ignore[arg-type]
+            train(replace(begun, **change))
     train(replace(begun, steps_per_report=7, save_every=9))  # what does not touch the numbers may change
 
 
