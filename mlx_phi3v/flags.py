@@ -116,7 +116,12 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})
-    for name, answer in refusals(command, {field.name for field in fields}).items():
+    _add_refusals(parser, command, {field.name for field in fields})
+
+
+def _add_refusals(parser: argparse.ArgumentParser, command: str, known: set[str]) -> None:
+    """The flags of other tools that mean nothing here, each with its answer."""
+    for name, answer in refusals(command, known).items():
         hide: dict[str, Any] = {"dest": "refused", "nargs": "*", "help": argparse.SUPPRESS}
         parser.add_argument(*_spellings(name), action=_Refuse, const=answer, **hide)
 
