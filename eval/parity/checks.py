@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of the largest magnitude: fp32 sums in another order differ by about 1e-6 a layer, and a random tower amplifies that.
-# Hidden states: the recorded ones themselves are up to 1.0e-4 from what the same model gives in fp64, so a backend
-# that rounds in another order than the recording cannot be held to 1e-4; all other stages can.
+# Hidden states: the recorded ones are 1.0e-4 from what the same model gives in fp64, at a projected photo feature (the
+# random tower amplifies rounding a hundredfold). A backend that rounds in another order is as far off in a direction of
+# its own: MLX is 1.04e-4 to 1.50e-4 from the recording, by OpenBLAS kernel (docs/results.md). So the sum of both, and as
+# much again for kernels not tried. All other stages are held to what one of them needs.
 TOLERANCES = {
     "token ids": 0.0,
     "image sizes": 0.0,
     "pixels": 1e-4,
     "vision features": 1e-4,
-    "hidden states": 1.5e-4,
+    "hidden states": 3e-4,
     "logits": 1e-4,
     "loss": 1e-4,
     "gradient norms": 1e-3,
