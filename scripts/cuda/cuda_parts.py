@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import eval.golden
 import numpy as np
 import torch
 from cuda_model import free, make_rows, median_seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eval.parity import golden as recorded
 from eval.parity.__main__ import worst_by_stage
 from eval.parity.checks import relative_error
 from mlx_phi3v.backend import load_backend
@@ -52,7 +52,7 @@ PARITY: dict[str, tuple[tuple[bool, bool] | None, list[SDPBackend] | None]] = {
 
 @contextmanager
 def set_after_loading(tf32: tuple[bool, bool] | None, kernels: list[SDPBackend] | None) -> Iterator[None]:
-    """Every backend that `eval.golden` loads computes with these settings."""
+    """Every backend that `eval.parity.golden` loads computes with these settings."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     def load(*arguments: Any, **options: Any) -> Any:
@@ -63,7 +63,7 @@ def set_after_loading(tf32: tuple[bool, bool] | None, kernels: list[SDPBackend] 
 
     attention: AbstractContextManager[Any] = sdpa_kernel(kernels) if kernels else nullcontext()
     try:
-        with mock.patch.object(eval.golden, "load_backend", load), attention:
+        with mock.patch.object(recorded, "load_backend", load), attention:
             yield
     finally:
         set_tf32(*before)
@@ -73,7 +73,7 @@ def parity(golden: Path, *, small: bool) -> Iterator[dict[str, Any]]:
     """The worst check of each stage in fp32 under each setting. On a CPU only as loaded: the settings are CUDA's."""
     for name, (tf32, kernels) in list(PARITY.items())[: 1 if small else None]:
         with set_after_loading(tf32, kernels):
-            checks = eval.golden.check_backend(golden, "torch")
+            checks = recorded.check_backend(golden, "torch")
             settings = fp32_settings()
         failed = [asdict(check) for check in checks if not check.passed]
         stages = {worst.stage: worst.error for worst in worst_by_stage(checks)}
@@ -84,7 +84,7 @@ def parity(golden: Path, *, small: bool) -> Iterator[dict[str, Any]]:
 
 def logits_examples(golden: Path) -> dict[str, tuple[Path, list[tuple[Example, int]]]]:
     """Checkpoints with (row, first position whose logits count): the recorded cases, and the built-in trained model."""
-    cases = [(case.example, case.prompt_tokens - 1) for case in eval.golden.load_cases(golden)]
+    cases = [(case.example, case.prompt_tokens - 1) for case in recorded.load_cases(golden)]
     tiny = resolve_model("tiny")
     rows = [(row, int(np.flatnonzero(row.labels >= 0)[0]) - 1) for row in make_rows(tiny, 4, with_answer=True)]
     return {"golden": (golden / "checkpoint", cases), "tiny": (tiny, rows)}

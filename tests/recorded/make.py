@@ -124,7 +124,7 @@ def make_model() -> None:
     """A small checkpoint that has learnt to answer in the form of the shop's catalogue, and often to be right."""
     for folder in ("tests", "scripts"):
         sys.path.insert(0, folder)
-    import checkpoint
+    import checkpoint  # type: ignore[import-not-found]  # tests/checkpoint.py of that commit
     from tiny_texts import train_tokenizer
 
     with open(WORK / "shop.csv", encoding="utf-8") as file:
