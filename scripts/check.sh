@@ -22,7 +22,7 @@ fi
 .venv/bin/mypy
 .venv/bin/deptry mlx_phi3v data eval
 # Scripts and tests may also use the extras bench and dev.
-.venv/bin/deptry scripts tests --ignore DEP002,DEP004
+.venv/bin/deptry scripts scripts/{bench,cuda,measure,tiny} tests --ignore DEP002,DEP004 --extend-exclude tests/recorded
 .venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 .venv/bin/python -m pytest -q --doctest-modules mlx_phi3v data eval
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
