@@ -5,13 +5,23 @@ The defaults are those of Phi-3-vision-128k-instruct; names are the published on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from .config_shapes import (
+    ClipShape,
+    ConfigShape,
+    EmbeddingShape,
+    ProcessorShape,
+    QuantizationShape,
+    require_published,
+    rope_values,
+)
+from .documents import check_shape, read_as, read_json, shown
 from .errors import UserError
-from .files import read_json
 
 CROP_SIZE = 336  # pixels; the side of one crop, fixed by the published image processor
 CROPS_AT_ONCE = 5  # crops that go through a frozen tower together: more take memory and save no time (on a CPU)
@@ -90,111 +100,86 @@ class ModelArgs:
         return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
 
 
-def _take(cls: type, values: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The entries of `values` that are fields of `cls`, checked to be of the default's type; null means the default."""
-    taken: dict[str, Any] = {}
-    for item in fields(cls):
-        if values.get(item.name) is None or isinstance(values[item.name], (dict, list)) or item.name == "quantization":
-            continue
-        value, default = values[item.name], item.default
-        if isinstance(default, float) and isinstance(value, int):
-            value = float(value)
-        if type(value) is not type(default):
-            raise UserError(f"{where}: {item.name!r} is {value!r}, expected {type(default).__name__}; is this Phi-3-vision?")
-        taken[item.name] = value
-    return taken
+def _given(part: msgspec.Struct, cls: type) -> dict[str, Any]:
+    """The values of `part` that are fields of `cls` and are given; null means the default."""
+    names = {item.name for item in fields(cls)} & set(part.__struct_fields__)
+    values = {name: getattr(part, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None and not isinstance(value, msgspec.Struct)}
 
 
 def load_model_config(folder: Path | str) -> ModelArgs:
     """Read `config.json` (and `num_crops` from `preprocessor_config.json`) of a checkpoint folder.
 
-    Raises UserError if the folder is not a Phi-3-V checkpoint, or is of a variant that was never published.
+    Raises UserError if the folder is not a Phi-3-V checkpoint, is of a variant that was never published, or of a size
+    that cannot be.
     """
     folder = Path(folder)
     path = folder / "config.json"
     raw = _read_config(folder, path)
-    values = _take(ModelArgs, raw, path)
+    require_published(raw, path)
+    values = _given(raw, ModelArgs)
     values.setdefault("num_key_value_heads", values.get("num_attention_heads", ModelArgs.num_attention_heads))
-    values |= _rope_factors(raw.get("rope_scaling"), path)
-    values["hd_transform_order"] = _hd_transform_order(raw.get("embd_layer") or {}, path)
-    values["vision"] = VisionArgs(**_take(VisionArgs, (raw.get("img_processor") or {}).get("clip", {}), path))
-    values["quantization"] = _quantization(raw.get("quantization"), path)
+    positions = ("max_position_embeddings", "original_max_position_embeddings")
+    values |= rope_values(raw, path, *(values.get(name, getattr(ModelArgs, name)) for name in positions))
+    values["hd_transform_order"] = _hd_transform_order(raw.embd_layer or EmbeddingShape(), path)
+    values["vision"] = VisionArgs(**_given((raw.img_processor and raw.img_processor.clip) or ClipShape(), VisionArgs))
+    values["quantization"] = _quantization(raw.quantization, path)
     values |= _num_crops(folder / "preprocessor_config.json")
     config = ModelArgs(**values)
     _check(config, path)
     return config
 
 
-def _read_config(folder: Path, path: Path) -> dict[str, Any]:
+def _read_config(folder: Path, path: Path) -> ConfigShape:
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not a folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{folder} is not a checkpoint: it has no config.json")
     raw = read_json(path, "model configuration")
     if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
         kind = raw.get("model_type") if isinstance(raw, dict) else None
         raise UserError(f"{path} is for model type {kind!r}; this tool needs Phi-3-vision or Phi-3.5-vision ('phi3_v')")
-    return raw
+    return check_shape(raw, ConfigShape, path)
 
 
-def _rope_factors(scaling: Mapping[str, Any] | None, path: Path) -> dict[str, tuple[float, ...]]:
-    """`short_factor` and `long_factor` of `rope_scaling`; nothing where there is none."""
-    if not scaling:
-        return {}
-    if scaling.get("type", scaling.get("rope_type")) not in ("su", "longrope"):
-        raise UserError(f"{path}: rope_scaling type {scaling.get('type')!r} is not 'su'; only the published RoPE is supported")
-    factors = {}
-    for name in ("short_factor", "long_factor"):
-        try:
-            factors[name] = tuple(map(float, scaling[name]))
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path}: rope_scaling has no list of numbers {name!r}; use the published config") from None
-    return factors
-
-
-def _hd_transform_order(embd: Mapping[str, Any], path: Path) -> str:
+def _hd_transform_order(embd: EmbeddingShape, path: Path) -> str:
     """The order of `embd_layer`, which must describe the published projector."""
-    if not embd.get("use_hd_transform", True) or not embd.get("with_learnable_separator", True):
+    if embd.use_hd_transform is False or embd.with_learnable_separator is False:
         raise UserError(
             f"{path}: embd_layer without HD transform or separators is not a published Phi-3-V; use the published config"
         )
-    if embd.get("projection_cls", "mlp") != "mlp":
-        raise UserError(f"{path}: projection_cls {embd['projection_cls']!r} is not supported; the published one is 'mlp'")
-    order: str = embd.get("hd_transform_order", "sub_glb")
-    return order
+    if embd.projection_cls not in (None, "mlp"):
+        raise UserError(f"{path}: projection_cls {embd.projection_cls!r} is not supported; the published one is 'mlp'")
+    return embd.hd_transform_order or "sub_glb"
 
 
-def _quantization(raw: Mapping[str, Any] | None, path: Path) -> Quantization | None:
-    if not raw:
+def _quantization(raw: QuantizationShape | None, path: Path) -> Quantization | None:
+    if raw is None or raw == QuantizationShape():
         return None
-    group_size, bits = raw.get("group_size"), raw.get("bits")
-    if bits not in (4, 8) or group_size not in (32, 64, 128):
+    if raw.bits not in (4, 8) or raw.group_size not in (32, 64, 128) or raw.mode not in (None, "affine"):
         raise UserError(
-            f"{path}: quantization of {bits} bits in groups of {group_size} is not supported; convert to 4 or 8 bits "
-            "in groups of 32, 64 or 128"
+            f"{path}: quantization of {raw.bits} bits in groups of {raw.group_size} (mode {raw.mode or 'affine'}) is not "
+            "supported; convert to 4 or 8 bits in groups of 32, 64 or 128, mode affine"
         )
-    return Quantization(group_size, bits)
+    return Quantization(raw.group_size, raw.bits)
 
 
 def _num_crops(path: Path) -> dict[str, int]:
     """`num_crops` of the image processor; nothing where the file is not there."""
-    if not path.is_file():
+    if not path.exists():
         return {}
-    num_crops = read_json(path, "image processor configuration").get("num_crops", ModelArgs.num_crops)
-    if type(num_crops) is not int or num_crops < 1:
-        raise UserError(f"{path}: num_crops is {num_crops!r}; it must be a whole number of 1 or more")
-    return {"num_crops": num_crops}
+    raw = read_as(path, "image processor configuration", ProcessorShape)
+    for key, published in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
+        given = getattr(raw, key)
+        if given is not None and not (len(given) == 3 and all(abs(a - b) < 1e-6 for a, b in zip(given, published))):
+            raise UserError(f"{path}: {key} is {shown(given)}; it must be CLIP's, {list(published)}")
+    return {"num_crops": raw.num_crops}
 
 
 def _check(config: ModelArgs, path: Path) -> None:
     vision = config.vision
-    for part in (config, vision):
-        for item in fields(part):
-            size = getattr(part, item.name)
-            if type(size) is int and size < 1:
-                raise UserError(f"{path}: {item.name} is {size}; it must be 1 or more")
     checks = [
         (config.hidden_size % config.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads"),
         (
@@ -202,6 +187,7 @@ def _check(config: ModelArgs, path: Path) -> None:
             "num_attention_heads must be a multiple of num_key_value_heads",
         ),
         (config.head_dim % 2 == 0, "the head width must be even for RoPE"),
+        (vision.num_channels == 3, "num_channels must be 3: crops are RGB"),
         (vision.image_size == CROP_SIZE, f"the tower must read {CROP_SIZE}-pixel crops"),
         (vision.image_size % vision.patch_size == 0, "image_size must be a multiple of patch_size"),
         (vision.grid % 2 == 0, "the patch grid must be even for the 2x2 merge"),

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from .documents import read_json as read_json  # one place for all that reads and writes
 from .errors import UserError
 
 
@@ -84,22 +85,6 @@ def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], metadata:
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-
-
-def read_json(path: Path | str, what: str) -> Any:
-    """Read a JSON file; `what` names it in the error ("model configuration").
-
-    Raises UserError where the file is missing, unreadable or no JSON.
-    """
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{what} not found: {path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} is not valid JSON ({error}); it may be truncated, make it again") from None
-    except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
 
 
 def sha256_bytes(data: bytes) -> str:

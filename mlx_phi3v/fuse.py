@@ -59,7 +59,7 @@ class _Merge:
         module = name.removesuffix(".weight")
         unpack = self.packed if is_quantized(name) else None
         names = [name, f"{module}.scales", f"{module}.biases"] if unpack else [name]
-        stored = [arrays.read(self.tensors[key]) for key in names]
+        stored = [arrays.read(self.tensors[key], key) for key in names]
         down, whole = self.deltas.get(f"{PREFIX}{module}.lora_A.weight"), self.deltas.get(saved_key(name))
         changed = down is not None or whole is not None
         if not changed and not (unpack and self.dequantize):

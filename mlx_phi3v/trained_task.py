@@ -9,11 +9,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from .config_shapes import Crops
+from .documents import read_as
 from .errors import UserError
-from .files import read_json, write_json
+from .files import write_json
 from .task import Task
 
 TASK_FILE = "task.json"
+
+
+class FieldShape(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One field of a task."""
+
+    name: str
+    kind: str
+    currency: str | None = None
+
+
+class TaskShape(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A task as `Task.to_dict` gives it."""
+
+    prompt: str | msgspec.UnsetType = msgspec.UNSET
+    template: str | None = None
+    fields: list[FieldShape] | msgspec.UnsetType = msgspec.UNSET
+
+
+class TrainedShape(msgspec.Struct):
+    """`task.json`."""
+
+    task: TaskShape
+    num_crops: Crops
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -39,13 +67,11 @@ class TrainedTask:
         Raises UserError where the file is not of this form.
         """
         path = folder / TASK_FILE
-        if not path.is_file():
+        if not path.exists():
             return None
-        raw = read_json(path, "task of the adapter")
+        raw = read_as(path, "task of the adapter", TrainedShape)
         try:
-            task, num_crops, dtype = raw["task"], raw["num_crops"], raw["dtype"]
-        except (KeyError, TypeError):
-            raise UserError(f"{path} must hold task, num_crops and dtype; copy it again, or remove it") from None
-        if type(num_crops) is not int or num_crops < 1 or not isinstance(dtype, str) or not isinstance(task, dict):
-            raise UserError(f"{path}: num_crops must be a whole number of 1 or more, dtype a name, task an object")
-        return cls(Task.from_dict(task), num_crops, dtype)
+            task = Task.from_dict(msgspec.to_builtins(raw.task))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return cls(task, raw.num_crops, raw.dtype)

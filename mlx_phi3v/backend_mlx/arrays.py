@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..checkpoint.finite import require_finite
 from ..checkpoint.headers import TensorInfo
 from .ops import in_chunks
 
@@ -19,12 +20,22 @@ def dtype(name: str) -> mx.Dtype:
     return cast(mx.Dtype, getattr(mx, name))
 
 
-def read(info: TensorInfo) -> mx.array:
-    """One tensor, read straight from its place in the file."""
+def read(info: TensorInfo, name: str) -> mx.array:
+    """One tensor, read straight from its place in the file. Raises UserError where it holds NaN or infinite numbers."""
     with open(info.file, "rb") as file:
         file.seek(info.start)
         raw = np.fromfile(file, np.uint8, info.size)
+    require_finite(raw, info.dtype, name, info.file)
     return mx.array(raw).view(_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def check_finite(array: mx.array, info: TensorInfo, name: str) -> None:
+    """Raise UserError where a tensor, as it is stored, holds NaN or infinite numbers. Reads it from the file."""
+    if info.dtype == "U32":
+        return  # packed: any bits
+    # MLX: numpy has no bfloat16, but a view of the same width shares the memory.
+    bits = array.view(mx.uint16 if array.itemsize == 2 else mx.uint32)
+    require_finite(np.asarray(bits), info.dtype, name, info.file)
 
 
 def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.array, mx.array]:

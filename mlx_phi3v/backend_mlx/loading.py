@@ -10,6 +10,7 @@ import mlx.core as mx
 from ..checkpoint.headers import open_checkpoint
 from ..checkpoint.layout import is_unused
 from ..config import load_model_config
+from .arrays import check_finite
 from .backend import MLXBackend
 from .model import Phi3VForCausalLM, parameter_name
 from .ops import on_cpu
@@ -34,6 +35,7 @@ def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | Non
         if is_unused(name, config):
             continue
         array = arrays.pop(name)
+        check_finite(array, tensors[name], name)
         weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
     del arrays
     model.load_weights(weights)  # strict: every parameter of the model, and no other

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from ..checkpoint.finite import require_finite
 from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
@@ -15,6 +16,8 @@ from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM, parameter_name
 from .quantized import dequantize
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat16, but a view of the same width
 
 
 def load(
@@ -46,11 +49,13 @@ def load(
 
 
 def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs) -> torch.Tensor:
-    """One tensor of the checkpoint, unpacked where it is quantised."""
+    """One tensor of the checkpoint, unpacked where it is quantised. Raises UserError where it holds NaN or infinite numbers."""
 
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
+        bits = tensor.contiguous().view(_BITS[tensor.element_size()]).numpy()
+        require_finite(bits, tensors[key].dtype, key, tensors[key].file)
         return tensor
 
     if config.quantization and is_quantized(name):

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
-from ..errors import UserError
-from ..files import read_json
+import msgspec
+
+from ..documents import read_as
 from .headers import read_tensors
+from .layout import EMBEDDING_COPY
 
 SOURCE_FILE = "conversion.json"  # in a converted folder: what it was converted from
+
+
+class ConversionShape(msgspec.Struct):
+    """`conversion.json`: the one entry of it that is read."""
+
+    source_fingerprint: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
 def base_fingerprint(folder: Path) -> str:
@@ -19,13 +28,11 @@ def base_fingerprint(folder: Path) -> str:
     tensor: enough to tell checkpoints apart without reading gigabytes. Raises UserError if the record has none.
     """
     source = folder / SOURCE_FILE
-    if source.is_file():
-        fingerprint = read_json(source, "conversion record").get("source_fingerprint")
-        if not fingerprint:
-            raise UserError(f"{source} has no source_fingerprint; convert the checkpoint again")
-        return str(fingerprint)
+    if source.exists():
+        return read_as(source, "conversion record", ConversionShape).source_fingerprint
     digest = hashlib.sha256()
     tensors = read_tensors(folder)
+    tensors.pop(EMBEDDING_COPY, None)  # adds nothing to the checkpoint
     for name in sorted(tensors):
         info = tensors[name]
         digest.update(f"{name}{info.shape}{info.dtype}".encode())

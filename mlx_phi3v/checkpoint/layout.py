@@ -8,13 +8,15 @@ from ..config import ModelArgs
 
 VISION = "model.vision_embed_tokens."
 CLIP = VISION + "img_processor.vision_model."
+EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING_COPY = VISION + "wte.weight"  # the published class's second name for it, which fine-tuned checkpoints store too
 QUANTIZED = re.compile(r"model\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)")
 
 
 def expected_tensors(config: ModelArgs) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the published layout (592 in Phi-3-vision), before quantisation."""
     v, hidden, merged = config.vision, config.hidden_size, 4 * config.vision.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
     shapes |= {VISION + "glb_GN": (1, 1, merged), VISION + "sub_GN": (1, 1, 1, merged)}
     shapes |= {VISION + "img_projection.0.weight": (hidden, merged), VISION + "img_projection.0.bias": (hidden,)}
     shapes |= {VISION + "img_projection.2.weight": (hidden, hidden), VISION + "img_projection.2.bias": (hidden,)}
@@ -64,6 +66,11 @@ def stored_tensors(config: ModelArgs) -> dict[str, tuple[int, ...]]:
 def is_quantized(name: str) -> bool:
     """Whether conversion with -q packs this weight: the four projections of a language layer."""
     return bool(QUANTIZED.fullmatch(name.removesuffix(".weight")))
+
+
+def is_packed(name: str, config: ModelArgs) -> bool:
+    """Whether a checkpoint of this configuration stores the tensor as packed words, not as floats."""
+    return config.quantization is not None and name.endswith(".weight") and is_quantized(name)
 
 
 def is_unused(name: str, config: ModelArgs) -> bool:

@@ -319,17 +319,14 @@ def test_an_adapter_of_another_shape_is_refused(saved: Path, make_checkpoint: Ca
         ({"target_modules": ["nothing"]}, "no module of the model matches"),
         ({"target_modules": ["qkv_proj"]}, "extra "),
         ({"r": 8}, r"is \[4, 64\], the model asks for \[8, 64\]"),
-        ({"layers_to_transform": [0]}, None),
+        ({"layers_to_transform": [0]}, r"extra .*layers\.1\."),
     ],
 )
 def test_an_adapter_that_would_load_wrongly_is_refused(
-    saved: Path, checkpoint: Path, changes: dict[str, Any], message: str | None
+    saved: Path, checkpoint: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = saved / adapters.CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    if message is None:  # says less than the tensors do, which decide
-        load_adapter(saved, load_model_config(checkpoint), base_fingerprint(checkpoint))
-        return
     with pytest.raises(UserError, match=message):
         load_adapter(saved, load_model_config(checkpoint), base_fingerprint(checkpoint))
 
@@ -340,7 +337,7 @@ def test_a_corrupt_adapter_is_named(saved: Path, checkpoint: Path) -> None:
     whole = weights.read_bytes()
     for data in (whole[:-7], whole[:20], b""):
         weights.write_bytes(data)
-        with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing or corrupt"):
+        with pytest.raises(UserError, match=r"adapter_model\.safetensors is (corrupt|truncated)"):
             load_adapter(saved, config, fingerprint)
     weights.unlink()
     with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
