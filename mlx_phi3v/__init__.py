@@ -1,7 +1,7 @@
 """Phi-3-Vision fine-tuning on MLX, with a torch reference that gives the same numbers."""
 
-from . import interrupts
+from . import startup
 
 __version__ = "0.1.0"
 
-interrupts.begin()  # before anything heavy is imported
+startup.begin()  # before anything heavy is imported

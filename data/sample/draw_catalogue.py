@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import signal
 import time
@@ -22,6 +21,7 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 from mlx_phi3v.task import Task
+from mlx_phi3v.worker_context import worker_context
 
 from ..writer import CatalogueWriter
 from .brands import BRANDS, get_brand
@@ -94,8 +94,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         for span in spans:
             yield from draw(span)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(processes, mp_context=worker_context(), initializer=_start_worker)
     try:
         with contextlib.closing(prefetch(draw, spans, ahead=processes * _AHEAD, pool=pool)) as chunks:
             for chunk in chunks:
