@@ -39,7 +39,7 @@ class ImportConfig:
 
     input: Path = option(help="predictions as .csv, .tsv or .jsonl")
     data: Path = option(help="the catalogue of the predictions")
-    output: Path = option(help="the run folder to write")
+    output: Path = option(help="the run folder to write", writes="new")
     split: str = option("test", help="the catalogue's split")
     id: str = option("id", help="column with the row's id")
     text: str | None = option(None, help="column with the whole answer")

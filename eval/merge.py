@@ -33,7 +33,7 @@ class MergeConfig:
     """Settings of a merge of shards."""
 
     shards: tuple[Path, ...] = option(help="run folders of eval.predict --shard i/n", positional=True, metavar="SHARD")
-    output: Path = option(help="the run folder to write")
+    output: Path = option(help="the run folder to write", writes="new")
     partial: bool = option(False, help="merge although shards are missing or unfinished; the run stays unfinished")
 
 

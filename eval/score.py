@@ -22,6 +22,7 @@ from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import stages
+from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_SEED
 from mlx_phi3v.task import Task
 
 from .compare.compare_runs import RESAMPLES
@@ -37,12 +38,14 @@ class ScoreConfig:
     """Settings of a scoring."""
 
     run: Path = option(help="run folder", positional=True)
-    output: Path | None = option(None, help="write the run, its answers parsed again, to this folder")
-    baseline: Path | None = option(None, help="save the run as a baseline in this one file")
-    csv: Path | None = option(None, help="write true values, predicted values and parse statuses as CSV, one line a row")
+    output: Path | None = option(None, help="write the run, its answers parsed again, to this folder", writes="folder")
+    baseline: Path | None = option(None, help="save the run as a baseline in this one file", writes="baseline")
+    csv: Path | None = option(
+        None, help="write true values, predicted values and parse statuses as CSV, one line a row", writes="csv"
+    )
     json: bool = option(False, help="print the scores as JSON instead of the report")
-    seed: int = option(0, help="seed of the bootstrap")
-    resamples: int = option(RESAMPLES, help="bootstrap resamples")
+    seed: int = option(0, help="seed of the bootstrap", at_least=0, at_most=MAX_SEED)
+    resamples: int = option(RESAMPLES, help="bootstrap resamples", at_least=1, at_most=MAX_RESAMPLES)
 
 
 def reparse(row: Prediction, task: Task) -> Prediction:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
+import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from .aliases import aliases, refusals
 from .commands import as_typed, console_name
 from .errors import UserError
-from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, usage
+from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, truth, usage
+from .outputs import output_path
+from .ranges import check_ranges, check_value, short
+from .yaml_file import read_yaml
 
-__all__ = ["build", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
+__all__ = ["build", "check_ranges", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
 
 T = TypeVar("T")
 
@@ -35,36 +38,14 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UserError:
     return UserError(f"unknown key {key!r} in {where}{hint}")
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises UserError where it does not."""
-    import yaml
+def build(cls: type[T], values: Mapping[str, Any], where: str, flags: Collection[str] = ()) -> T:
+    """Make the dataclass `cls` from `values`, checking names, types and ranges, and where it writes.
 
-    class Loader(yaml.SafeLoader):
-        """As in YAML 1.2, on, off, yes and no are text: `vision: off` gives "off"."""
+    `where` names their source in messages, but for those whose names are in `flags`. A dataclass with a method
+    `check_values(where)` is asked too.
 
-    resolvers = yaml.SafeLoader.yaml_implicit_resolvers
-    tag = "tag:yaml.org,2002:bool"
-    Loader.yaml_implicit_resolvers = {first: [r for r in found if r[0] != tag] for first, found in resolvers.items()}
-    Loader.add_implicit_resolver(tag, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    except FileNotFoundError:
-        raise UserError(f"--config {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"--config {path} must hold keys and values, not a {type(value).__name__}")
-    return {str(key): item for key, item in value.items()}
-
-
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Make the dataclass `cls` from `values`, checking names and types; `where` names their source.
-
-    Raises UserError for an unknown key, a value of the wrong type or out of its choices, and a required key without value.
+    Raises UserError for an unknown key, a value of the wrong type or out of its choices or range, a path where nothing
+    can be written, and a required key without value.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     hints = typing.get_type_hints(cls)
@@ -73,15 +54,36 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         name = key.replace("-", "_")
         if name not in fields:
             raise unknown_key(key, list(fields), where)
-        checked[name] = _coerce(name, value, hints[name], where)
-        choices = fields[name].metadata.get("choices")
-        chosen = checked[name] if isinstance(checked[name], tuple) else (checked[name],)
-        if choices and value is not None and any(item not in choices for item in chosen):
-            raise UserError(f"{name} in {where} is {value!r}; choose one of {', '.join(choices)}")
+        said = own_flag(fields[name]) if name in flags and "help" in fields[name].metadata else f"{name} in {where}"
+        checked[name] = _checked(fields[name], value, hints[name], said)
     for name, field in fields.items():
         if required(field) and checked.get(name) in (None, ()):
             raise UserError(_missing(field))
-    return cls(**checked)
+    made = cls(**checked)
+    if isinstance(made, ChecksValues):
+        made.check_values(where)
+    return made
+
+
+@typing.runtime_checkable
+class ChecksValues(typing.Protocol):
+    """Settings with more to check than each value's type and range."""
+
+    def check_values(self, where: str) -> None:
+        """Raise UserError, with `where` in its sentence, for values that make no sense."""
+
+
+def _checked(field: dataclasses.Field[Any], value: Any, annotation: Any, said: str) -> Any:
+    """A value of the field's type, choices and range. `said` is what messages call it."""
+    made = _coerce(value, annotation, said)
+    choices = field.metadata.get("choices")
+    if choices and made is not None and any(item not in choices for item in (made if isinstance(made, tuple) else (made,))):
+        raise UserError(f"{said} is {short(value)}; choose one of {', '.join(choices)}")
+    if made is None:
+        return made
+    check_value(field, made, said)
+    writes = field.metadata.get("writes")
+    return output_path(made, writes, said) if writes else made
 
 
 def _missing(field: dataclasses.Field[Any]) -> str:
@@ -90,29 +92,64 @@ def _missing(field: dataclasses.Field[Any]) -> str:
     return f"{own_flag(field)} is required (as a flag or as the key {field.name!r} of --config)"
 
 
-def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
+def _coerce(value: Any, annotation: Any, said: str) -> Any:
     if value is None:
         if _optional(annotation):
             return None
-        raise UserError(f"{name} in {where} is empty; give it a value or remove the key")
+        raise UserError(f"{said} is empty; give it a value or remove the key")
     kind, many = plain_type(annotation)
     if many:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_coerce(name, item, kind, where) for item in items)
-    if kind in (Any, dict) or typing.get_origin(kind) is dict:
+        return tuple(_coerce(item, kind, said) for item in items)
+    if kind is Any:
         return value
+    if kind is dict or typing.get_origin(kind) is dict:
+        if isinstance(value, dict):
+            return value
+        raise UserError(f"{said} is {short(value)}; it must hold keys and values")
+    made = _one(value, kind, said)
+    if made is None:
+        raise UserError(f"{said} is {short(value)}; it must be {_KIND_NAMES.get(kind, kind.__name__)}")
+    return made
+
+
+def _one(value: Any, kind: Any, said: str) -> Any:
+    """One value as `kind`, decided by the kind: off is a word where text is due, and false where a bool is. None if none."""
+    if kind is bool:
+        return truth(value)
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
-    elif kind is str and isinstance(value, (str, int, float)):
-        return str(value)
-    elif kind is Path and isinstance(value, (str, Path)):
-        return Path(value).expanduser()
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise UserError(f"{name} in {where} is {value!r}; it must be {_KIND_NAMES.get(kind, kind.__name__)}")
+            return float(value)
+        except (ValueError, OverflowError):
+            return None
+    if kind is int:
+        return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if kind in (str, Path) and isinstance(value, (str, int, float, Path)):
+        text = str(value).lower() if isinstance(value, bool) else getattr(value, "text", str(value))
+        return (
+            _as_path(value if isinstance(value, Path) else Path(_plain(text, said)), said)
+            if kind is Path
+            else _plain(text, said)
+        )
+    return value if isinstance(kind, type) and isinstance(value, kind) else None
+
+
+def _plain(text: str, said: str) -> str:
+    """The text. Raises UserError where it is not Unicode: it could be written into no file of a run."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{said} is {short(text)}, which is not {sys.getfilesystemencoding()} text; rename it")
+    return text
+
+
+def _as_path(path: Path, said: str) -> Path:
+    _plain(str(path), said)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        user = path.parts[0]
+        raise UserError(
+            f"{said} is {short(str(path))}, but there is no user {user[1:]!r}; write ./{user} for that name"
+        ) from None
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
@@ -161,4 +198,4 @@ def parse(cls: type[T], prog: str, description: str, argv: Sequence[str] | None 
     config = flags.pop("config", None)
     where = f"--config {config}" if config else "the flags"
     values = own_keys(read_yaml(config), cls, command, where) if config else {}
-    return build(cls, {**values, **flags}, where)
+    return build(cls, {**values, **flags}, where, flags)

@@ -35,7 +35,7 @@ class ConvertConfig:
     """Settings of a conversion; the flags are mlx-lm's."""
 
     hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
-    mlx_path: Path = option(Path("mlx_model"), help="folder to write; it must not exist")
+    mlx_path: Path = option(Path("mlx_model"), help="folder to write; it must not exist", writes="new")
     quantize: bool = option(False, help="pack the language layers", flags=("-q",))
     q_bits: int = option(4, help="bits per weight: 4 or 8")
     q_group_size: int = option(64, help="weights that share a scale: 32, 64 or 128")

@@ -1,42 +1,125 @@
-"""The one exception that a user may see: a sentence that names the file, row or flag, and the fix."""
+"""The one exception that a user may see (a sentence that names the file, row or flag, and the fix), and how a command ends.
+
+Exit statuses: 1 for a mistake (2 in `eval.compare`, where 1 means DIFFERENT), 70 for a fault of ours, 130, 143 or 129
+after Ctrl-C, SIGTERM or SIGHUP, 141 where nobody reads the output any more.
+"""
 
 from __future__ import annotations
 
-import errno
+import codecs
+import contextlib
+import io
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
+from . import interrupts
 from .commands import installed
+from .system_errors import os_sentence
+
+FAULT = 70  # EX_SOFTWARE of sysexits.h
+_DEBUG = "MLX_PHI3V_DEBUG"
 
 
 class UserError(Exception):
     """A mistake in what the user gave: a file, a row or a flag. The message is all that is printed."""
 
 
-def run_cli(main: Callable[[], int | None]) -> None:
+def shown(text: str) -> str:
+    """Text on one line, its control letters, escapes and bidirectional overrides written out."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:
     """Run a command's `main` and exit with its status: what `python -m` and the installed command both call.
 
-    A `UserError` prints as one line and exits 1; a full disk likewise; Ctrl-C exits 130.
-    Anything else is a bug of ours and keeps its traceback.
+    A `UserError` prints as one line and exits with `mistake`; so does what the system says of a path (a full disk, no
+    rights). SIGINT, SIGTERM and SIGHUP end the command and its processes. Anything else is a fault of ours: one line,
+    with the file that holds the traceback.
     """
     if installed():  # sys.path has no current folder then, nor may that of its worker processes
         os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _write_what_cannot_be_encoded()
+    interrupts.install()
     try:
-        status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+        status = main() or 0
+        sys.stdout.flush()
+    except SystemExit:  # of --help
+        raise
+    except BaseException as error:
+        _leave(error, mistake)
+    sys.exit(status)
+
+
+def _leave(error: BaseException, mistake: int) -> NoReturn:
+    """End with the line and the status that an exception asks for."""
+    number = interrupts.received()
+    if number is not None or isinstance(error, KeyboardInterrupt):
+        _say("interrupted")
+        interrupts.end_children()
+        sys.exit(128 + (number or 2))
+    if isinstance(error, BrokenPipeError):
+        # Python flushes at its end: to nowhere, or it would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: cannot write{where}: {error.strerror}; free some space or choose another folder", file=sys.stderr)
-        sys.exit(1)
-    sys.exit(status or 0)
+    sentence = str(error) if isinstance(error, UserError) else _sentence(error)
+    if sentence is not None:
+        _say(f"error: {sentence}")
+        sys.exit(mistake)
+    _say(f"error: {report_fault(error)}")
+    sys.exit(FAULT)
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What a system's error says to the user; None where the error is not of the user's files."""
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        text = error.object[max(0, error.start - 60) : error.end + 20]
+        return f"a name or text is not Unicode, near {text!r}; rename the file, or correct the text"
+    return os_sentence(error) if isinstance(error, OSError) else None
+
+
+def report_fault(error: BaseException) -> str:
+    """The sentence for an unforeseen exception; its traceback goes into a file, and to stderr where MLX_PHI3V_DEBUG is set."""
+    if not isinstance(error, Exception):
+        raise error
+    trace = "".join(traceback.format_exception(error))
+    if os.environ.get(_DEBUG):
+        print(trace, file=sys.stderr)
+    what = shown(f"{type(error).__name__}: {error}"[:300])
+    start = f"this is a fault of mlx-phi3v, not of yours: {what.rstrip(': ')}; "
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", prefix="mlx_phi3v-", suffix=".txt", delete=False
+        ) as file:
+            file.write(f"{sys.argv!r}\n{trace}")
+    except OSError:
+        return f"{start}set {_DEBUG}=1 to see the traceback, and please report it with the command"
+    return f"{start}the traceback is in {file.name}; please report it with the command"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(shown(line), file=sys.stderr, flush=True)
+
+
+def _write_what_cannot_be_encoded() -> None:
+    r"""Let stdout and stderr take every text: a letter that their encoding lacks is written as \u65e5, as JSON has it."""
+    codecs.register_error("mlx_phi3v.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mlx_phi3v.escape")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(rf"\u{units[i : i + 4]}" for i in range(0, len(units), 4)), error.end

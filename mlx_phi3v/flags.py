@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from .aliases import aliases, flag, refusals
 from .errors import UserError
+from .outputs import Writes
+from .ranges import Range
 
 
 def option(
@@ -25,14 +27,24 @@ def option(
     positional: bool = False,
     metavar: str | None = None,
     heading: str | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    writes: Writes | None = None,
 ) -> Any:
     """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
 
     No default means the flag or key is required. A positional tuple takes any number of arguments. `heading` starts a
     group of flags in --help: this field and those after it. `metavar` is what --help calls the value.
+
+    `at_least`, `above`, `at_most` and `below` are the range of a number, or of each of several (`mlx_phi3v.ranges`);
+    `writes` says what a command writes at this path (`mlx_phi3v.outputs`).
     """
-    metadata = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
-    metadata |= {"metavar": metavar, "heading": heading}
+    metadata: dict[str, Any] = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
+    metadata |= {"metavar": metavar, "heading": heading, "writes": writes}
+    if any(end is not None for end in (at_least, above, at_most, below)):
+        metadata["range"] = Range(at_least, above, at_most, below)
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -71,6 +83,8 @@ def required(field: dataclasses.Field[Any]) -> bool:
 def _help(field: dataclasses.Field[Any], also: Sequence[str]) -> str:
     """The line of help, with the default and what other tools call the flag."""
     text: str = field.metadata["help"].replace("%", "%%")
+    if "range" in field.metadata:
+        text += f"; {field.metadata['range']}"
     if required(field):
         text += " (required)"
     elif field.default is not dataclasses.MISSING and field.default is not False and field.default not in (None, "", ()):
@@ -130,10 +144,19 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys([flag(name), "--" + name])) if len(name) > 1 else [flag(name)]
 
 
+def truth(value: Any) -> bool | None:
+    """What true, false, yes, no, on and off mean, as words or as YAML reads them; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if isinstance(value, str) else None
+    return word in ("true", "yes", "on") if word in ("true", "yes", "on", "false", "no", "off") else None
+
+
 def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
+    found = truth(text)
+    if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
+    return found
 
 
 class _Refuse(argparse.Action):

@@ -38,7 +38,7 @@ class FuseConfig:
 
     adapter: str = option(help="LoRA adapter or training run")
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)")
-    save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist")
+    save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
     json: bool = option(False, help="progress as JSON lines on stdout")
 

@@ -25,6 +25,7 @@ from .errors import UserError, run_cli
 from .photo import Photo
 from .progress import note, result, say
 from .prompts import PromptProcessor
+from .ranges import MAX_CROPS, MAX_SEED, MAX_TOKENS
 from .task import chat_prompt
 
 
@@ -39,11 +40,14 @@ class GenerateConfig:
     adapter: str | None = option(None, help="LoRA adapter or training run")
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default as in training, else the model's own")
-    max_new_tokens: int = option(128, help="longest answer, in tokens")
-    temperature: float = option(0.0, help="0 is greedy; above it samples")
-    top_p: float = option(1.0, help="nucleus of sampling")
-    seed: int = option(0, help="seed of sampling")
+    num_crops: int | None = option(
+        None, help="most crops a photo is cut into; by default as in training, else the model's own",
+        at_least=1, at_most=MAX_CROPS,
+    )  # fmt: skip
+    max_new_tokens: int = option(128, help="longest answer, in tokens", at_least=1, at_most=MAX_TOKENS)
+    temperature: float = option(0.0, help="0 is greedy; above it samples", at_least=0, at_most=100)
+    top_p: float = option(1.0, help="nucleus of sampling", above=0, at_most=1)
+    seed: int = option(0, help="seed of sampling", at_least=0, at_most=MAX_SEED)
     json: bool = option(False, help="one JSON line with text, fields, ids and log-probabilities")
 
 

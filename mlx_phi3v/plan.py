@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import cli
@@ -68,7 +69,7 @@ class PlanConfig(TrainConfig):
     )  # type: ignore[assignment]  # training needs a catalogue, a plan does not
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
     photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
-    gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here")
+    gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here", above=0)
 
 
 def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
@@ -79,9 +80,11 @@ def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_
         measured = measure_rows(split, ExampleMaker(prompts, model, catalogue.task, num_crops), as_json=config.json)
         measured.require_readable(split)
         return measured
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", config.photo)
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", config.photo)
     if not match:
-        raise UserError(f"--photo {config.photo} is not of the form WIDTHxHEIGHT, such as 1600x1200")
+        raise UserError(
+            f"--photo {config.photo} is not of the form WIDTHxHEIGHT, such as 1600x1200, of at most 999,999 pixels a side"
+        )
     size = ImageSizes(np.array([1]), np.array([[int(match[1]), int(match[2])]]))
     return MeasuredRows.of([_ANSWER], size, ExampleMaker(prompts, model, Task(), num_crops))
 
@@ -213,7 +216,9 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """The plan as a table and the advice below it."""
-    table = Table(title=f"A training step of {figures['model']}, {figures['dtype']}", title_justify="left", show_header=False)
+    table = Table(
+        title=escape(f"A training step of {figures['model']}, {figures['dtype']}"), title_justify="left", show_header=False
+    )
     table.add_column("what", width=34)
     table.add_column("how much", justify="right")
     rows = {

@@ -73,7 +73,7 @@ class Task:
 
     def __post_init__(self) -> None:
         names = [item.name for item in self.fields]
-        pieces = list(string.Formatter().parse(self.template))
+        pieces = _pieces(self.template)
         used = [name for _, name, _, _ in pieces if name is not None]
         if sorted(used) != sorted(names) or len(set(names)) != len(names):
             raise UserError(f"the template names {used} but the task's fields are {names}; name each field once, as {{name}}")
@@ -167,6 +167,18 @@ class Task:
                 raise UserError(f"field {item.get('name')!r} is of kind {item.get('kind')!r}; choose text, category or number")
             fields.append(Field(item["name"], item["kind"], item.get("currency")))
         return cls(tuple(fields), value.get("prompt", PROMPT), value.get("template") or default_template(fields))
+
+
+def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """The template's labels and names. Raises UserError for braces that do not close, and for formats."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"the template has a brace that is not closed or not opened ({error}); write {{name}}") from None
+    formatted = next((name for _, name, form, conversion in pieces if name is not None and (form or conversion)), None)
+    if formatted is not None:
+        raise UserError(f"the template formats {formatted!r}; write {{{formatted}}} alone, values are written as they are")
+    return pieces
 
 
 _GLUE = " ,;|\n\t"

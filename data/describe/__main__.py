@@ -21,6 +21,7 @@ from rich.console import Console
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.ranges import MAX_CROPS, MAX_ROWS, MAX_SEED, MAX_TOKENS
 
 from .describe import describe
 from .page import write_page
@@ -33,23 +34,27 @@ class DescribeConfig:
 
     catalogue: Path = option(help="folder of the catalogue", positional=True)
     model: Path | None = option(None, help="folder of a model: its tokenizer counts the text and shows what is trained")
-    num_crops: tuple[int, ...] = option((1, 4, 16), help="count tokens at these settings")
-    max_length: int | None = option(None, help="most tokens a row may take; by default the model's own limit")
-    sample: int = option(1000, help="rows whose photos and tokens are looked at")
-    pictures: int = option(48, help="photos on the contact sheet")
-    seed: int = option(0, help="the same seed looks at the same rows")
-    page: Path | None = option(None, help="HTML page to write; by default NAME.html next to the catalogue")
+    num_crops: tuple[int, ...] = option((1, 4, 16), help="count tokens at these settings", at_least=1, at_most=MAX_CROPS)
+    max_length: int | None = option(
+        None, help="most tokens a row may take; by default the model's own limit", at_least=1, at_most=MAX_TOKENS
+    )
+    sample: int = option(1000, help="rows whose photos and tokens are looked at", at_least=0, at_most=MAX_ROWS)
+    pictures: int = option(48, help="photos on the contact sheet", at_least=0, at_most=10_000)
+    seed: int = option(0, help="the same seed looks at the same rows", at_least=0, at_most=MAX_SEED)
+    page: Path | None = option(None, help="HTML page to write; by default NAME.html next to the catalogue", writes="html")
     json: bool = option(False, help="print progress and the figures as JSON lines")
+
+    def check_values(self, where: str) -> None:
+        """Raise UserError where no model is found, or nothing is to be counted."""
+        if self.model is not None and not self.model.is_dir():
+            raise UserError(f"--model is {self.model}, which is no folder; give the folder of a model")
+        if not self.num_crops:
+            raise UserError("--num-crops is empty; give numbers of 1 or more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(DescribeConfig, "python -m data.describe", __doc__ or "", argv)
-    for name in ("sample", "pictures"):
-        if getattr(settings, name) < 0:
-            raise UserError(f"--{name} is {getattr(settings, name)}; give 0 or more")
-    if not settings.num_crops or min(settings.num_crops) < 1:
-        raise UserError(f"--num-crops is {settings.num_crops}; give numbers of 1 or more")
     catalogue = Catalogue(settings.catalogue)
     description = describe(
         catalogue,

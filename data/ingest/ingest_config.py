@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.cli import option
+from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
+from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 
-from .mapping import PRESETS, load_preset, parse_field_flag
+from .mapping import PRESETS, check_shape, load_preset, parse_field_flag
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class IngestConfig:
     """One run of `data.ingest`: the source, what to learn from it, how to fetch and how to split."""
 
     source: str = option(help="file, folder or hub dataset id", positional=True)
-    output: Path = option(help="folder of the new catalogue", flags=("-o",))
+    output: Path = option(help="folder of the new catalogue", flags=("-o",), writes="new")
     preset: str | None = option(None, help="columns, prompt and template of a known data set", choices=PRESETS)
     field: tuple[str, ...] = option((), help="fields to learn, each NAME=COLUMN:KIND:CURRENCY; kinds: text, category, number")
     image: Any = option(None, help="column with the photo: bytes, path or URL")
@@ -31,24 +32,28 @@ class IngestConfig:
     currency: str | None = option(None, help="ISO code of the prices, for fields that name none")
     encoding: str = option("utf-8", help="encoding of a CSV file")
     delimiter: str | None = option(None, help="column delimiter of a CSV file; found in its header if not given")
-    validation: float = option(0.1, help="share of the rows for validation")
-    test: float = option(0.0, help="share of the rows for the test split")
-    seed: int = option(0, help="the same seed splits the same way")
+    validation: float = option(0.1, help="share of the rows for validation", at_least=0, below=1)
+    test: float = option(0.0, help="share of the rows for the test split", at_least=0, below=1)
+    seed: int = option(0, help="the same seed splits the same way", at_least=0, at_most=MAX_SEED)
     near_duplicates: bool = option(True, help="keep near-identical photos in one split")
     csv: bool = option(False, help="also write products.csv with local_image_path, as the published recipe reads it")
-    processes: int = option(os.cpu_count() or 1, help="processes that check rows and photos")
-    max_bytes: int = option(50_000_000, help="largest photo file, in bytes")
-    max_pixels: int = option(MAX_PIXELS, help="largest photo, in pixels")
-    min_side: int = option(MIN_SIDE, help="shortest side of a photo, in pixels")
+    processes: int = option(os.cpu_count() or 1, help="processes that check rows and photos", at_least=1, at_most=MAX_PROCESSES)
+    max_bytes: int = option(50_000_000, help="largest photo file, in bytes", at_least=1, at_most=10**12)
+    max_pixels: int = option(MAX_PIXELS, help="largest photo, in pixels", at_least=1, at_most=10**10)
+    min_side: int = option(MIN_SIDE, help="shortest side of a photo, in pixels", at_least=1, at_most=1_000_000)
     downloads: Path | None = option(None, help="folder that stores downloaded photos for later runs")
-    connections: int = option(32, help="downloads at a time")
-    per_host: int = option(8, help="downloads at a time from one host")
-    timeout: float = option(20.0, help="seconds without a byte before a download counts as stalled")
-    retries: int = option(4, help="further attempts after a failure that may pass")
+    connections: int = option(32, help="downloads at a time", at_least=1, at_most=1000)
+    per_host: int = option(8, help="downloads at a time from one host", at_least=1, at_most=1000)
+    timeout: float = option(20.0, help="seconds without a byte before a download counts as stalled", above=0, at_most=86_400)
+    retries: int = option(4, help="further attempts after a failure that may pass", at_least=0, at_most=100)
     allow_private: bool = option(False, help="also fetch from addresses inside your own network")
     allow_hosts: tuple[str, ...] = option((), help="fetch from these HOST:PORT, wherever they are")
     json: bool = option(False, help="print progress and the summary as JSON lines")
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check_values(self, where: str) -> None:
+        """Raise UserError, naming `where` and the key, for mapping keys of the wrong shape."""
+        check_shape(self.mapping_keys(), where)
 
     def mapping_keys(self) -> dict[str, Any]:
         """What maps columns to fields: the preset, overlaid with the user's own keys."""
@@ -61,16 +66,9 @@ class IngestConfig:
 
 def check_settings(settings: IngestConfig) -> None:
     """Raise UserError for a value out of range."""
-    for name in ("validation", "test"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise UserError(f"--{name} is {getattr(settings, name)}; give a share from 0 to below 1")
+    check_ranges(settings)
     if settings.validation + settings.test >= 1:
         raise UserError("--validation and --test leave nothing to train on; give shares that add up to less than 1")
-    for name in ("processes", "connections", "per_host", "max_bytes", "max_pixels", "min_side"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; give at least 1")
-    if settings.retries < 0 or settings.timeout <= 0:
-        raise UserError("--retries must not be negative and --timeout must be above 0 seconds")
     for host in settings.allow_hosts:
         if not host.rpartition(":")[2].isdecimal() or ":" not in host:
             raise UserError(f"--allow-hosts {host!r} has no port; write HOST:PORT, such as photos.intranet:443")

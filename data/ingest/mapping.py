@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, Literal, cast
 
 from mlx_phi3v.cli import read_yaml, unknown_key
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.flags import truth
+from mlx_phi3v.ranges import short
 from mlx_phi3v.task import QUESTION, Field, FieldKind, Task, chat_prompt, default_template
 
 from .prices import DecimalMark
@@ -79,19 +82,15 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
     `columns` are the source's; what is not named falls back on usual names. `where` names the source in errors.
     Raises UserError for an unknown key, an unknown column or a field that makes no sense.
     """
-    if not isinstance(settings.get("fields") or {}, Mapping):
-        raise UserError(f"fields is {settings['fields']!r}; write one line per field, such as title: {{column: name}}")
-    fields = tuple(
-        _field(name, spec, settings.get("currency"), columns, where) for name, spec in (settings.get("fields") or {}).items()
-    ) or _usual_fields(settings.get("currency"), columns, where)
-    images = _column_names("image", settings.get("image"))
+    fields = _fields(settings, where) or _usual_fields(settings.get("currency"), columns, where)
+    images = _column_names("image", settings.get("image"), where)
     if not images:
         images = tuple(name for name in _USUAL_IMAGES if name in columns)[:1]
     mapping = FieldMapping(
         fields,
         images,
-        _one_column("code", settings.get("code")),
-        _one_column("split", settings.get("split")),
+        _one_column("code", settings.get("code"), where),
+        _one_column("split", settings.get("split"), where),
         settings.get("prompt"),
         settings.get("template"),
     )
@@ -102,6 +101,21 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
     if mapping.photos_per_row() and not images:
         raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")
     return mapping
+
+
+def check_shape(settings: Mapping[str, Any], where: str) -> None:
+    """Raise UserError, naming `where` and the key, for mapping keys that no source can fit: wrong types, names, template."""
+    mapped = _fields(settings, where)
+    for key in ("image", "code", "split"):
+        _column_names(key, settings.get(key), where)
+    template = settings.get("template")
+    if template is None:
+        return
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        Task(tuple(Field(name, "text") for name in ([item.name for item in mapped] or names)), "", template)
+    except (UserError, ValueError) as error:
+        raise UserError(f"template in {where} is {short(template)}: {error}") from None
 
 
 def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
@@ -118,35 +132,63 @@ def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
     return name, dict(zip(("column", "kind", "currency"), pieces))
 
 
-def _field(name: str, spec: Any, currency: str | None, columns: Sequence[str], where: str) -> MappedField:
-    if spec is None:
-        spec = {}
-    if isinstance(spec, str):
-        spec = {"column": spec}
+def _fields(settings: Mapping[str, Any], where: str) -> tuple[MappedField, ...]:
+    fields = settings.get("fields") or {}
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{where}: fields is {short(fields)}; write one line per field, such as title: {{column: name}}")
+    return tuple(_field(name, spec, settings.get("currency"), where) for name, spec in fields.items())
+
+
+_KEYS = ("column", "kind", "currency", "decimal", "required")
+_RESERVED = ("id", "images")
+
+
+def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedField:
+    said = f"{where}: field {short(name)}"
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name in _RESERVED:
+        raise UserError(
+            f"{where}: a field cannot be named {short(name)}; begin with a letter, go on with letters, digits and _, "
+            f"and take neither {' nor '.join(_RESERVED)}"
+        )
     if not isinstance(spec, Mapping):
-        raise UserError(f"field {name!r} is {spec!r}; write {name}: {{column: NAME, kind: text}}")
-    known = ("column", "kind", "currency", "decimal", "required")
+        spec = {} if spec is None else {"column": spec}
     for key in spec:
-        if key not in known:
-            raise unknown_key(str(key), known, f"field {name!r}")
+        if key not in _KEYS:
+            raise UserError(f"{where}: {unknown_key(str(key), _KEYS, f'field {name!r}')}")
     kind = spec.get("kind", "number" if spec.get("currency") else "text")
     if kind not in KINDS:
-        raise UserError(f"field {name!r} is of kind {kind!r}; choose {', '.join(KINDS)}")
-    if spec.get("decimal") not in (None, ".", ","):
-        raise UserError(f'field {name!r} has decimal {spec["decimal"]!r}; write decimal: "." or decimal: ","')
-    if not str(name).isidentifier() or name in ("id", "images"):
-        raise UserError(f"a field cannot be named {name!r}; use letters, digits and _, and neither id nor images")
+        raise UserError(f"{said} is of kind {short(kind)}; choose {', '.join(KINDS)}")
+    decimal = spec.get("decimal")
+    if decimal not in (None, ".", ","):
+        raise UserError(f'{said} has decimal {short(decimal)}; write decimal: "." or decimal: ","')
     number = kind == "number"
-    if not number and (spec.get("currency") or spec.get("decimal")):
-        raise UserError(f"field {name!r} has a currency or decimal mark but is of kind {kind}; only a number can have one")
+    if not number and (spec.get("currency") or decimal):
+        raise UserError(f"{said} has a currency or decimal mark but is of kind {kind}; only a number can have one")
+    required = truth(spec.get("required", False))
+    if required is None:
+        raise UserError(f"{said} has required {short(spec['required'])}; write required: true or required: false")
     return MappedField(
-        str(name),
-        str(spec.get("column", name)),
+        name,
+        _text(spec.get("column", name), f"{said}: column"),
         cast(FieldKind, kind),
-        (spec.get("currency") or currency) if number else None,
-        cast("DecimalMark | None", spec.get("decimal")),
-        bool(spec.get("required", False)),
+        (_currency(spec.get("currency"), said) or currency) if number else None,
+        cast("DecimalMark | None", decimal),
+        required,
     )
+
+
+def _text(value: Any, said: str) -> str:
+    """A column's name; one of digits as it was written. Raises UserError for anything but a word."""
+    text = getattr(value, "text", value)
+    if isinstance(text, str) and text:
+        return text
+    raise UserError(f"{said} is {short(value)}; it must be a column's name")
+
+
+def _currency(value: Any, said: str) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise UserError(f"{said} has currency {short(value)}; write its ISO code, such as USD")
 
 
 def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> tuple[MappedField, ...]:
@@ -162,27 +204,23 @@ def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> t
     return found
 
 
-def _column_names(key: str, value: Any) -> tuple[str, ...]:
+def _column_names(key: str, value: Any, where: str) -> tuple[str, ...]:
     """The columns of `image: {column: a}`, `image: {columns: [a, b]}`, `image: a` or nothing."""
-    if value is None or value == {}:
-        return ()
-    if isinstance(value, str):
-        return (value,)
+    said = f"{key} in {where}"
     if isinstance(value, Mapping):
         for name in value:
             if name not in ("column", "columns"):
-                raise unknown_key(str(name), ("column", "columns"), f"{key!r}")
+                raise unknown_key(str(name), ("column", "columns"), said)
         value = value.get("column", value.get("columns"))
-        return _column_names(key, value)
-    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise UserError(f"{key} is {value!r}; write {key}: {{column: NAME}}")
+    if value is None:
+        return ()
+    return tuple(_text(item, said) for item in (value if isinstance(value, (list, tuple)) else [value]))
 
 
-def _one_column(key: str, value: Any) -> str | None:
-    names = _column_names(key, value)
+def _one_column(key: str, value: Any, where: str) -> str | None:
+    names = _column_names(key, value, where)
     if len(names) > 1:
-        raise UserError(f"{key} names the columns {', '.join(names)}; give one")
+        raise UserError(f"{key} in {where} names the columns {', '.join(names)}; give one")
     return names[0] if names else None
 
 

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.worker_context import worker_context
 
 from .check_row import RejectedError, RowChecks, check_row
 from .chunk_store import ChunkStore
@@ -52,7 +53,7 @@ def check_rows(
     """
     count = 0
     running: dict[Future[Any], int] = {}
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     pool = ProcessPoolExecutor(processes, context, _start_worker, (checks, chunks)) if processes > 1 else None
     try:
         for count, chunk in enumerate(cut_into_chunks(rows), 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import signal
 import time
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.cli import option
+from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.prefetch import prefetch
+from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 from mlx_phi3v.task import Task
+from mlx_phi3v.worker_context import worker_context
 
 from ..writer import CatalogueWriter
 from .brands import BRANDS, get_brand
@@ -34,28 +35,29 @@ _AHEAD = 4  # chunks in flight per worker: bounds memory
 class SampleConfig:
     """What to draw and how to split it."""
 
-    output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"])
-    products: int = option(1000, help=f"how many products, 10 to {MAX_PRODUCTS:,}")
-    seed: int = option(1, help="the same seed gives the same catalogue")
+    output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"], writes="new")
+    products: int = option(1000, help="how many products", at_least=10, at_most=MAX_PRODUCTS)
+    seed: int = option(1, help="the same seed gives the same catalogue", at_least=0, at_most=MAX_SEED)
     brand: str = option("sample", help="the brand whose catalogue is drawn", choices=tuple(BRANDS))
-    processes: int = option(0, help="worker processes; 0 takes one per core, 1 draws in this process")
-    validation_share: float = option(0.1, help="share of products in the validation split")
-    test_share: float = option(0.1, help="share of products in the test split")
-    validation: int | None = option(None, help="number of products in the validation split; wins over the share")
-    test: int | None = option(None, help="number of products in the test split; wins over the share")
+    processes: int = option(
+        0, help="worker processes; 0 takes one per core, 1 draws in this process", at_least=0, at_most=MAX_PROCESSES
+    )
+    validation_share: float = option(0.1, help="share of products in the validation split", at_least=0, below=1)
+    test_share: float = option(0.1, help="share of products in the test split", at_least=0, below=1)
+    validation: int | None = option(
+        None, help="number of products in the validation split; wins over the share", at_least=0, at_most=MAX_PRODUCTS
+    )
+    test: int | None = option(
+        None, help="number of products in the test split; wins over the share", at_least=0, at_most=MAX_PRODUCTS
+    )
     json: bool = option(False, help="print one line of JSON at the end and no progress")
 
 
 def split_counts(settings: SampleConfig) -> tuple[int, int]:
     """(validation, test) rows. Raises UserError where they leave nothing to train on."""
     count = settings.products
-    for name in ("validation_share", "test_share"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(settings, name)}; give a share from 0 to below 1")
     validation = settings.validation if settings.validation is not None else round(count * settings.validation_share)
     test = settings.test if settings.test is not None else round(count * settings.test_share)
-    if validation < 0 or test < 0:
-        raise UserError("--validation and --test are numbers of products; give 0 or more")
     if validation + test >= count:
         raise UserError(
             f"{validation} validation and {test} test products leave none of {count} to train on; "
@@ -92,8 +94,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         for span in spans:
             yield from draw(span)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(processes, mp_context=worker_context(), initializer=_start_worker)
     try:
         with contextlib.closing(prefetch(draw, spans, ahead=processes * _AHEAD, pool=pool)) as chunks:
             for chunk in chunks:
@@ -134,18 +135,12 @@ def sample(settings: SampleConfig) -> dict[str, Any]:
 def check_settings(settings: SampleConfig) -> None:
     """Raise UserError for an unknown brand or a number out of range."""
     get_brand(settings.brand)
-    if not 10 <= settings.products <= MAX_PRODUCTS:
-        raise UserError(f"--products is {settings.products}; give 10 to {MAX_PRODUCTS:,}")
-    if settings.seed < 0:
-        raise UserError(f"--seed is {settings.seed}; give 0 or more")
+    check_ranges(settings)
 
 
 def _processes(settings: SampleConfig) -> int:
     # Starting workers costs more than a second, so a small catalogue is drawn here.
-    processes = settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
-    if processes < 0:
-        raise UserError(f"--processes is {processes}; give 0 or more")
-    return processes
+    return settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
 
 
 def _open_writer(settings: SampleConfig, validation: int, test: int) -> CatalogueWriter:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mlx_phi3v.cli import option, parse
-from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.errors import UserError, run_cli, shown
 from mlx_phi3v.progress import stages
+from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_ROWS, MAX_SEED
 
 from ..report import page, terminal
 from ..runs.run import Run
@@ -40,23 +40,34 @@ class CompareConfig:
     runs: tuple[Path, ...] = option(
         help="run folders written by eval.predict or eval.import_run", positional=True, metavar="RUN"
     )
-    margin_category: float | None = option(2.0, help="points of category accuracy by which equal runs may differ")
-    margin_price: float | None = option(2.0, help="points of price within 10 % by which equal runs may differ")
-    margin_title: float | None = option(None, help="points of title ratio by which equal runs may differ (default: not judged)")
+    margin_category: float | None = option(
+        2.0, help="points of category accuracy by which equal runs may differ", at_least=0, at_most=100
+    )
+    margin_price: float | None = option(
+        2.0, help="points of price within 10 % by which equal runs may differ", at_least=0, at_most=100
+    )
+    margin_title: float | None = option(
+        None, help="points of title ratio by which equal runs may differ (default: not judged)", at_least=0, at_most=100
+    )
     margin_parse: float | None = option(
-        None, help="points of answers not parsed by which equal runs may differ (default: not judged)"
+        None,
+        help="points of answers not parsed by which equal runs may differ (default: not judged)",
+        at_least=0,
+        at_most=100,
     )
     allow: tuple[str, ...] = option((), help="differences between the runs to accept, by the name in the error message")
     baseline: Path | None = option(None, help="a baseline (eval.score RUN --baseline FILE) to compare one run with")
     floor: tuple[Path, ...] = option((), help="other runs of the reference (RUN_A), for the noise floor")
     reference: Path | None = option(None, help="of a table: the run to compare the others with (default: the first)")
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
-    near_tie: float | None = option(None, help="widest margin called a near-tie, in nats (default: 0.01 in fp32, else 0.25)")
-    html: Path | None = option(None, help="write the whole report as one self-contained page")
+    near_tie: float | None = option(
+        None, help="widest margin called a near-tie, in nats (default: 0.01 in fp32, else 0.25)", at_least=0
+    )
+    html: Path | None = option(None, help="write the whole report as one self-contained page", writes="html")
     json: bool = option(False, help="print the whole report as JSON instead of tables")
-    rows: int = option(10, help="how many of the worst rows the terminal lists")
-    seed: int = option(0, help="seed of the bootstrap")
-    resamples: int = option(RESAMPLES, help="bootstrap resamples")
+    rows: int = option(10, help="how many of the worst rows the terminal lists", at_least=0, at_most=MAX_ROWS)
+    seed: int = option(0, help="seed of the bootstrap", at_least=0, at_most=MAX_SEED)
+    resamples: int = option(RESAMPLES, help="bootstrap resamples", at_least=1, at_most=MAX_RESAMPLES)
 
     @property
     def margins(self) -> dict[str, float | None]:
@@ -84,11 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(read_config(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
+        print(f"error: {shown(str(error))}", file=sys.stderr)
     return 2
 
 
@@ -145,7 +152,7 @@ def _write(console: Console, config: CompareConfig, value: object, show: Callabl
         console.print(f"wrote {config.html}", markup=False, style="dim", soft_wrap=True)
 
 
-console = partial(run_cli, main)
+console = partial(run_cli, main, mistake=2)
 
 if __name__ == "__main__":
     console()

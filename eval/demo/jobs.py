@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mlx_phi3v.commands import child_command, child_environment
 from mlx_phi3v.errors import UserError
 
+_GRACE_SECONDS = 10.0  # what a command has to end in
+
 
 @dataclass
 class Job:
@@ -113,7 +115,16 @@ def run_jobs(jobs: Sequence[Job], display: Display) -> None:
                     f"{job.label} failed: {ours[-1] if ours else ' | '.join(messages[-3:]) or f'exit status {status}'}"
                 )
     finally:
-        for _, process, _, _ in running:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+        _end([process for _, process, _, _ in running if process.poll() is None])
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Ask them to end, all at once; a checkpoint may take a while to write, but not for ever."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.sample.products import MAX_PRODUCTS
 from mlx_phi3v.backend import BACKENDS
-from mlx_phi3v.cli import option, own_keys, read_yaml
+from mlx_phi3v.cli import build, option, own_keys, read_yaml
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.ranges import MAX_SEED
 from mlx_phi3v.training.train_config import TrainConfig
 
 # The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
@@ -22,10 +24,13 @@ _LEAST_TO_TRAIN = 10
 class DemoConfig:
     """Settings of the built-in job."""
 
-    output: Path = option(Path("runs/sample"), help="folder for everything the job makes")
-    products: int = option(4600, help="products in the sample catalogue, of which 100 validate and --test test")
-    test: int = option(500, help="products of the test split")
-    seed: int = option(1, help="seed of the catalogue")
+    output: Path = option(Path("runs/sample"), help="folder for everything the job makes", writes="folder")
+    products: int = option(
+        4600, help="products in the sample catalogue, of which 100 validate and --test test",
+        at_least=1, at_most=MAX_PRODUCTS,
+    )  # fmt: skip
+    test: int = option(500, help="products of the test split", at_least=1, at_most=MAX_PRODUCTS)
+    seed: int = option(1, help="seed of the catalogue", at_least=0, at_most=MAX_SEED)
     model: str = option("tiny", help="model to start from")
     backends: tuple[str, ...] = option(BACKENDS, help="backends to tune on", choices=BACKENDS)
     recipe: Path = option(RECIPE, help="training settings as YAML, see mlx_phi3v.train --help")
@@ -61,12 +66,19 @@ class DemoConfig:
     @cached_property
     def recipe_values(self) -> dict[str, Any]:
         """The recipe by our own names of the settings."""
-        return own_keys(read_yaml(self.recipe), TrainConfig, "train", f"--recipe {self.recipe}")
+        where = f"--recipe {self.recipe}"
+        return own_keys(read_yaml(self.recipe, where), TrainConfig, "train", where)
+
+    @cached_property
+    def training(self) -> TrainConfig:
+        """The recipe as the settings of a training. Raises UserError, naming the recipe, for one that is wrong."""
+        own = {"data": self.catalogue, "output": self.output / "adapter"}  # the job gives its own
+        return build(TrainConfig, self.recipe_values | own, f"--recipe {self.recipe}")
 
     @property
     def epochs(self) -> float:
         """Epochs of training."""
-        return float(self.recipe_values.get("epochs", 1))
+        return self.training.epochs
 
     @property
     def tower_frozen(self) -> bool:
@@ -81,4 +93,4 @@ def check_settings(config: DemoConfig) -> None:
         raise UserError(
             f"--products {config.products} leaves too few to train on, after {VALIDATION} to validate and --test {config.test}"
         )
-    _ = config.recipe_values
+    _ = config.training

@@ -23,6 +23,7 @@ from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.progress import say
+from mlx_phi3v.ranges import MAX_CROPS, MAX_TOKENS
 
 from .checks import Check
 
@@ -35,8 +36,8 @@ class ParityConfig:
     tokenizers: Path | None = option(None, help="folder of real tokenizers by model name; by default GOLDEN/../phi3v")
     model: str | None = option(None, help="checkpoint to run on both backends instead, and compare them")
     image: tuple[str, ...] = option((), help="with --model: photos of the prompt")
-    num_crops: int | None = option(None, help="with --model: most crops of a photo")
-    new_tokens: int = option(16, help="with --model: tokens generated greedily")
+    num_crops: int | None = option(None, help="with --model: most crops of a photo", at_least=1, at_most=MAX_CROPS)
+    new_tokens: int = option(16, help="with --model: tokens generated greedily", at_least=1, at_most=MAX_TOKENS)
     backend: tuple[str, ...] = option(BACKENDS, help="with --golden: backends to check", choices=BACKENDS)
     json: bool = option(False, help="print every check as JSON instead of the table")
 

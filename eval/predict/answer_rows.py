@@ -10,8 +10,8 @@ from typing import Any
 
 from mlx_phi3v.batches import Example, ExampleMaker
 from mlx_phi3v.catalogue import Catalogue, Split
+from mlx_phi3v.cli import check_ranges
 from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, generate, load_model
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, sha256_json
 from mlx_phi3v.photo import Photo
 from mlx_phi3v.prefetch import prefetch
@@ -79,8 +79,7 @@ def choose_task(model: LoadedModel, catalogue: Catalogue) -> tuple[Task, str | N
 
 def predict(config: PredictConfig) -> dict[str, Any]:
     """Answer all rows that are not answered yet; returns a summary. Raises UserError for wrong settings or data."""
-    if config.batch_size < 1:
-        raise UserError(f"--batch-size is {config.batch_size}; it must be 1 or more")
+    check_ranges(config)
     catalogue = Catalogue(config.data)
     split = catalogue.split(config.split)
     rows = chosen_rows(split, config.limit, parse_shard(config.shard))

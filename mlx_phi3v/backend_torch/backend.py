@@ -18,6 +18,7 @@ from ..adapters import AdapterArgs
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
 from ..config import ModelArgs
+from ..errors import UserError
 from ..prompts import IGNORE
 from . import lora
 from .cache import Cache, prefill_mask
@@ -25,9 +26,14 @@ from .model import Phi3VForCausalLM, parameter_name
 
 
 def join_ranks() -> tuple[int, int]:
-    """(rank, ranks) of a torchrun launch; (0, 1) without one."""
+    """(rank, ranks) of a torchrun launch; (0, 1) without one. Raises UserError where only some of its variables are set."""
     if "WORLD_SIZE" not in os.environ or not torch.distributed.is_available():
         return 0, 1
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        if os.environ["WORLD_SIZE"] == "1":
+            return 0, 1
+        raise UserError(f"WORLD_SIZE is set but not {', '.join(missing)}; start with torchrun, or unset WORLD_SIZE")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return torch.distributed.get_rank(), torch.distributed.get_world_size()

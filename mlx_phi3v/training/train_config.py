@@ -9,8 +9,9 @@ from typing import Any, Self
 from .. import adapters
 from ..adapters import AdapterArgs
 from ..backend import BACKENDS, DTYPES, default_backend
-from ..cli import option
+from ..cli import check_ranges, option
 from ..errors import UserError
+from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_STEPS, MAX_TOKENS, MAX_TRAINING_SEED
 from ..schedule import SCHEDULES
 from .footprint import StepSettings
 from .row_order import RowOrder
@@ -32,30 +33,32 @@ class TrainConfig:
     """Settings of a training run. Defaults follow Microsoft's table for Phi-3-vision (LoRA r 32, alpha 16, lr 2e-4)."""
 
     data: Path = option(help="catalogue folder, made by data.ingest or data.sample", heading="Model and data")
-    output: Path = option(help="folder for checkpoints and log")
+    output: Path = option(help="folder for checkpoints and log", writes="folder")
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     resume: bool = option(False, help="continue from OUTPUT/last, bit for bit; what only saves memory may change")
-    epochs: float = option(1.0, help="passes over the training rows", heading="How long and how fast")
-    max_steps: int | None = option(None, help="optimiser steps; wins over epochs")
-    batch_size: int = option(4, help="rows per forward pass, over all ranks")
-    grad_accumulation_steps: int = option(1, help="forward passes per optimiser step")
-    learning_rate: float = option(2e-4, help="peak learning rate")
+    epochs: float = option(
+        1.0, help="passes over the training rows", heading="How long and how fast", above=0, at_most=1_000_000
+    )
+    max_steps: int | None = option(None, help="optimiser steps; wins over epochs", at_least=1, at_most=MAX_STEPS)
+    batch_size: int = option(4, help="rows per forward pass, over all ranks", at_least=1, at_most=MAX_BATCH)
+    grad_accumulation_steps: int = option(1, help="forward passes per optimiser step", at_least=1, at_most=100_000)
+    learning_rate: float = option(2e-4, help="peak learning rate", above=0)
     lr_schedule: str = option("linear", help="after the warm-up", choices=SCHEDULES)
-    warmup_steps: int = option(50, help="optimiser steps of linear warm-up")
-    weight_decay: float = option(0.01, help="AdamW's decoupled weight decay")
-    adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas")
-    adam_eps: float = option(1e-7, help="AdamW's epsilon")
-    max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off")
+    warmup_steps: int = option(50, help="optimiser steps of linear warm-up", at_least=0, at_most=MAX_STEPS)
+    weight_decay: float = option(0.01, help="AdamW's decoupled weight decay", at_least=0)
+    adam_betas: tuple[float, ...] = option((0.9, 0.95), help="AdamW's betas", at_least=0, below=1)
+    adam_eps: float = option(1e-7, help="AdamW's epsilon", above=0)
+    max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off", at_least=0)
     init_adapter: str | None = option(
         None,
         help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets are used",
         heading="What to train",
     )
-    r: int | None = option(None, help="LoRA rank; by default 32")
-    lora_alpha: float | None = option(None, help="LoRA alpha, the scale is alpha / r; by default 16")
-    lora_dropout: float = option(0.0, help="dropout before LoRA")
+    r: int | None = option(None, help="LoRA rank; by default 32", at_least=1, at_most=4096)
+    lora_alpha: float | None = option(None, help="LoRA alpha, the scale is alpha / r; by default 16", above=0)
+    lora_dropout: float = option(0.0, help="dropout before LoRA", at_least=0, below=1)
     language: str | None = option(
         None, help="language model: qkv_proj o_proj gate_up_proj down_proj; by default lora", choices=("off", "lora")
     )
@@ -65,25 +68,40 @@ class TrainConfig:
     projector: str | None = option(None, help="img_projection; by default lora", choices=("off", "lora", "full"))
     separators: str | None = option(None, help="sub_GN and glb_GN; by default off", choices=("off", "full"))
     lm_head: str | None = option(None, help="output layer; by default off", choices=("off", "lora"))
-    num_crops: int | None = option(None, help="most crops a photo is cut into; by default the model's own", heading="Photos")
-    max_length: int | None = option(None, help="most tokens a row may take; a longer row is an error, never cut")
+    num_crops: int | None = option(
+        None, help="most crops a photo is cut into; by default the model's own", heading="Photos",
+        at_least=1, at_most=MAX_CROPS,
+    )  # fmt: skip
+    max_length: int | None = option(
+        None, help="most tokens a row may take; a longer row is an error, never cut", at_least=1, at_most=MAX_TOKENS
+    )
     group_by_length: bool = option(False, help="rows of similar length share a batch, which reduces padding")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory", heading="Memory and time")
     memory_limit: float | None = option(
         None, help="gigabytes to stay within, on MLX: a step is split into as many passes as needed, "
-        "with --grad-checkpoint if it must be",
+        "with --grad-checkpoint if it must be", above=0, at_most=MAX_GB,
     )  # fmt: skip
     feature_cache: Path | None = option(
         None, help="folder to cache photo features in, so that each photo is encoded once; only with a frozen "
         "image side",
     )  # fmt: skip
-    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take")
-    seed: int = option(0, help="seed of order, LoRA weights and dropout", heading="Seed, log and checkpoints")
-    steps_per_report: int = option(10, help="optimiser steps between log lines")
-    steps_per_eval: int = option(200, help="optimiser steps between validation losses")
-    val_rows: int = option(200, help="validation rows used, 0 for none")
-    save_every: int = option(200, help="optimiser steps between checkpoints")
+    feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take", above=0, at_most=MAX_GB)
+    seed: int = option(
+        0, help="seed of order, LoRA weights and dropout", heading="Seed, log and checkpoints",
+        at_least=0, at_most=MAX_TRAINING_SEED,
+    )  # fmt: skip
+    steps_per_report: int = option(10, help="optimiser steps between log lines", at_least=1, at_most=MAX_STEPS)
+    steps_per_eval: int = option(200, help="optimiser steps between validation losses", at_least=1, at_most=MAX_STEPS)
+    val_rows: int = option(200, help="validation rows used, 0 for none", at_least=0, at_most=MAX_ROWS)
+    save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     json: bool = option(False, help="progress as JSON lines on stdout")
+
+    def check_values(self, where: str) -> None:
+        """Raise UserError for settings that do not go together."""
+        if len(self.adam_betas) != 2:
+            raise UserError(f"--adam-betas takes two numbers, got {len(self.adam_betas)}")
+        if self.memory_limit is not None and self.backend != "mlx":
+            raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
 
     def with_lora_defaults(self) -> Self:
         """The settings with every unset one of `LORA_DEFAULTS` at its default."""
@@ -133,27 +151,6 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
 
 
 def check(config: TrainConfig) -> None:
-    """Raises UserError for a setting that makes no sense."""
-    for name in ("batch_size", "grad_accumulation_steps", "steps_per_report", "steps_per_eval", "save_every"):
-        _at_least_one(config, name)
-    for name in ("r", "num_crops", "max_steps", "max_length"):
-        if getattr(config, name) is not None:
-            _at_least_one(config, name)
-    if not config.learning_rate > 0 or not 0 <= config.lora_dropout < 1:
-        raise UserError(
-            f"--learning-rate {config.learning_rate} --lora-dropout {config.lora_dropout}: the rate must be above 0, "
-            "the dropout from 0 to below 1"
-        )
-    if len(config.adam_betas) != 2:
-        raise UserError(f"--adam-betas takes two numbers, got {len(config.adam_betas)}")
-    if config.memory_limit is not None and config.memory_limit <= 0:
-        raise UserError(f"--memory-limit is {config.memory_limit:g}; it must be above 0 gigabytes")
-    if config.memory_limit is not None and config.backend != "mlx":
-        raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
-    if config.max_steps is None and config.epochs <= 0:
-        raise UserError(f"--epochs is {config.epochs}; it must be above 0")
-
-
-def _at_least_one(config: TrainConfig, name: str) -> None:
-    if getattr(config, name) < 1:
-        raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be 1 or more")
+    """Raises UserError for a setting out of its range, or that makes no sense with another."""
+    check_ranges(config)
+    config.check_values("the settings")

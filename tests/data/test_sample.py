@@ -225,7 +225,7 @@ def test_a_third_brand_with_three_sizes_is_a_few_lines() -> None:
         ({"products": 9}, "--products is 9"),
         ({"products": 20, "test": 15, "validation": 5}, "leave none of 20"),
         ({"test_share": 1.5}, "--test-share is 1.5"),
-        ({"test": -1}, "give 0 or more"),
+        ({"test": -1}, "--test is -1; it must be from 0"),
         ({"seed": -1}, "--seed is -1"),
         ({"processes": -2}, "--processes is -2"),
         ({"brand": "nobody"}, "--brand nobody is unknown"),

@@ -1,0 +1,111 @@
+"""SIGINT, SIGTERM and SIGHUP: one line, the exit status of the signal, and no process left behind.
+
+`startup` answers them until a command begins, `install` from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from .startup import COMMAND, SIGNALS, is_default, leave_at_once
+
+_AGAIN_SECONDS = 2.0  # `timeout` and some shells send a signal twice; later than this it is meant
+_LATE_SECONDS = 10.0  # after which children that still run are ended, whatever the parent waits for
+_GRACE_SECONDS = 3.0  # what a child has to end by itself
+
+_received: int | None = None
+_received_at = 0.0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the command; raised in the main thread."""
+
+
+def install() -> None:
+    """Raise `Stopped` at a signal from now on."""
+    os.environ[COMMAND] = str(os.getpid())
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if is_default(number):
+            signal.signal(number, _raise)
+    sys.unraisablehook = _unraisable
+
+
+def received() -> int | None:
+    """The signal that came, if one did."""
+    return _received
+
+
+def _raise(number: int, frame: object) -> None:
+    global _received, _received_at
+    now = time.monotonic()
+    if _received is None:
+        _received, _received_at = number, now
+        threading.Thread(target=_end_late_children, daemon=True).start()
+        raise Stopped
+    if now - _received_at > _AGAIN_SECONDS:  # cleaning up takes the user too long
+        end_children()
+        leave_at_once(number, frame)
+
+
+def _unraisable(unraisable: Any) -> None:
+    """A signal that came inside a destructor is lost there: raise it again in a moment."""
+    if unraisable.exc_type is Stopped and _received is not None:
+        timer = threading.Timer(0.05, _again, (_received,))
+        timer.daemon = True
+        timer.start()
+    elif _received is None:
+        sys.__unraisablehook__(unraisable)
+
+
+def _again(number: int) -> None:
+    global _received
+    _received = None
+    signal.raise_signal(number)
+
+
+def end_children() -> None:
+    """End every process that this one started and that still runs."""
+    import psutil
+
+    try:
+        children = psutil.Process().children(recursive=True)
+        # multiprocessing's own helper ends by itself, and ignores SIGTERM.
+        children = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    except psutil.Error:
+        return
+    _each(children, "terminate")
+    _, alive = psutil.wait_procs(children, _GRACE_SECONDS)
+    _each(alive, "kill")
+
+
+def _each(processes: list[Any], verb: str) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            getattr(process, verb)()
+
+
+def _end_late_children() -> None:
+    """Workers that are amid a long piece of work do not hold up the end."""
+    time.sleep(_LATE_SECONDS)
+    end_children()
+
+
+def end_with_parent() -> None:
+    """A worker does not notice when its parent is killed; it would wait for work for ever."""
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,67 @@
+"""Where a command may write: checked when its flags are read, before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from .errors import UserError
+
+# "new": a folder that appears whole; "folder": one that is written in place; the others are single files.
+Writes = Literal["new", "folder", "html", "baseline", "csv"]
+
+# How a file begins that an earlier run of the same command wrote, and that may be written over.
+_BEGINS = {"html": (b"<!doctype html",), "baseline": (b'{"manifest"',)}
+# What marks a folder as one of ours: files that came with it are not written over by a table.
+_MARKS = ("manifest.json", "catalogue.json")
+
+
+def output_path(path: Path, writes: Writes, name: str) -> Path:
+    """The path to write, behind any symbolic link. `name` is the flag or key, for messages.
+
+    Raises UserError where nothing can be written there: below a file, a folder where a file belongs or the other way
+    round, a mount point where a whole folder must take its place, or a file that this command did not write.
+    """
+    try:
+        if path.is_symlink() or path.name in ("", ".."):
+            path = path.resolve()
+        _check_parents(path, name)
+        if writes in ("new", "folder"):
+            _check_folder(path, writes, name)
+        else:
+            _check_file(path, writes, name)
+    except RuntimeError:  # what resolve raises for links in a circle
+        raise UserError(f"{name} is {path}, a symbolic link in a circle; give another path") from None
+    return path
+
+
+def _check_parents(path: Path, name: str) -> None:
+    for parent in path.parents:
+        if parent.is_dir():
+            return
+        if os.path.lexists(parent):
+            raise UserError(f"{name} is {path}, which lies below {parent}, a file; give a path whose folders are folders")
+
+
+def _check_folder(path: Path, writes: Writes, name: str) -> None:
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{name} is {path}, a file; give a folder")
+    if not path.name:
+        raise UserError(f"{name} is {path}; give a folder in it")
+    if writes == "new" and os.path.ismount(path):
+        raise UserError(f"{name} is {path}, a mount point; the folder must appear whole, so give one in it: {path / 'new'}")
+
+
+def _check_file(path: Path, writes: Writes, name: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{name} is {path}, a folder; give the name of a file")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    ours = start.startswith(_BEGINS[writes]) if writes in _BEGINS else path.suffix.lower() == ".csv"
+    if writes == "csv" and any((path.parent / mark).exists() for mark in _MARKS):
+        ours = False
+    if not ours:
+        raise UserError(f"{name} is {path}, a file that this command did not write; choose another name or remove it first")

@@ -1,0 +1,58 @@
+"""Answers signals from the first moment: a Ctrl-C while numpy is imported would else end in a traceback.
+
+`begin` is called as the package is imported. It does nothing in a program that only uses the package. This module imports
+nothing that Python has not loaded already, as a signal may come meanwhile.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the built-in part of `signal`
+import os
+import sys
+
+SIGNALS = tuple(getattr(_signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(_signal, name))
+COMMAND = "MLX_PHI3V_COMMAND"  # in the environment: the process id of the command, for its worker processes
+_PACKAGES = ("mlx_phi3v", "data", "eval")
+
+
+def begin() -> None:
+    """Answer signals from now on, if this process is one of our commands or one of its workers."""
+    try:
+        if is_command(sys.orig_argv):
+            for number in SIGNALS:
+                if is_default(number):
+                    _signal.signal(number, leave_at_once)
+        elif "--multiprocessing-fork" in sys.orig_argv and os.environ.get(COMMAND) == str(os.getppid()):
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+            from .interrupts import end_with_parent
+
+            end_with_parent()
+    except ValueError:  # not in the main thread: then this is no command
+        return
+
+
+def is_default(number: int) -> bool:
+    """Whether nobody has decided on a signal. One that the command was started to ignore (nohup) stays ignored."""
+    return _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler, leave_at_once)
+
+
+def is_command(argv: list[str]) -> bool:
+    """Whether a command line is `python -m` of ours, or an installed command."""
+    for place, argument in enumerate(argv[1:], 1):
+        if argv[place - 1] in ("-X", "-W"):
+            continue  # what these options take
+        if argument == "-m":
+            module = argv[place + 1] if place + 1 < len(argv) else ""
+            return module.partition(".")[0] in _PACKAGES
+        if argument == "-c":
+            return False
+        if not argument.startswith("-"):
+            name = os.path.basename(argument)
+            return name.startswith("mlx_phi3v.") and not name.endswith(".py")
+    return False
+
+
+def leave_at_once(number: int, frame: object) -> None:
+    """Before the command began: nothing is written and no process started."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)

@@ -1,0 +1,137 @@
+"""Signals: one line, the signal's exit status, and no process left, whenever they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mlx_phi3v import interrupts, startup
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+def start(mark: str, *arguments: object) -> subprocess.Popen[str]:
+    """A command in a process group of its own, as a terminal starts it; `mark` is in the environment of all it starts."""
+    line = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"TEST_MARK": mark}
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes that carry the mark and run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(mark: str, count: int) -> None:
+    """Until the command runs so many processes; they come within seconds, and never if it is broken."""
+    for _ in range(600):
+        if len(marked(mark)) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{len(marked(mark))} processes instead of {count}")
+
+
+# Command -> its flags, and how many processes show that it is at work: itself, multiprocessing's helper, two workers.
+COMMANDS: dict[str, tuple[list[object], int]] = {
+    "data.sample": (["--products", 20000, "--processes", 2], 4),
+    "data.ingest": (["--processes", 2], 4),
+    "eval": (["--products", 150, "--test", 20], 2),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whole_group", [False, True], ids=["command", "terminal"])
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_signal_ends_a_command_and_its_processes(
+    module: str, whole_group: bool, number: signal.Signals, tmp_path: Path
+) -> None:
+    flags, processes = COMMANDS[module]
+    if module == "data.ingest":
+        pytest.importorskip("httpx")
+        rows = "".join(f"Hat {i},{i}\n" for i in range(200_000))
+        (tmp_path / "shop.csv").write_text("title,price\n" + rows)
+        flags = [tmp_path / "shop.csv", *flags]
+    mark = uuid.uuid4().hex
+    running = start(mark, "-m", module, "--output", tmp_path / "out", *flags)
+    wait_for(mark, processes)
+    if whole_group:
+        os.killpg(running.pid, number)
+    else:
+        running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 128 + number and errors == "interrupted\n"
+    for _ in range(20):  # multiprocessing's helper sees the end of its pipe a moment later
+        if not marked(mark):
+            break
+        time.sleep(0.1)
+    assert marked(mark) == [] and not (tmp_path / "out" / "catalogue.json").exists()
+
+
+AT_START = """
+import os, signal, sys
+sys.orig_argv = [sys.executable, "-m", "mlx_phi3v.train"]
+import mlx_phi3v
+assert "numpy" not in sys.modules
+os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+import numpy
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_anything_is_imported(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", AT_START, name], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.Signals[name] and done.stderr == "interrupted\n"
+
+
+def test_a_program_that_uses_the_package_keeps_its_signals() -> None:
+    code = "import signal, mlx_phi3v.train, eval.compare, data.sample\n"
+    code += "print(signal.getsignal(2) is signal.default_int_handler, signal.getsignal(15) is signal.SIG_DFL)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "ours"),
+    [
+        ("python -m mlx_phi3v.train --resume", True),
+        ("python -P -X utf8 -m data.ingest x", True),
+        ("python -m eval", True),
+        ("python /usr/bin/mlx_phi3v.train --resume", True),
+        ("python -m pytest -m eval", False),
+        ("python -m evaluate", False),
+        ("python -c pass -m eval", False),
+        ("python mlx_phi3v.train.py", False),
+        ("python", False),
+    ],
+)
+def test_our_commands_are_told_from_other_programs(line: str, ours: bool) -> None:
+    assert startup.is_command(line.split()) is ours
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert not startup.is_default(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert startup.is_default(signal.SIGHUP) and interrupts.received() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
