@@ -109,9 +109,11 @@ def open_photo(
     with _decoding(name):
         image.load()
         image = _to_rgb(_oriented(image), name)
-        # Other metadata serves no reader of RGB, and a corrupt file's may be of types that no encoder takes.
         profile = image.info.get("icc_profile")
-        image.info = {"icc_profile": profile} if isinstance(profile, bytes) else {}
+        if profile is not None and not isinstance(profile, bytes):
+            raise ValueError("its colour profile is no profile")
+        # Other metadata serves no reader of RGB, and a corrupt file's may be of types that no encoder takes.
+        image.info = {"icc_profile": profile} if profile else {}
     return image
 
 

@@ -210,7 +210,9 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
             stat = file.stat()
         except OSError:
             continue
-        yield os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns
+        # A name that is not UTF-8 holds surrogates here, which no hash takes.
+        name = os.path.relpath(file, path).encode("utf-8", "backslashreplace").decode("utf-8")
+        yield name, stat.st_size, stat.st_mtime_ns
 
 
 def _dataset_tables(loaded: Any, split: str | None, root: Path | None, place: str) -> Iterator[SourceTable]:

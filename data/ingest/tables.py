@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import itertools
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,14 +16,23 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.text import storable
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 _BATCH_ROWS = 256
 _DELIMITERS = ",;\t|"
+_MAX_DEPTH = 50  # of the lists and objects in one JSON row
 
 
 class RowError(str):
-    """The reason why a row of a table cannot be read, in place of its values."""
+    """The reason why a row of a table cannot be read, in place of its values. `value` is what is wrong in it."""
+
+    value: str
+
+    def __new__(cls, reason: str, value: str = "") -> RowError:
+        self = super().__new__(cls, reason)
+        self.value = value
+        return self
 
 
 Row = dict[str, Any] | RowError
@@ -73,6 +84,21 @@ def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
         raise UserError(f"--encoding {encoding} is unknown; try utf-8, cp1252 or utf-16") from None
 
 
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """A file that ends early, is corrupt or cannot be read is one sentence."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is cut or corrupt ({_first_line(error)}); get it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; get it again") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class CsvTable:
     """A CSV file with a header. All values are text, so that codes keep their zeros and prices their marks."""
 
@@ -81,12 +107,15 @@ class CsvTable:
     def __init__(self, path: Path, encoding: str, delimiter: str | None) -> None:
         self.path = path
         self.encoding = encoding
-        with _open_text(path, encoding) as file:
+        with _whole(path), _open_text(path, encoding) as file:
             header = self._read(file)
         if not header.strip():
             raise UserError(f"{path} is empty; a CSV file needs a header line with the names of its columns")
         self.delimiter = delimiter or max(_DELIMITERS, key=header.count)
-        names = next(csv.reader([header], delimiter=self.delimiter))
+        try:
+            names = next(csv.reader([header], delimiter=self.delimiter))
+        except csv.Error as error:
+            raise UserError(f"{path} has no header that can be read ({error}); name every column in its first line") from None
         self.names = [name.strip() for name in names]
         if "" in self.names:
             raise UserError(f"{path} has no name for column {self.names.index('') + 1}; name every column in its first line")
@@ -107,7 +136,7 @@ class CsvTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each data row with the number of its last line in the file."""
-        with _open_text(self.path, self.encoding) as file:
+        with _whole(self.path), _open_text(self.path, self.encoding) as file:
             reader = csv.reader(file, delimiter=self.delimiter)
             next(reader)
             while True:
@@ -129,7 +158,7 @@ class CsvTable:
 
 
 def _count_lines(path: Path) -> int:
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+    with _whole(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         pieces = iter(lambda: file.read(1 << 20), b"")
         return sum(piece.count(b"\n") for piece in pieces)
 
@@ -141,7 +170,7 @@ class JsonTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open_text(path, "utf-8") as file:
+        with _whole(path), _open_text(path, "utf-8") as file:
             self.is_list = self._first_character(file) == "["
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
@@ -166,7 +195,7 @@ class JsonTable:
         return self._listed() if self.is_list else self._lines()
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
-        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
+        with _whole(self.path), self._open() as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -175,17 +204,41 @@ class JsonTable:
                 except (ValueError, RecursionError):
                     yield number, RowError("malformed_row")
                     continue
-                yield number, value if isinstance(value, dict) else RowError("malformed_row")
+                yield number, _json_row(value)
+
+    def _open(self) -> Any:
+        return gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb")
 
     def _listed(self) -> Iterator[tuple[int, Row]]:
         import ijson
 
-        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
-            try:
-                for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
-                    yield number, value if isinstance(value, dict) else RowError("malformed_row")
-            except ijson.JSONError as error:
-                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be truncated") from None
+        with _whole(self.path), self._open() as file:
+            values = enumerate(ijson.items(file, "item", use_float=True), 1)
+            while True:
+                try:
+                    number, value = next(values)
+                except StopIteration:
+                    return
+                except (ijson.JSONError, ValueError, RecursionError) as error:
+                    raise UserError(f"{self.path} is not valid JSON ({_first_line(error)}); it may be truncated") from None
+                yield number, _json_row(value)
+
+
+def _json_row(value: Any) -> Row:
+    """The object of a row, or why it cannot be one: another value, a key that is no text, nested without end."""
+    if not isinstance(value, dict):
+        return RowError("malformed_row", type(value).__name__)
+    wrong = next((key for key in value if storable(key) != key), None)
+    if wrong is not None:
+        return RowError("malformed_row", wrong)
+    return value if _within_depth(value, _MAX_DEPTH) else RowError("malformed_row", "nested too deeply")
+
+
+def _within_depth(value: Any, depth: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_within_depth(item, depth - 1) for item in items)
 
 
 class ParquetTable:
@@ -201,8 +254,8 @@ class ParquetTable:
             with parquet.ParquetFile(path) as file:
                 self.columns = {field.name: field.type for field in file.schema_arrow}
                 self.count = file.metadata.num_rows
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{path} is not a whole Parquet file ({_first_line(error)}); get it again") from None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
@@ -210,8 +263,38 @@ class ParquetTable:
 
         numbers = itertools.count(1)
         with parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                yield from zip(numbers, batch.to_pylist())
+            batches = file.iter_batches(_BATCH_ROWS)
+            while True:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    raise UserError(f"{self.path} is corrupt ({_first_line(error)}); get it again") from None
+                yield from zip(numbers, _batch_rows(batch))
+
+
+def _batch_rows(batch: Any) -> list[Row]:
+    """The rows of a batch or table; one that holds a value which Python cannot is a RowError, and only that one."""
+    try:
+        rows: list[Row] = batch.to_pylist()
+        return rows
+    except (ValueError, OverflowError, TypeError, pa.ArrowException):
+        return [_batch_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
+
+
+def _batch_row(row: Any) -> Row:
+    for name in row.column_names if isinstance(row, pa.Table) else row.schema.names:
+        try:
+            row.column(name).to_pylist()
+        except UnicodeDecodeError:
+            return RowError("text_not_utf8", f"column {name}")
+        except (ValueError, OverflowError) as error:
+            return RowError("value_out_of_range", f"column {name}: {_first_line(error)}")
+        except (TypeError, pa.ArrowException) as error:
+            return RowError("row_unreadable", f"column {name}: {_first_line(error)}")
+    whole: Row = row.to_pylist()[0]
+    return whole
 
 
 class DatasetTable:
@@ -228,4 +311,4 @@ class DatasetTable:
         """Each row with its number, from 1."""
         numbers = itertools.count(1)
         for table in self.dataset.iter(batch_size=_BATCH_ROWS):
-            yield from zip(numbers, table.to_pylist())
+            yield from zip(numbers, _batch_rows(table))

@@ -274,13 +274,25 @@ def test_a_file_of_too_many_bytes_is_not_read_whole(tmp_path: Path, monkeypatch:
     assert caught.value.reason == "picture_too_many_bytes"
 
 
-def test_metadata_of_wrong_types_does_not_reach_the_stored_photo() -> None:
+@pytest.mark.parametrize(
+    ("info", "kept"), [({"dpi": "y", "exif": 7}, {}), ({"icc_profile": b"p", "gamma": {}}, {"icc_profile": b"p"})]
+)
+def test_metadata_of_wrong_types_does_not_reach_the_stored_photo(
+    info: dict[Any, Any], kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = Image.fromarray(pixels()[:, :, 0])
-    image.info = {"icc_profile": 5, "dpi": "y", "exif": 7}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlx_phi3v.photo._open", lambda *_: image)
-        patch.setattr(image, "load", lambda: None)
-        assert open_photo(b"").info == {}
+    image.info = info
+    monkeypatch.setattr("mlx_phi3v.photo._open", lambda *_: image)
+    assert open_photo(b"").info == kept
+
+
+def test_a_colour_profile_that_is_none_is_a_broken_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(pixels()[:, :, 0])
+    image.info = {"icc_profile": 5}
+    monkeypatch.setattr("mlx_phi3v.photo._open", lambda *_: image)
+    with pytest.raises(PhotoError) as caught:
+        open_photo(b"")
+    assert caught.value.reason == "picture_broken"
 
 
 _SEEDS = {kind: encode(Image.fromarray(pixels(40, 30)), kind) for kind in ("PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG", "PPM")}
