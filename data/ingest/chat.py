@@ -12,7 +12,8 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task, clean_text
 from mlx_phi3v.text import storable
 
-from .tables import Row, RowError, Table
+from .row import Row, RowError
+from .tables import Table
 
 _TURNS = ("messages", "conversations")
 _PHOTO_COLUMNS = ("images", "image")

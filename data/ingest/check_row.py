@@ -21,8 +21,8 @@ from .mapping import FieldMapping, MappedField
 from .near_duplicates import fingerprint
 from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, photo_references, reference_bytes
 from .prices import PriceError, parse_price
+from .row import RowError
 from .sources import SPLIT_NAMES, RawRow
-from .tables import RowError
 from .text import normalise
 
 

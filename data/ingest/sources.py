@@ -16,8 +16,10 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .arrow_tables import DatasetTable
 from .chat import ChatTable, is_chat
-from .tables import DatasetTable, Row, Table, is_table, open_table
+from .row import Row
+from .tables import Table, is_table, open_table
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import itertools
 import json
-import zlib
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,24 +16,12 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import storable
 
+from .arrow_tables import ParquetTable
+from .row import Row, RowError, first_line, whole
+
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-_BATCH_ROWS = 256
 _DELIMITERS = ",;\t|"
 _MAX_DEPTH = 50  # of the lists and objects in one JSON row
-
-
-class RowError(str):
-    """The reason why a row of a table cannot be read, in place of its values. `value` is what is wrong in it."""
-
-    value: str
-
-    def __new__(cls, reason: str, value: str = "") -> RowError:
-        self = super().__new__(cls, reason)
-        self.value = value
-        return self
-
-
-Row = dict[str, Any] | RowError
 
 
 class Table(Protocol):
@@ -84,21 +70,6 @@ def _open_text(path: Path, encoding: str) -> io.TextIOWrapper:
         raise UserError(f"--encoding {encoding} is unknown; try utf-8, cp1252 or utf-16") from None
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """A file that ends early, is corrupt or cannot be read is one sentence."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is cut or corrupt ({_first_line(error)}); get it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}; get it again") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 class CsvTable:
     """A CSV file with a header. All values are text, so that codes keep their zeros and prices their marks."""
 
@@ -107,7 +78,7 @@ class CsvTable:
     def __init__(self, path: Path, encoding: str, delimiter: str | None) -> None:
         self.path = path
         self.encoding = encoding
-        with _whole(path), _open_text(path, encoding) as file:
+        with whole(path), _open_text(path, encoding) as file:
             header = self._read(file)
         if not header.strip():
             raise UserError(f"{path} is empty; a CSV file needs a header line with the names of its columns")
@@ -136,7 +107,7 @@ class CsvTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each data row with the number of its last line in the file."""
-        with _whole(self.path), _open_text(self.path, self.encoding) as file:
+        with whole(self.path), _open_text(self.path, self.encoding) as file:
             reader = csv.reader(file, delimiter=self.delimiter)
             next(reader)
             while True:
@@ -158,7 +129,7 @@ class CsvTable:
 
 
 def _count_lines(path: Path) -> int:
-    with _whole(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+    with whole(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         pieces = iter(lambda: file.read(1 << 20), b"")
         return sum(piece.count(b"\n") for piece in pieces)
 
@@ -170,7 +141,7 @@ class JsonTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _whole(path), _open_text(path, "utf-8") as file:
+        with whole(path), _open_text(path, "utf-8") as file:
             self.is_list = self._first_character(file) == "["
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
@@ -195,7 +166,7 @@ class JsonTable:
         return self._listed() if self.is_list else self._lines()
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
-        with _whole(self.path), self._open() as file:
+        with whole(self.path), self._open() as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -212,16 +183,26 @@ class JsonTable:
     def _listed(self) -> Iterator[tuple[int, Row]]:
         import ijson
 
-        with _whole(self.path), self._open() as file:
-            values = enumerate(ijson.items(file, "item", use_float=True), 1)
+        with whole(self.path), self._open() as file:
+            values = enumerate(ijson.items(file, "item"), 1)  # with use_float, a number of 20 digits would end it
             while True:
                 try:
                     number, value = next(values)
                 except StopIteration:
                     return
                 except (ijson.JSONError, ValueError, RecursionError) as error:
-                    raise UserError(f"{self.path} is not valid JSON ({_first_line(error)}); it may be truncated") from None
-                yield number, _json_row(value)
+                    raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+                row = _json_row(value)
+                yield number, row if isinstance(row, RowError) else _with_floats(row)
+
+
+def _with_floats(value: Any) -> Any:
+    """The values of `json.loads` for those of ijson, which gives decimals."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _json_row(value: Any) -> Row:
@@ -239,76 +220,3 @@ def _within_depth(value: Any, depth: int) -> bool:
         return True
     items = value.values() if isinstance(value, dict) else value
     return depth > 0 and all(_within_depth(item, depth - 1) for item in items)
-
-
-class ParquetTable:
-    """A Parquet file, read a few rows at a time."""
-
-    kind = "parquet"
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as parquet
-
-        self.path = path
-        try:
-            with parquet.ParquetFile(path) as file:
-                self.columns = {field.name: field.type for field in file.schema_arrow}
-                self.count = file.metadata.num_rows
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{path} is not a whole Parquet file ({_first_line(error)}); get it again") from None
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its number, from 1."""
-        import pyarrow.parquet as parquet
-
-        numbers = itertools.count(1)
-        with parquet.ParquetFile(self.path) as file:
-            batches = file.iter_batches(_BATCH_ROWS)
-            while True:
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-                except (pa.ArrowException, OSError, ValueError) as error:
-                    raise UserError(f"{self.path} is corrupt ({_first_line(error)}); get it again") from None
-                yield from zip(numbers, _batch_rows(batch))
-
-
-def _batch_rows(batch: Any) -> list[Row]:
-    """The rows of a batch or table; one that holds a value which Python cannot is a RowError, and only that one."""
-    try:
-        rows: list[Row] = batch.to_pylist()
-        return rows
-    except (ValueError, OverflowError, TypeError, pa.ArrowException):
-        return [_batch_row(batch.slice(i, 1)) for i in range(batch.num_rows)]
-
-
-def _batch_row(row: Any) -> Row:
-    for name in row.column_names if isinstance(row, pa.Table) else row.schema.names:
-        try:
-            row.column(name).to_pylist()
-        except UnicodeDecodeError:
-            return RowError("text_not_utf8", f"column {name}")
-        except (ValueError, OverflowError) as error:
-            return RowError("value_out_of_range", f"column {name}: {_first_line(error)}")
-        except (TypeError, pa.ArrowException) as error:
-            return RowError("row_unreadable", f"column {name}: {_first_line(error)}")
-    whole: Row = row.to_pylist()[0]
-    return whole
-
-
-class DatasetTable:
-    """One split of a `datasets.Dataset`; photos stay as bytes or paths, undecoded."""
-
-    kind = "datasets"
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset.with_format("arrow")
-        self.columns = {field.name: field.type for field in dataset.features.arrow_schema}
-        self.count = len(dataset)
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its number, from 1."""
-        numbers = itertools.count(1)
-        for table in self.dataset.iter(batch_size=_BATCH_ROWS):
-            yield from zip(numbers, _batch_rows(table))

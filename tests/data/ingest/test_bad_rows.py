@@ -22,7 +22,8 @@ from data.ingest.download import parse_url, retry_after
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from data.ingest.prices import PriceError, parse_price
-from data.ingest.tables import RowError, open_table
+from data.ingest.row import RowError
+from data.ingest.tables import open_table
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.catalogue import random_picture
@@ -61,6 +62,13 @@ def test_a_bad_json_row_is_rejected_and_the_rest_kept(line: str, reason: str, tm
     info, rejected = run(tmp_path / "s.jsonl")
     assert info["counts"]["kept"] == len(GOOD)
     assert [(row["reason"], row["place"]) for row in rejected] == [(reason, "s.jsonl:5")]
+
+
+@pytest.mark.parametrize("price", ["9" * 400, "1e400", "1.5e-400", "[" * 200 + "]" * 200])
+def test_a_bad_row_of_a_json_list_is_rejected_and_the_rest_kept(price: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("[" + ",".join([*GOOD, f'{{"title": "x", "price": {price}}}']) + "]")
+    info, rejected = run(tmp_path / "s.json")
+    assert info["counts"]["kept"] == len(GOOD) + (price == "1.5e-400") and [row["row"] for row in rejected] in ([], ["5"])
 
 
 @pytest.mark.parametrize("value", ['"a\\ud83d"', '["\\ud83d"]', '{"\\ud83d": "\\udc00"}', '"\\u0000\\u001b[2J"'])
