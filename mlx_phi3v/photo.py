@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
-import struct
+import os
+import stat
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,15 +29,17 @@ MAX_ASPECT = 100
 # Plain decoders only: EPS, for one, would start Ghostscript on an untrusted file.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
-# What Pillow's decoders raise on corrupt files, as its own fuzzers list them.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# The most bytes of a photo's file: `MAX_PIXELS` of RGBA, 16 bit, uncompressed, and its metadata.
+MAX_BYTES = 1_000_000_000
+# Pillow describes odd files on stderr too; what makes a photo unusable becomes a PhotoError.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PhotoError(UserError):
     """A photo that cannot be used; `reason` is a short fixed word for counting.
 
     Reasons: picture_unreadable, not_a_picture, picture_broken, picture_too_small, picture_too_many_pixels,
-    picture_too_narrow, picture_unsupported_pixels.
+    picture_too_many_bytes, picture_too_narrow, picture_unsupported_pixels.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -57,10 +60,11 @@ class Photo:
     @classmethod
     def read(cls, path: Path | str) -> Photo:
         """Read a photo file. Raises PhotoError where it cannot be read."""
-        try:
-            return cls(str(path), Path(path).read_bytes())
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        with _opened(path) as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise PhotoError("picture_too_many_bytes", f"photo {path} has more than {MAX_BYTES:,} bytes; scale it down")
+        return cls(str(path), data)
 
     @cached_property
     def sha256(self) -> str:
@@ -78,8 +82,9 @@ class Photo:
         return self.rgb.size
 
 
-def _unreadable(path: Path | str, error: OSError) -> PhotoError:
-    return PhotoError("picture_unreadable", f"photo {path} cannot be read: {error.strerror}")
+def _unreadable(path: Path | str, error: OSError | ValueError) -> PhotoError:
+    # A ValueError is a name that no file can have: a NUL in it, or what the file system's encoding lacks.
+    return PhotoError("picture_unreadable", f"photo {path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def open_photo(
@@ -94,22 +99,61 @@ def open_photo(
     `name` names the photo in errors if `source` is bytes. Sides and limits are in pixels; both are checked
     on the header, before anything is decoded.
 
-    Raises PhotoError (a UserError) for a file that is missing, corrupt, not a photo, too small, too large or too narrow.
+    Raises PhotoError (a UserError) for a file that is missing, corrupt, not a photo, too small, too large or too narrow;
+    whatever a decoder raises becomes one.
     """
     if not isinstance(source, bytes):
         name, source = str(source), Photo.read(source).data
     image = _open(io.BytesIO(source), name)
     _check_size(image.size, name, max_pixels, min_side)
-    try:
+    with _decoding(name):
         image.load()
-        image = _oriented(image)
-        return _to_rgb(image, name)
-    except _DECODE_ERRORS as error:
-        if isinstance(error, UserError):
-            raise
-        raise PhotoError(
-            "picture_broken", f"{name} is corrupt or truncated ({_first_line(error)}); get it again or remove its row"
-        ) from None
+        image = _to_rgb(_oriented(image), name)
+        profile = image.info.get("icc_profile")
+        if profile is not None and not isinstance(profile, bytes):
+            raise ValueError("its colour profile is no profile")
+        # Other metadata serves no reader of RGB, and a corrupt file's may be of types that no encoder takes.
+        image.info = {"icc_profile": profile} if profile else {}
+    return image
+
+
+def thumbnail(path: Path | str, side: int) -> str | None:
+    """A photo as a small JPEG (its longer side has `side` pixels) in a data URI; None where it cannot be used."""
+    try:
+        source = Photo.read(path)
+        image = _open(io.BytesIO(source.data), source.name)
+        _check_size(image.size, source.name, MAX_PIXELS, MIN_SIDE)
+        with _decoding(source.name):
+            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded small at once
+            small = _to_rgb(_oriented(image), source.name)
+            small.info = {}
+            small.thumbnail((side, side))
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=70)
+    except PhotoError:
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a PhotoError.
+
+    Under fuzzing Pillow's decoders raise nearly every exception, MemoryError and SystemError among them, so there is
+    no list of those that a corrupt file may cause.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise _broken(name, error) from None
+
+
+def _broken(name: str, error: Exception) -> PhotoError:
+    return PhotoError(
+        "picture_broken", f"{name} is corrupt or truncated ({_first_line(error)}); get it again or remove its row"
+    )
 
 
 def photo_size(path: Path | str) -> tuple[int, int]:
@@ -127,23 +171,34 @@ def photo_size(path: Path | str) -> tuple[int, int]:
 @contextmanager
 def _opened(path: Path | str) -> Iterator[BinaryIO]:
     try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below; only opening it may raise this error)
-    except OSError as error:
+        # A pipe or a device may never end, and opening one may already wait for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise PhotoError(
+                "picture_unreadable", f"photo {path} is not a file; give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+            )
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     with file:
-        yield file
+        try:
+            yield file
+        except OSError as error:  # a disk's fault; what a decoder raises is a PhotoError by now
+            raise _unreadable(path, error) from None
 
 
 def is_plain_rgb(data: bytes) -> bool:
     """Whether a file that `open_photo` accepts is a clean RGB JPEG or PNG, whose bytes can be stored as they are."""
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         return False
-    with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
-        if image.mode != "RGB" or image.has_transparency_data or _orientation(image) in range(2, 9):
-            return False
-        # A 16-bit RGB PNG opens as RGB too (IHDR bit depth), and so does an animated one. A JPEG from a phone
-        # may hold a second photo (MPO) after the first; readers take the first.
-        return image.format != "PNG" or (data[24] == 8 and getattr(image, "n_frames", 1) == 1)
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
+            if image.mode != "RGB" or image.has_transparency_data or _orientation(image) in range(2, 9):
+                return False
+            # A 16-bit RGB PNG opens as RGB too (IHDR bit depth), and so does an animated one. A JPEG from a phone
+            # may hold a second photo (MPO) after the first; readers take the first.
+            return image.format != "PNG" or (data[24] == 8 and getattr(image, "n_frames", 1) == 1)
+    except Exception:  # odd enough to be stored as what it decodes to
+        return False
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -156,10 +211,12 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
             return Image.open(file, formats=formats)
     except Image.DecompressionBombError:
         raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
-    except _DECODE_ERRORS:
+    except (OSError, ValueError, LookupError, EOFError):
         raise PhotoError(
             "not_a_picture", f"{name} is not a photo that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         ) from None
+    except Exception as error:
+        raise _broken(name, error) from None
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int) -> None:
@@ -178,7 +235,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
-    except _DECODE_ERRORS:
+    except Exception:
         return None  # corrupt metadata is no reason to reject the photo
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import bisect
-import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.crops import crop_grid_of, image_token_count
-from mlx_phi3v.errors import UserError
-from mlx_phi3v.photo import open_photo
+from mlx_phi3v.photo import PhotoError, photo_size, thumbnail
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
@@ -79,14 +75,13 @@ def look_at_rows(
 
 
 def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
-    """(sizes of the photos that open, what is wrong with the last of those that do not)."""
+    """(sizes of the photos that open, as training sees them, what is wrong with the last of those that do not)."""
     sizes, problem = [], None
     for path in paths:
         try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except OSError as error:
-            problem = f"{path}: {error}"
+            sizes.append(photo_size(path))
+        except PhotoError as error:
+            problem = str(error)
     return sizes, problem
 
 
@@ -117,7 +112,7 @@ def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: Visio
         else:
             text = (prompts.tokenizer.id_to_token(token) or "?").replace("▁", " ").replace("<0x0A>", "⏎")
         pieces.append(Piece(text, label >= 0))
-    photo = _thumbnail(row.first_photo, _PREVIEW_SIDE) if row.first_photo else None
+    photo = thumbnail(row.first_photo, _PREVIEW_SIDE) if row.first_photo else None
     return Preview(f"{row.split} {row.row['id']}", tuple(pieces), photo)
 
 
@@ -126,16 +121,5 @@ def contact_sheet(rows: list[SampledRow], task: Task, count: int) -> Iterator[tu
     usable = (row for row in rows if row.first_photo)
     for row in itertools.islice(usable, count):
         assert row.first_photo
-        if thumbnail := _thumbnail(row.first_photo, _SHEET_SIDE):
-            yield thumbnail, task.answer(row.row)
-
-
-def _thumbnail(path: str, side: int) -> str | None:
-    try:
-        image = open_photo(path)
-    except UserError:
-        return None
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        if small := thumbnail(row.first_photo, _SHEET_SIDE):
+            yield small, task.answer(row.row)

@@ -19,6 +19,7 @@ from functools import partial
 
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
+from mlx_phi3v.text import printable
 
 from .ingest_config import IngestConfig
 from .pipeline import ingest
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(IngestConfig, "python -m data.ingest", __doc__ or "", argv)
     info = ingest(settings)
-    print(json.dumps(info, ensure_ascii=False) if settings.json else summary(info, settings.output))
+    print(json.dumps(info) if settings.json else printable(summary(info, settings.output), lines=True))
     return 0
 
 

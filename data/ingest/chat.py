@@ -9,9 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import Task, clean_text
+from mlx_phi3v.text import storable
 
-from .tables import Row, RowError, Table
+from .row import Row, RowError
+from .tables import Table
 
 _TURNS = ("messages", "conversations")
 _PHOTO_COLUMNS = ("images", "image")
@@ -44,7 +46,7 @@ class ChatTable:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each conversation of one question and one answer; any other is a RowError."""
         for number, row in self.table.rows():
-            yield number, row if isinstance(row, RowError) else self._flatten(row)
+            yield number, row if isinstance(row, RowError) else self._safely_flatten(row)
 
     def first_question(self) -> str:
         """The question of the first usable row. Raises UserError where no row has one."""
@@ -52,6 +54,14 @@ class ChatTable:
             if not isinstance(row, RowError):
                 return str(row["question"])
         raise UserError("no row of the chat file holds one question and one answer; see docs/data.md for the two forms")
+
+    def _safely_flatten(self, row: Mapping[str, Any]) -> Row:
+        try:
+            return self._flatten(row)
+        except MemoryError:
+            raise
+        except Exception as error:  # one conversation, of whatever form, ends nothing
+            return RowError("row_unreadable", f"{type(error).__name__}: {error}")
 
     def _flatten(self, row: Mapping[str, Any]) -> Row:
         turns = [_turn(turn) for turn in next((row[name] for name in _TURNS if isinstance(row.get(name), list)), [])]
@@ -63,7 +73,7 @@ class ChatTable:
             roles, texts = roles[1:], [f"{texts[0]} {texts[1] if len(texts) > 1 else ''}", *texts[2:]]
         if roles != ["user", "assistant"]:
             return RowError("chat_no_answer" if roles.count("assistant") == 0 else "chat_several_turns")
-        question = " ".join(_PLACEHOLDER.sub(" ", texts[0]).split())
+        question = clean_text(storable(_PLACEHOLDER.sub(" ", texts[0])))
         photos: Any = next((row[name] for name in _PHOTO_COLUMNS if row.get(name)), [])
         values = {key: value for key, value in row.items() if key not in (*_TURNS, *_PHOTO_COLUMNS)}
         values |= {"question": question, "answer": texts[1].strip()}

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
+from mlx_phi3v.text import storable
 
 from ..writer import store_photo
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, LEFT_OUT, ROW, SPLIT
@@ -20,8 +21,8 @@ from .mapping import FieldMapping, MappedField
 from .near_duplicates import fingerprint
 from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, photo_references, reference_bytes
 from .prices import PriceError, parse_price
+from .row import RowError
 from .sources import SPLIT_NAMES, RawRow
-from .tables import RowError
 from .text import normalise
 
 
@@ -52,7 +53,7 @@ def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
     values = row.values
     if isinstance(values, RowError):
-        raise RejectedError(values)
+        raise RejectedError(values, values.value)
     mapping = checks.mapping
     if checks.question is not None and values.get("question") != checks.question:
         raise RejectedError("other_question", values.get("question"))
@@ -104,9 +105,8 @@ def _field_value(field: MappedField, value: Any) -> str | float | None:
 
 def _carried(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    # A lone surrogate, as malformed JSON escapes make it, cannot be stored as UTF-8.
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return storable(value) if isinstance(value, str) else value
 
 
 def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> Iterator[Any]:

@@ -54,6 +54,14 @@ class ChunkStore:
         """Whether an earlier run finished this chunk."""
         return self._path(number).exists()
 
+    def fits(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether these rows can be stored: every value as its column's type, every text as UTF-8."""
+        try:
+            pa.Table.from_pylist(list(rows), schema=self.schema)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            return False
+        return True
+
     def write(self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
         """Write one chunk, its accepted rows last: their file marks it as done."""
         write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())

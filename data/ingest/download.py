@@ -23,6 +23,7 @@ from .download_store import DownloadStore, url_key
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _MAX_REDIRECTS = 5
+_LENGTH_DIGITS = 18  # of a Content-Length that may be meant
 _USER_AGENT = "mlx-phi3v-ingest"
 
 
@@ -132,6 +133,12 @@ class Downloader:
             self.counts.failed += 1
             self.store.save_failure(url, error.reason, error.detail)
             return
+        except MemoryError:
+            raise
+        except Exception as error:  # what a server may cause and nobody foresaw ends this photo, not the ingest
+            self.counts.failed += 1
+            self.store.save_failure(url, "download_failed", f"{type(error).__name__}: {error}")
+            return
         self.store.save(url, data)
         self.counts.fetched += 1
         self.counts.bytes += len(data)
@@ -226,8 +233,8 @@ class Downloader:
         if headers.get("content-encoding", "identity") != "identity":
             raise _FetchError("download_compressed", headers["content-encoding"])
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise _FetchError("download_too_many_bytes", f"{length} announced")
+        if length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit):
+            raise _FetchError("download_too_many_bytes", f"{length[:_LENGTH_DIGITS]} announced")
         data = bytearray()
         async for piece in response.aiter_stream():
             data += piece
@@ -244,22 +251,20 @@ def parse_url(url: str) -> httpx.URL:
         raise _FetchError("download_bad_url", url[:100]) from None
     if parsed.scheme not in ("http", "https"):
         raise _FetchError("download_scheme", parsed.scheme)
-    if not parsed.host:
+    if not parsed.host or not (parsed.port is None or 0 < parsed.port < 65536):
         raise _FetchError("download_bad_url", url[:100])
     return parsed
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, in either of its forms; None where there is none."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
+    """Seconds that a Retry-After header asks for, in either of its forms; None where there is none that can be read."""
     try:
+        if not value or value.strip().isdecimal():
+            return float(value) if value else None
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, moment.timestamp() - time.time())
+    except Exception:  # a date of the year 99999, a zone of 99 hours: the parser raises nearly anything
         return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def ssl_context() -> ssl.SSLContext:

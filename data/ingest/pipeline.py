@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,15 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
+def _row_urls(plan: IngestPlan, values: Mapping[str, Any]) -> list[str]:
+    try:
+        return [url for url in map(as_url, row_references(plan.mapping, values)) if url]
+    except MemoryError:
+        raise
+    except Exception:  # the check of the row rejects it, with the reason
+        return []
+
+
 class _Urls(Iterator[str]):
     """The URLs of a source's rows, in order; counts the rows as it goes."""
 
@@ -133,7 +142,7 @@ class _Urls(Iterator[str]):
         for row in plan.source.rows():
             self.rows += 1
             if isinstance(row.values, dict):
-                yield from filter(None, map(as_url, row_references(plan.mapping, row.values)))
+                yield from _row_urls(plan, row.values)
 
     def __next__(self) -> str:
         return next(self._found)

@@ -6,7 +6,6 @@ price-parser, which knows more currencies; its answer counts only if nothing is 
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -98,11 +97,12 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
 
 
 def _from_number(value: int | float | Decimal) -> Decimal:
-    if not math.isfinite(value):
+    amount = Decimal(value) if isinstance(value, int) else Decimal(str(value))
+    if not amount.is_finite():
         raise PriceError("price_no_number")
-    if value < 0:
+    if amount < 0:
         raise PriceError("price_negative")
-    return Decimal(str(value))
+    return amount
 
 
 def _checked(amount: Decimal) -> Decimal:

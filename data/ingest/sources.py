@@ -16,8 +16,10 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .arrow_tables import DatasetTable
 from .chat import ChatTable, is_chat
-from .tables import DatasetTable, Row, Table, is_table, open_table
+from .row import Row
+from .tables import Table, is_table, open_table
 
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -210,7 +212,9 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
             stat = file.stat()
         except OSError:
             continue
-        yield os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns
+        # A name that is not UTF-8 holds surrogates here, which no hash takes.
+        name = os.path.relpath(file, path).encode("utf-8", "backslashreplace").decode("utf-8")
+        yield name, stat.st_size, stat.st_mtime_ns
 
 
 def _dataset_tables(loaded: Any, split: str | None, root: Path | None, place: str) -> Iterator[SourceTable]:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import itertools
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.text import storable
+
+from .arrow_tables import ParquetTable
+from .row import Row, RowError, first_line, whole
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-_BATCH_ROWS = 256
 _DELIMITERS = ",;\t|"
-
-
-class RowError(str):
-    """The reason why a row of a table cannot be read, in place of its values."""
-
-
-Row = dict[str, Any] | RowError
+_MAX_DEPTH = 50  # of the lists and objects in one JSON row
 
 
 class Table(Protocol):
@@ -81,12 +78,15 @@ class CsvTable:
     def __init__(self, path: Path, encoding: str, delimiter: str | None) -> None:
         self.path = path
         self.encoding = encoding
-        with _open_text(path, encoding) as file:
+        with whole(path), _open_text(path, encoding) as file:
             header = self._read(file)
         if not header.strip():
             raise UserError(f"{path} is empty; a CSV file needs a header line with the names of its columns")
         self.delimiter = delimiter or max(_DELIMITERS, key=header.count)
-        names = next(csv.reader([header], delimiter=self.delimiter))
+        try:
+            names = next(csv.reader([header], delimiter=self.delimiter))
+        except csv.Error as error:
+            raise UserError(f"{path} has no header that can be read ({error}); name every column in its first line") from None
         self.names = [name.strip() for name in names]
         if "" in self.names:
             raise UserError(f"{path} has no name for column {self.names.index('') + 1}; name every column in its first line")
@@ -107,7 +107,7 @@ class CsvTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each data row with the number of its last line in the file."""
-        with _open_text(self.path, self.encoding) as file:
+        with whole(self.path), _open_text(self.path, self.encoding) as file:
             reader = csv.reader(file, delimiter=self.delimiter)
             next(reader)
             while True:
@@ -129,7 +129,7 @@ class CsvTable:
 
 
 def _count_lines(path: Path) -> int:
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+    with whole(path), gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         pieces = iter(lambda: file.read(1 << 20), b"")
         return sum(piece.count(b"\n") for piece in pieces)
 
@@ -141,7 +141,7 @@ class JsonTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open_text(path, "utf-8") as file:
+        with whole(path), _open_text(path, "utf-8") as file:
             self.is_list = self._first_character(file) == "["
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
@@ -166,7 +166,7 @@ class JsonTable:
         return self._listed() if self.is_list else self._lines()
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
-        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
+        with whole(self.path), self._open() as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -175,57 +175,48 @@ class JsonTable:
                 except (ValueError, RecursionError):
                     yield number, RowError("malformed_row")
                     continue
-                yield number, value if isinstance(value, dict) else RowError("malformed_row")
+                yield number, _json_row(value)
+
+    def _open(self) -> Any:
+        return gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb")
 
     def _listed(self) -> Iterator[tuple[int, Row]]:
         import ijson
 
-        with gzip.open(self.path, "rb") if self.path.suffix.lower() == ".gz" else open(self.path, "rb") as file:
-            try:
-                for number, value in enumerate(ijson.items(file, "item", use_float=True), 1):
-                    yield number, value if isinstance(value, dict) else RowError("malformed_row")
-            except ijson.JSONError as error:
-                raise UserError(f"{self.path} is not valid JSON ({str(error).splitlines()[0]}); it may be truncated") from None
+        with whole(self.path), self._open() as file:
+            values = enumerate(ijson.items(file, "item"), 1)  # with use_float, a number of 20 digits would end it
+            while True:
+                try:
+                    number, value = next(values)
+                except StopIteration:
+                    return
+                except (ijson.JSONError, ValueError, RecursionError) as error:
+                    raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+                row = _json_row(value)
+                yield number, row if isinstance(row, RowError) else _with_floats(row)
 
 
-class ParquetTable:
-    """A Parquet file, read a few rows at a time."""
-
-    kind = "parquet"
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as parquet
-
-        self.path = path
-        try:
-            with parquet.ParquetFile(path) as file:
-                self.columns = {field.name: field.type for field in file.schema_arrow}
-                self.count = file.metadata.num_rows
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); get it again") from None
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its number, from 1."""
-        import pyarrow.parquet as parquet
-
-        numbers = itertools.count(1)
-        with parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                yield from zip(numbers, batch.to_pylist())
+def _with_floats(value: Any) -> Any:
+    """The values of `json.loads` for those of ijson, which gives decimals."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
-class DatasetTable:
-    """One split of a `datasets.Dataset`; photos stay as bytes or paths, undecoded."""
+def _json_row(value: Any) -> Row:
+    """The object of a row, or why it cannot be one: another value, a key that is no text, nested without end."""
+    if not isinstance(value, dict):
+        return RowError("malformed_row", type(value).__name__)
+    wrong = next((key for key in value if storable(key) != key), None)
+    if wrong is not None:
+        return RowError("malformed_row", wrong)
+    return value if _within_depth(value, _MAX_DEPTH) else RowError("malformed_row", "nested too deeply")
 
-    kind = "datasets"
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset.with_format("arrow")
-        self.columns = {field.name: field.type for field in dataset.features.arrow_schema}
-        self.count = len(dataset)
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its number, from 1."""
-        numbers = itertools.count(1)
-        for table in self.dataset.iter(batch_size=_BATCH_ROWS):
-            yield from zip(numbers, table.to_pylist())
+def _within_depth(value: Any, depth: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_within_depth(item, depth - 1) for item in items)

@@ -108,11 +108,30 @@ def _work(number: int, rows: Sequence[RawRow]) -> None:
 
 def check_chunk(checks: RowChecks, chunks: ChunkStore, number: int, rows: Sequence[RawRow]) -> None:
     """Check the rows of one chunk and write it."""
-    accepted: list[dict[str, Any]] = []
+    accepted: list[tuple[RawRow, dict[str, Any]]] = []
     rejected: list[dict[str, Any]] = []
     for row in rows:
         try:
-            accepted.append(check_row(checks, row, chunks.catalogue))
+            accepted.append((row, _check(checks, row, chunks)))
         except RejectedError as error:
-            rejected.append({"row": row.number, "reason": error.reason, "value": error.value, "place": row.place})
-    chunks.write(number, accepted, rejected)
+            rejected.append(_rejected(row, error))
+    if not chunks.fits([checked for _, checked in accepted]):
+        unfit = {row.number: row for row, checked in accepted if not chunks.fits([checked])}
+        wrong = RejectedError("row_unreadable", "a value does not fit its column")
+        rejected = sorted([*rejected, *(_rejected(row, wrong) for row in unfit.values())], key=lambda item: int(item["row"]))
+        accepted = [(row, checked) for row, checked in accepted if row.number not in unfit]
+    chunks.write(number, [checked for _, checked in accepted], rejected)
+
+
+def _check(checks: RowChecks, row: RawRow, chunks: ChunkStore) -> dict[str, Any]:
+    """`check_row`, with a net: what it does not foresee rejects the row too, and the others go on."""
+    try:
+        return check_row(checks, row, chunks.catalogue)
+    except (RejectedError, UserError, MemoryError, OSError):  # an OSError is the disk's: no row can be stored then
+        raise
+    except Exception as error:
+        raise RejectedError("row_unreadable", f"{type(error).__name__}: {error}") from error
+
+
+def _rejected(row: RawRow, error: RejectedError) -> dict[str, Any]:
+    return {"row": row.number, "reason": error.reason, "value": error.value, "place": row.place}

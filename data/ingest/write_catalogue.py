@@ -12,6 +12,7 @@ from typing import Any
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
+from mlx_phi3v.text import csv_cell, printable, storable
 
 from ..writer import CatalogueWriter
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
@@ -86,8 +87,8 @@ def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> Cata
     return CatalogueWriter(
         settings.output,
         plan.task,
-        name=settings.output.name,
-        source={"kind": plan.source.kind, "name": plan.source.name, "identity": plan.source.identity},
+        name=printable(settings.output.name),
+        source={"kind": plan.source.kind, "name": storable(plan.source.name), "identity": plan.source.identity},
         settings=dict(plan.settings) | {"mapping": plan.mapping.to_dict()},
         extra={name: plan.schema.field(name).type for name in plan.extras},
         folder=folder,
@@ -129,7 +130,8 @@ def _write_rejected(chunks: ChunkStore, count: int) -> Counter[str]:
         writer.writeheader()
         for item in chunks.rejected(count):
             reasons[item["reason"]] += 1
-            writer.writerow(item)
+            shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
+            writer.writerow(item | shown)
     return reasons
 
 

@@ -34,6 +34,7 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     """Two runs of which B answers 5 % of the categories, and some prices and titles, otherwise."""
     photos = folder / "photos"
     photos.mkdir(parents=True)
+    (photos / "catalogue.json").write_text("{}")  # a page shows photos of a run's catalogue only
     reference = make_rows(rows, right=0.93)
     for i, row in enumerate(reference):
         row["image"] = str(_draw_photo(photos / f"{i % 40}.png", i % 40))
@@ -59,11 +60,19 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     answer(others[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
     for i, (a, b) in enumerate(zip(reference, others)):
         _margin(a, b, 0.1 if i % 2 else 1.5)
-    run_a = write_run(folder / "cuda", reference, label="LoRA on CUDA, bf16", backend="torch", settings={"dtype": "bfloat16"})
+    run_a = write_run(
+        folder / "cuda",
+        reference,
+        label="LoRA on CUDA, bf16",
+        backend="torch",
+        settings={"dtype": "bfloat16"},
+        catalogue=str(photos),
+    )
     run_b = write_run(
         folder / "mlx",
         others,
         label="LoRA on a Mac, bf16",
+        catalogue=str(photos),
         backend="mlx",
         settings={"dtype": "bfloat16"},
         device={"name": "gpu", "chip": "Apple M3 Max", "dtype": "bfloat16", "blas": "Metal"},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 
 from data.ingest.photos import PhotoLimits, PhotoUnusableError, clean_photo
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo, photo_size
+from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo, photo_size, thumbnail
 
 
 def pixels(width: int = 20, height: int = 12, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -196,3 +198,116 @@ def test_a_corrupt_file_is_decoded_or_refused_and_never_crashes(kind: str, place
     data[place % len(data)] ^= flip
     with contextlib.suppress(PhotoError):
         assert open_photo(bytes(data)).mode == "RGB"
+
+
+ANY_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error, RuntimeError),
+    *(OverflowError, MemoryError, AttributeError, AssertionError, SystemError, RecursionError, ZeroDivisionError),
+)
+
+
+@pytest.mark.parametrize("error", ANY_ERRORS)
+@pytest.mark.parametrize("step", ["load", "getexif", "convert"])
+def test_whatever_a_decoder_raises_is_a_reason_to_reject_the_photo(
+    error: type[Exception], step: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error("from a decoder")
+
+    data = encode(Image.fromarray(pixels()), "PNG")
+    (tmp_path / "photo.png").write_bytes(data)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile." + step, fail)
+    if step == "getexif":  # metadata only
+        assert open_photo(data).size == (20, 12)
+        return
+    with pytest.raises(PhotoError) as caught:
+        open_photo(data)
+    assert caught.value.reason == "picture_broken" and "\n" not in str(caught.value)
+    assert thumbnail(tmp_path / "photo.png", 8) is None
+    with pytest.raises(PhotoUnusableError):
+        clean_photo(data, PhotoLimits())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_ctrl_c_while_decoding_is_no_broken_photo(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", stop)
+    with pytest.raises(error):
+        open_photo(encode(Image.fromarray(pixels()), "PNG"))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "TGA"])
+def test_other_formats_are_never_opened(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encode(Image.fromarray(pixels()), kind))
+    assert thumbnail(path, 8) is None
+    for opener in (open_photo, photo_size):
+        with pytest.raises(PhotoError) as caught:
+            opener(path)
+        assert caught.value.reason == "not_a_picture"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\ud800"])
+def test_a_name_that_no_file_can_have_is_an_unreadable_photo(name: str) -> None:
+    for opener in (open_photo, photo_size):
+        with pytest.raises(PhotoError) as caught:
+            opener(name)
+        assert caught.value.reason == "picture_unreadable"
+
+
+def test_a_device_a_pipe_and_a_folder_are_no_photos(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe", tmp_path):
+        for opener in (open_photo, photo_size):
+            with pytest.raises(PhotoError) as caught:
+                opener(path)
+            assert caught.value.reason == "picture_unreadable"
+
+
+def test_a_file_of_too_many_bytes_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_phi3v.photo.MAX_BYTES", 99)
+    (tmp_path / "photo.png").write_bytes(bytes(100))
+    with pytest.raises(PhotoError) as caught:
+        open_photo(tmp_path / "photo.png")
+    assert caught.value.reason == "picture_too_many_bytes"
+
+
+@pytest.mark.parametrize(
+    ("info", "kept"), [({"dpi": "y", "exif": 7}, {}), ({"icc_profile": b"p", "gamma": {}}, {"icc_profile": b"p"})]
+)
+def test_metadata_of_wrong_types_does_not_reach_the_stored_photo(
+    info: dict[Any, Any], kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(pixels()[:, :, 0])
+    image.info = info
+    monkeypatch.setattr("mlx_phi3v.photo._open", lambda *_: image)
+    assert open_photo(b"").info == kept
+
+
+def test_a_colour_profile_that_is_none_is_a_broken_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(pixels()[:, :, 0])
+    image.info = {"icc_profile": 5}
+    monkeypatch.setattr("mlx_phi3v.photo._open", lambda *_: image)
+    with pytest.raises(PhotoError) as caught:
+        open_photo(b"")
+    assert caught.value.reason == "picture_broken"
+
+
+_SEEDS = {kind: encode(Image.fromarray(pixels(40, 30)), kind) for kind in ("PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG", "PPM")}
+_SEEDS |= {kind: encode(Image.fromarray(pixels(40, 30)), kind) for kind in ("AVIF", "JPEG2000") if kind in Image.SAVE}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(sorted(_SEEDS)), random=st.randoms(use_true_random=False))
+def test_fuzzed_photos_are_photos_or_rejected(kind: str, random: Random) -> None:
+    data = bytearray(_SEEDS[kind])
+    for _ in range(random.randint(1, 8)):
+        # Headers are where the interesting bytes are.
+        at = random.randrange(min(len(data), 400)) if random.random() < 0.7 else random.randrange(len(data))
+        data[at] = random.choice((0, 1, 127, 128, 255, random.randrange(256)))
+    if random.random() < 0.2:
+        del data[random.randrange(len(data)) :]
+    with contextlib.suppress(PhotoUnusableError):
+        clean_photo(bytes(data), PhotoLimits())

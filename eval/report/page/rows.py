@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+
+from mlx_phi3v.photo import thumbnail
 
 from ...compare.comparison import Comparison
 from ...compare.diverged_rows import DivergedRow
 from ...compare.paired_measures import NO_CATEGORY
 from ...compare.paired_runs import OUTCOMES
 from ...runs.prediction import Prediction
+from ...runs.run import Run
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together
@@ -89,8 +90,35 @@ def _show(
         true=[(name, str(value)) for name, value in row_a.true.items() if value is not None],
         a=a,
         b=b,
-        thumbnail=thumbnail(row_a.image or row_b.image) if with_thumbnail else None,
+        thumbnail=_thumbnail(comparison, row_a, row_b) if with_thumbnail else None,
     )
+
+
+def _thumbnail(comparison: Comparison, row_a: Prediction, row_b: Prediction) -> str | None:
+    path = own_photo(comparison.data.run_a, row_a.image) or own_photo(comparison.data.run_b, row_b.image)
+    return thumbnail(path, _THUMBNAIL) if path else None
+
+
+def own_photo(run: Run, image: str | None) -> Path | None:
+    """The photo that a run's row names, where it lies in the run's own catalogue or in the run's folder; else None.
+
+    A run may come from someone else, and a page is passed on: no other file of this machine goes into it.
+    """
+    if not isinstance(image, str) or not image:
+        return None
+    try:
+        path = Path(image).resolve()
+        return path if any(path.is_relative_to(folder) for folder in _own_folders(run)) else None
+    except (OSError, ValueError, RuntimeError):  # a NUL, too long a name, links in a circle
+        return None
+
+
+def _own_folders(run: Run) -> Iterator[Path]:
+    if run.path.is_dir():
+        yield run.path.resolve()
+    catalogue = run.manifest.get("catalogue")
+    if isinstance(catalogue, str) and catalogue and (Path(catalogue) / "catalogue.json").is_file():
+        yield Path(catalogue).resolve()
 
 
 def _answer(row: Prediction) -> str:
@@ -113,21 +141,3 @@ def _split(text: str, start: int, right: bool) -> Answer:
     end = next((i for i in range(start, len(text)) if text[i].isspace()), len(text))
     # An answer that ended here has no differing word: its end is what differs.
     return Answer(text[:start], text[start:end] or "⏹", text[end:], right)
-
-
-def thumbnail(path: str | None) -> str | None:
-    """A small JPEG of a photo as a data URI; None where it cannot be read."""
-    if not path:
-        return None
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))
-            small = ImageOps.exif_transpose(image)
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            canvas = Image.new("RGB", small.size, "white")  # a shop's page is white behind what is transparent
-            canvas.paste(small, mask=small.convert("RGBA").getchannel("A"))
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
-    data = io.BytesIO()
-    canvas.save(data, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -11,7 +11,8 @@ import pytest
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.report import page
-from eval.report.page.rows import split_answers, thumbnail
+from eval.report.page.rows import own_photo, split_answers
+from mlx_phi3v.photo import thumbnail
 from tests.helpers.page_example import CHROMIUM_FLAGS, chromium, example_comparison
 from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
 
@@ -182,5 +183,20 @@ def test_the_differing_word_is_marked_and_an_early_end_too() -> None:
 
 def test_an_unreadable_photo_leaves_no_thumbnail(tmp_path: Path) -> None:
     (tmp_path / "corrupt.png").write_bytes(b"not a picture")
-    assert thumbnail(str(tmp_path / "corrupt.png")) is None
-    assert thumbnail(str(tmp_path / "missing.png")) is None and thumbnail(None) is None
+    assert thumbnail(str(tmp_path / "corrupt.png"), 96) is None
+    assert thumbnail(str(tmp_path / "missing.png"), 96) is None and thumbnail("a\0b", 96) is None
+
+
+def test_a_page_takes_photos_of_the_run_and_of_its_catalogue_and_no_others(tmp_path: Path) -> None:
+    shop, secret = tmp_path / "shop", tmp_path / "secret.png"
+    shop.mkdir()
+    run = write_run(tmp_path / "run", make_rows(2), catalogue=str(shop))
+    (shop / "link.png").symlink_to(secret)
+    for path in (shop / "a.png", tmp_path / "run" / "a.png", secret):
+        path.write_bytes(b"")
+    assert own_photo(run, str(shop / "a.png")) is None  # a folder that is no catalogue, such as a home
+    (shop / "catalogue.json").write_text("{}")
+    assert own_photo(run, str(shop / "a.png")) == shop / "a.png"
+    assert own_photo(run, str(tmp_path / "run" / "a.png")) == tmp_path / "run" / "a.png"
+    for name in (secret, shop / "link.png", shop / ".." / "secret.png", "/etc/passwd", "a\0b", "x" * 5000, "", None, 5):
+        assert own_photo(run, name if name is None or isinstance(name, int) else str(name)) is None  # type: ignore[arg-type]
