@@ -37,10 +37,10 @@ def require_finite(bits: np.ndarray, dtype: str, name: str, file: Path) -> None:
 class FiniteCheck:
     """`require_finite` in a second thread, while the first reads and casts on. Leaving the block waits for what is left.
 
-    At most `_AHEAD` tensors wait: their memory is held until they are checked.
+    At most `_AHEAD` tensors wait beside the one that is checked: so long their memory is held.
     """
 
-    _AHEAD = 2
+    _AHEAD = 1
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
