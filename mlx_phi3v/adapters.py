@@ -29,7 +29,7 @@ from .adapter_layout import (
 from .checkpoint.headers import TensorInfo, read_header, read_metadata
 from .checkpoint.layout import is_unused
 from .config import ModelArgs
-from .documents import shown
+from .documents import plain, shown
 from .errors import UserError
 from .files import write_json, write_tensors
 
@@ -165,7 +165,7 @@ def _read_tensor(key: str, info: TensorInfo) -> np.ndarray:
 def _check_fit(folder: Path, infos: dict[str, TensorInfo], expected: dict[str, tuple[int, ...]]) -> None:
     """Raise UserError where a tensor is missing, extra or of another shape."""
     problems = [f"missing {key}" for key in expected if key not in infos]
-    problems += [f"extra {key}" for key in infos if key not in expected]
+    problems += [f"extra {plain(key)}" for key in infos if key not in expected]
     problems += [
         f"{key} is {list(infos[key].shape)}, the model asks for {list(shape)}"
         for key, shape in expected.items()

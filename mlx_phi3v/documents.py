@@ -109,6 +109,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def plain(name: str) -> str:
+    """A name from outside for an error: as it is where it is short and printable, else as `shown`."""
+    return name if name.isprintable() and len(name) <= 150 else shown(name)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
@@ -157,7 +162,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse(name: str, key: str, found: str, wanted: str) -> NoReturn:
-    raise UserError(f"{name}: {key or 'the document'} is {found}; it must be {wanted}")
+    raise UserError(f"{name}: {plain(key) or 'the document'} is {found}; it must be {wanted}")
 
 
 def _sentence(problem: str, document: Any, path: Path | str) -> str:
@@ -167,10 +172,10 @@ def _sentence(problem: str, document: Any, path: Path | str) -> str:
     key = (place[1] if place else "").lstrip(".")
     missing = re.fullmatch(r"Object missing required field `(.*)`", problem)
     if missing:
-        return f"{path} has no {f'{key}.' if key else ''}{missing[1]}; it must be there"
+        return f"{path} has no {f'{plain(key)}.' if key else ''}{plain(missing[1])}; it must be there"
     got = re.search(r", got `(\w+)`", problem)
     key, value = _value_at(document, key, got[1] if got else "")
-    found = shown(value)
+    key, found = plain(key), shown(value)
     wanted = re.sub(
         r"`(\w+)`", lambda word: _WORDS.get(word[1], word[1]), re.sub(r", got .*", "", problem).replace(" | ", "` or `")
     )

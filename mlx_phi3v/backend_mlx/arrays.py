@@ -29,13 +29,9 @@ def read(info: TensorInfo, name: str) -> mx.array:
     return mx.array(raw).view(_DTYPES[info.dtype]).reshape(info.shape)
 
 
-def check_finite(array: mx.array, info: TensorInfo, name: str) -> None:
-    """Raise UserError where a tensor, as it is stored, holds NaN or infinite numbers. Reads it from the file."""
-    if info.dtype == "U32":
-        return  # packed: any bits
-    # MLX: numpy has no bfloat16, but a view of the same width shares the memory.
-    bits = array.view(mx.uint16 if array.itemsize == 2 else mx.uint32)
-    require_finite(np.asarray(bits), info.dtype, name, info.file)
+def stored_bits(array: mx.array) -> np.ndarray:
+    """A tensor's bits as whole numbers of its width, without a copy; numpy has no bfloat16. Reads it from the file."""
+    return np.asarray(array.view(mx.uint16 if array.itemsize == 2 else mx.uint32))
 
 
 def quantize(array: mx.array, group_size: int, bits: int) -> tuple[mx.array, mx.array, mx.array]:

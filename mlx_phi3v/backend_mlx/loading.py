@@ -7,10 +7,11 @@ from typing import cast
 
 import mlx.core as mx
 
+from ..checkpoint.finite import FiniteCheck
 from ..checkpoint.headers import open_checkpoint
 from ..checkpoint.layout import is_unused
 from ..config import load_model_config
-from .arrays import check_finite
+from .arrays import stored_bits
 from .backend import MLXBackend
 from .model import Phi3VForCausalLM, parameter_name
 from .ops import on_cpu
@@ -20,27 +21,27 @@ from .quantized import quantize_language
 def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None) -> MLXBackend:
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
+    tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
     dtype = dtype or ("float32" if on_cpu() else accelerator_dtype or "bfloat16")
     model = Phi3VForCausalLM(config)
     if config.quantization:
         quantize_language(model, config.quantization)
-    tensors = open_checkpoint(folder, config)
     target = getattr(mx, dtype)
     files = {info.file for info in tensors.values()}
     arrays: dict[str, mx.array] = {}
     for file in sorted(files):
         arrays |= cast(dict[str, mx.array], mx.load(str(file)))
     weights = []
-    for name in tensors:
-        if is_unused(name, config):
-            continue
-        array = arrays.pop(name)
-        check_finite(array, tensors[name], name)
-        weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
-    del arrays
+    with FiniteCheck() as finite:
+        for name, info in tensors.items():
+            if is_unused(name, config):
+                continue
+            array = arrays.pop(name)
+            finite.add(stored_bits(array), info.dtype, name, info.file)
+            weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
+            mx.eval(weights[-1][1])  # one by one, so that the stored and the cast copy are never both whole
+    del arrays, array
     model.load_weights(weights)  # strict: every parameter of the model, and no other
-    for _, array in weights:  # one by one, so that the stored and the cast copy are never both whole
-        mx.eval(array)
     model.freeze()
     model.eval()
     return MLXBackend(model, config, folder, dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..checkpoint.finite import require_finite
+from ..checkpoint.finite import FiniteCheck
 from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
@@ -25,6 +25,7 @@ def load(
 ) -> TorchBackend:
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
+    tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
     group = join_ranks()
     device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
@@ -32,12 +33,12 @@ def load(
         set_up_cuda(dtype)
     with torch.device("meta"):  # no memory is taken for weights that are about to be read
         model = Phi3VForCausalLM(config, attn_implementation)
-    tensors = open_checkpoint(folder, config)
     target = getattr(torch, dtype)
     weights = {}
-    for name in expected_tensors(config):
-        if not is_unused(name, config):
-            weights[parameter_name(name)] = read_tensor(name, tensors, config).to(device=device, dtype=target)
+    with FiniteCheck() as finite:
+        for name in expected_tensors(config):
+            if not is_unused(name, config):
+                weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     # Buffers are not in the checkpoint: they are made off the meta device.
     model.model.rotary_emb = RotaryEmbedding(config).to(device)
@@ -48,14 +49,14 @@ def load(
     return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
 
 
-def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs) -> torch.Tensor:
-    """One tensor of the checkpoint, unpacked where it is quantised. Raises UserError where it holds NaN or infinite numbers."""
+def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck) -> torch.Tensor:
+    """One tensor of the checkpoint, unpacked where it is quantised; what is stored goes to `finite`."""
 
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
-        bits = tensor.contiguous().view(_BITS[tensor.element_size()]).numpy()
-        require_finite(bits, tensors[key].dtype, key, tensors[key].file)
+        info = tensors[key]
+        finite.add(tensor.contiguous().view(_BITS[tensor.element_size()]).numpy(), info.dtype, key, info.file)
         return tensor
 
     if config.quantization and is_quantized(name):

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..config import ModelArgs
-from ..documents import check_shape, parse_json, shown
+from ..documents import check_shape, parse_json, plain, shown
 from ..errors import UserError
 from ..progress import note
 from .layout import EMBEDDING, EMBEDDING_COPY, is_packed, is_unused, stored_tensors
@@ -134,7 +134,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
             tensors[name] = info
     absent = sorted(name for name, path in weight_map.items() if name not in tensors or tensors[name].file != path)
     if absent:
-        raise UserError(f"{folder}: {_listed(absent)} are in {INDEX} but not in their shard; download it again")
+        raise UserError(f"{folder}: {_listed(map(plain, absent))} are in {INDEX} but not in their shard; download it again")
     return tensors
 
 
@@ -142,7 +142,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelArgs, folder: Pat
     """Raise one UserError that names every missing, extra or misshapen tensor, and each that does not hold floats."""
     expected = stored_tensors(config)
     problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"extra {name}" for name in tensors if name not in expected and not is_unused(name, config)]
+    problems += [f"extra {plain(name)}" for name in tensors if name not in expected and not is_unused(name, config)]
     problems += [
         f"{name} is {list(tensors[name].shape)}, config.json asks for {list(shape)}"
         for name, shape in expected.items()
@@ -150,7 +150,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelArgs, folder: Pat
     ]
     if problems:
         raise UserError(
-            f"{folder}: {len(problems)} tensor(s) do not fit config.json: {_listed(problems, 20)}; "
+            f"{folder}: {len(problems)} tensor(s) do not fit config.json: {_listed(problems, 8)}; "
             "is it the right config, or an incomplete download?"
         )
     for name in expected:

@@ -279,3 +279,11 @@ def test_a_conversion_record_of_another_form_is_refused(copy: Path, text: str) -
     (copy / "conversion.json").write_text(text)
     with pytest.raises(UserError, match=r"conversion\.json"):
         base_fingerprint(copy)
+
+
+def test_a_name_that_acts_on_a_terminal_is_shown_escaped(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    save_file(load_file(path) | {"\x1b[2Jgone\n\u202e": np.zeros(1, np.float32)}, path)
+    with pytest.raises(UserError, match=r'extra "\\u001b\[2Jgone\\n\\u202e"') as error:
+        open_checkpoint(copy, load_model_config(copy))
+    assert str(error.value).isprintable()
