@@ -154,7 +154,7 @@ def test_the_files_of_a_run_or_catalogue_are_not_written_over(tmp_path: Path, na
     (tmp_path / name).write_text('{"id": "a"}')
     for writes in ("html", "baseline", "csv"):
         with pytest.raises(UserError, match="a file that this command did not write"):
-            output_path(tmp_path / name, writes, "--page")  # type: ignore[arg-type]
+            output_path(tmp_path / name, writes, "--page")
 
 
 def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> None:
