@@ -98,14 +98,3 @@ def _end_late_children() -> None:
     """Workers that are amid a long piece of work do not hold up the end."""
     time.sleep(_LATE_SECONDS)
     end_children()
-
-
-def end_with_parent() -> None:
-    """A worker does not notice when its parent is killed; it would wait for work for ever."""
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

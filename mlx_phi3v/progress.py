@@ -11,8 +11,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from .errors import shown
 
 T = TypeVar("T")
 _JSON_SECONDS = 0.5  # at most this often does a JSON progress line appear
@@ -42,7 +45,7 @@ class Progress:
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(label, total=total, completed=done, note="")
+            self._task = self._bar.add_task(escape(shown(label)), total=total, completed=done, note="")
 
     def __enter__(self) -> Progress:
         if self._bar:
@@ -85,13 +88,13 @@ def result(as_json: bool, **fields: Any) -> None:
 
 def note(text: str) -> None:
     """A line that the user must not miss, on stderr: also without a terminal and with `--json`."""
-    Console(stderr=True, soft_wrap=True).print(f"note: {text}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"note: {shown(text)}", markup=False, highlight=False)
 
 
 def say(text: str, *, as_json: bool = False) -> None:
     """A line on the user's terminal; nothing with `--json` or without a terminal."""
     if not as_json and sys.stderr.isatty():
-        Console(stderr=True).print(text, markup=False)
+        Console(stderr=True).print(shown(text), markup=False)
 
 
 @contextmanager
@@ -102,7 +105,7 @@ def stages() -> Iterator[Callable[[str], None]]:
         yield lambda stage: None
         return
     with console.status("") as status:
-        yield lambda stage: status.update(stage)
+        yield lambda stage: status.update(escape(shown(stage)))
 
 
 def watched(batches: Iterable[T], label: str, total: int, size: Callable[[T], int], *, as_json: bool = False) -> Iterator[T]:

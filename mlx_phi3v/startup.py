@@ -24,9 +24,7 @@ def begin() -> None:
                     _signal.signal(number, leave_at_once)
         elif "--multiprocessing-fork" in sys.orig_argv and os.environ.get(COMMAND) == str(os.getppid()):
             _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-            from .interrupts import end_with_parent
-
-            end_with_parent()
+            _end_with_parent()
     except ValueError:  # not in the main thread: then this is no command
         return
 
@@ -56,3 +54,18 @@ def leave_at_once(number: int, frame: object) -> None:
     """Before the command began: nothing is written and no process started."""
     os.write(2, b"interrupted\n")
     os._exit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """A worker does not notice when its parent is killed; it would wait for work for ever."""
+    import threading  # only workers need it
+
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from mlx_phi3v.errors import shown
 
 from .figures import Bin, Description, FieldFigures
 
@@ -17,9 +20,14 @@ _SHOWN = 20
 def show(description: Description, console: Console) -> None:
     """Print the description."""
     d = description
-    console.print(f"[bold]{d.name}[/bold]", ", ".join(f"{name} {count:,}" for name, count in d.rows.items()), highlight=False)
+    console.print(
+        f"[bold]{escape(shown(d.name))}[/bold]",
+        ", ".join(f"{name} {count:,}" for name, count in d.rows.items()),
+        highlight=False,
+    )
     if d.counts.get("rejected"):
-        console.print("left out:", ", ".join(f"{reason} {count:,}" for reason, count in d.counts["rejected"].items()))
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in d.counts["rejected"].items())
+        console.print("left out:", shown(reasons), markup=False)
     for what, count in d.duplicates.items():
         console.print(f"{what}: {count:,}", style="bold red" if count and "splits" in what else None)
     for figures in d.fields:
@@ -28,12 +36,12 @@ def show(description: Description, console: Console) -> None:
         console.print(f"\n[bold]photos[/bold] (of {d.sampled:,} rows)")
         console.print(f"  widths  {_spark(d.widths)}\n  heights {_spark(d.heights)}", highlight=False)
     for problem in d.unreadable:
-        console.print(f"  cannot be opened: {problem}", style="red", markup=False)
+        console.print(f"  cannot be opened: {shown(problem)}", style="red", markup=False)
     if d.tokens:
         console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", photos only (give --model for the text)"))
         console.print(_token_table(d))
     for preview in d.previews:
-        text = Text(f"\n{preview.row}: ", style="dim")
+        text = Text(f"\n{shown(preview.row)}: ", style="dim")
         for piece in preview.pieces:
             text.append(piece.text, style="black on green" if piece.trained else "dim")
         console.print(text)
@@ -50,7 +58,7 @@ def _show_field(figures: FieldFigures, splits: list[str], console: Console) -> N
         for column in table.columns[1:]:
             column.justify = "right"
         for name, counts in list(figures.categories.items())[:_SHOWN]:
-            table.add_row(Text(name), *(f"{counts.get(split, 0):,}" for split in splits))
+            table.add_row(Text(shown(name)), *(f"{counts.get(split, 0):,}" for split in splits))
         console.print(table)
         if len(figures.categories) > _SHOWN:
             console.print(f"  and {len(figures.categories) - _SHOWN} more", style="dim")

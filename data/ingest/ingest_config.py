@@ -41,7 +41,7 @@ class IngestConfig:
     max_bytes: int = option(50_000_000, help="largest photo file, in bytes", at_least=1, at_most=10**12)
     max_pixels: int = option(MAX_PIXELS, help="largest photo, in pixels", at_least=1, at_most=10**10)
     min_side: int = option(MIN_SIDE, help="shortest side of a photo, in pixels", at_least=1, at_most=1_000_000)
-    downloads: Path | None = option(None, help="folder that stores downloaded photos for later runs")
+    downloads: Path | None = option(None, help="folder that stores downloaded photos for later runs", writes="folder")
     connections: int = option(32, help="downloads at a time", at_least=1, at_most=1000)
     per_host: int = option(8, help="downloads at a time from one host", at_least=1, at_most=1000)
     timeout: float = option(20.0, help="seconds without a byte before a download counts as stalled", above=0, at_most=86_400)

@@ -28,6 +28,6 @@ def print_final_report(config: DemoConfig, console: Console) -> int:
     if not config.json:
         console.rule(f"{runs[-2].label} against {runs[-1].label}")
         terminal.print_comparison(console, comparison)
-        console.print(f"The same as a page: {report}", highlight=False)
+        console.print(f"The same as a page: {report}", highlight=False, markup=False)
     result(config.json, event="done", output=str(config.output), verdict=comparison.verdict)
     return 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mlx_phi3v.commands import child_command, child_environment
@@ -58,7 +59,7 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the bars."""
         if not self.as_json:
-            self.bars.console.print(f"[dim]{time.monotonic() - self.started:5.0f} s[/]  {text}", highlight=False)
+            self.bars.console.print(f"[dim]{time.monotonic() - self.started:5.0f} s[/]  {escape(text)}", highlight=False)
 
     def follow(self, job: Job, stream: Any) -> None:
         """Move the bars by a command's JSON lines."""

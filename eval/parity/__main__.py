@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from mlx_phi3v import cli
@@ -57,16 +58,17 @@ def show(checks: Sequence[Check], console: Console) -> None:
         table.add_column(name, justify=justify)
     for worst in worst_by_stage(checks):
         verdict = "[green]pass[/]" if worst.passed else "[red]FAIL[/]"
-        table.add_row(worst.backend, worst.stage, f"{worst.error:.2e}", f"{worst.tolerance:.1e}", worst.where, verdict)
+        table.add_row(worst.backend, worst.stage, f"{worst.error:.2e}", f"{worst.tolerance:.1e}", escape(worst.where), verdict)
     console.print(table)
     failed = [check for check in checks if not check.passed]
     for check in failed[:20]:
         console.print(
-            f"[red]FAIL[/] {check.backend} {check.stage} {check.where}: {check.error:.3e} > {check.tolerance:.1e} {check.note}"
+            f"[red]FAIL[/] {check.backend} {check.stage} {escape(check.where)}: {check.error:.3e} > {check.tolerance:.1e} "
+            + escape(check.note)
         )
     first = first_divergence(checks)
     if first:
-        console.print(f"first stage that diverges: {first.stage} ({first.where})")
+        console.print(f"first stage that diverges: {first.stage} ({escape(first.where)})")
     console.print(f"{len(checks) - len(failed)} passed, {len(failed)} failed")
 
 

@@ -37,7 +37,9 @@ class PredictConfig:
     top_p: float = option(1.0, help="nucleus of sampling", above=0, at_most=1)
     seed: int = option(0, help="seed of sampling", at_least=0, at_most=MAX_SEED)
     label: str | None = option(None, help="name of the run in reports; by default the folder's")
-    feature_cache: Path | None = option(None, help="folder of cached photo features: each photo is encoded once")
+    feature_cache: Path | None = option(
+        None, help="folder of cached photo features: each photo is encoded once", writes="folder"
+    )
     feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take", above=0, at_most=MAX_GB)
     trace: Path | None = option(None, help="score this run's tokens under the model, into OUTPUT, instead of answering")
     json: bool = option(False, help="progress as JSON lines on stdout")

@@ -83,7 +83,7 @@ class TrainConfig:
     )  # fmt: skip
     feature_cache: Path | None = option(
         None, help="folder to cache photo features in, so that each photo is encoded once; only with a frozen "
-        "image side",
+        "image side", writes="folder",
     )  # fmt: skip
     feature_cache_gb: float = option(20.0, help="most gigabytes that folder may take", above=0, at_most=MAX_GB)
     seed: int = option(
