@@ -137,6 +137,8 @@ def check_batch(batch: pa.RecordBatch, path: Path, numbers: Sequence[str], sizes
         raise UserError(f"catalogue shard {path} is corrupt ({_first_line(error)}); {_MEND}") from None
     import pyarrow.compute as compute  # slow to import, and a model's commands need no catalogue
 
+    if batch.column("id").null_count:
+        raise UserError(f"catalogue shard {path} has a row without an id; {_MEND}")
     images = batch.column("images")
     paths = images.flatten()
     wrong = compute.fill_null(compute.match_substring_regex(paths, _OUTSIDE), True)

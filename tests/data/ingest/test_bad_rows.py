@@ -64,6 +64,15 @@ def test_a_bad_json_row_is_rejected_and_the_rest_kept(line: str, reason: str, tm
     assert [(row["reason"], row["place"]) for row in rejected] == [(reason, "s.jsonl:5")]
 
 
+@pytest.mark.parametrize("end", [[], GOOD[:1]])
+def test_a_line_without_end_is_rejected_and_not_held(end: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.ingest.tables._MAX_LINE", 1000)
+    (tmp_path / "s.jsonl").write_text("\n".join([*GOOD, '{"title": "' + "x" * 3_000_000 + '"}', *end]))
+    info, rejected = run(tmp_path / "s.jsonl")
+    assert info["counts"]["kept"] == len(GOOD) + len(end)
+    assert [(row["row"], row["reason"]) for row in rejected] == [("5", "malformed_row")]
+
+
 @pytest.mark.parametrize("price", ["9" * 400, "1e400", "1.5e-400", "[" * 200 + "]" * 200])
 def test_a_bad_row_of_a_json_list_is_rejected_and_the_rest_kept(price: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("[" + ",".join([*GOOD, f'{{"title": "x", "price": {price}}}']) + "]")
