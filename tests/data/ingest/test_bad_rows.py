@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -256,3 +257,44 @@ def test_a_price_is_read_or_refused_by_a_reason(value: Any) -> None:
         assert 0 <= parse_price(value).amount < 10**15
     except PriceError as error:
         assert error.reason.startswith("price_")
+
+
+_TABLES = {
+    "s.csv": CSV.encode()[:600],
+    "s.jsonl": "\n".join(GOOD).encode(),
+    "s.json": ("[" + ",".join(GOOD) + "]").encode(),
+    "s.csv.gz": _gzip(CSV),
+    "s.jsonl.gz": _gzip("\n".join(GOOD * 20)),
+}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(_TABLES)), random=st.randoms(use_true_random=False))
+def test_a_fuzzed_table_gives_rows_or_one_sentence(name: str, random: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
+    changed = bytearray(_TABLES[name])
+    for _ in range(random.randint(1, 12)):
+        place = random.randrange(len(changed))
+        changed[place : place + random.randrange(3)] = random.choice(
+            (
+                b"",
+                b"\x00",
+                b"\xff",
+                b"\r",
+                b'"',
+                b"{",
+                b"[",
+                b"\\ud800",
+                b"\xed\xa0\x80",
+                b"9" * 50,
+                b"1e999",
+                bytes([random.randrange(256)]),
+            )
+        )
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(changed)
+    try:
+        rows = list(open_table(path).rows())
+    except UserError as error:
+        assert name in str(error) and "\n" not in str(error)
+    else:
+        assert all(isinstance(row, (dict, RowError)) for _, row in rows)
