@@ -84,13 +84,13 @@ class Task:
 
     def __post_init__(self) -> None:
         names = [item.name for item in self.fields]
-        pieces = _template_pieces(self.template)
-        used = [name for _, name in pieces if name is not None]
+        pieces = _pieces(self.template)
+        used = [name for _, name, _, _ in pieces if name is not None]
         if sorted(used) != sorted(names) or len(set(names)) != len(names):
             raise UserError(f"the template names {used} but the task's fields are {names}; name each field once, as {{name}}")
         if pieces and pieces[-1][1] is None:
             raise UserError(f"the template ends in text after its last field ({pieces[-1][0]!r}); end it with a field")
-        labels = dict(zip(used, (literal for literal, name in pieces if name is not None)))
+        labels = dict(zip(used, (literal for literal, name, _, _ in pieces if name is not None)))
         if any(not labels[name].strip() for name in used[1:]):
             raise UserError("two fields of the template have no label between them; put one such as ', Price: ' between them")
         if len({label.strip(_GLUE) for label in labels.values()}) != len(labels):
@@ -180,6 +180,18 @@ class Task:
         return cls(tuple(fields), prompt, template)
 
 
+def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """The template's labels and names. Raises UserError for braces that do not close, and for formats."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"the template has a brace that is not closed or not opened ({error}); write {{name}}") from None
+    formatted = next((name for _, name, form, conversion in pieces if name is not None and (form or conversion)), None)
+    if formatted is not None:
+        raise UserError(f"the template formats {formatted!r}; write {{{formatted}}} alone, values are written as they are")
+    return pieces
+
+
 def _field(item: Any) -> Field:
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str) or not item["name"]:
         raise UserError(f"a field of the task is {item!r}; give its name and kind")
@@ -195,18 +207,6 @@ def _field(item: Any) -> Field:
 
 
 _GLUE = " ,;|\n\t"
-
-
-def _template_pieces(template: str) -> list[tuple[str, str | None]]:
-    """(text, name after it or None) of a template. Raises UserError for braces that are not those of a plain name."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(f"the template {template!r} has a brace that names no field ({error}); write {{name}}") from None
-    for _, name, spec, conversion in pieces:
-        if spec or conversion:
-            raise UserError(f"the template {template!r} says how to format {name!r}; write {{{name}}}")
-    return [(text, name) for text, name, _, _ in pieces]
 
 
 def _glue_before(label: str) -> str:
