@@ -21,6 +21,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, write_json
 from mlx_phi3v.photo import PhotoError, photo_size
 from mlx_phi3v.task import Task, is_missing
+from mlx_phi3v.text import printable
 
 _BATCH_ROWS = 1000
 
@@ -82,7 +83,7 @@ class CatalogueWriter:
         self.task = task
         self.info: dict[str, Any] = {
             "format": FORMAT,
-            "name": name,
+            "name": printable(name),
             "source": dict(source),
             "settings": dict(settings),
             "task": task.to_dict(),

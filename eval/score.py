@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -24,6 +25,7 @@ from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import stages
 from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_SEED
 from mlx_phi3v.task import Task
+from mlx_phi3v.text import csv_cell
 
 from .compare.compare_runs import RESAMPLES
 from .compare.score_run import score_run
@@ -31,6 +33,9 @@ from .report import terminal
 from .runs.prediction import Prediction
 from .runs.run import Run
 from .runs.writer import RunWriter, write_baseline
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_baseline(run, config.baseline)
         if config.csv:
             with atomic_path(config.csv) as temporary:
-                run.to_pandas().to_csv(temporary, index=False)
+                _table(run).to_csv(temporary, index=False)
     if config.json:
         print(json.dumps(scores, ensure_ascii=False, indent=2))
     else:
         terminal.print_scores(Console(highlight=False), scores)
     return 0
+
+
+def _table(run: RescoredRun) -> pd.DataFrame:
+    """The run's rows, with a quote before text that a spreadsheet would run."""
+    table = run.to_pandas()
+    for name in table.select_dtypes(exclude="number").columns:
+        table[name] = [csv_cell(value) for value in table[name]]
+    return table
 
 
 def _write_run(run: RescoredRun, output: Path) -> None:

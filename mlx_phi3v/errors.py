@@ -19,6 +19,7 @@ from typing import NoReturn
 from . import interrupts
 from .commands import installed
 from .system_errors import os_sentence
+from .text import printable
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 _DEBUG = "MLX_PHI3V_DEBUG"
@@ -30,12 +31,7 @@ class UserError(Exception):
 
 def shown(text: str) -> str:
     """Text on one line, its control letters, escapes and bidirectional overrides written out."""
-    text = " ".join(text.split())
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii")
+    return printable(" ".join(text.split()))
 
 
 def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:

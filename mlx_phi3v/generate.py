@@ -27,6 +27,7 @@ from .progress import note, result, say
 from .prompts import PromptProcessor
 from .ranges import MAX_CROPS, MAX_SEED, MAX_TOKENS
 from .task import chat_prompt
+from .text import printable
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class TokenStream:
         self.ids.append(token)
         text = self.prompts.decode(self.ids)
         if text.startswith(self.printed) and not text.endswith("\ufffd"):
-            sys.stdout.write(text[len(self.printed) :])
+            sys.stdout.write(printable(text[len(self.printed) :], lines=True))
             sys.stdout.flush()
             self.printed = text
 
     def finish(self, text: str) -> None:
         """Print the rest of the whole text."""
-        print(text[len(self.printed) :] if text.startswith(self.printed) else "")
+        print(printable(text[len(self.printed) :], lines=True) if text.startswith(self.printed) else "")
 
 
 def read_photos(config: GenerateConfig) -> list[Photo]:

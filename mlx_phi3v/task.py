@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ ParseStatus = Literal["ok", "missing", "duplicate", "malformed", "truncated"]
 QUESTION = "What is shown in this image?"  # the published training example's, as is its answer's template
 TEMPLATE = "Product: {title}, Category: {category3_code}, Full Price: {full_price}"
 END = "<|end|>"
+_SPECIAL = re.compile(r"<(?=\|[^|<>]*\|>|/?s>|unk>)")
 
 
 def image_tags(count: int) -> str:
@@ -28,13 +29,23 @@ def image_tags(count: int) -> str:
 
 
 def chat_prompt(question: str, images: int) -> str:
-    """One user turn about so many images, with the white space of the published training example."""
-    return f"<|user|>\n{image_tags(images)}{question}<|end|><|assistant|>\n"
+    """One user turn about so many images, with the white space of the published training example.
+
+    The question is text: special tokens and image tags in it are defused, so it can neither end its turn nor answer itself.
+    """
+    return f"<|user|>\n{image_tags(images)}{defused(question)}<|end|><|assistant|>\n"
+
+
+def defused(text: str) -> str:
+    """Text in which no special token is left: `<|end|>` becomes `‹|end|>`.
+
+    Once is enough: what a replacement leaves holds no `<` that starts a token, and no text around it can make one.
+    """
+    return _SPECIAL.sub("‹", text)
 
 
 PROMPT = chat_prompt(QUESTION, 1)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
-_SPECIAL = re.compile(r"<(?=\|[^|<>]*\|>|/?s>|unk>)")
 
 
 @dataclass(frozen=True)
@@ -153,20 +164,46 @@ class Task:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Task:
         """The inverse of `to_dict`. Raises UserError for an unknown key or kind."""
+        if not isinstance(value, Mapping):
+            raise UserError(f"the task is a {type(value).__name__}; it must be an object with fields, prompt and template")
         unknown = set(value) - {"prompt", "template", "fields"}
         if unknown:
-            raise UserError(f"unknown key {sorted(unknown)[0]!r} in the task; known keys: fields, prompt, template")
-        fields = []
-        for item in value.get("fields", [f.__dict__ for f in cls.fields]):
-            extra = set(item) - {"name", "kind", "currency"}
-            if extra:
-                raise UserError(
-                    f"unknown key {sorted(extra)[0]!r} in field {item.get('name')!r}; known keys: currency, kind, name"
-                )
-            if item.get("kind") not in ("text", "category", "number"):
-                raise UserError(f"field {item.get('name')!r} is of kind {item.get('kind')!r}; choose text, category or number")
-            fields.append(Field(item["name"], item["kind"], item.get("currency")))
-        return cls(tuple(fields), value.get("prompt", PROMPT), value.get("template") or default_template(fields))
+            raise UserError(f"unknown key {min(map(str, unknown))!r} in the task; known keys: fields, prompt, template")
+        listed = value.get("fields", [f.__dict__ for f in cls.fields])
+        if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
+            raise UserError("the fields of the task are no list; give each a name and a kind")
+        fields = [_field(item) for item in listed]
+        prompt, template = value.get("prompt", PROMPT), value.get("template") or default_template(fields)
+        for name, text in (("prompt", prompt), ("template", template)):
+            if not isinstance(text, str):
+                raise UserError(f"the {name} of the task is {text!r}; it must be text")
+        return cls(tuple(fields), prompt, template)
+
+
+def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """The template's labels and names. Raises UserError for braces that do not close, and for formats."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"the template has a brace that is not closed or not opened ({error}); write {{name}}") from None
+    formatted = next((name for _, name, form, conversion in pieces if name is not None and (form or conversion)), None)
+    if formatted is not None:
+        raise UserError(f"the template formats {formatted!r}; write {{{formatted}}} alone, values are written as they are")
+    return pieces
+
+
+def _field(item: Any) -> Field:
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str) or not item["name"]:
+        raise UserError(f"a field of the task is {item!r}; give its name and kind")
+    extra = set(item) - {"name", "kind", "currency"}
+    if extra:
+        raise UserError(f"unknown key {min(map(str, extra))!r} in field {item['name']!r}; known keys: currency, kind, name")
+    if item.get("kind") not in ("text", "category", "number"):
+        raise UserError(f"field {item['name']!r} is of kind {item.get('kind')!r}; choose text, category or number")
+    currency = item.get("currency")
+    if currency is not None and not isinstance(currency, str):
+        raise UserError(f"field {item['name']!r} has the currency {currency!r}; write its code, such as EUR")
+    return Field(item["name"], item["kind"], currency)
 
 
 def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
@@ -200,7 +237,7 @@ def is_missing(value: Any) -> bool:
 
 def clean_text(text: str) -> str:
     """One line, no special tokens: `<|end|>` becomes `‹|end|>`, so user text can never end an answer."""
-    return _SPECIAL.sub("‹", " ".join(text.split()))
+    return defused(" ".join(text.split()))
 
 
 def _read(item: Field, raw: str) -> ParsedField:

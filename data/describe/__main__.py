@@ -22,6 +22,7 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.ranges import MAX_CROPS, MAX_ROWS, MAX_SEED, MAX_TOKENS
+from mlx_phi3v.text import printable
 
 from .describe import describe
 from .page import write_page
@@ -71,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_page(page, description)
     if settings.json:
         figures = dataclasses.asdict(dataclasses.replace(description, sheet=(), previews=()))
-        print(json.dumps(figures | {"task": description.task.to_dict(), "page": str(page)}, ensure_ascii=False))
+        print(json.dumps(figures | {"task": description.task.to_dict(), "page": str(page)}))
     else:
         show(description, Console())
-        print(f"page: {page}")
+        print(f"page: {printable(page)}")
     return 0
 
 

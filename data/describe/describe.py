@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.config import VisionArgs
+from mlx_phi3v.errors import UserError
 
 from .all_rows import AllRows
 from .figures import Description, histogram, quantiles
@@ -35,6 +36,8 @@ def describe(
     limit = max_length or (config.max_position_embeddings if config else None)
     rows = list(look_at_rows(chosen, task, prompts, as_json))
     sizes = [size for row in rows for size in row.sizes]
+    if not sizes and (problem := next((row.problem for row in rows if row.problem), None)):
+        raise UserError(f"no photo looked at in {catalogue.folder} can be opened ({problem}); make the catalogue again")
     crops = config.num_crops if config else num_crops[0]
     return Description(
         folder=str(catalogue.folder), name=str(info.get("name", "")), fingerprint=catalogue.fingerprint, task=task,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mlx_phi3v.errors import shown
+from mlx_phi3v.text import printable
 
 from .figures import Bin, Description, FieldFigures
 
@@ -20,14 +19,10 @@ _SHOWN = 20
 def show(description: Description, console: Console) -> None:
     """Print the description."""
     d = description
-    console.print(
-        f"[bold]{escape(shown(d.name))}[/bold]",
-        ", ".join(f"{name} {count:,}" for name, count in d.rows.items()),
-        highlight=False,
-    )
+    rows = ", ".join(f"{name} {count:,}" for name, count in d.rows.items())
+    console.print(_text(d.name, "bold").append_text(_text(f" {rows}")))
     if d.counts.get("rejected"):
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in d.counts["rejected"].items())
-        console.print("left out:", shown(reasons), markup=False)
+        console.print(_text("left out: " + ", ".join(f"{reason} {count:,}" for reason, count in d.counts["rejected"].items())))
     for what, count in d.duplicates.items():
         console.print(f"{what}: {count:,}", style="bold red" if count and "splits" in what else None)
     for figures in d.fields:
@@ -36,29 +31,34 @@ def show(description: Description, console: Console) -> None:
         console.print(f"\n[bold]photos[/bold] (of {d.sampled:,} rows)")
         console.print(f"  widths  {_spark(d.widths)}\n  heights {_spark(d.heights)}", highlight=False)
     for problem in d.unreadable:
-        console.print(f"  cannot be opened: {shown(problem)}", style="red", markup=False)
+        console.print(_text(f"  cannot be opened: {problem}", "red"))
     if d.tokens:
         console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", photos only (give --model for the text)"))
         console.print(_token_table(d))
     for preview in d.previews:
-        text = Text(f"\n{shown(preview.row)}: ", style="dim")
+        text = _text(f"\n{preview.row}: ", "dim")
         for piece in preview.pieces:
-            text.append(piece.text, style="black on green" if piece.trained else "dim")
+            text.append_text(_text(piece.text, "black on green" if piece.trained else "dim"))
         console.print(text)
     if d.previews:
         console.print("(the loss is taken over the green tokens and nothing else)", style="dim")
 
 
+def _text(value: object, style: str = "") -> Text:
+    # Text, not str: rich reads [brackets] in a str as markup, and a catalogue's names may hold any.
+    return Text(printable(value, lines=True), style=style)
+
+
 def _show_field(figures: FieldFigures, splits: list[str], console: Console) -> None:
     item = figures.field
     missing = ", ".join(f"{split} {count:,}" for split, count in figures.missing.items())
-    console.print(f"\n[bold]{item.name}[/bold] ({item.kind})", f"missing: {missing}" if missing else "", highlight=False)
+    console.print(_text(f"\n{item.name}", "bold").append_text(_text(f" ({item.kind})" + (missing and f" missing: {missing}"))))
     if figures.categories:
-        table = Table("category", *splits, box=None)
-        for column in table.columns[1:]:
-            column.justify = "right"
+        table = Table("category", box=None)
+        for split in splits:
+            table.add_column(_text(split), justify="right")
         for name, counts in list(figures.categories.items())[:_SHOWN]:
-            table.add_row(Text(shown(name)), *(f"{counts.get(split, 0):,}" for split in splits))
+            table.add_row(_text(name), *(f"{counts.get(split, 0):,}" for split in splits))
         console.print(table)
         if len(figures.categories) > _SHOWN:
             console.print(f"  and {len(figures.categories) - _SHOWN} more", style="dim")

@@ -116,9 +116,11 @@ def _file_bytes(name: str, root: Path | None, limits: PhotoLimits) -> bytes:
         path = root / Path(name).expanduser()
         if not path.is_file():
             raise PhotoUnusableError("picture_missing", name)
-        if path.stat().st_size > limits.max_bytes:
+        with open(path, "rb") as file:
+            data = file.read(limits.max_bytes + 1)  # a system's file may say 0 bytes and hold any number
+        if len(data) > limits.max_bytes:
             raise PhotoUnusableError("picture_too_many_bytes", name)
-        return path.read_bytes()
+        return data
     except (OSError, ValueError, RuntimeError) as error:
         raise PhotoUnusableError("picture_unreadable", f"{name}: {error}") from None
 

@@ -21,6 +21,7 @@ from .row import Row, RowError, first_line, whole
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 _DELIMITERS = ",;\t|"
+_MAX_LINE = 256_000_000  # bytes or characters of a line: a photo of 50 MB in base64 fits several times
 _MAX_DEPTH = 50  # of the lists and objects in one JSON row
 
 
@@ -98,7 +99,7 @@ class CsvTable:
 
     def _read(self, file: io.TextIOWrapper) -> str:
         try:
-            return file.readline()
+            return file.readline(_MAX_LINE)
         except UnicodeError:
             raise self._wrong_encoding("its first line") from None
 
@@ -108,7 +109,7 @@ class CsvTable:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each data row with the number of its last line in the file."""
         with whole(self.path), _open_text(self.path, self.encoding) as file:
-            reader = csv.reader(file, delimiter=self.delimiter)
+            reader = csv.reader(iter(lambda: file.readline(_MAX_LINE), ""), delimiter=self.delimiter)
             next(reader)
             while True:
                 try:
@@ -167,7 +168,10 @@ class JsonTable:
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
         with whole(self.path), self._open() as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_bounded_lines(file), 1):
+                if line is None:
+                    yield number, RowError("malformed_row", f"a line of more than {_MAX_LINE:,} bytes")
+                    continue
                 if not line.strip():
                     continue
                 try:
@@ -194,6 +198,17 @@ class JsonTable:
                     raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
                 row = _json_row(value)
                 yield number, row if isinstance(row, RowError) else _with_floats(row)
+
+
+def _bounded_lines(file: Any) -> Iterator[bytes | None]:
+    """The lines of a file; None for one that is longer than `_MAX_LINE`, of which no more than that is held."""
+    while line := file.readline(_MAX_LINE):
+        if len(line) < _MAX_LINE or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
+            pass
+        yield None
 
 
 def _with_floats(value: Any) -> Any:

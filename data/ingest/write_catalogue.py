@@ -87,7 +87,7 @@ def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> Cata
     return CatalogueWriter(
         settings.output,
         plan.task,
-        name=printable(settings.output.name),
+        name=settings.output.name,
         source={"kind": plan.source.kind, "name": storable(plan.source.name), "identity": plan.source.identity},
         settings=dict(plan.settings) | {"mapping": plan.mapping.to_dict()},
         extra={name: plan.schema.field(name).type for name in plan.extras},

@@ -13,11 +13,6 @@ from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
 
 
-def printable(text: object) -> str:
-    """Text safe for a terminal: a control character (an escape sequence in an answer) becomes a box."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
-
 def value(unit: str, number: float | None) -> str:
     """A measure's value: "93.5 %", or "+0.012" for a log error; a dash where there is none."""
     if number is None or math.isnan(number):

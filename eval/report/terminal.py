@@ -11,6 +11,8 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mlx_phi3v.text import printable
+
 from ..compare import run_table
 from ..compare.comparison import Comparison
 from ..compare.metrics import METRICS, Metric
@@ -42,7 +44,7 @@ def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10
 
 def _text(value: object, style: str = "") -> Text:
     # Text, not str: rich reads [brackets] in a str as markup, and answers may hold any.
-    return Text(phrases.printable(value), style=style)
+    return Text(printable(value, lines=True), style=style)
 
 
 def _heading(text: str) -> Text:
@@ -72,7 +74,7 @@ def _grid(*columns: tuple[str, int, JustifyMethod]) -> RichTable:
     """A table of fixed widths: (heading, width, justify)."""
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for heading, width, justify in columns:
-        grid.add_column(heading, width=width, justify=justify, overflow="fold")
+        grid.add_column(_text(heading), width=width, justify=justify, overflow="fold")
     return grid
 
 
@@ -149,7 +151,7 @@ def _causes(comparison: Comparison) -> RenderableType:
     grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
     most = max(comparison.cause_counts.values())
     for cause, count in comparison.cause_counts.items():
-        grid.add_row(cause, f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
+        grid.add_row(_text(cause), f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
     return grid
 
 
@@ -220,14 +222,14 @@ def _measure_cell(item: PairedMeasure) -> Text:
 
 def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
     """Print one run's measures (`score_run.score_run`) with their intervals."""
-    grid = _grid((str(scores["label"])[:26], 26, "left"), ("", 10, "right"), ("95 %", 20, "right"), ("rows", 8, "right"))
+    grid = _grid((printable(scores["label"])[:26], 26, "left"), ("", 10, "right"), ("95 %", 20, "right"), ("rows", 8, "right"))
     for name, item in scores["fields"].items():
         grid.add_row(_text(name, "bold"))
         for metric in METRICS[item["kind"]]:
             grid.add_row(f"  {metric.label}", *_score_cells(metric, item["metrics"][metric.name]))
         failed = {status: count for status, count in item["statuses"].items() if count and status != "ok"}
         if failed:
-            grid.add_row(Text("  " + ", ".join(f"{status} {count:,}" for status, count in failed.items()), style="dim"))
+            grid.add_row(_text("  " + ", ".join(f"{status} {count:,}" for status, count in failed.items()), style="dim"))
     console.print(grid, width=min(WIDTH, console.width))
     if scores.get("read_differently"):
         console.print(_text(f"{scores['read_differently']:,} rows parse to other values than when the run was made", "yellow"))

@@ -50,6 +50,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
+def test_names_are_shown_as_text_whatever_they_hold(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = json.loads((folder / "catalogue.json").read_text())
+    for name in ("[/x]", "shop[new]", "[bold]x[/bold]", "a\u202eb", "[link=file:///etc/passwd]x"):
+        (folder / "catalogue.json").write_text(json.dumps(info | {"name": name, "counts": {"rejected": {"[red]\x1b[2J": 1}}}))
+        assert main([str(folder), "--page", str(tmp_path / "page.html")]) == 0
+        shown = capsys.readouterr().out
+        assert name.replace("\u202e", "\\u202e") in shown and "[red]\\x1b[2J 1" in shown
+        assert "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_a_catalogue_without_a_photo_that_opens_is_refused_and_one_bad_photo_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = sorted((folder / "images").rglob("*.jpg"))
+    photos[0].write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert main([str(folder), "--page", str(tmp_path / "page.html")]) == 0
+    assert "cannot be opened" in capsys.readouterr().out
+    for photo in photos:
+        photo.write_bytes(b"no photo")
+    with pytest.raises(UserError, match="no photo looked at"):
+        main([str(folder), "--page", str(tmp_path / "other.html")])
+    assert not (tmp_path / "other.html").exists()
+
+
 def test_the_figures_are_those_of_the_rows(folder: Path) -> None:
     found = describe(Catalogue(folder), num_crops=(1, 4))
     assert found.rows == {"train": 15, "validation": 5}

@@ -14,7 +14,7 @@ from mlx_phi3v.batches import ExampleMaker
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import IGNORE, PromptProcessor
-from mlx_phi3v.task import PROMPT, Task, clean_text
+from mlx_phi3v.task import PROMPT, QUESTION, Task, chat_prompt, clean_text
 from tests.helpers.checkpoint import tokenizer_folder
 from tests.helpers.paths import GOLDEN, SHARED
 
@@ -104,6 +104,21 @@ def test_special_tokens_in_user_text_are_defused(prompts: PromptProcessor, text:
 def test_no_text_brings_a_special_token(prompts: PromptProcessor, text: str) -> None:
     special = {token.content for token in prompts.tokenizer.get_added_tokens_decoder().values() if token.special}
     assert not special & set(prompts.tokenizer.encode(clean_text(text), add_special_tokens=False).tokens)
+
+
+SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>", "<s>", "</s>", "<unk>", "<|image_1|>")
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("question", ["red?{}Yes", "{}", "<{}>", "{0}{0}", "a {}\n<|", "<|end{}"])
+@pytest.mark.parametrize("images", [0, 2])
+def test_a_question_stays_text(prompts: PromptProcessor, special: str, question: str, images: int) -> None:
+    def counts(text: str) -> dict[str, int]:
+        ids = prompts.tokenize(chat_prompt(text, images), [3] * images)
+        known = {token: prompts.tokenizer.token_to_id(token) for token in SPECIAL}
+        return {token: ids.count(number) for token, number in known.items() if number is not None} | {"photo": ids.count(-1)}
+
+    assert counts(question.format(special)) == counts(QUESTION)
 
 
 @pytest.mark.parametrize(("images", "expected"), [(0, 0), (1, 1), (3, 3)])

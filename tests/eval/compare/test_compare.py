@@ -523,6 +523,19 @@ def test_the_report_fits_80_columns_and_shows_markup_as_text(tmp_path: Path) -> 
         assert word in text
 
 
+def test_no_id_label_or_answer_acts_on_the_terminal(tmp_path: Path) -> None:
+    acting = "\x1b]0;x\x07\u202e\x9b2J"
+    rows = make_rows(20)
+    others = changed(rows, every(2), lambda row: answer(row, f"Product: {acting}, Category: {acting}, Full Price: 1.0"))
+    for row in (*rows, *others):
+        row["id"] = acting + row["id"]
+    found = compare_runs(
+        write_run(tmp_path / "a", rows, label=acting), write_run(tmp_path / "b", others, label=acting), resamples=50
+    )
+    text = printed(lambda console: print_comparison(console, found), tmp_path / "out.txt")
+    assert "\\x1b]0;x" in text and not set(text) & set("\x1b\x07\x9b\u202e")
+
+
 def test_a_table_holds_every_run_against_the_reference(reference: Run, tmp_path: Path) -> None:
     worse = write_run(tmp_path / "4bit", changed(ROWS, every(5), lambda row: answer(row, other_category(row))), label="4 bit")
     same = write_run(tmp_path / "8bit", ROWS, label="8 bit", settings={"quantization": {"bits": 8}})

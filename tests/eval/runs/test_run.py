@@ -311,3 +311,10 @@ def test_scoring_writes_the_rows_as_csv(tmp_path: Path) -> None:
         read = list(csv.DictReader(file))
     assert len(read) == 5 and read[0]["text"] == 'a "b", c' and read[0]["status_full_price"] == "missing"
     assert float(read[1]["predicted_full_price"]) == run.rows[1].predicted["full_price"].value
+
+
+def test_no_cell_of_the_csv_is_run_by_a_spreadsheet(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", changed(make_rows(2), lambda i, row: i == 0, lambda row: answer(row, "=1+1")))
+    assert score_main([str(run.path), "--json", "--csv", str(tmp_path / "rows.csv")]) == 0
+    with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:
+        assert [row["text"][0] for row in csv.DictReader(file)] == ["'", "P"]
