@@ -206,18 +206,6 @@ def _field(item: Any) -> Field:
     return Field(item["name"], item["kind"], currency)
 
 
-def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None]]:
-    """The template's labels and names. Raises UserError for braces that do not close, and for formats."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise UserError(f"the template has a brace that is not closed or not opened ({error}); write {{name}}") from None
-    formatted = next((name for _, name, form, conversion in pieces if name is not None and (form or conversion)), None)
-    if formatted is not None:
-        raise UserError(f"the template formats {formatted!r}; write {{{formatted}}} alone, values are written as they are")
-    return pieces
-
-
 _GLUE = " ,;|\n\t"
 
 
