@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with atomic_path(config.csv) as temporary:
                 _table(run).to_csv(temporary, index=False)
     if config.json:
-        print(json.dumps(scores, ensure_ascii=False, indent=2))
+        print(json.dumps(scores, indent=2))
     else:
         terminal.print_scores(Console(highlight=False), scores)
     return 0

@@ -145,7 +145,7 @@ def _table(console: Console, config: CompareConfig) -> int:
 
 def _write(console: Console, config: CompareConfig, value: object, show: Callable[[], None]) -> None:
     if config.json:
-        print(json.dumps(value, ensure_ascii=False, indent=2))
+        print(json.dumps(value, indent=2))
         return
     show()
     if config.html:
