@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import sys
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,7 @@ from .yaml_file import read_yaml
 __all__ = ["build", "check_ranges", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
 
 T = TypeVar("T")
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000  # bytes, letters: what Linux and macOS take, or a little more
 
 
 def _optional(annotation: Any) -> bool:
@@ -82,6 +84,9 @@ def _checked(field: dataclasses.Field[Any], value: Any, annotation: Any, said: s
     if made is None:
         return made
     check_value(field, made, said)
+    if field.metadata.get("path"):
+        for item in made if isinstance(made, tuple) else (made,):
+            _as_path(Path(item), said)
     writes = field.metadata.get("writes")
     return output_path(made, writes, said) if writes else made
 
@@ -142,7 +147,10 @@ def _plain(text: str, said: str) -> str:
 
 
 def _as_path(path: Path, said: str) -> Path:
+    """The path, its ~ replaced. Raises UserError for names that no file system takes."""
     _plain(str(path), said)
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts) or len(str(path)) > _LONGEST_PATH:
+        raise UserError(f"{said} is {short(str(path))}, a name too long for a file; give a shorter one")
     try:
         return path.expanduser()
     except RuntimeError:

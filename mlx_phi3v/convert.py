@@ -34,7 +34,7 @@ from .progress import Progress, result, say
 class ConvertConfig:
     """Settings of a conversion; the flags are mlx-lm's."""
 
-    hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
+    hf_path: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
     mlx_path: Path = option(Path("mlx_model"), help="folder to write; it must not exist", writes="new")
     quantize: bool = option(False, help="pack the language layers", flags=("-q",))
     q_bits: int = option(4, help="bits per weight: 4 or 8")

@@ -55,7 +55,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def choose(logprobs: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
     """The next token of one row from its log-probabilities [V]: greedy, or nucleus sampling (Holtzman et al., 2020)."""
-    if sampling.temperature <= 0:
+    if sampling.temperature <= 1e-6:  # below it no other token has a chance, and the division overflows
         return int(logprobs.argmax())
     weights = np.exp(log_softmax(logprobs / sampling.temperature))
     if sampling.top_p < 1:

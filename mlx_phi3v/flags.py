@@ -32,6 +32,7 @@ def option(
     at_most: float | None = None,
     below: float | None = None,
     writes: Writes | None = None,
+    path: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
 
@@ -39,10 +40,10 @@ def option(
     group of flags in --help: this field and those after it. `metavar` is what --help calls the value.
 
     `at_least`, `above`, `at_most` and `below` are the range of a number, or of each of several (`mlx_phi3v.ranges`);
-    `writes` says what a command writes at this path (`mlx_phi3v.outputs`).
+    `writes` says what a command writes at this path (`mlx_phi3v.outputs`). `path`: a text that may be a path.
     """
     metadata: dict[str, Any] = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
-    metadata |= {"metavar": metavar, "heading": heading, "writes": writes}
+    metadata |= {"metavar": metavar, "heading": heading, "writes": writes, "path": path}
     if any(end is not None for end in (at_least, above, at_most, below)):
         metadata["range"] = Range(at_least, above, at_most, below)
     if isinstance(default, (list, dict)):

@@ -36,8 +36,8 @@ from .trained_task import TASK_FILE, TrainedTask
 class FuseConfig:
     """Settings of a merge; the flags are mlx-lm's."""
 
-    adapter: str = option(help="LoRA adapter or training run")
-    model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)")
+    adapter: str = option(help="LoRA adapter or training run", path=True)
+    model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
     json: bool = option(False, help="progress as JSON lines on stdout")

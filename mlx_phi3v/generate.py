@@ -34,11 +34,11 @@ from .text import printable
 class GenerateConfig:
     """Settings of one question."""
 
-    image: tuple[str, ...] = option((), help="photo file; several for several <|image_k|> tags")
+    image: tuple[str, ...] = option((), help="photo file; several for several <|image_k|> tags", path=True)
     prompt: str | None = option(None, help="full prompt with <|image_1|> tags; by default the one of the adapter's task")
     question: str | None = option(None, help="plain question about the photo, put into the chat template")
-    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
-    adapter: str | None = option(None, help="LoRA adapter or training run")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
+    adapter: str | None = option(None, help="LoRA adapter or training run", path=True)
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     num_crops: int | None = option(

@@ -11,7 +11,7 @@ from typing import Any
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
-from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
+from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, short
 
 from .mapping import PRESETS, check_shape, load_preset, parse_field_flag
 
@@ -20,7 +20,7 @@ from .mapping import PRESETS, check_shape, load_preset, parse_field_flag
 class IngestConfig:
     """One run of `data.ingest`: the source, what to learn from it, how to fetch and how to split."""
 
-    source: str = option(help="file, folder or hub dataset id", positional=True)
+    source: str = option(help="file, folder or hub dataset id", positional=True, path=True)
     output: Path = option(help="folder of the new catalogue", flags=("-o",), writes="new")
     preset: str | None = option(None, help="columns, prompt and template of a known data set", choices=PRESETS)
     field: tuple[str, ...] = option((), help="fields to learn, each NAME=COLUMN:KIND:CURRENCY; kinds: text, category, number")
@@ -53,6 +53,12 @@ class IngestConfig:
 
     def check_values(self, where: str) -> None:
         """Raise UserError, naming `where` and the key, for mapping keys of the wrong shape."""
+        names = [parse_field_flag(text)[0] for text in self.field]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"--field gives {short(twice)} twice; give each field once")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
+            raise UserError(f"delimiter in {where} is {short(self.delimiter)}; it must be one character, such as ; or a tab")
         check_shape(self.mapping_keys(), where)
 
     def mapping_keys(self) -> dict[str, Any]:
@@ -70,5 +76,8 @@ def check_settings(settings: IngestConfig) -> None:
     if settings.validation + settings.test >= 1:
         raise UserError("--validation and --test leave nothing to train on; give shares that add up to less than 1")
     for host in settings.allow_hosts:
-        if not host.rpartition(":")[2].isdecimal() or ":" not in host:
-            raise UserError(f"--allow-hosts {host!r} has no port; write HOST:PORT, such as photos.intranet:443")
+        name, _, port = host.rpartition(":")
+        if not name or not port.isascii() or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+            raise UserError(
+                f"--allow-hosts {short(host)} has no port from 1 to 65535; write HOST:PORT, such as photos.intranet:443"
+            )

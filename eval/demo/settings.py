@@ -31,7 +31,7 @@ class DemoConfig:
     )  # fmt: skip
     test: int = option(500, help="products of the test split", at_least=1, at_most=MAX_PRODUCTS)
     seed: int = option(1, help="seed of the catalogue", at_least=0, at_most=MAX_SEED)
-    model: str = option("tiny", help="model to start from")
+    model: str = option("tiny", help="model to start from", path=True)
     backends: tuple[str, ...] = option(BACKENDS, help="backends to tune on", choices=BACKENDS)
     recipe: Path = option(RECIPE, help="training settings as YAML, see mlx_phi3v.train --help")
     json: bool = option(False, help="results as JSON lines on stdout")

@@ -18,8 +18,8 @@ class PredictConfig:
 
     data: Path = option(help="catalogue folder, made by data.ingest or data.sample")
     output: Path = option(help="run folder; an unfinished one is continued", writes="folder")
-    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
-    adapter: str | None = option(None, help="LoRA adapter or training run; none scores the base model")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
+    adapter: str | None = option(None, help="LoRA adapter or training run; none scores the base model", path=True)
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     attn_implementation: str = option(

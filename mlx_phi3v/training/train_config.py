@@ -34,7 +34,7 @@ class TrainConfig:
 
     data: Path = option(help="catalogue folder, made by data.ingest or data.sample", heading="Model and data")
     output: Path = option(help="folder for checkpoints and log", writes="folder")
-    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)")
+    model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
     resume: bool = option(False, help="continue from OUTPUT/last, bit for bit; what only saves memory may change")
@@ -55,6 +55,7 @@ class TrainConfig:
         None,
         help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets are used",
         heading="What to train",
+        path=True,
     )
     r: int | None = option(None, help="LoRA rank; by default 32", at_least=1, at_most=4096)
     lora_alpha: float | None = option(None, help="LoRA alpha, the scale is alpha / r; by default 16", above=0)

@@ -168,9 +168,16 @@ def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> No
         assert output_path(tmp_path / name, writes, "--html") == tmp_path / name  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["data", "model", "adapter", "output", "trace"])
 @pytest.mark.parametrize(
-    "flags", [["--data", "~nosuchuser/x"], ["--data", os.fsdecode(b"a\xff")], ["--model", os.fsdecode(b"\xff")]]
+    ("path", "message"),
+    [
+        ("~nosuchuser/x", "there is no user 'nosuchuser'"),
+        (os.fsdecode(b"a\xff"), "which is not utf-8 text"),
+        ("x" * 300, "a name too long for a file"),
+        ("x/" * 2500, "a name too long for a file"),
+    ],
 )
-def test_a_path_that_cannot_be_is_named(flags: list[str]) -> None:
-    with pytest.raises(UserError, match=rf"^{flags[0]} is .*(there is no user 'nosuchuser'|which is not utf-8 text)"):
-        parse(CONFIGS["predict"], "python -m eval.predict", "", flags)
+def test_a_path_that_cannot_be_is_named(name: str, path: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^--{name} is .*{message}"):
+        parse(CONFIGS["predict"], "python -m eval.predict", "", [f"--{name}", path])

@@ -189,6 +189,8 @@ def test_a_column_of_digits_is_found(tmp_path: Path) -> None:
         ("fields: {title: {column: Title}}\nprompt: [a]", "prompt"),
         ("fields: {title: {column: Title}}\ncurrency: {a: b}", "currency"),
         ("fields: {title: {column: Title}}\nallow_private: 5", "allow_private"),
+        ("fields: {title: {column: Title}}\ndelimiter: ab", "delimiter"),
+        ("fields: {title: {column: Title}}\nprocesses: .inf", "processes"),
     ],
 )
 def test_a_mistake_in_the_fields_names_the_file_and_the_key(tmp_path: Path, text: str, named: str) -> None:
