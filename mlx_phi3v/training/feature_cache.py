@@ -123,7 +123,14 @@ def _adapter_digest(adapter: tuple[AdapterArgs, dict[str, np.ndarray]] | None) -
     """A hash of the part of an adapter that changes features; None if it does not train the image side."""
     config, tensors = adapter or (None, {})
     ours = {name: sha256_bytes(value.tobytes()) for name, value in tensors.items() if VISION in name}
-    return sha256_json([ours, asdict(config)]) if ours and config else None
+    if not ours or config is None:
+        return None
+    # Settings that later versions added count where they are used: features cached before them are still found.
+    values = {name: value for name, value in asdict(config).items() if value or name not in _ADDED}
+    return sha256_json([ours, values])
+
+
+_ADDED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def _pack(features: np.ndarray, dtype: str) -> np.ndarray:
