@@ -19,49 +19,109 @@ from safetensors.numpy import save_file
 
 from .documents import read_json as read_json  # one place for all that reads and writes
 from .errors import UserError
+from .locks import is_locked, locked
+
+# In the name of every temporary file and folder of ours: what a killed command left is known by it, and nothing else is.
+_MARK = ".mlx_phi3v"
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling to write; it takes the place of `path` only if the block ends well."""
+def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling to write; it takes the place of `path` only if the block ends well.
+
+    shared: several processes may write `path` at once, with the same content, as in a cache. A temporary file that
+    a killed process left is written over by the next one, or, in a shared folder, removed by `sweep`.
+
+    Raises UserError where another process is writing `path`, and it is not shared.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as mx.save_safetensors append their own where it is missing.
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(_temporary_name(path, uuid.uuid4().hex[:8] if shared else "") + path.suffix)
+    with locked(temporary, path):
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` only if the block ends well.
+    """Yield an empty temporary sibling folder that becomes `path` only if the block ends well.
 
-    Raises UserError where `path` exists, is not empty and `overwrite` is false.
+    The name is the same each time: what a killed process left there is removed first.
+
+    Raises UserError where `path` exists, is not empty and `overwrite` is false, or another process is writing it.
     """
     path = Path(path)
+    require_new(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = path.with_name(_temporary_name(path)), path.with_name(_temporary_name(path, end=".old"))
+    with locked(temporary, path, folder=True):
+        try:
+            require_new(path, overwrite=overwrite)  # another process may have ended meanwhile
+            for left in (old, *temporary.iterdir()):
+                _remove(left)
+            yield temporary
+            if overwrite and path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _remove(old)
+
+
+def require_new(path: Path, *, overwrite: bool = False) -> None:
+    """Raises UserError where no new folder can take the place of `path`: it is a file, or it holds something."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give a folder that does not exist yet")
     if path.exists() and any(path.iterdir()) and not overwrite:
         raise UserError(f"{path} exists and is not empty; choose another folder or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def folder_in_place(folder: Path | str) -> Iterator[Path]:
+    """Make `folder` where it is missing, and hold it: no other process writes there until the block ends.
+
+    What a killed process left in it under a temporary name is removed. Raises UserError where another process holds it.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, folder=True):
+        sweep(folder)
+        yield folder
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of ours in `folder` (not below it) that no process is writing."""
+    for path in folder.glob(f".*{_MARK}*.*"):
+        if is_temporary(path) and not is_locked(path):
+            _remove(path)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is a name that we give to what is not whole yet."""
+    return bool(re.fullmatch(rf"\..*{re.escape(_MARK)}(-[0-9a-f]{{8}})?\.(tmp|old)(\.[^.]*)?", path.name, re.DOTALL))
+
+
+def _temporary_name(path: Path, unique: str = "", end: str = ".tmp") -> str:
+    """A hidden sibling's name; a long one by its hash, as a file system takes 255 bytes."""
+    name = path.name if len(os.fsencode(path.name)) <= 200 else sha256_bytes(os.fsencode(path.name))[:32]
+    return f".{name}{_MARK}{'-' * bool(unique)}{unique}{end}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

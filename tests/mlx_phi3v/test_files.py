@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import atomic_folder, atomic_path, read_json, sha256_bytes, sha256_file, sha256_json, write_json
+from mlx_phi3v.files import (
+    atomic_folder,
+    atomic_path,
+    folder_in_place,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 
 def test_a_file_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
@@ -71,3 +82,53 @@ def test_the_hash_of_json_does_not_depend_on_key_order(value: dict[str, int | st
 def test_a_file_hashes_as_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     assert sha256_file(tmp_path / "a") == sha256_bytes(b"x" * 100_000)
+
+
+def test_an_output_that_another_process_writes_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "run") as temporary:
+        (temporary / "a").write_text("first")
+        with pytest.raises(UserError, match=r"another process is writing .*run; wait"), atomic_folder(tmp_path / "run"):
+            pass
+    assert (tmp_path / "run" / "a").read_text() == "first"
+    with atomic_path(tmp_path / "a.html") as temporary:
+        temporary.write_text("first")
+        with pytest.raises(UserError, match=r"another process is writing .*a.html"), atomic_path(tmp_path / "a.html"):
+            pass
+    assert (tmp_path / "a.html").read_text() == "first"
+
+
+def test_several_processes_may_write_a_shared_file(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a", shared=True) as one, atomic_path(tmp_path / "a", shared=True) as two:
+        one.write_text("same")
+        two.write_text("same")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_try(tmp_path: Path) -> None:
+    script = "import os, sys; from mlx_phi3v.files import atomic_folder, atomic_path\n"
+    script += "with atomic_path(sys.argv[1] + '/a.json') as a, atomic_folder(sys.argv[1] + '/run') as b:\n"
+    script += "    a.write_text('half'); (b / 'half').write_text(''); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2 and not (tmp_path / "run").exists()
+    with atomic_folder(tmp_path / "run") as temporary:
+        assert list(temporary.iterdir()) == []
+    write_json(tmp_path / "a.json", 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "run"]
+
+
+def test_only_temporary_files_of_ours_that_nobody_writes_are_swept(tmp_path: Path) -> None:
+    kept = [".notes.tmp", ".a.deadbeef.tmp", "step-000001.tmp"]
+    for name in (*kept, ".a.mlx_phi3v.tmp.json", ".a.mlx_phi3v-0a1b2c3d.tmp", ".run.mlx_phi3v.old"):
+        (tmp_path / name).write_text("")
+    with atomic_path(tmp_path / "live", shared=True) as live, folder_in_place(tmp_path):
+        live.write_text("")
+        assert {p.name for p in tmp_path.iterdir()} == {*kept, live.name}
+        with pytest.raises(UserError, match="another process is writing"), folder_in_place(tmp_path):
+            pass
+
+
+def test_a_folder_with_a_long_name_is_written(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / ("x" * 255)):
+        pass
+    write_json(tmp_path / ("y" * 250 + ".json"), 1)
+    assert sorted(len(p.name) for p in tmp_path.iterdir()) == [255, 255]
