@@ -6,7 +6,7 @@ import difflib
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,12 +24,23 @@ KINDS = ("text", "category", "number")
 # Taken where the user names no column and the source has exactly this one.
 _USUAL_FIELDS: dict[str, FieldKind] = {"title": "text", "name": "text", "category": "category", "price": "number"}
 _USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
+_USUAL_CURRENCIES = (
+    "currency",
+    "currencycode",
+    "pricecurrency",
+    "currencyiso",
+    "waehrung",
+    "währung",
+    "devise",
+    "moneda",
+    "valuta",
+)
 _TAG = re.compile(r"<\|image_\d+\|>")
 
 
 @dataclass(frozen=True)
 class MappedField:
-    """One field of the task and the column it is read from. `decimal` is the decimal mark of a number column."""
+    """One field of the task and the column it is read from. Of a number: its decimal mark and the column of its currency."""
 
     name: str
     column: str
@@ -37,6 +48,7 @@ class MappedField:
     currency: str | None = None
     decimal: DecimalMark | None = None
     required: bool = False
+    currency_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +109,31 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
     for column in (*(f.column for f in fields), *images, *filter(None, (mapping.code, mapping.split))):
         if column not in columns:
             raise _unknown_column(column, columns, where)
+    mapping = with_currency_columns(mapping, columns, where)
     mapping.task()
     if mapping.photos_per_row() and not images:
         raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")
     return mapping
+
+
+def with_currency_columns(mapping: FieldMapping, columns: Sequence[str], where: str) -> FieldMapping:
+    """The mapping with the usual column of currencies for number fields that name none: `currency`, or one beside the price.
+
+    Raises UserError for a column that the source has not.
+    """
+    folded = {name.casefold().replace("_", "").replace(" ", ""): name for name in reversed(columns)}
+    found = []
+    for field in mapping.fields:
+        if field.currency_column and field.currency_column not in columns:
+            raise _unknown_column(field.currency_column, columns, where)
+        if field.kind == "number" and not field.currency_column:
+            beside, _, _ = field.column.rpartition(".")
+            names = [f"{beside}.{name}" for name in _USUAL_CURRENCIES] if beside else []
+            names += [f"{field.column}{name}".replace("_", "").casefold() for name in _USUAL_CURRENCIES[:2]]
+            usual = next((folded[name] for name in (*names, *_USUAL_CURRENCIES) if name in folded), None)
+            field = replace(field, currency_column=usual if usual != field.column else None)
+        found.append(field)
+    return replace(mapping, fields=tuple(found))
 
 
 def check_shape(settings: Mapping[str, Any], where: str) -> None:
@@ -139,7 +172,7 @@ def _fields(settings: Mapping[str, Any], where: str) -> tuple[MappedField, ...]:
     return tuple(_field(name, spec, settings.get("currency"), where) for name, spec in fields.items())
 
 
-_KEYS = ("column", "kind", "currency", "decimal", "required")
+_KEYS = ("column", "kind", "currency", "currency_column", "decimal", "required")
 _RESERVED = ("id", "images")
 
 
@@ -162,7 +195,7 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
     if decimal not in (None, ".", ","):
         raise UserError(f'{said} has decimal {short(decimal)}; write decimal: "." or decimal: ","')
     number = kind == "number"
-    if not number and (spec.get("currency") or decimal):
+    if not number and (spec.get("currency") or spec.get("currency_column") or decimal):
         raise UserError(f"{said} has a currency or decimal mark but is of kind {kind}; only a number can have one")
     required = truth(spec.get("required", False))
     if required is None:
@@ -174,6 +207,7 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
         (_currency(spec.get("currency"), said) or currency) if number else None,
         cast("DecimalMark | None", decimal),
         required,
+        _text(spec["currency_column"], f"{said}: currency_column") if spec.get("currency_column") else None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import shutil
 import time
@@ -14,14 +16,17 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import Progress
 
-from .check_row import RowChecks, row_references
+from .check_row import RejectedError, RowChecks, checked_fields, row_references
 from .chunk_store import ChunkStore
 from .download_store import DownloadStore
 from .ingest_config import IngestConfig, check_settings
+from .notes import Note, Notes, require_one_currency
 from .photos import PhotoLimits, as_url
 from .plan import IngestPlan, make_plan
 from .workers import check_rows
 from .write_catalogue import write_catalogue
+
+_LOOKED_AT = 1000  # rows whose currencies are compared before anything is fetched
 
 
 def ingest(settings: IngestConfig) -> dict[str, Any]:
@@ -41,12 +46,25 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     with _locked(work):
         _prepare_work(work, plan)
         checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
+        _look_ahead(settings, plan, checks)
         rows = _fetch(settings, plan, checks.store)
         with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.source.rows(), settings.processes, bar.advance)
         info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
+
+
+def _look_ahead(settings: IngestConfig, plan: IngestPlan, checks: RowChecks) -> None:
+    """Raise UserError where the first rows show already that prices are of several currencies: before photos are fetched."""
+    notes = Notes()
+    for row in itertools.islice(plan.source.rows(), _LOOKED_AT):
+        if isinstance(row.values, dict):
+            found: list[Note] = []
+            with contextlib.suppress(RejectedError, UnicodeError, ValueError):  # the check of the row says what is wrong
+                checked_fields(checks, row.values, found)
+            notes.counts.update((note.field, note.kind, note.detail) for note in found)
+    require_one_currency(notes, plan.mapping, settings.source)
 
 
 def _locked(work: Path) -> Any:
@@ -89,6 +107,7 @@ def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChec
         question=plan.mapping.prompt if asks else None,
         store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
         near_duplicates=settings.near_duplicates,
+        rules=plan.rules,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,8 @@ from mlx_phi3v.task import Task
 
 from .chat import ChatTable
 from .chunk_store import chunk_schema
+from .currencies import read_rates
+from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .mapping import FieldMapping, make_mapping
 from .sources import Source, open_source
@@ -28,6 +30,7 @@ class IngestPlan:
     extras: Mapping[str, str]
     schema: pa.Schema
     settings: Mapping[str, Any]
+    rules: ValueRules = field(default_factory=ValueRules)
 
     def digest(self) -> str:
         """Changes when the source's data, the mapping or a setting that matters does."""
@@ -50,7 +53,11 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset")
     chosen = {name: getattr(settings, name) for name in matters}
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen)
+    rules = ValueRules(
+        settings.strip_html, settings.empty_words, read_rates(settings.currency_rates) if settings.currency_rates else None
+    )
+    chosen |= {"strip_html": rules.html, "empty_words": rules.empty_words, "currency_rates": rules.rates}
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rules)
 
 
 def _answer_task(keys: Mapping[str, Any]) -> Task | None:

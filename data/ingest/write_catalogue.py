@@ -17,6 +17,7 @@ from mlx_phi3v.text import csv_cell, printable, storable
 from ..writer import CatalogueWriter
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
 from .ingest_config import IngestConfig
+from .notes import Notes, require_usable
 from .plan import IngestPlan
 from .published_csv import PublishedCsv
 from .splits import SplitRow, Splitter
@@ -29,7 +30,8 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    rejected = _write_rejected(chunks, count)
+    rejected, notes = _write_rejected(chunks, count), _write_unread(chunks, count)
+    require_usable(notes, plan.mapping, settings.source)
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected)
     _remove_unused_photos(chunks.catalogue, splitter)
@@ -48,7 +50,7 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
             bar.advance(1)
         if published:
             published.close()
-        writer.info |= {**tally.report(splitter, rejected), "products": products}
+        writer.info |= {**tally.report(splitter, rejected), "products": products, "values": notes.report()}
         splitter.close()
     return writer.info
 
@@ -133,6 +135,22 @@ def _write_rejected(chunks: ChunkStore, count: int) -> Counter[str]:
             shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
             writer.writerow(item | shown)
     return reasons
+
+
+def _write_unread(chunks: ChunkStore, count: int) -> Notes:
+    """Write `unread.csv`, where a value could not be read -> what was noted of all rows."""
+    total = Notes()
+    with atomic_path(chunks.catalogue / "unread.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ("row", "field", "reason", "value", "place"))
+        writer.writeheader()
+        for notes in chunks.notes(count):
+            total.merge(notes)
+            for item in notes.unread:
+                shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
+                writer.writerow(item | shown)
+    if not total.of("unread"):
+        (chunks.catalogue / "unread.csv").unlink()
+    return total
 
 
 def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:
