@@ -43,7 +43,25 @@ def test_a_cell_becomes_text_that_people_read(value: Any, text: str | None, path
 
 
 # The `na_values` that pandas' documentation of read_csv lists.
-PANDAS = ["#N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"] + ["#N/A N/A"]
+PANDAS = [
+    *(
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+    ),
+    *("None", "n/a", "nan", "null"),
+]
 
 
 JSON = st.recursive(
