@@ -161,10 +161,8 @@ def main() -> int:
             f"seeds {cell.seeds:>2} deviation {100 * cell.deviation:3.1f} shared {cell.shared:.1f} " if cell.seeds > 1 else ""
         )
         shown = "".join(f"{a:>9.1%}{b:>7.1%}" for a, b in found.values())
-        print(
-            f"{kind if cell.seeds > 1 else ''}rows {cell.rows:>5} clusters of {cell.size:>2} discordant {cell.discordance:>4.0%}{shown}",
-            flush=True,
-        )
+        rows = f"rows {cell.rows:>5} clusters of {cell.size:>2} discordant {cell.discordance:>4.0%}"
+        print((kind if cell.seeds > 1 else "") + rows + shown, flush=True)
     return 0
 
 
