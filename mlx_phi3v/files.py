@@ -26,11 +26,12 @@ _MARK = ".mlx_phi3v"
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, shared: bool = False, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling to write; it takes the place of `path` only if the block ends well.
 
     shared: several processes may write `path` at once, with the same content, as in a cache. A temporary file that
     a killed process left is written over by the next one, or, in a shared folder, removed by `sweep`.
+    sync: wait until it is on the disk; without, it is whole after a kill, but perhaps not after a power cut.
 
     Raises UserError where another process is writing `path`, and it is not shared.
     """
@@ -41,8 +42,9 @@ def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
     with locked(temporary, path):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
