@@ -50,7 +50,8 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
             bar.advance(1)
         if published:
             published.close()
-        writer.info |= {**tally.report(splitter, rejected), "products": products, "values": notes.report()}
+        report = tally.report(splitter, rejected)
+        writer.info |= {**report, "products": products, "values": notes.report(), "plan": plan.digest()}
         splitter.close()
     return writer.info
 
