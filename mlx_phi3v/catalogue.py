@@ -2,7 +2,8 @@
 
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
     DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns,
-                                  _image_sizes (width, height of each photo in pixels; hidden from rows)
+                                  _image_sizes (width, height of each photo in pixels; hidden from rows),
+                                  _turns (questions and earlier answers of rows that are conversations, see turns.py)
     DIR/images/ab/ab12....png     a photo, named by the SHA-256 of its bytes
     DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+# With the column `_turns`. An earlier version would ask the task's prompt instead of a row's own, so it must not open it.
+FORMAT_WITH_TURNS = 2
 SPLITS = ("train", "validation", "test")
 # The photos' sizes in pixels, as `photo.photo_size` gives them; null for a photo that could not be read. Catalogues
 # of earlier versions lack the column, and an earlier version hands it out as one more extra column.
@@ -169,8 +172,11 @@ class Catalogue:
             raise UserError(f"{folder} is not a catalogue: it has no catalogue.json; make one with data.sample or data.ingest")
         path = self.folder / "catalogue.json"
         info = read_json(path, "catalogue")
-        if isinstance(info, dict) and info.get("format") != FORMAT:
-            raise UserError(f"{folder} has catalogue format {info.get('format')!r}, this version reads {FORMAT}; make it again")
+        if isinstance(info, dict) and info.get("format") not in (FORMAT, FORMAT_WITH_TURNS):
+            raise UserError(
+                f"{folder} has catalogue format {info.get('format')!r}, this version reads {FORMAT} and {FORMAT_WITH_TURNS}; "
+                "make it again"
+            )
         self.info = check_info(info, path)
         try:
             self.task = Task.from_dict(self.info["task"])
