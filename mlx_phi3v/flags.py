@@ -33,6 +33,7 @@ def option(
     below: float | None = None,
     writes: Writes | None = None,
     path: bool = False,
+    many: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
 
@@ -40,10 +41,11 @@ def option(
     group of flags in --help: this field and those after it. `metavar` is what --help calls the value.
 
     `at_least`, `above`, `at_most` and `below` are the range of a number, or of each of several (`mlx_phi3v.ranges`);
-    `writes` says what a command writes at this path (`mlx_phi3v.outputs`). `path`: a text that may be a path.
+    `writes` says what a command writes at this path (`mlx_phi3v.outputs`). `path`: a text that may be a path. `many`: a
+    value of any type (`Any`) of which the flag takes several.
     """
     metadata: dict[str, Any] = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
-    metadata |= {"metavar": metavar, "heading": heading, "writes": writes, "path": path}
+    metadata |= {"metavar": metavar, "heading": heading, "writes": writes, "path": path, "many": many}
     if any(end is not None for end in (at_least, above, at_most, below)):
         metadata["range"] = Range(at_least, above, at_most, below)
     if isinstance(default, (list, dict)):
@@ -125,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
         else:
             # A mapping in YAML is plain text as a flag.
             common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            if many:  # `--field A --field B` and `--field A B` are the same
+            if many or field.metadata["many"]:  # `--field A --field B` and `--field A B` are the same
                 common |= {"nargs": "+", "action": "extend"}
             common |= {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
             group.add_argument(*names, **common)

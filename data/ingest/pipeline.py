@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import Progress
 
-from .check_row import RowChecks, row_references
+from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
 from .download_store import DownloadStore
 from .ingest_config import IngestConfig, check_settings
-from .photos import PhotoLimits, as_url
+from .photos import PhotoLimits
 from .plan import IngestPlan, make_plan
 from .workers import check_rows
 from .write_catalogue import write_catalogue
@@ -41,9 +41,9 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     with _locked(work):
         _prepare_work(work, plan)
         checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
-        rows = _fetch(settings, plan, checks.store)
-        with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
-            count = check_rows(checks, chunks, plan.source.rows(), settings.processes, bar.advance)
+        rows = _fetch(settings, plan, checks)
+        with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
+            count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
         info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
@@ -92,11 +92,11 @@ def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChec
     )
 
 
-def _fetch(settings: IngestConfig, plan: IngestPlan, store: DownloadStore) -> int | None:
-    """Fetch the photos that rows name by URL -> the number of rows, or None where none were looked at."""
+def _fetch(settings: IngestConfig, plan: IngestPlan, checks: RowChecks) -> int | None:
+    """Fetch the photos that good rows name by URL -> the number of rows, or None where none were looked at."""
     if not plan.mapping.images or plan.source.kind == "images":
         return None
-    urls = _Urls(plan)
+    urls = _Urls(plan, checks)
     first = next(urls, None)
     if first is None:
         return urls.rows
@@ -108,12 +108,12 @@ def _fetch(settings: IngestConfig, plan: IngestPlan, store: DownloadStore) -> in
     )
     backend = GuardedBackend(allow_private=settings.allow_private, allowed=settings.allow_hosts)
     began = time.monotonic()
-    with Progress("fetching photos", plan.source.count, as_json=settings.json) as bar:
+    with Progress("fetching photos", plan.count, as_json=settings.json) as bar:
 
         def show(counts: FetchCounts) -> None:
             bar.advance(failed=counts.failed, per_second=counts.fetched / (time.monotonic() - began))
 
-        Downloader(store, limits, backend, show).run(_chain(first, urls))
+        Downloader(checks.store, limits, backend, show).run(_chain(first, urls))
     return urls.rows
 
 
@@ -122,27 +122,22 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _row_urls(plan: IngestPlan, values: Mapping[str, Any]) -> list[str]:
-    try:
-        return [url for url in map(as_url, row_references(plan.mapping, values)) if url]
-    except MemoryError:
-        raise
-    except Exception:  # the check of the row rejects it, with the reason
-        return []
-
-
 class _Urls(Iterator[str]):
     """The URLs of a source's rows, in order; counts the rows as it goes."""
 
-    def __init__(self, plan: IngestPlan) -> None:
+    def __init__(self, plan: IngestPlan, checks: RowChecks) -> None:
         self.rows = 0
-        self._found = self._read(plan)
+        self._found = self._read(plan, checks)
 
-    def _read(self, plan: IngestPlan) -> Iterator[str]:
-        for row in plan.source.rows():
+    def _read(self, plan: IngestPlan, checks: RowChecks) -> Iterator[str]:
+        for row in plan.rows:
             self.rows += 1
-            if isinstance(row.values, dict):
-                yield from _row_urls(plan, row.values)
+            try:
+                yield from urls_to_fetch(checks, row)
+            except MemoryError:
+                raise
+            except Exception:  # the check of the row rejects it, with the reason
+                continue
 
     def __next__(self) -> str:
         return next(self._found)

@@ -38,6 +38,8 @@ class RawRow(NamedTuple):
     split: str | None
     root: str | None  # folder that relative photo paths start from; None: paths are not read
     place: str
+    group: str | None = None  # the product, where the mapping names a column of it
+    photo: int | None = None  # which of its photos the row shows, where each photo has a row
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class SplitRow(NamedTuple):
     code: str | None
     given: str | None
     photos: tuple[tuple[str, bytes], ...]
+    group: str | None = None  # another name that rows of one product share
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ class Splitter:
         place = self.rows
         self.rows += 1
         # A product keeps its place in the seeded order when rows are added around it: its rank comes from what it is.
-        identity = row.code or (row.photos[0][0] if row.photos else f"row {row.row}")
+        identity = row.code or row.group or (row.photos[0][0] if row.photos else f"row {row.row}")
         rank = int.from_bytes(_digest(f"{self.seed} {identity}", 8), "big", signed=True)
         self.database.execute(
             "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (place, row.row, row.category or "", row.given, rank, place)
         )
-        keys = [_digest(f"code {row.code}", 12)] if row.code else []
+        keys = [_digest(f"{kind} {name}", 12) for kind, name in (("code", row.code), ("group", row.group)) if name]
         for content, fingerprint in row.photos:
             key = _digest(f"picture {content}", 12)
             keys.append(b"p" + key)

@@ -15,7 +15,7 @@ from mlx_phi3v.progress import Progress
 from mlx_phi3v.text import csv_cell, printable, storable
 
 from ..writer import CatalogueWriter
-from .chunk_store import CHANGED, CODE, FINGERPRINTS, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
 from .ingest_config import IngestConfig
 from .plan import IngestPlan
 from .published_csv import PublishedCsv
@@ -77,10 +77,10 @@ def _split(
 
 
 def _split_rows(chunks: ChunkStore, count: int, category: str | None) -> Iterator[SplitRow]:
-    columns = [ROW, "images", CODE, SPLIT, FINGERPRINTS, *([category] if category else [])]
+    columns = [ROW, "images", CODE, GROUP, SPLIT, FINGERPRINTS, *([category] if category else [])]
     for row in chunks.rows(count, columns):
         contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[FINGERPRINTS]))
-        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents)
+        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents, row[GROUP])
 
 
 def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> CatalogueWriter:
