@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
     plan = make_plan(settings)
+    _say_export(plan, settings)
     with _locked(work):
         _prepare_work(work, plan)
         checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
@@ -47,6 +49,14 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
+
+
+def _say_export(plan: IngestPlan, settings: IngestConfig) -> None:
+    """What the source was taken for, before anything is fetched."""
+    if plan.export and settings.json:
+        print(json.dumps({"event": "read_as", "export": plan.export}), flush=True)
+    elif plan.export:
+        print(f"read as {plan.export}; --preset none turns that off", file=sys.stderr)
 
 
 def _locked(work: Path) -> Any:
