@@ -28,6 +28,7 @@ from .prices import PriceError, parse_price
 from .row import RowError
 from .sources import RawRow
 from .split_values import split_of
+from .splits import row_id
 from .text import normalise
 
 
@@ -74,7 +75,7 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     mapping = checks.mapping
     if checks.question is not None and values.get("question") != checks.question:
         raise RejectedError("other_question", values.get("question"))
-    checked: dict[str, Any] = {"id": f"{row.number:07d}", ROW: row.number, SPLIT: _split(mapping, row)}
+    checked: dict[str, Any] = {"id": row_id(row.number), ROW: row.number, SPLIT: _split(mapping, row)}
     checked |= {field.name: _field_value(field, field_source(field, values)) for field in mapping.fields}
     if all(checked[field.name] is None for field in mapping.fields):
         raise RejectedError("no_field_has_a_value")

@@ -97,7 +97,7 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
     kind = spec.get("kind", "number" if spec.get("currency") else "text")
     if kind not in KINDS:
         raise UserError(
-            f"{said} is of kind {short(kind)}; choose {', '.join(KINDS)}; after a column with a colon in its name write the kind"
+            f"{said} is of kind {short(kind)}; choose {', '.join(KINDS)}; a column with a colon needs its kind behind"
         )
     columns = _columns(name, spec, said)
     number = kind == "number"

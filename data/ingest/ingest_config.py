@@ -16,7 +16,6 @@ from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, short
 from .join import check_join
 from .mapping import PHOTOS, PRESETS, check_shape, parse_field_flag
 
-
 _SHAPE = ("photos", "group", "where", "image_root")
 
 
@@ -36,15 +35,22 @@ class IngestConfig:
         help="fields to learn, each NAME=COLUMN:KIND:CURRENCY; kinds: text, category, number; A|B reads B where A is empty",
     )
     image: Any = option(
-        None, help="columns with photos (bytes, paths or URLs), or a pattern such as images/{id}.jpg", metavar="COLUMN", many=True
+        None,
+        help="columns with photos (bytes, paths or URLs), or a pattern such as images/{id}.jpg",
+        metavar="COLUMN",
+        many=True,
     )
     no_images: bool = option(False, help="learn from text alone: the source has no photos")
     image_root: str | None = option(None, help="folder or URL that photo paths start from", path=True, metavar="FOLDER|URL")
     photos: str | None = option(
         None, help="several photos of a row: a row each, all in one row by the prompt's tags, or the first", choices=PHOTOS
     )
-    group: Any = option(None, help="column that the rows of one product share; blanks are filled from its first row", metavar="COLUMN")
-    where: Any = option(None, help="only rows for which this holds, such as 'Published == 1' (also !=, <, <=, >, >=)", many=True)
+    group: Any = option(
+        None, help="column that the rows of one product share; blanks are filled from its first row", metavar="COLUMN"
+    )
+    where: Any = option(
+        None, help="only rows for which this holds, such as 'Published == 1' (also !=, <, <=, >, >=)", many=True
+    )
     join: Path | None = option(None, help="a second table, whose columns are put beside the rows by --on", metavar="FILE")
     on: str | None = option(None, help="the key column of both tables of --join, or SOURCE=TABLE", metavar="KEY")
     limit: int | None = option(None, help="read only so many rows", at_least=1, at_most=10**12)
@@ -90,7 +96,9 @@ class IngestConfig:
 
     def mapping_keys(self) -> dict[str, Any]:
         """What the user says of the use of columns; `known_exports.with_preset` adds a preset's keys."""
-        own: dict[str, Any] = {key: getattr(self, key) for key in ("fields", "image", "code", "split", "prompt", "template", "currency", *_SHAPE)}
+        own: dict[str, Any] = {
+            key: getattr(self, key) for key in ("fields", "image", "code", "split", "prompt", "template", "currency", *_SHAPE)
+        }
         if self.field:
             own["fields"] = {**self.fields, **dict(parse_field_flag(text) for text in self.field)}
         if self.no_images:

@@ -1,4 +1,4 @@
-"""A second table whose rows are put beside the source's by a key: prices, or the photos of a product, in a file of their own."""
+"""A second table whose rows are put beside the source's by a key, such as a file of prices or of a product's photos."""
 
 from __future__ import annotations
 

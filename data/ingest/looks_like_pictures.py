@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from .paths_in_row import leaf_paths, resolve
 from .photo_roots import PhotoRoots
-from .picture_references import PICTURE_SUFFIXES, as_url, photo_references
+from .picture_references import as_url, photo_references
+from .picture_suffixes import PICTURE_SUFFIXES
 from .row import RowError
 from .sources import RawRow
 
@@ -70,4 +71,6 @@ def _is_picture_url(url: str) -> bool:
         return True
     names = (parts.hostname or "").split(".")
     last = parts.path.rpartition("/")[2].lower()
-    return any(name.rstrip("0123456789").strip("-") in _HOSTS for name in names) and not last.endswith((".html", ".htm", ".php"))
+    return any(name.rstrip("0123456789").strip("-") in _HOSTS for name in names) and not last.endswith(
+        (".html", ".htm", ".php")
+    )

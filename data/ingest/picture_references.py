@@ -9,17 +9,28 @@ from urllib.parse import urljoin, urlsplit
 
 from .paths_in_row import nested, resolve
 from .picture_pattern import fill_pattern, is_pattern
+from .picture_suffixes import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from .mapping import FieldMapping
 
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
-    *(".jp2", ".ppm"),
-)
 # What holds the picture in an object, the largest first.
 _KEYS = (
-    *("bytes", "hi_res", "hires", "original", "full", "xlarge", "large", "zoom", "src", "url", "secure_url", "image_url", "href"),
+    *(
+        "bytes",
+        "hi_res",
+        "hires",
+        "original",
+        "full",
+        "xlarge",
+        "large",
+        "zoom",
+        "src",
+        "url",
+        "secure_url",
+        "image_url",
+        "href",
+    ),
     *("content_url", "contenturl", "image", "link", "path", "file_path", "file", "file_name", "filename", "medium", "small"),
     *("thumb", "thumbnail"),
 )

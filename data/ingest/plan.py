@@ -82,7 +82,8 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
-_MATTERS = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset")
+_MATTERS = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset",
+            "encoding", "delimiter")  # fmt: skip
 _MATTERS_IF_SET = ("limit", "on", "keep_shared_photos")
 _LOOKED_AT = 200  # rows, where columns are judged by their values
 
@@ -112,7 +113,8 @@ def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
     folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
     found = picture_columns(_looked_at(rows), folder)
-    alike = f" ({', '.join(map(repr, found[:3]))} {'looks' if len(found) == 1 else 'look'} like {'one' if len(found) == 1 else 'it'})"
+    names = ", ".join(found[:3])
+    alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
     return UserError(
         f"no column of {settings.source} is known to hold pictures; give --image COLUMN{alike if found else ''}, "
         "or --no-images to learn from text alone"

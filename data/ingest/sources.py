@@ -18,10 +18,11 @@ from mlx_phi3v.task import Task
 
 from .arrow_tables import DatasetTable
 from .chat import ChatTable, is_chat
+from .picture_suffixes import PICTURE_SUFFIXES
 from .row import Row
 from .tables import Table, is_table, open_table
 
-_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
+_PHOTO_SUFFIXES = frozenset(PICTURE_SUFFIXES)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SPLIT_NAMES = {
     "train": "train", "training": "train",

@@ -23,6 +23,11 @@ from .near_duplicates import Fingerprints, near_pairs
 _BATCH = 10_000
 
 
+def row_id(number: int) -> str:
+    """The id of the row with this number."""
+    return f"{number:07d}"
+
+
 class SplitRow(NamedTuple):
     """What splitting needs of a row: `photos` are (content hash, fingerprint) pairs, `given` is the source's own split."""
 
@@ -176,6 +181,12 @@ class Splitter:
         query = "SELECT COALESCE(rows.given, assigned.split) FROM rows LEFT JOIN assigned USING (root) ORDER BY rows.place"
         for (split,) in self.database.execute(query):
             yield split
+
+    def products(self) -> Iterator[str]:
+        """The product of every row, in the order of the rows: the id of the product's first row."""
+        query = "SELECT top.row FROM rows JOIN rows AS top ON top.place = rows.root ORDER BY rows.place"
+        for (row,) in self.database.execute(query):
+            yield row_id(row)
 
     def report(self, links: Mapping[str, int]) -> SplitReport:
         """Figures about products and leaks, after `assign`."""

@@ -84,7 +84,9 @@ def conditions(value: Any, where: str) -> tuple[Condition, ...]:
 def _equals(column: Any, wanted: Any, where: str) -> Condition:
     listed = wanted if isinstance(wanted, (list, tuple)) else [wanted]
     if not isinstance(column, str) or not column or not listed or any(isinstance(item, (dict, list)) for item in listed):
-        raise UserError(f"where in {where} has {short(column)}: {short(wanted)}; write a column and a value, such as Published: 1")
+        raise UserError(
+            f"where in {where} has {short(column)}: {short(wanted)}; write a column and a value, such as Published: 1"
+        )
     return Condition(column, "==", tuple(text for item in listed for text in _texts(item)))
 
 
