@@ -8,6 +8,7 @@ the table lacks is left out.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,25 +101,48 @@ def _group(given: Any, columns: Sequence[str]) -> dict[str, str] | None:
 _PLAIN_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}
 
 
-def with_preset(own: Mapping[str, Any], columns: Sequence[str], preset: str | None) -> tuple[dict[str, Any], str | None]:
+def with_preset(
+    own: Mapping[str, Any], columns: Sequence[str], preset: str | None, table: object = None
+) -> tuple[dict[str, Any], str | None]:
     """The user's own keys over those of a preset, or of the known export that the columns show -> (keys, export's name).
 
-    Where neither names fields, those of usual names are taken. Of a preset that is only found, the fields count where the
-    user names none.
+    A `table` of annotations knows its preset and fields. What neither names is found by usual names. Of a preset that was
+    only found, just photos and products count beside a user's own fields. Raises UserError for an unknown preset.
     """
-    found = preset or detect(columns)
+    known = getattr(table, "preset", None) or detect(columns)
+    found = preset or known
     given = load_preset(found or "generic")
     keys = fitted(given, columns)
-    if preset != "none" and not keys.get("fields") and not own.get("fields") and found != "generic":
-        keys |= {"fields": fitted(load_preset("generic"), columns).get("fields", {})}
-    if not own.get("fields") and (found is None or found in ("generic", "imagefolder")):
+    if table is not None and found == getattr(table, "preset", ""):
+        keys = _of_annotations(keys, table)
+    if not own.get("fields") and not keys.get("fields") and preset != "none":
+        keys["fields"] = fitted(load_preset("generic"), columns).get("fields", {})
+    if not own.get("fields") and found in (None, "generic", "imagefolder"):
         keys["fields"] = _usual_fields(columns, keys.get("fields") or {})
     if own.get("fields") and preset is None:
-        keys = {key: value for key, value in keys.items() if key in ("image", "group")}
+        keys = {key: value for key, value in keys.items() if key in ("image", "photos", "group")}
     if own.get("image") and "photos" not in own:
-        keys.pop("photos", None)
-    named = given.get("export") if found else None
-    return keys | dict(own), str(named) if named and preset is None else None
+        keys.pop("photos", None)  # the user's columns: as many photos as there are of them
+    export = str(given["export"]) if preset is None and known and "export" in given else None
+    return keys | dict(own), export
+
+
+def _of_annotations(keys: dict[str, Any], table: object) -> dict[str, Any]:
+    """The keys with what a table of annotations says of its fields and photos."""
+    kinds: Mapping[str, str] = getattr(table, "field_kinds", {})
+    image = getattr(table, "image_column", None)
+    fields = {_identifier(name): {"column": name, "kind": kind} for name, kind in kinds.items()}
+    return keys | ({"fields": fields} if fields else {}) | ({"image": {"column": image}} if image else {})
+
+
+def _identifier(name: str) -> str:
+    """A control's name as a field's: letters, digits and _.
+
+    >>> _identifier("Kleid: Farbe"), _identifier("id")
+    ('Kleid_Farbe', 'the_id')
+    """
+    word = re.sub(r"\W+", "_", name).strip("_")
+    return word if word.isidentifier() and word not in ("id", "images") else f"the_{word}"
 
 
 def _usual_fields(columns: Sequence[str], generic: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .paths_in_row import leaf_paths, resolve
@@ -13,7 +13,9 @@ from .photo_roots import PhotoRoots
 from .picture_references import as_url, photo_references
 from .picture_suffixes import PICTURE_SUFFIXES
 from .row import RowError
-from .sources import RawRow
+
+if TYPE_CHECKING:
+    from .sources import RawRow
 
 _LEAST = 0.5  # of a column's values that must look like pictures
 _HOSTS = ("img", "image", "images", "cdn", "media", "photo", "photos", "static", "pics", "assets", "cloudinary", "imgix")

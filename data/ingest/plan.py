@@ -69,7 +69,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         if not answer_task:
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     else:
-        keys, export = with_preset(keys, list(columns), settings.preset)
+        keys, export = with_preset(keys, list(columns), settings.preset, first)
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source, keys)
     rows = PlannedRows(source, mapping, joined, settings.limit)
     if not mapping.images and not settings.no_images:

@@ -16,6 +16,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .annotations import annotated
 from .arrow_tables import DatasetTable
 from .chat import ChatTable, is_chat
 from .picture_suffixes import PICTURE_SUFFIXES
@@ -119,6 +120,7 @@ def open_source(
     tables = _without_lone_train(tables)
     if not tables:
         raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
+    tables = [SourceTable(annotated(item.table), *_rest(item)) for item in tables]
     tables = [SourceTable(ChatTable(item.table, answer_task), *_rest(item)) if is_chat(item.table) else item for item in tables]
     return Source(source, tuple(tables), sha256_json(list(_stamps(path))))
 
