@@ -58,7 +58,7 @@ class RowChecks:
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
     checked = check_fields(checks, row)
-    photos = _photos(checks, row) if checks.mapping.images else []
+    photos = photos_of(checks, row) if checks.mapping.images else []
     checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
     checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
     checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
@@ -141,7 +141,8 @@ def _carried(value: Any, kind: pa.DataType) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def _photos(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
+def photos_of(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
+    """The photos that a row shows, clean. Raises RejectedError where there are too few, or one cannot be used."""
     references = references_of(checks, row)
     if len(references) < checks.photos_per_row:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))

@@ -24,7 +24,9 @@ class IngestConfig:
     """One run of `data.ingest`: the source, what to learn from it, how to fetch and how to split."""
 
     source: str = option(help="file, folder or hub dataset id", positional=True, path=True)
-    output: Path = option(help="folder of the new catalogue", flags=("-o",), writes="new")
+    output: Path = option(
+        Path(), help="folder of the new catalogue (required but for --dry-run)", flags=("-o",), writes="new", metavar="PATH"
+    )
     preset: str | None = option(
         None,
         help=f"columns of a known export: {', '.join(PRESETS)}, or a YAML file; found by the columns if not given",
@@ -53,6 +55,15 @@ class IngestConfig:
     )
     join: Path | None = option(None, help="a second table, whose columns are put beside the rows by --on", metavar="FILE")
     on: str | None = option(None, help="the key column of both tables of --join, or SOURCE=TABLE", metavar="KEY")
+    dry_run: int | None = option(
+        None,
+        help="show what becomes of the first N rows (20), fetch and write nothing",
+        metavar="N",
+        at_least=1,
+        at_most=10**6,
+        implied=20,
+    )
+    model: Path | None = option(None, help="folder of a model, whose tokenizer counts the tokens of --dry-run")
     limit: int | None = option(None, help="read only so many rows", at_least=1, at_most=10**12)
     code: Any = option(None, help="column with the product code; equal codes stay in one split")
     split: Any = option(None, help="column with the split, where the source has its own")
@@ -83,6 +94,8 @@ class IngestConfig:
 
     def check_values(self, where: str) -> None:
         """Raise UserError, naming `where` and the key, for mapping keys of the wrong shape."""
+        if self.output == Path() and self.dry_run is None:
+            raise UserError("--output is required (as a flag or as the key 'output' of --config)")
         names = [parse_field_flag(text)[0] for text in self.field]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

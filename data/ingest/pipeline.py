@@ -16,10 +16,9 @@ from mlx_phi3v.progress import Progress, note
 from ..writer import made_before
 from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
-from .download_store import DownloadStore
 from .ingest_config import IngestConfig, check_settings
-from .photos import PhotoLimits
 from .plan import IngestPlan, make_plan
+from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
 
@@ -48,7 +47,7 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         if made := _made(output, plan):
             return made
         _prepare_work(work, plan)
-        checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
+        checks, chunks = row_checks(settings, plan, work), ChunkStore(work, plan.schema)
         checks.store.sweep()
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
@@ -85,20 +84,6 @@ def _prepare_work(work: Path, plan: IngestPlan) -> None:
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / "plan.json", {"digest": digest})
     (work / "lock").unlink(missing_ok=True)  # of an earlier version
-
-
-def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChecks:
-    asks = plan.source.kind == "chat" and settings.prompt is None
-    return RowChecks(
-        mapping=plan.mapping,
-        extras=plan.extras,
-        schema=plan.schema,
-        limits=PhotoLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
-        photos_per_row=plan.mapping.photos_per_row(),
-        question=plan.mapping.prompt if asks else None,
-        store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
-        near_duplicates=settings.near_duplicates,
-    )
 
 
 def _fetch(settings: IngestConfig, plan: IngestPlan, checks: RowChecks) -> int | None:

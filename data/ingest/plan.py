@@ -40,7 +40,7 @@ class IngestPlan:
     schema: pa.Schema
     settings: Mapping[str, Any]
     rows: PlannedRows  # the source's rows in their final shape
-    keys: Mapping[str, Any]  # of the YAML that says the same
+    columns: Mapping[str, pa.DataType]  # of the source, and of what is joined to it
     export: str | None = None  # what the source was read as, where its columns show it
 
     @property
@@ -78,7 +78,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     chosen = {name: getattr(settings, name) for name in _MATTERS}
     chosen |= {name: value for name in _MATTERS_IF_SET if (value := getattr(settings, name)) not in (None, False)}
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, keys, export)
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, export)
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
