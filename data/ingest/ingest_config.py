@@ -42,7 +42,7 @@ class IngestConfig:
         metavar="COLUMN",
         many=True,
     )
-    no_images: bool = option(False, help="learn from text alone: the source has no photos")
+    images: bool = option(True, help="--no-images learns from text alone, where the source has no photos")
     image_root: str | None = option(None, help="folder or URL that photo paths start from", path=True, metavar="FOLDER|URL")
     photos: str | None = option(
         None, help="several photos of a row: a row each, all in one row by the prompt's tags, or the first", choices=PHOTOS
@@ -102,7 +102,7 @@ class IngestConfig:
             raise UserError(f"--field gives {short(twice)} twice; give each field once")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
             raise UserError(f"delimiter in {where} is {short(self.delimiter)}; it must be one character, such as ; or a tab")
-        if self.no_images and self.image is not None:
+        if not self.images and self.image is not None:
             raise UserError("--no-images and --image contradict each other; give one of them")
         check_join(self.join, self.on)
         check_shape(self.mapping_keys(), where)
@@ -114,7 +114,7 @@ class IngestConfig:
         }
         if self.field:
             own["fields"] = {**self.fields, **dict(parse_field_flag(text) for text in self.field)}
-        if self.no_images:
+        if not self.images:
             own["image"] = False
         return {key: value for key, value in own.items() if value is not None and value != {}}
 

@@ -180,9 +180,7 @@ def _images(value: Any, columns: Sequence[str], where: str) -> tuple[tuple[str, 
         found = first_column(_USUAL_IMAGES, columns)
         return ((found,) if found else ()), None
     return tuple(
-        with_columns(name, columns, where)
-        if is_pattern(name) and find_column(name, columns) is None
-        else named_column(name, columns, where)
+        with_columns(name, columns, where) if is_pattern(name) and name not in columns else named_column(name, columns, where)
         for name in names
     ), separator
 

@@ -34,7 +34,7 @@ def mapping_yaml(mapping: FieldMapping, settings: IngestConfig) -> str:
         image: dict[str, Any] = {"column": mapping.images[0]} if len(mapping.images) == 1 else {"columns": list(mapping.images)}
         keys["image"] = image | ({"separator": mapping.separator} if mapping.separator else {})
     else:
-        keys["no_images"] = True
+        keys["images"] = False
     for name in ("photos", "code", "split", "image_root", "prompt", "template"):
         if (value := getattr(mapping, name)) is not None:
             keys[name] = value

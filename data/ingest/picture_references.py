@@ -94,6 +94,7 @@ def split_pictures(text: str, separator: str | None = None) -> list[str]:
     A URL may hold commas and semicolons of its own, a path spaces and commas: a URL ends where the next begins, and a
     path is cut only where every piece has a picture's suffix. A `separator` that is given always cuts.
     """
+    text = text.strip(" \t\r\n,;|~") or text
     if separator is None and "//" in text:
         return [piece for piece in (part.strip(" \t\r\n,;|~") for part in _NEXT_URL.split(text)) if piece] or [text]
     for sign in (separator,) if separator else _SEPARATORS:
@@ -104,7 +105,7 @@ def split_pictures(text: str, separator: str | None = None) -> list[str]:
                 return pieces
         elif len(pieces) > 1 and all(_SUFFIXED.search(piece) for piece in pieces):
             return pieces
-    return [text.strip(",;|~ ") or text]
+    return [text]
 
 
 def _of_object(value: Mapping[str, Any], separator: str | None, depth: int) -> Iterator[Any]:

@@ -72,7 +72,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         keys, export = with_preset(keys, list(columns), settings.preset, first)
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source, keys)
     rows = PlannedRows(source, mapping, joined, settings.limit)
-    if not mapping.images and not settings.no_images:
+    if not mapping.images and settings.images:
         raise _no_pictures(settings, rows)
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})

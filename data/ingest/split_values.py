@@ -10,7 +10,7 @@ from .sources import SPLIT_NAMES
 _FURTHER = {
     "tr": "train", "trn": "train", "fit": "train",
     "eval": "validation", "evaluation": "validation", "development": "validation", "vld": "validation",
-    "tst": "test", "te": "test", "holdout": "test", "held out": "test",
+    "tst": "test", "te": "test", "holdout": "test", "hold out": "test", "held out": "test",
 }  # fmt: skip
 _NAMES = SPLIT_NAMES | _FURTHER
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")

@@ -36,7 +36,7 @@ FIELDS = ("title=title", "price=price:number")
 def run(source: Path, *fields: str, **settings: Any) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The catalogue's information and the rows of rejected.csv."""
     output = source.parent / "out"
-    info = ingest(IngestConfig(str(source), output, field=fields or FIELDS, no_images=True, processes=1, json=True, **settings))
+    info = ingest(IngestConfig(str(source), output, field=fields or FIELDS, images=False, processes=1, json=True, **settings))
     with open(output / "rejected.csv", encoding="utf-8", newline="") as file:
         return info, list(csv.DictReader(file))
 

@@ -1,5 +1,7 @@
 """Each known export, written with its documented columns, is found, named and read without a flag."""
 
+# ruff: noqa: E501 (a row of a table is one line)
+
 from __future__ import annotations
 
 import csv
@@ -56,7 +58,9 @@ MAGENTO = (
     "sku | store_view_code | attribute_set_code | product_type | categories | product_websites | name | description | weight | "
     "price | special_price | url_key | base_image | base_image_label | small_image | thumbnail_image | additional_images | qty"
 )
-PRESTA = "Product ID | Image | Name | Reference | Category | Price (tax excl.) | Price (tax incl.) | Quantity | Status | Position"
+PRESTA = (
+    "Product ID | Image | Name | Reference | Category | Price (tax excl.) | Price (tax incl.) | Quantity | Status | Position"
+)
 PRESTA_FR = (
     "ID | Actif (0/1) | Nom * | Catégories (x,y,z...) | Prix HT | Référence # | Marque | URL des images (x,y,z...) | "
     "Textes alternatifs des images (x,y,z...)"
@@ -202,7 +206,9 @@ def test_the_obvious_command_keeps_every_row_that_has_a_picture(name: str, serve
 def test_relative_pictures_are_found_below_the_image_root(tmp_path: Path) -> None:
     (tmp_path / "media" / "w" / "s").mkdir(parents=True)
     (tmp_path / "media" / "w" / "s" / "wsh12.jpg").write_bytes(photo_bytes(1))
-    rows = table(MAGENTO, "WSH12 | | Bottom | simple | A/B | base | Short | | 1 | 45 | | e | /w/s/wsh12.jpg | | | | /w/s/no.jpg | 5")
+    rows = table(
+        MAGENTO, "WSH12 | | Bottom | simple | A/B | base | Short | | 1 | 45 | | e | /w/s/wsh12.jpg | | | | /w/s/no.jpg | 5"
+    )
     (tmp_path / "c.csv").write_bytes(rows)
     settings = IngestConfig(str(tmp_path / "c.csv"), tmp_path / "out", image_root=str(tmp_path / "media"), processes=1)
     assert ingest(settings)["counts"]["kept"] == 1

@@ -356,7 +356,7 @@ def test_several_photos_a_row_or_none(folder: Path, tmp_path: Path) -> None:
     info = take(folder / "lists.json", tmp_path / "lists")
     assert info["counts"]["pictures_left_out"] == 12
     plain = [{"Name": row["Name"], "Kind": row["Kind"], "Price": row["Price"], "sku": row["sku"]} for row in ROWS]
-    take(write_csv(folder / "none.csv", plain), tmp_path / "none", image=None, no_images=True)
+    take(write_csv(folder / "none.csv", plain), tmp_path / "none", image=None, images=False)
     assert Catalogue(tmp_path / "none").task.prompt == "<|user|>\nWhat is shown in this image?<|end|><|assistant|>\n"
     with pytest.raises(UserError, match="give --image COLUMN"):
         take(folder / "none.csv", tmp_path / "tag", image=None, prompt="<|user|>\n<|image_1|>?<|end|><|assistant|>\n")
