@@ -3,6 +3,7 @@
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
     DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns,
                                   _image_sizes (width, height of each photo in pixels; hidden from rows),
+                                  _product (what rows of one product share; of data.ingest),
                                   _turns (questions and earlier answers of rows that are conversations, see turns.py)
     DIR/images/ab/ab12....png     a photo, named by the SHA-256 of its bytes
     DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
@@ -41,6 +42,9 @@ SPLITS = ("train", "validation", "test")
 # of earlier versions lack the column, and an earlier version hands it out as one more extra column.
 SIZES = "_image_sizes"
 SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
+# The product that a row shows: the id of its first row, the same in all rows that share a code, a group or a photo. Found
+# from the other columns, so no part of the fingerprint; catalogues of earlier versions lack it.
+PRODUCT = "_product"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,21 @@ from mlx_phi3v.task import is_missing
 from mlx_phi3v.text import storable
 
 from ..writer import store_photo
-from .chunk_store import CHANGED, CODE, FINGERPRINTS, LEFT_OUT, NOTES, ROW, SPLIT
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, LEFT_OUT, NOTES, ROW, SPLIT
+from .columns import field_source
 from .download_store import DownloadStore
 from .field_values import FieldError, ValueRules, field_value
 from .mapping import FieldMapping
 from .near_duplicates import fingerprint
 from .notes import Note
-from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, photo_references, reference_bytes
+from .paths_in_row import resolve
+from .photo_roots import PhotoRoots
+from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, reference_bytes
+from .picture_references import as_url, row_references
 from .row import RowError
-from .sources import SPLIT_NAMES, RawRow
+from .sources import RawRow
+from .split_values import split_of
+from .splits import row_id
 from .text import normalise
 
 
@@ -54,30 +60,37 @@ class RowChecks:
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
+    checked = check_fields(checks, row)
+    photos = photos_of(checks, row) if checks.mapping.images else []
+    checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
+    checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
+    checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
+    checked[CHANGED] = sum(photo.changed for photo in photos)
+    checked[LEFT_OUT] = len(references_of(checks, row)) - len(photos)
+    return checked
+
+
+def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
+    """All of a checked row but its photos. Raises RejectedError with the first thing wrong."""
     values = row.values
     if isinstance(values, RowError):
         raise RejectedError(values, values.value)
     mapping = checks.mapping
     if checks.question is not None and values.get("question") != checks.question:
         raise RejectedError("other_question", values.get("question"))
-    checked: dict[str, Any] = {"id": f"{row.number:07d}", ROW: row.number, SPLIT: _split(mapping, row)}
+    checked: dict[str, Any] = {"id": row_id(row.number), ROW: row.number, SPLIT: _split(mapping, row)}
     notes: list[Note] = []
     checked |= checked_fields(checks, values, notes)
     checked[NOTES] = notes
     if all(checked[field.name] is None for field in mapping.fields):
         raise RejectedError("no_field_has_a_value")
-    code = values.get(mapping.code) if mapping.code else None
+    code = resolve(values, mapping.code) if mapping.code else None
     checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
+    checked[GROUP] = None if row.group is None else normalise(row.group)
     for name, column in checks.extras.items():
         cell = values.get(column)
         empty = isinstance(cell, str) and checks.rules.is_empty(cell)
         checked[name] = None if empty else _carried(cell, checks.schema.field(name).type)
-    photos = _photos(checks, row, values) if mapping.images else []
-    checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
-    checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
-    checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
-    checked[CHANGED] = sum(photo.changed for photo in photos)
-    checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(photos)
     return checked
 
 
@@ -87,8 +100,8 @@ def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Not
         return {
             field.name: field_value(
                 field,
-                values.get(field.column),
-                values.get(field.currency_column) if field.currency_column else None,
+                field_source(field, values, checks.rules.is_empty),
+                resolve(values, field.currency_column) if field.currency_column else None,
                 checks.rules,
                 notes,
             )
@@ -98,14 +111,33 @@ def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Not
         raise RejectedError(error.reason, error.value) from None
 
 
+def references_of(checks: RowChecks, row: RawRow) -> list[Any]:
+    """The photos that a row names: bytes, paths or URLs; the one that it shows, where each photo has a row."""
+    if isinstance(row.values, RowError):
+        return []
+    references = row_references(checks.mapping, row.values)
+    return references if row.photo is None else references[row.photo : row.photo + 1]
+
+
+def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
+    """The URLs of the photos that a row needs; none of a row that is rejected for its fields."""
+    references = references_of(checks, row)
+    if len(references) < checks.photos_per_row:
+        return []
+    urls = [url for url in map(as_url, references[: checks.photos_per_row]) if url]
+    if urls:
+        check_fields(checks, row)
+    return urls
+
+
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if mapping.split is None:
         return row.split
     assert not isinstance(row.values, RowError)
-    value = row.values.get(mapping.split)
+    value = resolve(row.values, mapping.split)
     if is_missing(value):
         raise RejectedError("split_missing")
-    name = SPLIT_NAMES.get(str(value).strip().lower())
+    name = split_of(value, mapping.split)
     if name is None:
         raise RejectedError("split_unknown", value)
     return name
@@ -117,20 +149,15 @@ def _carried(value: Any, kind: pa.DataType) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> Iterator[Any]:
-    """The photos that a row names, in the order of the image columns."""
-    for column in mapping.images:
-        yield from photo_references(values.get(column))
-
-
-def _photos(checks: RowChecks, row: RawRow, values: Mapping[str, Any]) -> list[CleanPhoto]:
-    references = list(row_references(checks.mapping, values))
+def photos_of(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
+    """The photos that a row shows, clean. Raises RejectedError where there are too few, or one cannot be used."""
+    references = references_of(checks, row)
     if len(references) < checks.photos_per_row:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
-    root = Path(row.root) if row.root else None
+    roots = PhotoRoots(Path(row.root) if row.root else None, checks.mapping.image_folder())
     try:
         return [
-            clean_photo(reference_bytes(reference, root, checks.store.read, checks.limits), checks.limits)
+            clean_photo(reference_bytes(reference, roots, checks.store.read, checks.limits), checks.limits)
             for reference in references[: checks.photos_per_row]
         ]
     except PhotoUnusableError as error:

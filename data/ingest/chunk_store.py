@@ -25,9 +25,10 @@ from .mapping import FieldMapping
 from .notes import Notes
 
 # Columns of a chunk that the catalogue does not have.
-ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
+ROW, SPLIT, CODE, GROUP = "_row", "_split", "_code", "_group"
+FINGERPRINTS, CHANGED, LEFT_OUT = "_prints", "_changed", "_left_out"
 NOTES = "_notes"  # of a checked row alone, no column
-HIDDEN = (ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT)
+HIDDEN = (ROW, SPLIT, CODE, GROUP, FINGERPRINTS, CHANGED, LEFT_OUT)
 _READ_ROWS = 1000
 
 
@@ -36,7 +37,7 @@ def chunk_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("images", pa.list_(pa.string()))]
     columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
     columns += [*extras.items(), (SIZES, SIZES_TYPE)]
-    columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
+    columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string()), (GROUP, pa.string())]
     columns += [(FINGERPRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
     return pa.schema(columns)
 

@@ -25,6 +25,12 @@ class ValueRules:
     empty_words: bool = True
     rates: Mapping[str, float] | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is not as usual, as `catalogue.json` holds it."""
+        found: dict[str, Any] = {} if self.html else {"strip_html": False}
+        found |= {} if self.empty_words else {"empty_words": False}
+        return found | ({} if self.rates is None else {"currency_rates": dict(self.rates)})
+
     def is_empty(self, value: Any) -> bool:
         """Whether a cell holds no value: blank, or a word for nothing."""
         return is_missing(value) or (self.empty_words and is_nothing(value))

@@ -38,7 +38,7 @@ def run(source: Path, *fields: str, **settings: Any) -> tuple[dict[str, Any], li
     """The catalogue's information and the rows of rejected.csv."""
     output = source.parent / "out"
     named = fields or (() if "fields" in settings else FIELDS)
-    info = ingest(IngestConfig(str(source), output, field=named, processes=1, json=True, **settings))
+    info = ingest(IngestConfig(str(source), output, field=named, images=False, processes=1, json=True, **settings))
     with open(output / "rejected.csv", encoding="utf-8", newline="") as file:
         return info, list(csv.DictReader(file))
 

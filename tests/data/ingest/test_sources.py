@@ -357,7 +357,7 @@ def test_several_photos_a_row_or_none(folder: Path, tmp_path: Path) -> None:
     info = take(folder / "lists.json", tmp_path / "lists")
     assert info["counts"]["pictures_left_out"] == 12
     plain = [{"Name": row["Name"], "Kind": row["Kind"], "Price": row["Price"], "sku": row["sku"]} for row in ROWS]
-    take(write_csv(folder / "none.csv", plain), tmp_path / "none", image=None)
+    take(write_csv(folder / "none.csv", plain), tmp_path / "none", image=None, images=False)
     assert Catalogue(tmp_path / "none").task.prompt == "<|user|>\nWhat is shown in this image?<|end|><|assistant|>\n"
     with pytest.raises(UserError, match="give --image COLUMN"):
         take(folder / "none.csv", tmp_path / "tag", image=None, prompt="<|user|>\n<|image_1|>?<|end|><|assistant|>\n")
@@ -440,7 +440,6 @@ MISTAKES = [
     ({"fields": {"title": {"column": "Name", "kind": "txt"}}}, "kind 'txt'; choose text, category, number"),
     ({"fields": ["title"]}, "fields is"),
     ({"fields": {"images": {"column": "Name"}}}, "cannot be named 'images'"),
-    ({"fields": {}}, "say which to learn"),
     ({"template": "Name: {name}"}, "template names"),
     ({"image": "foto"}, r"no column 'foto'; did you mean 'photo'\?"),
     ({"validation": 1.5}, "--validation"),
