@@ -125,6 +125,17 @@ class Split(Sequence[dict[str, Any]]):
         """All values of one column."""
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
 
+    def longest(self, name: str) -> int:
+        """The most bytes that a value of a text column has, or the most items of a column of lists; 0 where all are null."""
+        import pyarrow.compute as compute  # slow to import
+
+        most = 0
+        for batch in self._batches:
+            column = batch.column(name)
+            lengths = column.value_lengths() if pa.types.is_list(column.type) else compute.binary_length(column)
+            most = max(most, compute.max(lengths).as_py() or 0)
+        return most
+
     def image_sizes(self) -> Iterator[ImageSizes]:
         """The sizes of all photos, in the order of rows, some thousand rows at a time.
 
