@@ -51,10 +51,9 @@ def read_trace(run: Run, other: Run) -> Iterator[ScoredTokens]:
                 raise UserError(f"{path} line {number} is truncated; trace the run again")
             read = decoder.read(line, path, number)
             row = ScoredTokens(str(read.id), read.token_ids, read.logprobs, [] if read.top_k is UNSET else read.top_k)
-            problem = (
-                "token_ids has items and logprobs none; they must be as many" if row.token_ids and not row.logprobs else None
-            )
-            problem = problem or token_problem(row.token_ids, row.logprobs, row.top_k, run.vocabulary)
+            problem = token_problem(row.token_ids, row.logprobs, row.top_k, run.vocabulary)
+            if len(row.logprobs) != len(row.token_ids):  # a prediction may lack them, a trace is of nothing else
+                problem = f"logprobs has {len(row.logprobs)} items and token_ids {len(row.token_ids)}; they must be as many"
             if row.id in seen:
                 problem = f"the row {row.id!r} is in line {seen[row.id]} already; trace the run again"
             if problem:

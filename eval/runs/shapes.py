@@ -43,15 +43,21 @@ class PredictionShape(msgspec.Struct):
     seconds: Seconds | UnsetType | None = UNSET
     image: str | UnsetType | None = UNSET
 
-    def keys(self) -> int:
-        """How many keys the line has, at any depth, where it has none beyond these."""
+    def colons(self) -> int:
+        """How many colons the line has, those in its texts too, where it has no key beyond these, none twice."""
         optional = (
             self.text, self.token_ids, self.logprobs, self.top_k, self.finish, self.fingerprints, self.seconds, self.image
         )  # fmt: skip
-        count = 3 + len(self.true) + len(self.predicted) + len(optional) - optional.count(UNSET)
+        texts = [self.id, self.text, self.finish, self.image, *self.true, *self.true.values(), *self.predicted]
+        keys = 3 + len(self.true) + len(self.predicted) + len(optional) - optional.count(UNSET)
         for item in self.predicted.values():
-            count += (item.value is not UNSET) + (item.status is not UNSET)
-        return count + (0 if self.fingerprints is UNSET else len(self.fingerprints))
+            keys += (item.value is not UNSET) + (item.status is not UNSET)
+            texts.append(item.value)
+        if self.fingerprints is not UNSET:
+            keys += len(self.fingerprints)
+            texts += self.fingerprints
+            texts += self.fingerprints.values()
+        return keys + sum([text.count(":") for text in texts if type(text) is str])
 
 
 class TraceShape(msgspec.Struct):
@@ -62,9 +68,9 @@ class TraceShape(msgspec.Struct):
     logprobs: list[LogProbability]
     top_k: TopK | UnsetType = UNSET
 
-    def keys(self) -> int:
-        """As `PredictionShape.keys`."""
-        return 3 + (self.top_k is not UNSET)
+    def colons(self) -> int:
+        """As `PredictionShape.colons`."""
+        return 3 + (self.top_k is not UNSET) + str(self.id).count(":")
 
 
 class DeviceShape(msgspec.Struct):
