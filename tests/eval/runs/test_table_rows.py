@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.import_run import parse_field
 from eval.runs.table_rows import read_rows
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Field, ParsedField
 
 LONG = "x" * 300_000
 
@@ -49,3 +51,7 @@ def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "p.csv")) == [(2, {"id": "a", "text": LONG}), (4, {"id": "b", "text": None})]
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a", "price": NaN}\n')
     assert list(read_rows(tmp_path / "p.jsonl")) == [(1, {"id": "a", "price": None})]
+
+
+def test_a_price_of_more_digits_than_a_float_holds_is_malformed() -> None:
+    assert parse_field(Field("price", "number"), "9" * 400) == ParsedField(None, "malformed")
