@@ -48,7 +48,9 @@ def choose_num_crops(config: TrainConfig, model: ModelArgs, *, resumed: bool = F
 
     resumed: the run has begun, and its last checkpoint holds its first settings. A differing flag is reported in one line.
     """
-    carried = _task_of(str(Checkpoints(config.output).newest()) if resumed else config.init_adapter) if config.init_adapter else None
+    carried = (
+        _task_of(str(Checkpoints(config.output).newest()) if resumed else config.init_adapter) if config.init_adapter else None
+    )
     if carried and config.num_crops not in (None, carried.num_crops):
         note(f"--num-crops is {config.num_crops}; {config.init_adapter} was trained with {carried.num_crops}")
     return config.num_crops or (carried.num_crops if carried else model.num_crops)
