@@ -158,7 +158,7 @@ class Checkpoints:
             read_adapter_config(folder)
             tensors, optimizer = read_saved(folder / WEIGHTS_FILE), read_saved(folder / OPTIMIZER_FILE)
         except UserError as error:
-            raise self._corrupt(str(error).partition("; ")[0]) from None  # the fix follows below
+            raise self._corrupt(re.sub("; (download|convert|copy) [^;]*$", "", str(error))) from None  # the fix follows
         number = _STEP.fullmatch(folder.name)
         if number and int(number[1]) != state.step:
             raise self._corrupt(f"{STATE_FILE} is of step {state.step}")
