@@ -79,6 +79,11 @@ def _of_another_cache(files: FeatureFolder) -> None:
     shutil.copy(other.path(PHOTO), files.path(PHOTO))
 
 
+def _without(files: FeatureFolder) -> Path:
+    files.path(PHOTO).unlink()
+    return files.path(PHOTO)
+
+
 DAMAGES: dict[str, Callable[[FeatureFolder], Any]] = {
     "written again without its checksum": _rewritten(lambda tensors: None),
     "written again with other metadata": _rewritten(lambda tensors: None, {"format": "pt"}),
@@ -100,8 +105,8 @@ DAMAGES: dict[str, Callable[[FeatureFolder], Any]] = {
     "longer": lambda files: files.path(PHOTO).write_bytes(files.path(PHOTO).read_bytes() + b"\0"),
     "huge": lambda files: os.truncate(files.path(PHOTO), 1 << 40),
     "text": lambda files: files.path(PHOTO).write_text("not a safetensors file, " * 10),
-    "a pipe": lambda files: (files.path(PHOTO).unlink(), os.mkfifo(files.path(PHOTO))),
-    "a dead link": lambda files: (files.path(PHOTO).unlink(), files.path(PHOTO).symlink_to("nowhere")),
+    "a pipe": lambda files: os.mkfifo(_without(files)),
+    "a dead link": lambda files: os.symlink("nowhere", _without(files)),
 }
 
 
