@@ -15,4 +15,4 @@ def float16_advice(dtype: str) -> str:
     """The fix where the dtype is float16, to put behind a sentence; else nothing."""
     if dtype != "float16":
         return ""
-    return f"; float16 holds numbers up to {FLOAT16_MOST} only, which this model exceeds: use --dtype bfloat16 or float32"
+    return f"; float16 holds numbers up to {FLOAT16_MOST} only, so try --dtype bfloat16 or float32"
