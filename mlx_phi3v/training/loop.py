@@ -87,6 +87,7 @@ class Trainer:
         # First: by it the folder is known as ours.
         write_settings(self.config.output, self.state.settings | run)
         self.log.cut(self.state.step)
+        self.setup.checkpoints.settle(self.state)
 
     def run(self) -> None:
         """Take all remaining steps."""

@@ -278,6 +278,17 @@ def test_links_that_were_copied_as_folders_go_on(trained: TrainConfig, tmp_path:
     assert {path.name for path in output.glob("step-*")} == {"step-000003"}
 
 
+def test_a_finished_run_killed_before_it_tidied_up_is_tidied_up(config: TrainConfig) -> None:
+    shutil.copytree(config.output / "step-000002", config.output / "step-000001")
+    state = config.output / "step-000001" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"step": 1}))
+    for link in ("last", "best"):
+        (config.output / link).unlink()
+    train(replace(config, max_steps=2))
+    assert {path.name for path in config.output.glob("step-*")} == {"step-000002"}
+    assert os.readlink(config.output / "last") == os.readlink(config.output / "best") == "step-000002"
+
+
 def test_a_run_killed_before_its_first_link_goes_on(config: TrainConfig) -> None:
     (config.output / "last").unlink()
     (config.output / "best").unlink()
