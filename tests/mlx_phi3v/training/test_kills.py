@@ -41,6 +41,7 @@ def test_a_training_killed_before_any_write_ends_alike(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     root = config.output.parent
+    root.mkdir()
     with killed_before(None, config.output, monkeypatch) as calls:
         train(config)
     whole, points = result(config.output), len(calls)
