@@ -179,6 +179,38 @@ def test_every_kind_of_number_is_judged_by_its_bits(dtype: str, width: int, good
     require_finite(np.empty(0, f"u{width}"), dtype, "empty", Path("x"))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "stored", "most", "beyond"),
+    # 65520 lies between 65504, the largest of float16, and infinity: it rounds to the even one, which is infinity.
+    [("F32", "u4", 0x477FEFFF, 0x477FF000), ("BF16", "u2", 0x477F, 0x4780), ("F64", "u8", 0x40EFFDFFFFFFFFFF, 0x40EFFE << 40)],
+)
+def test_what_float16_cannot_hold_is_told_by_its_bits(dtype: str, stored: str, most: int, beyond: int) -> None:
+    sign = 1 << 8 * int(stored[1]) - 1
+    require_finite(np.array([most, most | sign], stored), dtype, "a", Path("x"), "float16")
+    for pattern in (beyond, beyond | sign):
+        require_finite(np.array([0, pattern], stored), dtype, "a", Path("x"), "bfloat16")
+        with pytest.raises(UserError, match="x: a holds numbers beyond 65504, the most of float16; use --dtype"):
+            require_finite(np.array([0, pattern], stored), dtype, "a", Path("x"), "float16")
+    if dtype == "F32":
+        with np.errstate(over="ignore"):
+            values = np.array([most, beyond], stored).view(np.float32).astype(np.float16)
+        assert values[0] == 65504 and np.isinf(values[1])
+
+
+def test_weights_beyond_float16_are_refused_by_name(backend_name: str, copy: Path) -> None:
+    path, name = copy / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(path)
+    tensors[name] = tensors[name].astype(np.float32)
+    tensors[name].reshape(-1)[-1] = -70000
+    save_file(tensors, path)
+    load_backend(backend_name, copy, dtype="bfloat16")
+    with pytest.raises(UserError, match=rf"model\.safetensors: {name} holds numbers beyond 65504"):
+        load_backend(backend_name, copy, dtype="float16")
+    if backend_name == "mlx":
+        with pytest.raises(UserError, match=rf"model\.safetensors: {name} holds numbers beyond 65504"):
+            convert(ConvertConfig(hf_path=str(copy), mlx_path=copy.parent / "converted", dtype="float16"))
+
+
 def test_other_files_beside_the_weights_are_left_alone(copy: Path) -> None:
     before, fingerprint = open_checkpoint(copy, load_model_config(copy)), base_fingerprint(copy)
     old = {name: value * 0.5 for name, value in load_file(copy / "model.safetensors").items()}
