@@ -24,8 +24,6 @@ from .locks import is_locked, locked
 
 # In the name of every temporary file and folder of ours: what a killed command left is known by it, and nothing else is.
 _MARK = ".mlx_phi3v"
-# What a disk says that takes no more. It does not say of which file; then it is of the output.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -49,8 +47,7 @@ def atomic_path(path: Path | str, *, shared: bool = False, sync: bool = True) ->
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException as error:
-            _name_output(error, path)
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
@@ -76,16 +73,10 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
             if overwrite and path.exists():
                 os.replace(path, old)
             os.replace(temporary, path)
-        except BaseException as error:
-            _name_output(error, path)
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _remove(old)
-
-
-def _name_output(error: BaseException, path: Path) -> None:
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        error.filename = str(path)
 
 
 def require_new(path: Path, *, overwrite: bool = False) -> None:

@@ -193,6 +193,7 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=5)
     parser.add_argument("--base", type=Path, help="a folder for the inputs, made if it is missing; by default a temporary one")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would its children
     with tempfile.TemporaryDirectory() as temporary:
         base = options.base or Path(temporary) / "base"
         if not base.exists():

@@ -140,7 +140,7 @@ def test_a_folder_with_a_long_name_is_written(tmp_path: Path) -> None:
 def test_a_disk_that_takes_no_more_is_said_of_the_output(tmp_path: Path, number: int) -> None:
     with pytest.raises(OSError) as folder, atomic_folder(tmp_path / "run") as temporary, atomic_path(temporary / "a"):
         raise OSError(number, os.strerror(number))  # as a write says it: without a name
-    assert folder.value.filename == str(tmp_path / "run")
+    assert folder.value.filename == str(tmp_path / "run" / "a")
     with pytest.raises(OSError) as file, atomic_path(tmp_path / "a.html"):
         raise OSError(number, os.strerror(number))
     assert file.value.filename == str(tmp_path / "a.html") and list(tmp_path.iterdir()) == []
