@@ -52,6 +52,8 @@ def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:
         raise
     except BaseException as error:
         _leave(error, mistake)
+    finally:
+        interrupts.done()
     sys.exit(status)
 
 

@@ -1,7 +1,7 @@
-"""A command that is killed before any of its writes can be given again: it ends well, with the same result, and leaves nothing.
+"""A command that is killed or interrupted before any of its writes can be given again: it ends well, with the same result.
 
-`pytest -m slow tests/test_kills.py` kills at every write of every command; the fast tests kill at the last one, when the
-result is in place.
+`pytest -m slow tests/test_kills.py` does so at every write of every command; the fast tests kill at the last one, when the
+result is in place, and interrupt amid the work.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def commands(checkpoint: Path, tmp_path: Path) -> Callable[[str], list[str]]:
     return line
 
 
-def run(line: list[str], out: Path, at: int = -1) -> tuple[int, str]:
-    """Exit status and stderr of the command; it is killed before its write number `at`, 0 kills it at none."""
+def run(line: list[str], out: Path, at: int = -1, number: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
+    """Exit status and stderr of the command; it gets the signal before its write number `at`, 0 is none."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if at >= 0:
         environment |= {"KILL_ROOT": str(out), "KILL_AT": str(at), "KILL_LOG": str(out.parent / "log")}
+        environment["KILL_SIGNAL"] = str(int(number))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOOK), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
@@ -78,40 +79,47 @@ def contents(out: Path) -> dict[str, str]:
     }
 
 
-def kill_and_repeat(line: list[str], out: Path, at: Callable[[int], list[int]]) -> None:
-    """Kill at the chosen ones of the command's writes, and give it again each time."""
+Signals = list[tuple[int, signal.Signals]]
+
+
+def stop_and_repeat(line: list[str], out: Path, stops: Callable[[int], Signals]) -> None:
+    """Stop the command at the chosen ones of its writes, and give it again each time."""
     out.mkdir()
     assert run(line, out, at=0) == (0, "")
     writes = (out.parent / "log").read_text().splitlines()
     expected = contents(out)
     wrong = []
-    for number in at(len(writes)):
+    for place, number in stops(len(writes)):
         shutil.rmtree(out)
         out.mkdir()
-        status, _ = run(line, out, at=number)
-        assert status == -signal.SIGKILL
+        stopped = run(line, out, place, number)
+        assert stopped == ((-number, "") if number == signal.SIGKILL else (128 + number, "interrupted\n"))
         status, errors = run(line, out)
         if status or contents(out) != expected:
-            wrong.append((writes[number - 1], status, errors, sorted(contents(out).keys() ^ expected.keys())))
+            wrong.append((writes[place - 1], number, status, errors, sorted(contents(out).keys() ^ expected.keys())))
     assert not wrong
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_command_killed_at_its_last_write_can_be_given_again(
+def test_a_command_killed_at_its_end_or_interrupted_can_be_given_again(
     name: str, commands: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    kill_and_repeat(commands(name), tmp_path / "out", lambda count: [count])
+    interrupt = signal.SIGINT if name in ("convert", "ingest") else signal.SIGTERM
+    stop_and_repeat(commands(name), tmp_path / "out", lambda count: [(count, signal.SIGKILL), (count // 2, interrupt)])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("name", EVERY)
-def test_a_command_killed_at_any_write_can_be_given_again(
-    name: str, commands: Callable[[str], list[str]], tmp_path: Path
+def test_a_command_stopped_at_any_write_can_be_given_again(
+    name: str, number: signal.Signals, commands: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    kill_and_repeat(commands(name), tmp_path / "out", lambda count: list(range(1, count + 1)))
+    stop_and_repeat(commands(name), tmp_path / "out", lambda count: [(place, number) for place in range(1, count + 1)])
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name", ["sample", *(pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name != "sample")]
+)
 def test_of_three_processes_on_one_output_one_wins(name: str, commands: Callable[[str], list[str]], tmp_path: Path) -> None:
     line, out = commands(name), tmp_path / "out"
     out.mkdir()

@@ -1,6 +1,7 @@
 """Python imports this at its start where the folder is on PYTHONPATH: it kills the process before its n-th write.
 
 KILL_ROOT: only writes below this folder count. KILL_AT: which one; 0 for none. KILL_LOG: a file that gets a line for each.
+KILL_SIGNAL: the number of the signal that it is sent.
 A write is a file opened for writing, a rename, link or removal, a folder made or removed, an SQLite file opened, an fsync.
 """
 
@@ -26,7 +27,7 @@ def hit(what: str, path: Any) -> None:
     os.write(number, f"{count} {what} {name}\n".encode("utf-8", "surrogateescape"))
     os.close(number)
     if count == AT:
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), int(os.environ["KILL_SIGNAL"]))
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
