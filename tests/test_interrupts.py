@@ -129,13 +129,13 @@ import atexit, os, signal, sys
 from mlx_phi3v.errors import run_cli
 number, moment = signal.Signals[sys.argv[1]], sys.argv[2]
 class Late:
-    def __del__(self):  # at the very end, when Python has put its default handlers back
-        os.kill(os.getpid(), number)
+    def __del__(self, kill=os.kill, process=os.getpid(), number=number):
+        kill(process, number)  # at the very end, when Python has put its default handlers back
+if moment == "end":
+    late = Late()
 def main():
     if moment == "exit":
         atexit.register(os.kill, os.getpid(), number)
-    else:
-        sys.late = Late()
     print("done")
 run_cli(main)
 """
