@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +134,13 @@ def test_a_folder_with_a_long_name_is_written(tmp_path: Path) -> None:
         pass
     write_json(tmp_path / ("y" * 250 + ".json"), 1)
     assert sorted(len(p.name) for p in tmp_path.iterdir()) == [255, 255]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_disk_that_takes_no_more_is_said_of_the_output(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError) as folder, atomic_folder(tmp_path / "run") as temporary, atomic_path(temporary / "a"):
+        raise OSError(number, os.strerror(number))  # as a write says it: without a name
+    assert folder.value.filename == str(tmp_path / "run" / "a")
+    with pytest.raises(OSError) as file, atomic_path(tmp_path / "a.html"):
+        raise OSError(number, os.strerror(number))
+    assert file.value.filename == str(tmp_path / "a.html") and list(tmp_path.iterdir()) == []
