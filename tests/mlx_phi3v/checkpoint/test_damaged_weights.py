@@ -70,6 +70,8 @@ BAD_HEADERS: list[tuple[Any, str]] = [
     ({"a": entry("0", 16, shape=[4])}, "data_offsets"),
     ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16, 32]}}, "data_offsets"),
     ({"a": 5}, 'tensor "a"'),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": {"format": 5}}, r"__metadata__\.format is 5; it must be text"),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": [1]}, r"__metadata__ is \[1\]; it must be an object"),
     ([1], "not a safetensors file"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"a":' + json.dumps(entry(0, 8)).encode() + b',"a":' + json.dumps(entry(8, 16)).encode() + b"}", "a is given twice"),
