@@ -27,11 +27,12 @@ _MARK = ".mlx_phi3v"
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, shared: bool = False, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling to write; it takes the place of `path` only if the block ends well.
 
     shared: several processes may write `path` at once, with the same content, as in a cache. A temporary file that
     a killed process left is written over by the next one, or, in a shared folder, removed by `sweep`.
+    sync: wait until it is on the disk; without, it is whole after a kill, but perhaps not after a power cut.
 
     Raises UserError where another process is writing `path`, and it is not shared.
     """
@@ -42,8 +43,9 @@ def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
     with _naming(path, temporary), locked(temporary, path):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -112,6 +114,22 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         elif temporary and name.startswith(str(temporary)):
             error.filename = f"{path}{name.removeprefix(str(temporary))}"
         raise
+
+
+def atomic_link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, in the place of a link that is there."""
+    temporary = path.with_name(_temporary_name(path))
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a temporary name: a process that is killed meanwhile leaves it whole, or to `sweep`."""
+    aside = folder.with_name(_temporary_name(folder, end=".old"))
+    _remove(aside)
+    os.replace(folder, aside)
+    _remove(aside)
 
 
 def sweep(folder: Path) -> None:
