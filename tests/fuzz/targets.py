@@ -73,7 +73,16 @@ def _ask(folder: Path, variant: int) -> object:
 
 
 def _tokenizer(folder: Path) -> None:
+    """A tokenizer of few letters: most mutations of a whole vocabulary would only change a word."""
     _checkpoint(folder)
+    path = folder / "model" / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    model, words = whole["model"], {item["content"] for item in whole["added_tokens"]}
+    merges = [pair for pair in model["merges"] if len("".join(pair)) == 2][:8]
+    letters = {word for word in model["vocab"] if len(word) == 1 or word.startswith("<0x4")}
+    known = words | letters | {"".join(pair) for pair in merges}
+    model |= {"merges": merges, "vocab": {word: number for word, number in model["vocab"].items() if word in known}}
+    path.write_text(json.dumps(whole))
     (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
 
 

@@ -117,6 +117,9 @@ def test_a_full_disk_is_said_of_the_output_and_not_of_a_temporary_file(tmp_path:
     with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run") as temporary:
         fail(temporary / "b" / "c.json")
     assert caught.value.filename == str(tmp_path / "run" / "b" / "c.json")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run") as temporary:  # as shutil.copyfile does
+        raise OSError(number, os.strerror(number), "/model/source.json", None, str(temporary / "copy.json"))
+    assert caught.value.filename == str(tmp_path / "run" / "copy.json")
     with pytest.raises(OSError) as caught, folder_in_place(tmp_path / "here"):
         fail()
     assert caught.value.filename == str(tmp_path / "here")
