@@ -71,6 +71,7 @@ BAD_HEADERS: list[tuple[Any, str]] = [
     ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16, 32]}}, "data_offsets"),
     ({"a": 5}, 'tensor "a"'),
     ({"a": entry(0, 16, shape=[4]), "__metadata__": {"format": 5}}, r"__metadata__\.format is 5; it must be text"),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": 0}, "__metadata__ is 0; it must be an object"),
     ({"a": entry(0, 16, shape=[4]), "__metadata__": [1]}, r"__metadata__ is \[1\]; it must be an object"),
     ([1], "not a safetensors file"),
     (b"[" * 100_000, "nested too deeply"),
