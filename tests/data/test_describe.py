@@ -176,7 +176,7 @@ def _picture(kind: str) -> Image.Image:
         "good": good,
         "dark": good.point(lambda level: level // 5),
         "washed out": noise.point(lambda level: 246 + level // 32),
-        "blurred": Image.linear_gradient("L").resize((640, 640)).convert("RGB"),
+        "blurred": noise.resize((6, 6), Image.Resampling.NEAREST).resize((640, 640), Image.Resampling.BICUBIC),
         "low information": Image.new("RGB", (120, 120), (120, 40, 200)),
         "odd shape": good.resize((400, 100)),
         "tiny content": white,
