@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ from mlx_phi3v.task import is_missing
 from mlx_phi3v.text import storable
 
 from ..writer import store_photo
-from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, LEFT_OUT, ROW, SPLIT
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, LEFT_OUT, NOTES, ROW, SPLIT
 from .columns import field_source
 from .download_store import DownloadStore
-from .mapping import FieldMapping, MappedField
+from .field_values import FieldError, ValueRules, field_value
+from .mapping import FieldMapping
 from .near_duplicates import fingerprint
+from .notes import Note
 from .paths_in_row import resolve
 from .photo_roots import PhotoRoots
 from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, reference_bytes
 from .picture_references import as_url, row_references
-from .prices import PriceError, parse_price
 from .row import RowError
 from .sources import RawRow
 from .split_values import split_of
@@ -53,6 +55,7 @@ class RowChecks:
     question: str | None  # chat rows must ask this; None: any
     store: DownloadStore  # photos fetched by URL
     near_duplicates: bool = True
+    rules: ValueRules = dataclasses.field(default_factory=ValueRules)
 
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
@@ -76,14 +79,18 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     if checks.question is not None and values.get("question") != checks.question:
         raise RejectedError("other_question", values.get("question"))
     checked: dict[str, Any] = {"id": row_id(row.number), ROW: row.number, SPLIT: _split(mapping, row)}
-    checked |= {field.name: _field_value(field, field_source(field, values)) for field in mapping.fields}
+    notes: list[Note] = []
+    checked |= checked_fields(checks, values, notes)
+    checked[NOTES] = notes
     if all(checked[field.name] is None for field in mapping.fields):
         raise RejectedError("no_field_has_a_value")
     code = resolve(values, mapping.code) if mapping.code else None
-    checked[CODE] = None if is_missing(code) else normalise(str(code))
+    checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
     checked[GROUP] = None if row.group is None else normalise(row.group)
     for name, column in checks.extras.items():
-        checked[name] = _carried(values.get(column), checks.schema.field(name).type)
+        cell = values.get(column)
+        empty = isinstance(cell, str) and checks.rules.is_empty(cell)
+        checked[name] = None if empty else _carried(cell, checks.schema.field(name).type)
     return checked
 
 
@@ -106,6 +113,23 @@ def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
     return urls
 
 
+def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Note]) -> dict[str, str | float | None]:
+    """The task's fields of a row; what was done to them is added to `notes`. Raises RejectedError."""
+    try:
+        return {
+            field.name: field_value(
+                field,
+                field_source(field, values, checks.rules.is_empty),
+                resolve(values, field.currency_column) if field.currency_column else None,
+                checks.rules,
+                notes,
+            )
+            for field in checks.mapping.fields
+        }
+    except FieldError as error:
+        raise RejectedError(error.reason, error.value) from None
+
+
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if mapping.split is None:
         return row.split
@@ -117,22 +141,6 @@ def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if name is None:
         raise RejectedError("split_unknown", value)
     return name
-
-
-def _field_value(field: MappedField, value: Any) -> str | float | None:
-    if field.kind != "number":
-        text = None if is_missing(value) else normalise(value if isinstance(value, str) else str(value))
-        if not text and field.required:
-            raise RejectedError(f"{field.name}_missing")
-        return text or None
-    if is_missing(value):
-        if field.required:
-            raise RejectedError(f"{field.name}_missing")
-        return None
-    try:
-        return float(parse_price(value, currency=field.currency, decimal=field.decimal).amount)
-    except PriceError as error:
-        raise RejectedError(error.reason, value) from None
 
 
 def _carried(value: Any, kind: pa.DataType) -> Any:

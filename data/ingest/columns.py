@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlx_phi3v.task import is_missing
@@ -13,18 +13,19 @@ from .paths_in_row import resolve
 _SEPARATORS = (" > ", ">", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
-def field_source(field: MappedField, values: Mapping[str, Any]) -> Any:
-    """What a field is read from, as the source has it; None where all of its columns are empty.
+def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] = is_missing) -> Any:
+    """What a field is read from, as the source has it; where all of its columns are empty, what the last one has.
 
     >>> price = MappedField("price", "sale", "number", further=("regular",))
     >>> field_source(price, {"sale": "", "regular": "20"})
     '20'
     """
+    value = None
     for column in field.columns:
         value = resolve(values, column)
-        if not is_blank(value):
+        if not is_blank(value) and not is_empty(value):
             return value if field.step is None else path_step(value, field.step, field.separator)
-    return None
+    return value
 
 
 def is_blank(value: Any) -> bool:

@@ -15,16 +15,17 @@ from mlx_phi3v.task import FieldKind
 from .prices import DecimalMark
 
 KINDS = ("text", "category", "number")
-_KEYS = ("column", "columns", "kind", "currency", "decimal", "required", "step", "separator")
+_KEYS = ("column", "columns", "kind", "currency", "currency_column", "decimal", "required", "step", "separator")
 _RESERVED = ("id", "images")
 
 
 @dataclass(frozen=True)
 class MappedField:
-    """One field of the task and the column it is read from. `decimal` is the decimal mark of a number column.
+    """One field of the task and the column it is read from.
 
-    `further` columns are read where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator`
-    or at the usual signs, `step` is the part to take: from 1, or from -1 for the last; None takes all of it.
+    Of a number: `decimal` is its decimal mark, `currency_column` the column of its currency. `further` columns are read
+    where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator` or at the usual signs, `step`
+    is the part to take: from 1, or from -1 for the last; None takes all of it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class MappedField:
     further: tuple[str, ...] = ()
     step: int | None = None
     separator: str | None = None
+    currency_column: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,6 +116,7 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
         required,
         columns[1:],
         *_step(spec, said),
+        column_text(spec["currency_column"], f"{said}: currency_column") if spec.get("currency_column") else None,
     )
 
 
@@ -121,7 +124,7 @@ def _check_number_keys(spec: Mapping[str, Any], number: bool, kind: Any, said: s
     decimal = spec.get("decimal")
     if decimal not in (None, ".", ","):
         raise UserError(f'{said} has decimal {short(decimal)}; write decimal: "." or decimal: ","')
-    if not number and (spec.get("currency") or decimal):
+    if not number and (spec.get("currency") or spec.get("currency_column") or decimal):
         raise UserError(f"{said} has a currency or decimal mark but is of kind {kind}; only a number can have one")
     if number and (spec.get("step") is not None or spec.get("separator") is not None):
         raise UserError(f"{said} has a step or separator but is a number; only text and categories are cut into steps")

@@ -70,6 +70,11 @@ class IngestConfig:
     prompt: str | None = option(None, help="the question about each photo")
     template: str | None = option(None, help="the answer, such as 'Title: {title}, Price: {price}'")
     currency: str | None = option(None, help="ISO code of the prices, for fields that name none")
+    currency_rates: Path | None = option(
+        None, help="YAML or CSV file, code -> worth of one unit in --currency; prices of other currencies are converted"
+    )
+    strip_html: bool = option(True, help="take tags and entities of HTML out of text")
+    empty_words: bool = option(True, help="read None, nan, N/A, null, - and their like as missing, in every column")
     encoding: str = option("utf-8", help="encoding of a CSV file")
     delimiter: str | None = option(None, help="column delimiter of a CSV file; found in its header if not given")
     validation: float = option(0.1, help="share of the rows for validation", at_least=0, below=1)
@@ -122,6 +127,8 @@ class IngestConfig:
 def check_settings(settings: IngestConfig) -> None:
     """Raise UserError for a value out of range."""
     check_ranges(settings)
+    if settings.currency_rates and not settings.currency:
+        raise UserError("--currency-rates needs --currency, the code that the rates turn prices into, such as EUR")
     if settings.validation + settings.test >= 1:
         raise UserError("--validation and --test leave nothing to train on; give shares that add up to less than 1")
     for host in settings.allow_hosts:

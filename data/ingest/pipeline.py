@@ -17,6 +17,7 @@ from ..writer import made_before
 from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
 from .ingest_config import IngestConfig, check_settings
+from .look_ahead import look_ahead
 from .plan import IngestPlan, make_plan
 from .row_checks import row_checks
 from .workers import check_rows
@@ -49,6 +50,7 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         _prepare_work(work, plan)
         checks, chunks = row_checks(settings, plan, work), ChunkStore(work, plan.schema)
         checks.store.sweep()
+        look_ahead(plan, checks)
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)

@@ -17,6 +17,8 @@ from mlx_phi3v.task import Task
 
 from .chat import ChatTable
 from .chunk_store import chunk_schema
+from .currencies import read_rates
+from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .join import JoinedTable
 from .known_exports import load_preset, with_preset
@@ -41,6 +43,7 @@ class IngestPlan:
     settings: Mapping[str, Any]
     rows: PlannedRows  # the source's rows in their final shape
     columns: Mapping[str, pa.DataType]  # of the source, and of what is joined to it
+    rules: ValueRules
     export: str | None = None  # what the source was read as, where its columns show it
 
     @property
@@ -78,7 +81,10 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     chosen = {name: getattr(settings, name) for name in _MATTERS}
     chosen |= {name: value for name in _MATTERS_IF_SET if (value := getattr(settings, name)) not in (None, False)}
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, export)
+    rates = read_rates(settings.currency_rates) if settings.currency_rates else None
+    rules = ValueRules(settings.strip_html, settings.empty_words, rates)
+    chosen |= {"strip_html": rules.html, "empty_words": rules.empty_words, "currency_rates": rules.rates}
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export)
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
@@ -112,7 +118,7 @@ def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
 
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
     folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
-    found = picture_columns(_looked_at(rows), folder)
+    found = picture_columns(((row.values, row.root) for row in _looked_at(rows)), folder)
     names = ", ".join(found[:3])
     alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
     return UserError(

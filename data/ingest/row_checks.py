@@ -23,4 +23,5 @@ def row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowCheck
         question=plan.mapping.prompt if asks else None,
         store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
         near_duplicates=settings.near_duplicates,
+        rules=plan.rules,
     )

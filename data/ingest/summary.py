@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_phi3v.catalogue import SPLITS
 
+from .notes import value_lines
 from .shared_photos import shared_photos_line
 
 _RARE = 5
@@ -47,6 +48,7 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
         lines.append(line)
     if counts["pictures_left_out"]:
         lines.append(f"{counts['pictures_left_out']} further photos of rows were left out: the prompt does not show them")
+    lines += value_lines(info.get("values", {}), counts["kept"])
     if products["leaking_products"]:
         lines.append(f"warning: {products['leaking_products']} products are in several of the source's own splits")
     for name, report in info["categories"].items():

@@ -19,6 +19,7 @@ from mlx_phi3v.text import csv_cell, printable, storable
 from ..writer import CatalogueWriter
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
 from .ingest_config import IngestConfig
+from .notes import Notes, require_usable
 from .plan import IngestPlan
 from .published_csv import PublishedCsv
 from .shared_photos import SharedPhotos, find_shared_photos, kept_rows, rejected_rows
@@ -34,7 +35,8 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
     shared = SharedPhotos({}) if plan.source.kind == "chat" else find_shared_photos(chunks, count, plan.task)
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
-    rejected = _write_rejected(chunks, count, left_out)
+    rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
+    require_usable(notes, plan.mapping, settings.source)
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected, left_out)
     _remove_unused_photos(chunks.catalogue, splitter)
@@ -58,6 +60,7 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
             **tally.report(splitter, rejected),
             "products": products,
             "shared_photos": shared.report(kept=settings.keep_shared_photos),
+            "values": notes.report(),
             "plan": plan.digest(),
         }
         splitter.close()
@@ -146,6 +149,22 @@ def _write_rejected(chunks: ChunkStore, count: int, left_out: SharedPhotos) -> C
             shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
             writer.writerow(item | shown)
     return reasons
+
+
+def _write_unread(chunks: ChunkStore, count: int) -> Notes:
+    """Write `unread.csv`, where a value could not be read -> what was noted of all rows."""
+    total = Notes()
+    with atomic_path(chunks.catalogue / "unread.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ("row", "field", "reason", "value", "place"))
+        writer.writeheader()
+        for notes in chunks.notes(count):
+            total.merge(notes)
+            for item in notes.unread:
+                shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
+                writer.writerow(item | shown)
+    if not total.of("unread"):
+        (chunks.catalogue / "unread.csv").unlink()
+    return total
 
 
 def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:

@@ -330,7 +330,7 @@ BAD_ROWS = [
     ({"photo": "pics/broken.jpg"}, "picture_broken"),
     ({"photo": "notes.txt"}, "not_a_picture"),
     ({"photo": "ftp://example.com/a.jpg"}, "download_scheme"),
-    ({"Name": "", "Kind": "", "Price": ""}, "no_field_has_a_value"),
+    ({"Name": "", "Kind": "", "Price": ""}, "price_missing"),
 ]
 
 
@@ -341,7 +341,8 @@ def test_each_bad_row_has_its_reason(folder: Path, tmp_path: Path) -> None:
     rows = ROWS + [ROWS[0] | change for change, _ in BAD_ROWS]
     path = write_csv(folder / "rows.csv", rows)
     path.write_text(path.read_text() + "too,few\n")
-    info = take(path, tmp_path / "out", allow_private=False)
+    fields = FIELDS | {"price": FIELDS["price"] | {"required": True}}
+    info = take(path, tmp_path / "out", allow_private=False, fields=fields)
     found = [line["reason"] for line in csv.DictReader((tmp_path / "out" / "rejected.csv").open())]
     assert found == [*(reason for _, reason in BAD_ROWS), "wrong_number_of_columns"]
     assert info["counts"]["kept"] == 12 and info["counts"]["read"] == 22
