@@ -26,8 +26,9 @@ from .notes import Note
 from .paths_in_row import resolve
 from .photo_roots import PhotoRoots
 from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, reference_bytes
-from .picture_references import as_url, row_references
+from .picture_references import as_url
 from .row import RowError
+from .row_references import row_references
 from .sources import RawRow
 from .split_values import split_of
 from .splits import row_id

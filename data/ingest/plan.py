@@ -25,8 +25,9 @@ from .known_exports import load_preset, with_preset
 from .looks_like_pictures import picture_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
-from .picture_references import is_base_url, row_references
+from .picture_references import is_base_url
 from .planned_rows import PlannedRows
+from .row_references import row_references
 from .sources import RawRow, Source, open_source
 from .tables import is_table, open_table
 
