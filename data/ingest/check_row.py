@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class RowChecks:
     near_duplicates: bool = True
     rules: ValueRules = dataclasses.field(default_factory=ValueRules)
 
+    @functools.cached_property
+    def carried(self) -> tuple[tuple[str, str, bool], ...]:
+        """The columns carried along: name in the catalogue, column of the source, whether it holds text."""
+        return tuple((name, column, pa.types.is_string(self.schema.field(name).type)) for name, column in self.extras.items())
+
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
@@ -88,10 +94,10 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     code = resolve(values, mapping.code) if mapping.code else None
     checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
     checked[GROUP] = None if row.group is None else normalise(row.group)
-    for name, column in checks.extras.items():
+    for name, column, is_text in checks.carried:
         cell = values.get(column)
         empty = isinstance(cell, str) and checks.rules.is_empty(cell)
-        checked[name] = None if empty else _carried(cell, checks.schema.field(name).type)
+        checked[name] = None if empty else _carried(cell, is_text)
     return checked
 
 
@@ -144,8 +150,8 @@ def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     return name
 
 
-def _carried(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
+def _carried(value: Any, is_text: bool) -> Any:
+    if is_text and value is not None and not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
     return storable(value) if isinstance(value, str) else value
 

@@ -20,6 +20,8 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     >>> field_source(price, {"sale": "", "regular": "20"})
     '20'
     """
+    if not field.further and field.step is None and field.column in values:
+        return values[field.column]
     value = None
     for column in field.columns:
         value = resolve(values, column)
