@@ -34,21 +34,21 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    shared = SharedPhotos({}) if plan.source.kind == "chat" else find_shared_photos(chunks, count, plan.task)
+    judged = plan.mapping.images and plan.source.kind != "chat"  # several questions a photo are no contradiction
+    shared = find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
     rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
     require_usable(notes, plan.mapping, settings.source)
-    with_turns = TURNS in plan.schema.names and bool(notes.of("question"))
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected, left_out)
     _remove_unused_photos(chunks.catalogue, splitter)
     with (
-        _open_writer(settings, plan, chunks.catalogue, with_turns=with_turns) as writer,
+        _open_writer(settings, plan, chunks.catalogue, with_turns=has_turns(plan, notes)) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
     ):
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         tally = _Tally(categories)
-        hidden = (*HIDDEN,) if with_turns else (*HIDDEN, TURNS)
+        hidden = HIDDEN if has_turns(plan, notes) else (*HIDDEN, TURNS)
         rows = kept_rows(chunks, count, left_out)
         for row, split, product in zip(rows, splitter.splits(), splitter.products(), strict=True):
             tally.add(row)
@@ -68,6 +68,11 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
         }
         splitter.close()
     return writer.info
+
+
+def has_turns(plan: IngestPlan, notes: Notes) -> bool:
+    """Whether a row has turns of its own; if none has, the catalogue is as it always was."""
+    return plan.chat is not None and bool(notes.of("question"))
 
 
 def _split(
