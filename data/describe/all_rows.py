@@ -99,7 +99,9 @@ class AllRows:
 
     def _contradictions(self) -> dict[str, int]:
         """Exact copies of a photo that are trained with different answers: the photos, and the rows that show them."""
-        photos = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._photos.values()] or [np.zeros(0, np.uint64)])
+        photos = np.concatenate(
+            [np.asarray(found, dtype=np.uint64) for found in self._photos.values()] or [np.zeros(0, np.uint64)]
+        )
         said = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._said.values()] or [np.zeros(0, np.uint64)])
         if not len(photos):
             return {}

@@ -98,6 +98,7 @@ def sign_key(text: str) -> str:
     return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").rstrip(".")
 
 
+@functools.lru_cache(maxsize=10_000)
 def find_sign(text: str) -> Sign | None:
     """What a sign, a code or both together stand for (`US $`, `$ USD`, `MXN$`); None where it is no currency.
 

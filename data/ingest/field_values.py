@@ -35,6 +35,8 @@ class ValueRules:
         """Whether a cell holds no value: blank, or a word for nothing."""
         if isinstance(value, str) and len(value) > 40:  # most cells are no candidate; this is asked of every one
             return value.isspace()
+        if isinstance(value, str):
+            return not value or value.isspace() or (self.empty_words and is_nothing(value))
         return is_missing(value) or (self.empty_words and is_nothing(value))
 
 
@@ -77,13 +79,15 @@ def text_value(cell: Any, rules: ValueRules, *, path: bool = False) -> str | Non
 
 
 def _number(field: MappedField, cell: Any, currency: Any, rules: ValueRules, notes: list[Note]) -> float | None:
+    given = cell
     if not isinstance(cell, (int, float, Decimal)):
-        cell, own = price_parts(cell)
-        currency = own or currency
+        if not isinstance(cell, str) or cell.lstrip()[:1] in ("[", "{"):
+            cell, own = price_parts(cell)
+            currency = own or currency
         if isinstance(cell, str) and rules.html and ("<" in cell or "&" in cell):
             cell = without_html(cell)
     try:
-        if rules.is_empty(cell):
+        if cell is not given and rules.is_empty(cell):
             raise PriceError("price_empty")
         price = _price(field, cell, currency_code(currency) if currency is not None else None, rules)
     except PriceError as error:

@@ -28,6 +28,7 @@ _JOINED = re.compile(rf"(?P<before>[^\d]*?)\s*{_TO}\s*(?P<after>[^\d]*)")
 _GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)\d{3})*)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
 _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
+_USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?)")
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 _EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
 _WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
@@ -65,16 +66,21 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
     currency = currency.upper() if currency else None
     if isinstance(value, (int, float, Decimal)):
         return Price(tidy_amount(_from_number(value), currency), currency)
-    text = _plain(str(value))
-    if not text:
-        raise PriceError("price_empty")
-    _refuse_what_is_no_single_price(text)
-    number, found = _strict(text, currency) or _with_price_parser(text)
+    text = str(value)
+    usual = _USUAL.fullmatch(text) if decimal != "," else None
+    if usual:  # as most are written: the rules below say the same of it, only slower
+        number, found = usual[2], find_sign(usual[1]) if usual[1] else None
+    else:
+        text = _plain(text)
+        if not text:
+            raise PriceError("price_empty")
+        _refuse_what_is_no_single_price(text)
+        number, found = _strict(text, currency) or _with_price_parser(text)
     if found is not None and (not found.codes or (currency is not None and currency not in found.codes)):
         raise PriceError("price_currency")
     named = next(iter(found.codes)) if found and len(found.codes) == 1 else found.usual if found else None
     known = currency or (named if named and is_currency(named) else None)
-    amount = tidy_amount(_amount(number, known, decimal), known)
+    amount = Decimal(number) if usual else tidy_amount(_amount(number, known, decimal), known)
     return Price(amount, known, _label(found, text, number))
 
 

@@ -19,6 +19,7 @@ _EXACT = frozenset(
 )  # fmt: skip
 _ANY_CASE = frozenset({"none", "null", "(null)", "n/a", "#n/a", "n.a.", "undefined", "nil"})
 _LONGEST = 9
+_FIRST = frozenset(word[0] for word in _EXACT) | frozenset(c for word in _ANY_CASE for c in (word[0], word[0].upper()))
 
 # The keys of an object that hold what it is called, the first one first.
 _NAMES = ("name", "value", "label", "title", "text", "content", "@value", "#text", "displayName", "display_name")
@@ -46,7 +47,8 @@ def is_nothing(value: Any) -> bool:
     """Whether a cell says that there is nothing: a word of the list above and nothing else, or an empty list or object."""
     if isinstance(value, str):
         text = value.strip()
-        return len(text) <= _LONGEST and (text in _EXACT or text.casefold() in _ANY_CASE)
+        # Called for every cell: most are told by their first character.
+        return text[:1] in _FIRST and len(text) <= _LONGEST and (text in _EXACT or text.casefold() in _ANY_CASE)
     return isinstance(value, (list, tuple, dict)) and not value
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.ingest.prices import DecimalMark, PriceError, parse_price
+from data.ingest.prices import DecimalMark, Price, PriceError, parse_price
 from tests.helpers.paths import ROOT
 
 READ = {
@@ -219,6 +219,21 @@ def test_binary_noise_never_reaches_an_amount(cents: int, factor: float) -> None
     for value in (cents / 100 * factor, repr(cents / 100 * factor)):
         assert parse_price(value, decimal=".").amount in (exact, round(exact, 2))
     assert parse_price(float(np.float32(cents / 100))).amount == Decimal(str(np.float32(cents / 100)))
+
+
+@settings(deadline=None)
+@given(
+    st.from_regex(r"[$€£]?[0-9]{1,9}(\.[0-9]{1,2})?", fullmatch=True, alphabet=st.characters(codec="utf-8")),
+    st.sampled_from([None, "USD", "EUR", "JPY", "KWD", "TWD"]),
+)
+def test_the_short_way_says_what_the_rules_say(text: str, currency: str | None) -> None:
+    def read(written: str) -> Price | str:
+        try:
+            return parse_price(written, currency=currency)
+        except PriceError as error:
+            return error.reason
+
+    assert read(text) == read(f" {text}")  # a blank before it goes the long way
 
 
 def test_the_table_of_currencies_is_cldr_s() -> None:
