@@ -14,12 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.catalogue import FORMAT, PRODUCT, SIZES, SIZES_TYPE, SPLITS, Catalogue
+from mlx_phi3v.catalogue import FORMAT, FORMAT_WITH_TURNS, PRODUCT, SIZES, SIZES_TYPE, SPLITS, Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_folder, atomic_path, require_new, sha256_bytes, write_json
 from mlx_phi3v.photo import PhotoError, photo_size
 from mlx_phi3v.task import Task, is_missing
 from mlx_phi3v.text import printable
+from mlx_phi3v.turns import TURNS
 
 _BATCH_ROWS = 1000
 
@@ -100,7 +101,7 @@ class CatalogueWriter:
         require_new(self.output)
         self.task = task
         self.info: dict[str, Any] = {
-            "format": FORMAT,
+            "format": FORMAT_WITH_TURNS if TURNS in (extra or {}) else FORMAT,
             "name": printable(name),
             "source": dict(source),
             "settings": dict(settings),

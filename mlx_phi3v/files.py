@@ -116,6 +116,22 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
 
 
+def atomic_link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, in the place of a link that is there."""
+    temporary = path.with_name(_temporary_name(path))
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a temporary name: a process that is killed meanwhile leaves it whole, or to `sweep`."""
+    aside = folder.with_name(_temporary_name(folder, end=".old"))
+    _remove(aside)
+    os.replace(folder, aside)
+    _remove(aside)
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files and folders of ours in `folder` (not below it) that no process is writing."""
     for path in folder.glob(f".*{_MARK}*.*"):

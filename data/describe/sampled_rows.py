@@ -18,6 +18,7 @@ from mlx_phi3v.photo import PhotoError, photo_size, thumbnail
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
+from mlx_phi3v.turns import row_exchanges
 
 from .figures import Piece, Preview, TokenFigures
 
@@ -68,7 +69,7 @@ def look_at_rows(
             sizes, problem = _photo_sizes(row["images"])
             text = 0
             if prompts and not problem:
-                ids, _ = prompts.example(task.prompt, task.answer(row), [0] * len(sizes))
+                ids, _ = prompts.conversation(row_exchanges(task, row, len(sizes)), [0] * len(sizes))
                 text = len(ids)
             bar.advance()
             yield SampledRow(row, split, tuple(sizes), text, problem)
@@ -102,7 +103,7 @@ def _image_tokens(row: SampledRow, num_crops: int, vision: VisionArgs) -> list[i
 def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: VisionArgs, num_crops: int) -> Preview:
     """The row as training sees it."""
     counts = _image_tokens(row, num_crops, vision)
-    ids, labels = prompts.example(task.prompt, task.answer(row.row), counts)
+    ids, labels = prompts.conversation(row_exchanges(task, row.row, len(counts)), counts)
     pieces: list[Piece] = []
     for token, label in zip(ids.tolist(), labels.tolist()):
         if token < 0:

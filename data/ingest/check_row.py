@@ -15,8 +15,10 @@ import pyarrow as pa
 from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
 from mlx_phi3v.text import storable
+from mlx_phi3v.turns import TURNS
 
 from ..writer import store_photo
+from .chat import ChatPrompt, own_turns
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, LEFT_OUT, NOTES, ROW, SPLIT
 from .columns import field_source
 from .download_store import DownloadStore
@@ -54,7 +56,7 @@ class RowChecks:
     schema: pa.Schema  # of a checked row, see `chunk_store.chunk_schema`
     limits: PhotoLimits
     photos_per_row: int
-    question: str | None  # chat rows must ask this; None: any
+    chat: ChatPrompt | None  # what the task asks, where rows are conversations
     store: DownloadStore  # photos fetched by URL
     near_duplicates: bool = True
     rules: ValueRules = dataclasses.field(default_factory=ValueRules)
@@ -83,12 +85,13 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     if isinstance(values, RowError):
         raise RejectedError(values, values.value)
     mapping = checks.mapping
-    if checks.question is not None and values.get("question") != checks.question:
-        raise RejectedError("other_question", values.get("question"))
     checked: dict[str, Any] = {"id": row_id(row.number), ROW: row.number, SPLIT: _split(mapping, row)}
     notes: list[Note] = []
     checked |= checked_fields(checks, values, notes)
     checked[NOTES] = notes
+    if checks.chat is not None:
+        turns = values[TURNS] if mapping.images else tuple(dataclasses.replace(turn, images=0) for turn in values[TURNS])
+        checked[TURNS] = own_turns(turns, checks.chat, notes)
     if all(checked[field.name] is None for field in mapping.fields):
         raise RejectedError("no_field_has_a_value")
     code = resolve(values, mapping.code) if mapping.code else None
@@ -109,12 +112,20 @@ def references_of(checks: RowChecks, row: RawRow) -> list[Any]:
     return references if row.photo is None else references[row.photo : row.photo + 1]
 
 
+def photos_wanted(checks: RowChecks, row: RawRow) -> int:
+    """How many photos a row shows: those of the task's prompt, or of its own turns."""
+    if checks.chat is None or isinstance(row.values, RowError) or (checks.chat.given and "<|user|>" in checks.chat.question):
+        return checks.photos_per_row
+    return sum(turn.images for turn in row.values[TURNS]) or checks.photos_per_row
+
+
 def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
     """The URLs of the photos that a row needs; none of a row that is rejected for its fields."""
     references = references_of(checks, row)
-    if len(references) < checks.photos_per_row:
+    wanted = photos_wanted(checks, row)
+    if len(references) < wanted:
         return []
-    urls = [url for url in map(as_url, references[: checks.photos_per_row]) if url]
+    urls = [url for url in map(as_url, references[:wanted]) if url]
     if urls:
         check_fields(checks, row)
     return urls
@@ -158,14 +169,14 @@ def _carried(value: Any, is_text: bool) -> Any:
 
 def photos_of(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
     """The photos that a row shows, clean. Raises RejectedError where there are too few, or one cannot be used."""
-    references = references_of(checks, row)
-    if len(references) < checks.photos_per_row:
+    references, wanted = references_of(checks, row), photos_wanted(checks, row)
+    if len(references) < wanted:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
     roots = PhotoRoots(Path(row.root) if row.root else None, checks.mapping.image_folder())
     try:
         return [
             clean_photo(reference_bytes(reference, roots, checks.store.read, checks.limits), checks.limits)
-            for reference in references[: checks.photos_per_row]
+            for reference in references[:wanted]
         ]
     except PhotoUnusableError as error:
         raise RejectedError(error.reason, error.detail) from None

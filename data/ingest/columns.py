@@ -9,12 +9,15 @@ from mlx_phi3v.task import is_missing
 
 from .field_spec import MappedField
 from .paths_in_row import resolve
+from .values import readable, unpacked
 
 _SEPARATORS = (" > ", ">", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
-def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] = is_missing) -> Any:
-    """What a field is read from, as the source has it; where all of its columns are empty, what the last one has.
+def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] | None = None) -> Any:
+    """What a field is read from, as the source has it; where all of its columns are empty, what the first of them holds.
+
+    `is_empty` tells a cell that says nothing; by default `is_blank`.
 
     >>> price = MappedField("price", "sale", "number", further=("regular",))
     >>> field_source(price, {"sale": "", "regular": "20"})
@@ -22,12 +25,11 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     """
     if not field.further and field.step is None and field.column in values:
         return values[field.column]
-    value = None
-    for column in field.columns:
-        value = resolve(values, column)
-        if not is_blank(value) and not is_empty(value):
-            return value if field.step is None else path_step(value, field.step, field.separator)
-    return value
+    cells = [resolve(values, column) for column in field.columns]
+    value = next((cell for cell in cells if not (is_empty or is_blank)(cell)), None)
+    if value is None:
+        return cells[0]
+    return value if field.step is None else path_step(unpacked(value), field.step, field.separator)
 
 
 def is_blank(value: Any) -> bool:
@@ -42,7 +44,7 @@ def path_step(value: Any, step: int, separator: str | None) -> str | None:
     ('Shelves', 'Home', None)
     """
     if isinstance(value, (list, tuple)):
-        steps = [str(item) for item in value]
+        steps = [readable(item) or "" for item in value]
     else:
         text = str(value)
         sign = separator or next((sign for sign in _SEPARATORS if sign in text), None)

@@ -13,7 +13,7 @@ from mlx_phi3v.config import VisionArgs
 from mlx_phi3v.crops import crop_grid_of, image_token_count
 from mlx_phi3v.prompts import PromptProcessor
 
-from .check_row import RejectedError, RowChecks, check_fields, photos_of, references_of
+from .check_row import RejectedError, RowChecks, check_fields, photos_of, photos_wanted, references_of
 from .ingest_config import IngestConfig
 from .mapping_yaml import mapping_yaml
 from .paths_in_row import column_of, leaf_paths, resolve
@@ -93,7 +93,7 @@ def _try(row: RawRow, checks: RowChecks, plan: IngestPlan, prompts: PromptProces
         checked = check_fields(checks, row)
         fields = {name: checked[name] for name in fields}
         references = references_of(checks, row)
-        photos = tuple(_shown(item) for item in references[: checks.photos_per_row])
+        photos = tuple(_shown(item) for item in references[: photos_wanted(checks, row)])
         tokens = _photo_tokens(checks, row, references)
     except RejectedError as error:
         rejected, value = error.reason, error.value
@@ -108,8 +108,8 @@ def _try(row: RawRow, checks: RowChecks, plan: IngestPlan, prompts: PromptProces
 
 def _photo_tokens(checks: RowChecks, row: RawRow, references: Sequence[Any]) -> int | None:
     """Tokens of a row's photos at 16 crops; None where one would have to be fetched. Raises RejectedError for a bad photo."""
-    needed = references[: checks.photos_per_row]
-    enough = len(references) >= checks.photos_per_row
+    needed = references[: photos_wanted(checks, row)]
+    enough = len(references) >= photos_wanted(checks, row)
     if enough and any(as_url(item) and not checks.store.is_done(str(as_url(item))) for item in needed):
         return None
     photos = photos_of(checks, row) if checks.mapping.images else []

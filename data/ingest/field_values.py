@@ -25,6 +25,12 @@ class ValueRules:
     empty_words: bool = True
     rates: Mapping[str, float] | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is not as usual, as `catalogue.json` holds it."""
+        found: dict[str, Any] = {} if self.html else {"strip_html": False}
+        found |= {} if self.empty_words else {"empty_words": False}
+        return found | ({} if self.rates is None else {"currency_rates": dict(self.rates)})
+
     def is_empty(self, value: Any) -> bool:
         """Whether a cell holds no value: blank, or a word for nothing."""
         if isinstance(value, str) and len(value) > 40:  # most cells are no candidate; this is asked of every one

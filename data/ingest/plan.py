@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import Task, chat_prompt
+from mlx_phi3v.turns import TURNS, TURNS_TYPE
 
-from .chat import ChatTable
+from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
 from .currencies import read_rates
 from .field_values import ValueRules
@@ -46,6 +47,7 @@ class IngestPlan:
     columns: Mapping[str, pa.DataType]  # of the source, and of what is joined to it
     rules: ValueRules
     export: str | None = None  # what the source was read as, where its columns show it
+    chat: ChatPrompt | None = None  # what the task asks, where rows are conversations
 
     @property
     def count(self) -> int:
@@ -66,11 +68,13 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     joined = _joined(settings, source)
     columns = source.columns | (joined.columns if joined else {})
     first = source.tables[0].table
-    export = None
+    export = chat = None
     if isinstance(first, ChatTable):
         keys = load_preset(settings.preset or "none") | keys
-        keys.setdefault("prompt", first.first_question())
+        chat = _chat_prompt(first, keys)
+        keys |= {"prompt": keys.get("prompt") or chat_prompt(chat.question, max(1, chat.images))}
         if not answer_task:
+            _require_columns(keys, columns, settings.source)
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     else:
         keys, export = with_preset(keys, list(columns), settings.preset, first)
@@ -80,12 +84,16 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         raise _no_pictures(settings, rows)
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
+    if chat is not None:
+        schema = schema.append(pa.field(TURNS, TURNS_TYPE))
+        chat = chat if not chat.given else ChatPrompt(chat.question, mapping.photos_per_row(), given=True)
     chosen = {name: getattr(settings, name) for name in _MATTERS}
     chosen |= {name: value for name in _MATTERS_IF_SET if (value := getattr(settings, name)) not in (None, False)}
-    rates = read_rates(settings.currency_rates) if settings.currency_rates else None
-    rules = ValueRules(settings.strip_html, settings.empty_words, rates)
-    chosen |= {"strip_html": rules.html, "empty_words": rules.empty_words, "currency_rates": rules.rates}
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export)
+    rules = ValueRules(
+        settings.strip_html, settings.empty_words, read_rates(settings.currency_rates) if settings.currency_rates else None
+    )
+    chosen |= rules.to_dict()
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export, chat)
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
@@ -126,6 +134,27 @@ def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
         f"no column of {settings.source} is known to hold pictures; give --image COLUMN{alike if found else ''}, "
         "or --no-images to learn from text alone"
     )
+
+
+def _chat_prompt(table: ChatTable, keys: Mapping[str, Any]) -> ChatPrompt:
+    """What the task asks: the user's prompt, or what the first usable row does."""
+    if keys.get("prompt"):
+        return ChatPrompt(" ".join(str(keys["prompt"]).split()), 1, given=True)
+    first = table.first_turn()
+    return ChatPrompt(first.question, first.images, given=False)
+
+
+def _require_columns(keys: Mapping[str, Any], columns: Mapping[str, pa.DataType], source: str) -> None:
+    """Raise UserError where fields are named that are no columns: they can only be in the answers."""
+    fields = keys.get("fields") or {}
+    own = {name: spec.get("column", name) if isinstance(spec, Mapping) else spec or name for name, spec in fields.items()}
+    lacking = [name for name, column in own.items() if column_of(str(column), columns) is None]
+    if lacking:
+        example = ", ".join(f"{name.title()}: {{{name}}}" for name in own)
+        raise UserError(
+            f'the rows of {source} are conversations and have no column {lacking[0]!r}; give --template, such as "{example}", '
+            "to read the fields out of the answers"
+        )
 
 
 def _answer_task(keys: Mapping[str, Any]) -> Task | None:

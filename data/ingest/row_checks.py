@@ -13,14 +13,13 @@ from .plan import IngestPlan
 
 def row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChecks:
     """The checks of a plan; downloaded photos are below `work`, unless the settings name a folder for them."""
-    asks = plan.source.kind == "chat" and settings.prompt is None
     return RowChecks(
         mapping=plan.mapping,
         extras=plan.extras,
         schema=plan.schema,
         limits=PhotoLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
         photos_per_row=plan.mapping.photos_per_row(),
-        question=plan.mapping.prompt if asks else None,
+        chat=plan.chat,
         store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
         near_duplicates=settings.near_duplicates,
         rules=plan.rules,

@@ -15,6 +15,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.text import csv_cell, printable, storable
+from mlx_phi3v.turns import TURNS, TURNS_TYPE
 
 from ..writer import CatalogueWriter
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
@@ -38,19 +39,21 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
     rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
     require_usable(notes, plan.mapping, settings.source)
+    with_turns = TURNS in plan.schema.names and bool(notes.of("question"))
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected, left_out)
     _remove_unused_photos(chunks.catalogue, splitter)
     with (
-        _open_writer(settings, plan, chunks.catalogue) as writer,
+        _open_writer(settings, plan, chunks.catalogue, with_turns=with_turns) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
     ):
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         tally = _Tally(categories)
+        hidden = (*HIDDEN,) if with_turns else (*HIDDEN, TURNS)
         rows = kept_rows(chunks, count, left_out)
         for row, split, product in zip(rows, splitter.splits(), splitter.products(), strict=True):
             tally.add(row)
-            shown = {name: value for name, value in row.items() if name not in HIDDEN} | {PRODUCT: product}
+            shown = {name: value for name, value in row.items() if name not in hidden} | {PRODUCT: product}
             writer.add(split, shown)
             if published:
                 published.add(split, shown)
@@ -99,14 +102,14 @@ def _split_rows(chunks: ChunkStore, count: int, category: str | None, left_out: 
         yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents, row[GROUP])
 
 
-def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> CatalogueWriter:
+def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path, *, with_turns: bool) -> CatalogueWriter:
     return CatalogueWriter(
         settings.output,
         plan.task,
         name=settings.output.name,
         source={"kind": plan.source.kind, "name": storable(plan.source.name), "identity": plan.source.identity},
         settings=dict(plan.settings) | {"mapping": plan.mapping.to_dict()},
-        extra={name: plan.schema.field(name).type for name in plan.extras},
+        extra={name: plan.schema.field(name).type for name in plan.extras} | ({TURNS: TURNS_TYPE} if with_turns else {}),
         folder=folder,
         products=True,
     )
