@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import write_json
 from mlx_phi3v.progress import Progress
+from mlx_phi3v.text import printable
 
 from .check_row import RowChecks, row_references
 from .chunk_store import ChunkStore
@@ -38,6 +40,8 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
     plan = make_plan(settings)
+    for note in plan.source.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     with _locked(work):
         _prepare_work(work, plan)
         checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)

@@ -38,7 +38,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
-    source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
+    source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
     columns = source.columns
     first = source.tables[0].table
     if isinstance(first, ChatTable):
