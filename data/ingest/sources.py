@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,7 +97,8 @@ def open_source(
     if not tables:
         raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
     tables = [SourceTable(ChatTable(i.table, answer_task), *_rest(i)) if is_chat(i.table) else i for i in tables]
-    return Source(source, tuple(tables), sha256_json(stamps))
+    said = {key: value for options in (reading, hub or HubOptions()) for key, value in asdict(options).items() if value}
+    return Source(source, tuple(tables), sha256_json([stamps, said] if said else stamps))
 
 
 def _file_tables(path: Path, reading: Reading) -> list[SourceTable]:

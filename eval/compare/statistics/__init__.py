@@ -2,12 +2,14 @@
 
 proportions  Wilson, exact McNemar, Tango's score interval
 estimators   mean, median, macro-F1, as statistics that can be resampled
-resampling   the percentile bootstrap over rows
+resampling   the percentile bootstrap over rows or clusters
+effective    the difference where rows come in clusters or from several trainings: as of fewer rows
 paired       the difference of two systems, from discordant counts or from paired resamples
 
 Needs numpy and scipy alone.
 """
 
+from .effective import EffectiveEstimate, EffectiveProportion, Ints, Spread, clustered, seeded, seeded_estimate, sign_flip
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
 from .paired import PairedDifference, PairedProportion, PairedResamples
 from .proportions import Interval, mcnemar, normal_quantile, tango, wilson
@@ -15,21 +17,29 @@ from .resampling import bootstrap, percentile_interval, resample_weights
 
 __all__ = [
     "Bools",
+    "EffectiveEstimate",
+    "EffectiveProportion",
     "Floats",
     "Interval",
+    "Ints",
     "MacroF1",
     "Mean",
     "Median",
     "PairedDifference",
     "PairedProportion",
     "PairedResamples",
+    "Spread",
     "Statistic",
     "bootstrap",
+    "clustered",
     "finite",
     "mcnemar",
     "normal_quantile",
     "percentile_interval",
     "resample_weights",
+    "seeded",
+    "seeded_estimate",
+    "sign_flip",
     "tango",
     "wilson",
 ]

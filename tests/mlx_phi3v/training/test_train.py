@@ -27,9 +27,10 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.training import checkpoints as checkpoints_module
-from mlx_phi3v.training.checkpoints import Checkpoints, TrainState
+from mlx_phi3v.training.checkpoints import Checkpoints
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.train_config import TrainConfig, total_steps
+from mlx_phi3v.training.train_state import TrainState
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.paths import ROOT
 
@@ -106,8 +107,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config: TrainConfig, monkeypatch
         train(config)
     with open(config.output / "log.jsonl", "a") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # what a run killed later leaves behind
-    (config.output / ".step-000004.abc.tmp").mkdir()
-    (config.output / ".step-000004.abc.old").mkdir()
+    (config.output / ".step-000004.mlx_phi3v.tmp").mkdir()
+    (config.output / ".step-000004.mlx_phi3v.old").mkdir()
     train(replace(config, resume=True))
     same_run(config.output, config.output.with_name("whole"))
     again = train(replace(config, resume=True))  # a finished run has nothing left to do
@@ -200,7 +201,7 @@ def test_a_checkpoint_cut_at_any_moment_leaves_the_old_or_the_new_one(tmp_path: 
             with contextlib.suppress(Crash):
                 save(output, 3, 3)
             finished = calls < moment
-        Checkpoints(output).sweep()
+        files.sweep(output)
         assert not list(output.glob(".*"))
         state, tensors, optimizer = Checkpoints(output).load()
         assert (
