@@ -14,9 +14,10 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 
 from .hub import saved_dataset
+from .reading.web_dataset import is_web_dataset
 from .row import Row, RowError
 from .source_tables import SPLIT_NAMES, SourceTable
-from .tables import Reading, Table, is_table, open_table
+from .tables import SUFFIXES, Reading, Table, is_table, open_table, suffix_of
 
 PHOTO_SUFFIXES = {
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
@@ -40,6 +41,7 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
     if splits and not (files and not any(map(_has_tables, splits))):
         found = [folder_tables(entry, reading, SPLIT_NAMES[entry.name.lower()], top) for entry in splits]
         return _noted(list(itertools.chain.from_iterable(found)), _left_out(files))
+    files = files or _other_tables(entries)
     if files:
         return [_folder_table(entry, reading, split, folder, place) for entry in _choose_tables(folder, files)]
     described = _described_below(folder)
@@ -47,6 +49,21 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
         tables = [_described(path, reading, _split_of(path, folder) or split, top) for path in described]
         return _noted(tables, _not_described(folder, described))
     return _photos_or_below(folder, folders, reading, split, top, place)
+
+
+def _other_tables(entries: Sequence[Path]) -> list[Path]:
+    """Where a folder has no table by its name: the shards of a WebDataset, or its one XML file."""
+    tars = [entry for entry in entries if entry.is_file() and entry.suffix.lower() == ".tar"]
+    if tars and all(map(is_web_dataset, tars)):
+        return tars
+    feeds = [entry for entry in entries if entry.is_file() and suffix_of(entry) == ".xml"]
+    return feeds if len(feeds) == 1 else []
+
+
+def may_be_data(name: str) -> bool:
+    """Whether a file in an archive is unpacked: a table, a photo, or of no suffix."""
+    suffix = suffix_of(Path(name))
+    return suffix in PHOTO_SUFFIXES or suffix in (*SUFFIXES, "", ".xml", ".txt", ".tar")
 
 
 def _photos_or_below(
@@ -120,7 +137,7 @@ def _choose_tables(folder: Path, tables: list[Path]) -> list[Path]:
     if len(tables) > 1 and named_split:  # beside them Kaggle puts a sample of what to hand in
         tables = named_split
     kinds = {table.suffix.lower() for table in tables}
-    if len(tables) > 1 and not (len(kinds) == 1 and (named_split or kinds == {".parquet"})):
+    if len(tables) > 1 and not (len(kinds) == 1 and (named_split or kinds in ({".parquet"}, {".tar"}))):
         raise UserError(f"{folder} holds several tables ({', '.join(t.name for t in tables[:4])}); give the one you mean")
     return tables
 

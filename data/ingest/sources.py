@@ -16,12 +16,16 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
 from .chat import ChatTable, is_chat
-from .folders import folder_tables, photo_root
+from .folders import folder_tables, may_be_data, photo_root
 from .hub import HubOptions, load_hub
+from .reading.archives import unpack
+from .reading.file_kind import file_kind
+from .reading.web_dataset import is_web_dataset
+from .row import whole
 from .source_tables import SPLIT_NAMES as SPLIT_NAMES
 from .source_tables import RawRow as RawRow
 from .source_tables import SourceTable as SourceTable
-from .tables import Reading, is_table, open_table
+from .tables import Reading, is_table, open_table, suffix_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -102,8 +106,10 @@ def open_source(
 
 
 def _file_tables(path: Path, reading: Reading) -> list[SourceTable]:
-    if not is_table(path):
-        raise UserError(f"{path} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
+    with whole(path):
+        kind = file_kind(path, suffix_of(path))
+        if kind == "zip" or (kind == "tar" and not is_web_dataset(path)):
+            return folder_tables(unpack(path, kind, may_be_data), reading)
     table = open_table(path, reading)
     return [SourceTable(table, None, photo_root(table, path.parent), path.name)]
 

@@ -1,4 +1,4 @@
-"""Tables read row by row in constant memory: CSV, JSON, JSON lines, Parquet, Arrow, sheets, XML."""
+"""Table files by their kind, read row by row: CSV, JSON, Parquet, Arrow, sheets, XML, WebDataset."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 
 from .arrow_tables import ArrowTable, ParquetTable
+from .reading import sheet_table
 from .reading.byte_streams import COMPRESSED
 from .reading.csv_table import CsvTable
+from .reading.file_kind import file_kind
 from .reading.json_table import JsonTable
 from .reading.options import Reading as Reading
-from .row import Row
+from .reading.web_dataset import WebDatasetTable, is_web_dataset
+from .reading.xml_table import XmlTable
+from .row import Row, whole
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
-SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".arrow", ".feather")
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".arrow", ".feather", *sheet_table.SUFFIXES)
 
 
 class Table(Protocol):
@@ -33,27 +37,40 @@ class Table(Protocol):
 
 
 def open_table(path: Path, reading: Reading | None = None) -> Table:
-    """A table file by its suffix; that of a compression may follow it for text. Raises UserError where it cannot be read."""
-    suffix, reading = _suffix(path), reading or Reading()
+    """A table file by its content and its suffix; text may be compressed. Raises UserError where it cannot be read."""
+    reading = reading or Reading()
     try:
-        if suffix in (".json", ".jsonl", ".ndjson"):
+        with whole(path):
+            kind = file_kind(path, suffix_of(path))
+        if kind == "json":
             return JsonTable(path, quick=reading.quick)
-        if suffix == ".parquet":
+        if kind == "parquet":
             return ParquetTable(path)
-        if suffix in (".arrow", ".feather"):
+        if kind == "arrow":
             return ArrowTable(path)
-        return CsvTable(path, reading, tabs=suffix in (".tsv", ".tab"))
+        if kind == "sheet":
+            return sheet_table.SheetTable(path, sheet=reading.sheet, header_line=reading.header_line)
+        if kind == "xml":
+            return XmlTable(path, quick=reading.quick)
+        if kind == "tar" and is_web_dataset(path):
+            return WebDatasetTable(path)
+        if kind in ("csv", "tsv"):
+            return CsvTable(path, reading, tabs=kind == "tsv")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise UserError(
+        f"{path} is of no known kind; give CSV, TSV, JSON, Parquet, Arrow, XLSX, ODS, XML, or a zip or tar archive of these"
+    )
 
 
 def is_table(path: Path) -> bool:
-    """Whether `open_table` knows the suffix."""
-    return _suffix(path) in SUFFIXES
+    """Whether a file of a folder is a table by its suffix."""
+    return suffix_of(path) in SUFFIXES
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The suffix of a file in lower case, without that of a compression behind one of text."""
     names = [suffix.lower() for suffix in path.suffixes]
-    if names[-1:] and names[-1] in COMPRESSED and names[-2:-1] and names[-2] in TEXT_SUFFIXES:
+    if names[-1:] and names[-1] in COMPRESSED and names[-2:-1] and names[-2] in (*TEXT_SUFFIXES, ".xml", ".txt", ".tar"):
         names = names[:-1]
     return names[-1] if names else ""

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..row import RowError
 from .csv_dialect import QUOTED, AmbiguousError, Dialect
-from .csv_records import Lines
+from .csv_records import Lines, shape_of
+from .header import find_header
 from .options import Quoting
 
 _DELIMITERS = ",;\t|"
@@ -84,6 +85,7 @@ def find_delimiter(text: str, *, first: str | None = None, cut: bool = False, qu
     for sample in samples:
         if sample.delimiter == first and sample.records and len(sample.records[0][2]) > 1:
             return sample
+    samples = [sample for sample in samples if sample.score[0] != 0.5 or _has_title(sample)] or samples[:1]
     best = max(samples, key=lambda sample: sample.score)
     if best.score[1] <= 0:
         header = max(samples, key=lambda sample: len(sample.records[0][2]) if sample.records else 0)
@@ -92,6 +94,15 @@ def find_delimiter(text: str, *, first: str | None = None, cut: bool = False, qu
         if sample is not best and sample.score == best.score:
             raise AmbiguousError(f"its columns may be separated by {best.delimiter!r} or by {sample.delimiter!r}", "delimiter")
     return best
+
+
+def _has_title(sample: Sample) -> bool:
+    """Whether a header that is narrower than the rows is none, but a title above a table with numbers or photos."""
+    rows = [cells for _, _, cells in sample.records]
+    if len(rows[0]) > 1:
+        return True  # rows are short
+    place = find_header(rows) or 0
+    return place > 0 and bool(shape_of(rows[place + 1 :], sample.score[2], sample.delimiter).typed)
 
 
 def _score(widths: Sequence[int]) -> Score:

@@ -28,6 +28,7 @@ class JsonShape:
     prefix: str = "item"
     key: str | None = None
     inner: str | None = None
+    is_coco: bool = False
     note: str = ""
 
     def items(self, file: IO[bytes]) -> Iterator[Any]:
@@ -103,6 +104,8 @@ def _inside(file: IO[bytes], path: Path) -> JsonShape:
         raise UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated") from None
     if documents > 1:
         return JsonShape(prefix="")
+    if lists["images.item"] and lists["annotations.item"] and "image_id" in keys.get("annotations.item", {}):
+        return JsonShape(is_coco=True)
     if lists:
         prefix, count = max(lists.items(), key=lambda item: (item[1], -item[0].count(".")))
         if count > 1 or not maps or max(maps.values()) <= 1:

@@ -18,6 +18,7 @@ from mlx_phi3v.text import storable
 from ..row import Row, RowError, first_line, whole
 from .byte_streams import open_bytes
 from .encodings import read_mark
+from .json_forms import COCO, LABEL_STUDIO, CocoRows, is_label_studio, label_studio_row
 from .json_shape import JsonShape, find_shape
 
 MAX_LINE = 256_000_000  # bytes of a line: a photo of 50 MB in base64 fits several times
@@ -40,6 +41,9 @@ class JsonTable:
             self.shape: JsonShape = find_shape(
                 file, path, lines=path.name.lower().split(".json", 1)[-1].startswith("l") or ".ndjson" in path.name.lower()
             )
+        self._coco = self._open_coco() if self.shape.is_coco else None
+        first = next((row for _, row in self._as_they_are() if isinstance(row, dict)), None)
+        self._is_label_studio = self._coco is None and is_label_studio(first)
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
         for _, row in itertools.islice(self.rows(), _QUICK_ROWS if quick else None):
@@ -49,8 +53,9 @@ class JsonTable:
         if not self.columns:
             raise UserError(f"{path} holds no rows; write a JSON list of objects or one object a line")
         self.columns = dict(sorted(self.columns.items()))
-        if self.shape.note:
-            self.notes.append(f"{path.name}: {self.shape.note}")
+        note = LABEL_STUDIO if self._is_label_studio else COCO if self._coco else self.shape.note
+        if note:
+            self.notes.append(f"{path.name}: {note}")
 
     def _open(self) -> IO[bytes]:
         """The file's bytes, in UTF-8."""
@@ -67,7 +72,23 @@ class JsonTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each object with its line (JSON lines) or its place in the list, from 1."""
+        if not self._is_label_studio:
+            return self._as_they_are()
+        return ((n, _task_row(row)) for n, row in self._as_they_are())
+
+    def _as_they_are(self) -> Iterator[tuple[int, Row]]:
+        if self._coco is not None:
+            return enumerate(self._coco.rows(), 1)
         return self._lines() if self.shape.is_lines else self._items()
+
+    def _open_coco(self) -> CocoRows:
+        import ijson
+
+        try:
+            with whole(self.path):
+                return CocoRows(self._open)
+        except (ijson.JSONError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
         with whole(self.path), self._open() as file:
@@ -99,6 +120,10 @@ class JsonTable:
                     raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
                 row = json_row(value)
                 yield number, row if isinstance(row, RowError) else _with_floats(row)
+
+
+def _task_row(row: Row) -> Row:
+    return label_studio_row(row) if not isinstance(row, RowError) and is_label_studio(row) else row
 
 
 class _AsUtf8(io.RawIOBase):

@@ -39,7 +39,8 @@ class XmlTable:
         except ImportError:
             raise missing_package(path, "lxml") from None
         self._row_path = self._find_rows(_QUICK_ROWS * 50 if quick else None)
-        self.notes = [f"the rows of {path.name} are its elements {self._row_path[-1]!r}"]
+        name = _local(self._row_path[-1])
+        self.notes = [] if name in _USUAL else [f"the rows of {path.name} are its elements {name!r}"]
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
         for _, row in itertools.islice(self.rows(), _QUICK_ROWS if quick else None):

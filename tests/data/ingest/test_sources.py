@@ -469,7 +469,8 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
         ("cut.parquet", b"PAR1....", "not a whole Parquet file"),
         ("cut.json", b'[{"Name": "a"}, {"Na', "not valid JSON"),
         ("empty.jsonl", b"", "holds no rows"),
-        ("rows.xlsx", b"PK", "no known kind"),
+        ("rows.xlsx", b"PK", "save the sheet as CSV UTF-8"),
+        ("rows.doc", b"\x00\x01\x02", "no known kind"),
     ],
 )
 def test_a_corrupt_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
