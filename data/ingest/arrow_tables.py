@@ -35,7 +35,7 @@ class ParquetTable:
         except _BROKEN as error:
             raise UserError(f"{path} is not a whole Parquet file ({first_line(error)}); get it again") from None
         self.labels = label_names(schema)
-        self.columns = _columns(schema, self.labels)
+        self.columns = labelled_columns(schema, self.labels)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
@@ -60,7 +60,7 @@ class ArrowTable:
         except _BROKEN as error:
             raise UserError(f"{path} is not a whole Arrow file ({first_line(error)}); get it again") from None
         self.labels = label_names(schema)
-        self.columns = _columns(schema, self.labels)
+        self.columns = labelled_columns(schema, self.labels)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
@@ -118,7 +118,7 @@ def _names_of(feature: Any) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _columns(schema: pa.Schema, labels: Mapping[str, list[str]]) -> dict[str, pa.DataType]:
+def labelled_columns(schema: pa.Schema, labels: Mapping[str, list[str]]) -> dict[str, pa.DataType]:
     return {field.name: _named(field.type) if field.name in labels else field.type for field in schema}
 
 
@@ -134,14 +134,14 @@ def with_names(batch: Any, labels: Mapping[str, list[str]]) -> Any:
         place = batch.schema.get_field_index(name)
         kind = batch.schema.field(place).type
         if _named(kind) != kind:
-            named = pa.array([_name(value, names) for value in batch.column(place).to_pylist()], _named(kind))
-            batch = batch.set_column(place, name, named)
+            labels_by_name = pa.array([named(value, names) for value in batch.column(place).to_pylist()], _named(kind))
+            batch = batch.set_column(place, name, labels_by_name)
     return batch
 
 
-def _name(value: Any, names: list[str]) -> Any:
+def named(value: Any, names: list[str]) -> Any:
     if isinstance(value, list):
-        return [_name(item, names) for item in value]
+        return [named(item, names) for item in value]
     return names[value] if value is not None and 0 <= value < len(names) else None
 
 
@@ -181,7 +181,7 @@ class DatasetTable:
         self.dataset = dataset.with_format("arrow")
         schema = dataset.features.arrow_schema
         self.labels = label_names(schema)
-        self.columns = _columns(schema, self.labels)
+        self.columns = labelled_columns(schema, self.labels)
         self.count = len(dataset)
         self.photos = image_columns(dataset.features)
         self._own_photo = own_photo

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from mlx_phi3v.errors import UserError
 
-from .arrow_tables import DatasetTable, image_columns, label_names
+from .arrow_tables import DatasetTable, image_columns, label_names, labelled_columns, named
 from .row import Row
 from .source_tables import SPLIT_NAMES, SourceTable
 
@@ -68,9 +66,7 @@ class StreamedTable:
         self.dataset = dataset
         schema = features.arrow_schema
         self.labels = label_names(schema)
-        self.columns: dict[str, pa.DataType] = {
-            field.name: pa.string() if field.name in self.labels else field.type for field in schema
-        }
+        self.columns = labelled_columns(schema, self.labels)
         splits = dataset.info.splits or {}
         known = splits.get(str(dataset.split)) if dataset.split is not None else None
         self.count = known.num_examples if known is not None else 0
@@ -78,13 +74,10 @@ class StreamedTable:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
         for number, row in enumerate(self.dataset, 1):
-            yield number, {name: self._named(name, value) for name, value in row.items()}
-
-    def _named(self, name: str, value: Any) -> Any:
-        names = self.labels.get(name)
-        if names is None or not isinstance(value, int):
-            return value
-        return names[value] if 0 <= value < len(names) else None
+            yield (
+                number,
+                {name: named(value, self.labels[name]) if name in self.labels else value for name, value in row.items()},
+            )
 
 
 def _undecoded(feature: Any, image: Any) -> Any:

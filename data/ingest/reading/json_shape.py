@@ -72,6 +72,8 @@ def _holds_objects(value: dict[str, Any]) -> bool:
     """Whether an object is no row but holds rows: a list of objects or an object of objects, at any depth."""
     if any(isinstance(value.get(name), list) for name in _TURNS):
         return False  # a conversation
+    if len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
+        return bool(set.intersection(*(set(item) for item in value.values())))  # one object for each key
     return any(
         (isinstance(item, list) and any(isinstance(entry, dict) for entry in item))
         or (isinstance(item, dict) and (_holds_objects(item) or any(isinstance(entry, dict) for entry in item.values())))

@@ -66,7 +66,7 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
     except ImportError:
         raise missing_package(path, "python-calamine") from None
     try:
-        with calamine.load_workbook(str(path)) as book:
+        with open(path, "rb") as file, calamine.CalamineWorkbook.from_filelike(file) as book:
             names = [
                 item.name
                 for item in book.sheets_metadata
