@@ -118,6 +118,7 @@ def import_run(settings: ImportConfig) -> Run:
         "task": task.to_dict(),
         "catalogue": str(settings.data),
         "split": settings.split,
+        "split_rows": len(rows),
         "limit": None,
         "shard": None,
     }

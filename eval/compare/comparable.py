@@ -23,7 +23,7 @@ _SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "backend", 
 _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
-    "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", *_MUST_MATCH
+    "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", "split_rows", *_MUST_MATCH
 )  # fmt: skip
 _SHOWN_IDS = 5
 

@@ -9,8 +9,11 @@ from ..compare import statistics
 from ..compare.comparable import RunDifference
 from ..compare.comparison import Comparison
 from ..compare.cross_scores import CrossScores
+from ..compare.guards import Guard
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
+from ..compare.verdict import Gate
+from ..compare.wording import guard_words
 
 
 def value(unit: str, number: float | None) -> str:
@@ -47,21 +50,26 @@ def share(count: int, of: int) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """The verdict in one sentence."""
-    a, b = comparison.a.label, comparison.b.label
+    """What the verdict says of the two runs, in one sentence."""
+    b = comparison.b.label
+    a = f"the baseline {comparison.a.label}" if comparison.data.run_a.path.is_file() else comparison.a.label
     sentences = {
         "EQUIVALENT": f"{b} is as good as {a}, within the margins",
-        "DIFFERENT": f"{b} is not the same as {a}{_better(comparison)}",
-        "INCONCLUSIVE": f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}",
-        "NO WORSE": f"{b} is no worse than the baseline {a}, within the margins",
-        "WORSE": f"{b} is worse than the baseline {a}",
+        "WORSE": f"{b} is worse than {a}, by more than a margin",
+        "BETTER": f"{b} is better than {a}, by more than a margin",
+        "INCONCLUSIVE": _inconclusive(comparison, a, b),
+        "NO WORSE": f"{b} is no worse than {a}, within the margins",
+        "NOT MEANINGFUL": "a run that does not beat a simple predictor says nothing about the other",
     }
     return sentences[comparison.verdict]
 
 
-def _better(comparison: Comparison) -> str:
-    signs = {math.copysign(1, gate.difference * gate.better) for gate in comparison.gates if gate.state == "different"}
-    return "" if len(signs) != 1 else ": it is better" if signs == {1.0} else ": it is worse"
+def _inconclusive(comparison: Comparison, a: str, b: str) -> str:
+    if any(gate.state == "open" and gate.differs for gate in comparison.gates):
+        return f"{b} differs from {a}, but whether by more than the margin is not settled"
+    if comparison.absent.counted:
+        return f"{comparison.absent.counted:,} rows are absent: whether {b} is as good as {a} hangs on them"
+    return f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}"
 
 
 def more_rows(comparison: Comparison) -> str | None:
@@ -71,7 +79,49 @@ def more_rows(comparison: Comparison) -> str | None:
     more = comparison.decision.more_rows
     if more is None:
         return "No number of rows would decide it at these rates. Set a wider margin."
-    return f"About {more:,} more rows would decide it (80 % power, if the rates seen here are the true ones)."
+    absent = comparison.absent.counted
+    if absent and more <= absent:
+        return f"Answer the {absent:,} absent rows first."
+    return (
+        f"About {more:,} more rows would decide it (80 % power for all measures together, if the rates seen here are the true "
+        "ones). Ask for them at once: each further look is a further chance of a false answer."
+    )
+
+
+def gate_figures(gate: Gate) -> str:
+    """A gate's difference and the interval that was judged."""
+    if not gate.rows:
+        return "no row has a true value"
+    beyond = gate.state in ("worse", "better")
+    low, high = gate.beyond if beyond else gate.interval
+    level = 100 * gate.beyond_level if beyond else 90
+    test = "" if gate.p_value is None else f", p = {gate.p_value:.2g} that nothing differs"
+    return (
+        f"{100 * gate.difference:+.2f} points ({level:g} % interval {100 * low:+.2f} to {100 * high:+.2f}), "
+        f"margin {100 * gate.margin:g}{test}"
+    )
+
+
+def gate_state(gate: Gate) -> str:
+    """What was found of a gate, in a few words."""
+    if gate.state == "open":
+        return "differs, size not settled" if gate.differs else "undecided"
+    return {"same": "within the margin", "worse": "worse by more than the margin", "better": "better by more than the margin"}[
+        gate.state
+    ]
+
+
+def guard_lines(comparison: Comparison) -> list[str]:
+    """The raised guards, one sentence each."""
+    return [
+        f"guard: {guard_words(guard)}, shown to be worse by more than {_guard_margin(guard)} (p = {guard.p_adjusted:.2g}, "
+        f"{guard.rows:,} rows)"
+        for guard in comparison.raised
+    ]
+
+
+def _guard_margin(guard: Guard) -> str:
+    return f"{100 * math.expm1(guard.margin):g} %" if guard.unit == "log" else f"{100 * guard.margin:g} points"
 
 
 def differences(comparison: Comparison) -> tuple[list[RunDifference], list[RunDifference]]:

@@ -21,7 +21,10 @@ from ..runs.run import Run
 from . import phrases
 
 WIDTH = 80
-_COLOURS = {"EQUIVALENT": "green", "NO WORSE": "green", "DIFFERENT": "red", "WORSE": "red", "INCONCLUSIVE": "yellow"}
+_COLOURS = {
+    "EQUIVALENT": "green", "NO WORSE": "green", "BETTER": "cyan", "WORSE": "red", "INCONCLUSIVE": "yellow",
+    "NOT MEANINGFUL": "magenta",
+}  # fmt: skip
 _CATEGORIES = 12
 
 
@@ -53,7 +56,11 @@ def _heading(text: str) -> Text:
 
 def _verdict(comparison: Comparison) -> RenderableType:
     colour = _COLOURS[comparison.verdict]
-    lines = [_text(phrases.headline(comparison), "bold")]
+    if comparison.raised and colour == "green":
+        colour = "yellow"
+    lines = [_text(comparison.first_line, f"bold {colour}"), _text(phrases.headline(comparison))]
+    lines += [_text(f"! {remark}", "yellow") for remark in comparison.remarks]
+    lines += [_text(f"! {line}", "yellow") for line in phrases.guard_lines(comparison)]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
     if needed := phrases.more_rows(comparison):
         lines.append(_text(needed))
@@ -62,7 +69,7 @@ def _verdict(comparison: Comparison) -> RenderableType:
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
         )
     )
-    return Panel(Group(*lines), title=Text(comparison.verdict, style=f"bold {colour}"), border_style=colour)
+    return Panel(Group(*lines), border_style=colour)
 
 
 def _warnings(comparison: Comparison) -> RenderableType | None:

@@ -1,6 +1,6 @@
 """A run: a folder with its manifest (`manifest.json`) and one line for each row (`predictions.jsonl`).
 
-    RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, limit, shard,
+    RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, split_rows, limit, shard,
                              code, packages, device, batch_size, start, end, rows, seconds
     RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image
                              (see `Prediction`)

@@ -3,24 +3,28 @@
 proportions  Wilson, exact McNemar, Tango's score interval
 estimators   mean, median, macro-F1, as statistics that can be resampled
 resampling   the percentile bootstrap over rows
-paired       the difference of two systems, from discordant counts or from paired resamples
+bounded_mean score statistic of a mean difference in [-1, 1]
+paired       the difference of two systems, from discordant counts, bounded differences or paired resamples
 
 Needs numpy and scipy alone.
 """
 
+from .bounded_mean import PairedMean
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
-from .paired import PairedDifference, PairedProportion, PairedResamples
-from .proportions import Interval, mcnemar, normal_quantile, tango, wilson
+from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples
+from .proportions import Interval, mcnemar, normal_quantile, tango, tango_score, wilson
 from .resampling import bootstrap, percentile_interval, resample_weights
 
 __all__ = [
     "Bools",
     "Floats",
     "Interval",
+    "JudgedDifference",
     "MacroF1",
     "Mean",
     "Median",
     "PairedDifference",
+    "PairedMean",
     "PairedProportion",
     "PairedResamples",
     "Statistic",
@@ -31,5 +35,6 @@ __all__ = [
     "percentile_interval",
     "resample_weights",
     "tango",
+    "tango_score",
     "wilson",
 ]

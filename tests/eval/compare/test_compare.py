@@ -31,7 +31,7 @@ from eval.runs.writer import write_baseline
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, FieldKind, Task
 from tests.helpers.paths import ROOT
-from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, digest, make_rows, write_run
+from tests.helpers.synthetic_runs import CATEGORIES, END, TASK, Row, answer, changed, digest, make_rows, write_run
 
 ROWS = make_rows(300)
 
@@ -170,10 +170,10 @@ def test_five_percent_category_flips_are_found_and_named(tmp_path: Path) -> None
     flipped = changed(rows, lambda i, row: row["id"] in chosen, lambda row: answer(row, other_category(row)))
     a, b = write_run(tmp_path / "a", rows), write_run(tmp_path / "b", flipped, label="flips")
     found = compare_runs(a, b, resamples=300)
-    assert found.verdict == "DIFFERENT" and found.exit_status == 1 and "worse" in headline(found)
+    assert found.verdict == "WORSE" and found.exit_status == 1 and "worse" in headline(found)
     assert {row.id for row in found.diverged} == chosen and found.cause_counts == {GAP: len(chosen)}
     states = {gate.metric: gate.state for gate in found.gates}
-    assert states == {"accuracy": "different", "within_10": "same"}
+    assert states == {"accuracy": "worse", "within_10": "same"}
     (accuracy,) = [row for row in found.metrics if row.metric == "accuracy"]
     right = {row["id"] for row in rows if row["predicted"]["category3_code"]["value"] == row["true"]["category3_code"]}
     assert accuracy.only_a == len(chosen & right)
@@ -184,7 +184,7 @@ def test_a_price_parser_slip_is_parse_only(reference: Run) -> None:
         ROWS, every(10), lambda row: row["predicted"]["full_price"].update(value=row["predicted"]["full_price"]["value"] / 10)
     )
     found = compared(reference, slip)
-    assert found.cause_counts == {PARSE_ONLY: 30} and found.verdict == "DIFFERENT"
+    assert found.cause_counts == {PARSE_ONLY: 30} and found.verdict == "WORSE"
     assert next(row for row in found.metrics if row.metric == "slips").b == pytest.approx(0.1, abs=0.02)
     assert all("full_price" in row.parsed_differently for row in found.diverged)
 
@@ -466,9 +466,7 @@ def test_a_baseline_fails_on_a_loss_and_passes_a_gain(reference: Run, tmp_path: 
     gained = changed(
         ROWS,
         every(1),
-        lambda row: answer(
-            row, f"Product: x, Category: {row['true']['category3_code']}, Full Price: {row['true']['full_price']}"
-        ),
+        lambda row: answer(row, TASK.answer(row["true"])),
     )
     write_run(tmp_path / "better", gained)
     write_run(tmp_path / "worse", changed(ROWS, every(5), lambda row: answer(row, other_category(row))))
@@ -483,7 +481,7 @@ def test_json_is_the_whole_report_and_valid(reference: Run, tmp_path: Path, caps
     write_run(tmp_path / "b", changed(ROWS, every(7), lambda row: answer(row, other_category(row))))
     status = main([str(reference.path), str(tmp_path / "b"), "--json", "--resamples", "100"])
     value = json.loads(capsys.readouterr().out)
-    assert value["exit_status"] == status and value["verdict"] == "DIFFERENT" and len(value["parted"]) == 43
+    assert value["exit_status"] == status and value["verdict"] == "WORSE" and len(value["parted"]) == 43
 
 
 def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> None:
@@ -493,7 +491,7 @@ def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> Non
     assert list(value) == [
         "schema", "verdict", "exit_status", "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed",
         "by_category", "agreement", "outcomes", "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed",
-        "resamples", "one_sided", "trace",
+        "resamples", "one_sided", "trace", "first_line", "remarks", "guards", "guards_count", "simple", "absent",
     ]  # fmt: skip
     assert list(value["parted"][0]) == [
         "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity"
@@ -519,7 +517,7 @@ def test_the_report_fits_80_columns_and_shows_markup_as_text(tmp_path: Path) -> 
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "[bold red]BAGS" in text
     assert "\x1b[31m" not in text
-    for word in ("DIFFERENT", "accuracy", "macro-F1", "within 10 %", "Why answers diverge", "log-probability gap"):
+    for word in ("WORSE", "accuracy", "macro-F1", "within 10 %", "Why answers diverge", "log-probability gap"):
         assert word in text
 
 
@@ -542,7 +540,7 @@ def test_a_table_holds_every_run_against_the_reference(reference: Run, tmp_path:
     text = printed(lambda console: print_table(console, [reference, same, worse], reference), tmp_path / "out.txt")
     assert max(len(line) for line in text.splitlines()) <= 80
     assert text.index("reference") < text.index("8 bit") < text.index("4 bit")
-    assert "EQUIVALENT" in text and "DIFFERENT" in text and "100.0 %" in text and "80.0 %" in text
+    assert "EQUIVALENT" in text and "WORSE" in text and "100.0 %" in text and "80.0 %" in text
 
 
 def test_comparing_imports_no_framework() -> None:
