@@ -91,6 +91,12 @@ def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Run
     return sorted(found, key=lambda item: not item.refuses)
 
 
+def other_model(differences: Collection[RunDifference]) -> bool:
+    """Whether the differences show other weights, another adapter or another model."""
+    subjects = (*_SUBJECT_HASHES.values(), "quantization", "adapter_config", "model_config")
+    return any(item.name in subjects or item.name.split(".")[0] in subjects for item in differences)
+
+
 def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     """The leaves in which two JSON values differ, by dotted name."""
     if a == b:

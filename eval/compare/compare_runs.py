@@ -11,12 +11,14 @@ from ..runs.columns import read_columns
 from ..runs.run import Run
 from . import divergence, verdict
 from .absent_rows import AbsentRows, count_absent
-from .comparable import RunDifference, check_comparable, join, manifest_differences, row_differences
+from .comparable import RunDifference, check_comparable, join, manifest_differences, other_model, row_differences
 from .comparison import Comparison
+from .decoded_pixels import PixelChange, find_pixel_change
 from .diverged_rows import explain_rows
 from .guards import stand_guard
 from .metrics import Metric
-from .noise import Floor, compare_with_floor, measure_noise
+from .misjoined import find_misjoined
+from .noise import Floor, LogitNoise, compare_with_floor, measure_logit_noise, measure_noise
 from .paired_measures import judged_difference, measure, measure_both_parsed, measure_by_category
 from .paired_runs import PairedRuns, pair_runs
 from .remarks import make_remarks
@@ -24,6 +26,7 @@ from .simple_predictors import SimpleCheck, check_floor, shortfalls
 from .verdict import Decision, Gate
 
 RESAMPLES = 2000
+_MOST_OF_SLIGHT_PIXELS = 0.1  # nats
 
 
 def compare_runs(
@@ -54,15 +57,19 @@ def compare_runs(
     standing = stand_guard(data, gated, one_sided=one_sided)
     say("finding why rows diverge")
     nats = divergence.near_tie_nats(run_a.manifest, run_b.manifest) if near_tie is None else near_tie
-    diverged = explain_rows(data, nats)
+    noise = _logit_noise(data, near_tie)
+    misjoined, slipped = find_misjoined(data)
+    pixels = find_pixel_change(data)
+    differ = other_model(differences) or _differ_beyond_pixels(data, noise, pixels)
+    diverged = explain_rows(data, noise, slipped, other_model=differ)
     say("measuring rows both parsed and each category")
     both_parsed = measure_both_parsed(data, metrics, seed=seed, resamples=resamples) if breakdown else []
     by_category = measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {}
     return Comparison(
         decision=decision, differences=differences, metrics=metrics, both_parsed=both_parsed, by_category=by_category,
-        diverged=diverged, floors=_floors(data, floor), near_tie=nats, seed=seed, resamples=resamples, one_sided=one_sided,
-        remarks=make_remarks(data, differences, absent), guards=standing, simple=simple, absent=absent,
-        guards_count=guards, data=data,
+        diverged=diverged, floors=_floors(data, floor), near_tie=nats, logit_noise=noise, seed=seed, resamples=resamples,
+        one_sided=one_sided, remarks=make_remarks(data, differences, absent, misjoined, pixels), guards=standing,
+        simple=simple, absent=absent, guards_count=guards, data=data,
     )  # fmt: skip
 
 
@@ -105,6 +112,30 @@ def _decide(gates: list[Gate], simple: list[SimpleCheck], one_sided: bool) -> De
     if shortfalls(simple, as_good=decision.verdict in ("EQUIVALENT", "NO WORSE")):
         return replace(decision, verdict="NOT MEANINGFUL", more_rows=None)
     return decision
+
+
+def _logit_noise(data: PairedRuns, near_tie: float | None) -> LogitNoise:
+    """The noise of the two runs; with `near_tie` given, that is the widest near-tie whatever the noise."""
+    coarse = divergence.near_tie_nats(data.run_a.manifest, data.run_b.manifest) > divergence.NEAR_TIE_NATS["float32"]
+    nats = divergence.NEAR_TIE_NATS["other" if coarse else "float32"]
+    noise = measure_logit_noise(data.columns_a, data.columns_b, data.join, coarse=coarse, near_tie=nats)
+    return noise if near_tie is None else replace(noise, rounding=True, near_tie=near_tie)
+
+
+def _differ_beyond_pixels(data: PairedRuns, noise: LogitNoise, pixels: PixelChange | None) -> bool:
+    """Whether more than the pixels differs: shown by rows whose pixels are equal, or where the pixels differ too slightly.
+
+    One level of brightness moves the tiny model's logits by 0.01 nats in the median; so slight a change does not explain
+    ten times as much.
+    """
+    if pixels and pixels.slight and noise.median is not None and noise.median > _MOST_OF_SLIGHT_PIXELS:
+        return True
+    a, b = data.digests("pixel_values")
+    equal = np.flatnonzero((a == b) & (a != 0))
+    if len(equal) in (0, len(a)):
+        return False
+    joined = replace(data.join, ids=[data.join.ids[i] for i in equal], a=data.join.a[equal], b=data.join.b[equal])
+    return not _logit_noise(replace(data, join=joined), None).rounding
 
 
 def _floors(data: PairedRuns, runs: Sequence[Run]) -> list[Floor]:

@@ -14,9 +14,9 @@ from . import verdict
 from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .cross_scores import CrossScores
-from .diverged_rows import DivergedRow, count_causes
+from .diverged_rows import DivergedRow, count_all_causes, count_causes
 from .guards import Guard
-from .noise import Floor, Noise, measure_noise
+from .noise import Floor, LogitNoise, Noise, measure_noise
 from .notes import make_notes
 from .paired_measures import PairedMeasure
 from .paired_runs import PairedRuns
@@ -30,6 +30,7 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
+    "logit_noise", "all_cause_counts",
 )  # fmt: skip
 # Keys of the JSON report (schema 1) that are not called as the attributes.
 _JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
@@ -46,7 +47,8 @@ class Comparison:
     by_category: dict[str, list[PairedMeasure]]
     diverged: list[DivergedRow]  # worst first
     floors: list[Floor]
-    near_tie: float  # nats
+    near_tie: float  # nats: the widest near-tie by the dtype or the user; `logit_noise` has what these runs allow
+    logit_noise: LogitNoise
     seed: int
     resamples: int
     one_sided: bool
@@ -140,6 +142,11 @@ class Comparison:
     def cause_counts(self) -> dict[str, int]:
         """Rows of each cause."""
         return count_causes(self.diverged)
+
+    @cached_property
+    def all_cause_counts(self) -> dict[str, int]:
+        """Rows of which each cause is one."""
+        return count_all_causes(self.diverged)
 
     @cached_property
     def noise(self) -> Noise:

@@ -8,15 +8,27 @@ import numpy as np
 
 from .absent_rows import AbsentRows
 from .comparable import RunDifference
+from .decoded_pixels import PixelChange
+from .misjoined import Misjoined
 from .paired_runs import PairedRuns
+from .spelling import spelling_remarks
 
 # What may differ between two runs of one system: where and how fast it ran.
 _NO_OTHER_SYSTEM = ("batch_size", "processes", "code", "device", "packages", "adapter", "model", "merged")
 
 
-def make_remarks(data: PairedRuns, differences: Collection[RunDifference], absent: AbsentRows) -> list[str]:
+def make_remarks(
+    data: PairedRuns, differences: Collection[RunDifference], absent: AbsentRows, misjoined: Misjoined | None,
+    pixels: PixelChange | None,
+) -> list[str]:  # fmt: skip
     """The remarks, one sentence each."""
-    return [*_same_run(data, differences), *absent.sentences()]
+    remarks = [*_same_run(data, differences), *absent.sentences()]
+    if misjoined:
+        remarks.append(misjoined.sentence())
+    remarks += spelling_remarks(data)
+    if pixels:
+        remarks.append(pixels.sentence())
+    return remarks
 
 
 def _same_run(data: PairedRuns, differences: Collection[RunDifference]) -> list[str]:

@@ -200,7 +200,7 @@ def _reason(gate: Gate, one_sided: bool) -> str:
     interval = gate.beyond if gate.state in ("worse", "better") else gate.interval
     level = gate.beyond_level if gate.state in ("worse", "better") else 1 - 2 * ALPHA
     low, high = (100 * end for end in interval)
-    spread = f"{100 * gate.difference:+.2f} points, {100 * level:g} % interval {low:+.2f} to {high:+.2f}"
+    spread = f"{100 * gate.difference:+.2f} points, {100 * level:.3g} % interval {low:+.2f} to {high:+.2f}"
     return f"{name}: {spread}: {_found(gate, one_sided)}"
 
 

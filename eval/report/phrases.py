@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..compare import statistics
 from ..compare.comparable import RunDifference
 from ..compare.comparison import Comparison
 from ..compare.cross_scores import CrossScores
+from ..compare.diverged_rows import DivergedRow
+from ..compare.divergence import GAP, PIXELS
 from ..compare.guards import Guard
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
@@ -92,14 +94,23 @@ def gate_figures(gate: Gate) -> str:
     """A gate's difference and the interval that was judged."""
     if not gate.rows:
         return "no row has a true value"
-    beyond = gate.state in ("worse", "better")
-    low, high = gate.beyond if beyond else gate.interval
-    level = 100 * gate.beyond_level if beyond else 90
+    level, (low, high) = judged_interval(gate)
     test = "" if gate.p_value is None else f", p = {gate.p_value:.2g} that nothing differs"
     return (
-        f"{100 * gate.difference:+.2f} points ({level:g} % interval {100 * low:+.2f} to {100 * high:+.2f}), "
+        f"{100 * gate.difference:+.2f} points ({level:.3g} % interval {100 * low:+.2f} to {100 * high:+.2f}), "
         f"margin {100 * gate.margin:g}{test}"
     )
+
+
+def judged_interval(gate: Gate) -> tuple[float, tuple[float, float]]:
+    """(level in per cent, interval) that a gate's state rests on: what is held inside the margin, or outside it."""
+    return (100 * gate.beyond_level, gate.beyond) if gate.state in ("worse", "better") else (90.0, gate.interval)
+
+
+def judged_levels(comparison: Comparison) -> str:
+    """The levels of the intervals that are judged: "90 %"."""
+    levels = sorted({judged_interval(gate)[0] for gate in comparison.gates})
+    return " or ".join(f"{level:.3g} %" for level in levels)
 
 
 def gate_state(gate: Gate) -> str:
@@ -187,6 +198,43 @@ def _times(item: Floor) -> str:
     if item.times_diverged is not None:
         multiples.append(f"{item.times_diverged:.3g} times in diverging answers")
     return ", ".join(multiples)
+
+
+def cause_notes(comparison: Comparison) -> list[str]:
+    """What the causes rest on: the noise that a near-tie is judged by, and what was not tested."""
+    item, notes = comparison.logit_noise, []
+    if not comparison.diverged:
+        return []
+    if item.median is None:
+        notes.append(f"A near-tie is a margin of at most {item.near_tie:.3g} nats between the two tokens, by the dtype.")
+    elif item.rounding:
+        notes.append(
+            f"Where the answers still agree, the logits differ by {item.median:.2g} nats in the median "
+            f"({item.tokens:,} tokens): no more than rounding (up to {item.most:g}). "
+            f"A near-tie is a margin of at most {item.near_tie:.3g} nats."
+        )
+    else:
+        notes.append(
+            f"Where the answers still agree, the logits already differ by {item.median:.2g} nats in the median "
+            f"({item.tokens:,} tokens): more than rounding (up to {item.most:g}). No divergence is called a near-tie."
+        )
+    masked = sum({PIXELS, GAP} <= set(row.causes) for row in comparison.diverged)
+    if masked:
+        notes.append(
+            f"In {masked:,} of these rows other pixels and a log-probability gap meet. Which of them explains a row is not "
+            f"tested: pixels explain at most {masked:,} rows. Answer again from the same pixels to tell."
+        )
+    return notes
+
+
+def outcome(row: DivergedRow) -> str:
+    """Which runs are right, field by field where they differ: "category3_code only A, full_price both wrong"."""
+    return outcome_words(row.outcome, row.fields)
+
+
+def outcome_words(whole: str, fields: Mapping[str, str]) -> str:
+    """`whole` where all fields say the same, else each field."""
+    return whole if len(set(fields.values())) < 2 else ", ".join(f"{name} {said}" for name, said in fields.items())
 
 
 def trace_line(item: CrossScores) -> str:

@@ -155,21 +155,23 @@ def _agreement(comparison: Comparison) -> RenderableType:
 def _causes(comparison: Comparison) -> RenderableType:
     if not comparison.diverged:
         return Group(_heading("Why answers diverge"), _text("no row differs in answer, parsed fields or true values"))
-    grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
+    grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("also in", 8, "right"), ("", 34, "left"))
     most = max(comparison.cause_counts.values())
-    for cause, count in comparison.cause_counts.items():
-        grid.add_row(_text(cause), f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
-    return grid
+    for cause, count in comparison.all_cause_counts.items():
+        first = comparison.cause_counts.get(cause, 0)
+        also = f"{count - first:,}" if count > first else ""
+        grid.add_row(_text(cause), f"{first:,}", also, Text("█" * round(30 * first / most), style="cyan"))
+    return Group(grid, *(_text(line, "dim") for line in phrases.cause_notes(comparison)))
 
 
 def _worst(comparison: Comparison, rows: int) -> RenderableType | None:
     shown = comparison.diverged[:rows]
     if not shown:
         return None
-    grid = _grid((f"Worst {len(shown)}", 18, "left"), ("", 10, "left"), ("cause", 48, "left"))
+    grid = _grid((f"Worst {len(shown)}", 18, "left"), ("right", 22, "left"), ("cause", 36, "left"))
     for row in shown:
         cause = row.cause if row.margin is None else f"{row.cause} ({row.margin:.3g} nats)"
-        grid.add_row(_text(row.id), row.outcome, _text(f"{cause}: {row.parsed_differently or row.detail}"))
+        grid.add_row(_text(row.id), _text(phrases.outcome(row)), _text(f"{cause}: {row.parsed_differently or row.detail}"))
     left = len(comparison.diverged) - len(shown)
     return Group(grid, _text(f"and {left:,} more in --json and --html", "dim")) if left else grid
 
@@ -211,6 +213,10 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
         )
     console.print(grid, width=min(WIDTH, console.width))
     console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
+    if len(found.rows) > 2:
+        console.print(
+            _text(f"verdicts hold over all {len(found.rows) - 1} comparisons together at 5 % (Holm)", "dim"), soft_wrap=True
+        )
 
 
 def _run_cell(row: run_table.RunTableRow) -> Text:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval.compare import divergence
+from eval.compare import divergence, run_table
 from eval.compare.__main__ import main
 from eval.compare.comparable import manifest_differences
 from eval.compare.compare_runs import compare_runs
@@ -212,7 +212,7 @@ def plant(stage: str, also: tuple[str, ...] = ()) -> Callable[[Row], None]:
 @pytest.mark.parametrize(
     ("change", "cause", "detail"),
     [
-        (plant("pixels", ("pixel_values",)), PIXELS, "another image decoder"),
+        (plant("pixels", ("pixel_values",)), PIXELS, "decoded pixels differ"),
         (plant("pixel_values"), PIXELS, "crop order"),  # a swapped pair of crops
         (plant("input_ids"), TOKEN_IDS, "prompt or tokenizer"),
         (plant("file"), GAP, "token"),  # a re-saved file with the same pixels explains nothing
@@ -492,9 +492,11 @@ def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> Non
         "schema", "verdict", "exit_status", "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed",
         "by_category", "agreement", "outcomes", "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed",
         "resamples", "one_sided", "trace", "first_line", "remarks", "guards", "guards_count", "simple", "absent",
+        "logit_noise", "all_cause_counts",
     ]  # fmt: skip
     assert list(value["parted"][0]) == [
-        "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity"
+        "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity", "causes",
+        "fields",
     ]  # fmt: skip
     assert list(value["noise"]) == ["rows", "parted", "tokens", "mean", "median", "p99", "largest"]
     assert list(value["floors"][0]) == ["label", "noise", "times_parted", "times_mean"]
@@ -541,6 +543,17 @@ def test_a_table_holds_every_run_against_the_reference(reference: Run, tmp_path:
     assert max(len(line) for line in text.splitlines()) <= 80
     assert text.index("reference") < text.index("8 bit") < text.index("4 bit")
     assert "EQUIVALENT" in text and "WORSE" in text and "100.0 %" in text and "80.0 %" in text
+
+
+def test_a_tables_verdicts_hold_over_all_its_runs(reference: Run, tmp_path: Path) -> None:
+    # 155 equal rows show equivalence at 5 % (139 do), not at 2.5 %: two such runs in one table do not pass together.
+    a = write_run(tmp_path / "ref", ROWS[:155])
+    one, other = (write_run(tmp_path / name, ROWS[:155], label=name) for name in ("one", "other"))
+    alone = run_table.tabulate([a, one], a, resamples=20)
+    assert [row.verdict for row in alone.rows] == ["", "EQUIVALENT"]
+    together = run_table.tabulate([a, one, other], a, resamples=20)
+    assert [row.verdict for row in together.rows] == ["", "INCONCLUSIVE", "INCONCLUSIVE"]
+    assert [row.alone for row in together.rows] == ["", "EQUIVALENT", "EQUIVALENT"]
 
 
 def test_comparing_imports_no_framework() -> None:
