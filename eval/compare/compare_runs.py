@@ -51,25 +51,23 @@ def compare_runs(
     data, differences = _join_runs(run_a, run_b, allow, say)
     say("measuring all rows")
     metrics = measure(data, np.arange(len(data.join.ids)), seed=seed, resamples=resamples)
-    absent = count_absent(data, allow)
-    simple = check_floor(data, gated)
+    absent, simple = count_absent(data, allow), check_floor(data, gated)
     decision = _decide(_judge(gated, data, absent, one_sided), simple, one_sided)
-    standing = stand_guard(data, gated, one_sided=one_sided)
     say("finding why rows diverge")
     nats = divergence.near_tie_nats(run_a.manifest, run_b.manifest) if near_tie is None else near_tie
     noise = _logit_noise(data, near_tie)
-    misjoined, slipped = find_misjoined(data)
-    pixels = find_pixel_change(data)
+    (misjoined, slipped), pixels = find_misjoined(data), find_pixel_change(data)
     differ = other_model(differences) or _differ_beyond_pixels(data, noise, pixels)
     diverged = explain_rows(data, noise, slipped, other_model=differ)
+    remarks = make_remarks(data, differences, absent, misjoined, pixels)
     say("measuring rows both parsed and each category")
     both_parsed = measure_both_parsed(data, metrics, seed=seed, resamples=resamples) if breakdown else []
     by_category = measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {}
     return Comparison(
         decision=decision, differences=differences, metrics=metrics, both_parsed=both_parsed, by_category=by_category,
         diverged=diverged, floors=_floors(data, floor), near_tie=nats, logit_noise=noise, seed=seed, resamples=resamples,
-        one_sided=one_sided, remarks=make_remarks(data, differences, absent, misjoined, pixels), guards=standing,
-        simple=simple, absent=absent, guards_count=guards, data=data,
+        one_sided=one_sided, remarks=remarks, guards=stand_guard(data, gated, one_sided=one_sided), simple=simple,
+        absent=absent, guards_count=guards, data=data,
     )  # fmt: skip
 
 

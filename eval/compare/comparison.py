@@ -22,6 +22,7 @@ from .paired_measures import PairedMeasure
 from .paired_runs import PairedRuns
 from .run_summary import RunSummary, summarize_run
 from .simple_predictors import SimpleCheck, shortfalls
+from .trainings import Trainings, compare_trainings
 from .verdict import Decision, Gate
 from .wording import first_line
 
@@ -30,7 +31,7 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-    "logit_noise", "all_cause_counts",
+    "logit_noise", "all_cause_counts", "trainings",
 )  # fmt: skip
 # Keys of the JSON report (schema 1) that are not called as the attributes.
 _JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
@@ -147,6 +148,11 @@ class Comparison:
     def all_cause_counts(self) -> dict[str, int]:
         """Rows of which each cause is one."""
         return count_all_causes(self.diverged)
+
+    @cached_property
+    def trainings(self) -> Trainings | None:
+        """Both runs' trainings, where their folders are here."""
+        return compare_trainings(self.data.run_a, self.data.run_b)
 
     @cached_property
     def noise(self) -> Noise:

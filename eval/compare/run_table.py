@@ -18,6 +18,7 @@ from .compare_runs import RESAMPLES, compare_runs
 from .comparison import Comparison
 from .paired_measures import PairedMeasure
 from .statistics.multiplicity import holm
+from .wording import guard_words
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunTableRow:
     rows_per_second: float | None
     alone: str = ""  # the verdict of this comparison by itself, before the correction
     first_line: str = ""
+    raised: tuple[str, ...] = ()  # the guards that are raised, in words
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _compared_row(run: Run, comparison: Comparison) -> RunTableRow:
         comparison.b.rows_per_second,
         comparison.verdict,
         comparison.first_line,
+        tuple(guard_words(guard) for guard in comparison.raised),
     )
 
 

@@ -14,6 +14,7 @@ from ..compare.divergence import GAP, PIXELS
 from ..compare.guards import Guard
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
+from ..compare.trainings import Trainings
 from ..compare.verdict import Gate
 from ..compare.wording import guard_words
 
@@ -235,6 +236,18 @@ def outcome(row: DivergedRow) -> str:
 def outcome_words(whole: str, fields: Mapping[str, str]) -> str:
     """`whole` where all fields say the same, else each field."""
     return whole if len(set(fields.values())) < 2 else ", ".join(f"{name} {said}" for name, said in fields.items())
+
+
+def training_lines(found: Trainings) -> list[str]:
+    """Both trainings' settings that differ, those of the most weight that are alike, and where their losses ended."""
+    lines = [str(item) for item in found.differences] or ["no setting differs"]
+    if found.same:
+        lines.append("the same: " + ", ".join(f"{name} {value}" for name, value in found.same.items()))
+    for name, a, b in (("loss", found.a.loss, found.b.loss), ("validation loss", found.a.val_loss, found.b.val_loss)):
+        if a and b:
+            ends = [f"{curve[-1][1]:.4g} at step {curve[-1][0]:,}" for curve in (a, b)]
+            lines.append(f"last {name}: {ends[0]} | {ends[1]}")
+    return lines
 
 
 def trace_line(item: CrossScores) -> str:

@@ -183,8 +183,15 @@ def _numbers(comparison: Comparison) -> RenderableType:
     lines += [_text(phrases.trace_line(item)) for item in comparison.trace or []]
     if subjects:
         lines += [_heading("The runs differ in (A | B)"), *(_text(f"{item}") for item in subjects)]
+    lines += _trainings(comparison)
     lines.append(_text(f"\n{phrases.method(comparison)}", "dim"))
     return Group(*lines)
+
+
+def _trainings(comparison: Comparison) -> list[Text]:
+    if comparison.trainings is None:
+        return []
+    return [_heading("The trainings (A | B)"), *(_text(line) for line in phrases.training_lines(comparison.trainings))]
 
 
 def print_table(console: Console, runs: Sequence[Run], reference: Run) -> None:
@@ -222,6 +229,9 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
 def _run_cell(row: run_table.RunTableRow) -> Text:
     name = _text(row.label, "bold")
     verdict = row.verdict or "reference"
+    if row.raised:
+        more = f" and {len(row.raised) - 1} more" if len(row.raised) > 1 else ""
+        verdict += f"; {printable(row.raised[0])}{more}"
     return name.append("\n").append(verdict, style=_COLOURS.get(row.verdict, "dim")).append(f"\n{row.rows:,} rows", style="dim")
 
 

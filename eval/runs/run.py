@@ -7,7 +7,7 @@
     RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.runs.scored_tokens`)
 
 Rows may come in any order: everything joins by id. A baseline is the same in one file: the manifest as the first
-line, then the rows without their tokens.
+line, then the rows without their times and the paths of their photos. Those of earlier versions lack tokens too.
 """
 
 from __future__ import annotations

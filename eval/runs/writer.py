@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from mlx_phi3v.files import atomic_path, read_json, write_json
 from .manifest import SCHEMA, check_manifest, check_same_run, now
 from .prediction import Prediction
 from .run import Run
+
+_KEPT_TOP_K = 2  # of a baseline
 
 
 class RunWriter:
@@ -131,9 +134,13 @@ def _truncate_to_whole_lines(file: BinaryIO, path: Path) -> set[str]:
 
 
 def write_baseline(run: Run, path: Path | str) -> None:
-    """Write `run` as one small file without tokens, to compare later runs with."""
+    """Write `run` as one file, to compare later runs with: all that verdict and causes need.
+
+    Of each token's likeliest tokens it keeps two. Times and paths of photos are left out.
+    """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps({"manifest": run.manifest}, ensure_ascii=False) + "\n")
         for _, row in run.stream():
-            small = Prediction(row.id, row.true, row.predicted, row.text, finish=row.finish)
-            file.write(json.dumps(small.to_dict(), ensure_ascii=False) + "\n")
+            top_k = [sorted(step, key=lambda item: -item[1])[:_KEPT_TOP_K] for step in row.top_k]
+            small = replace(row, top_k=top_k, seconds=None, image=None)
+            file.write(json.dumps(small.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n")

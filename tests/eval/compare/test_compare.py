@@ -477,6 +477,16 @@ def test_a_baseline_fails_on_a_loss_and_passes_a_gain(reference: Run, tmp_path: 
     assert statuses == {"a": 0, "better": 0, "worse": 1}
 
 
+def test_a_baseline_keeps_what_the_causes_need(reference: Run, tmp_path: Path) -> None:
+    write_baseline(reference, tmp_path / "baseline.jsonl")
+    kinds: list[Callable[[Row], object]] = [lambda row: answer(row, other_category(row)), plant("pixels", ("pixel_values",))]
+    rows = changed(ROWS, every(10), lambda row: kinds[int(row["id"][1:]) // 10 % 2](row))
+    other = write_run(tmp_path / "b", rows)
+    baseline = compare_runs(Run.load(tmp_path / "baseline.jsonl"), other, one_sided=True, resamples=50)
+    assert baseline.cause_counts == compare_runs(reference, other, resamples=50).cause_counts == {PIXELS: 15, GAP: 15}
+    assert baseline.inputs["pixels"] == (15, 300) and baseline.noise.tokens > 0
+
+
 def test_json_is_the_whole_report_and_valid(reference: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "b", changed(ROWS, every(7), lambda row: answer(row, other_category(row))))
     status = main([str(reference.path), str(tmp_path / "b"), "--json", "--resamples", "100"])
@@ -492,7 +502,7 @@ def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> Non
         "schema", "verdict", "exit_status", "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed",
         "by_category", "agreement", "outcomes", "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed",
         "resamples", "one_sided", "trace", "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-        "logit_noise", "all_cause_counts",
+        "logit_noise", "all_cause_counts", "trainings",
     ]  # fmt: skip
     assert list(value["parted"][0]) == [
         "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity", "causes",
