@@ -7,8 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.catalogue import FORMAT, SIZES, SIZES_TYPE, SPLITS
+from mlx_phi3v.catalogue import FORMAT, SIZES, SIZES_TYPE, SPLITS, Catalogue
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import sha256_bytes, write_json
+from mlx_phi3v.files import atomic_folder, atomic_path, require_new, sha256_bytes, write_json
 from mlx_phi3v.photo import PhotoError, photo_size
 from mlx_phi3v.task import Task, is_missing
 from mlx_phi3v.text import printable
@@ -36,17 +34,30 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
 def store_photo(folder: Path, data: bytes, suffix: str) -> str:
     """Store a photo's bytes once under `folder`/images, by content; the path relative to `folder`.
 
-    Several processes may store the same photo at once.
+    Several processes may store the same photo at once. Nothing waits for the disk: a catalogue of a million photos has
+    no time for that, and what is not in place yet is made again after a power cut.
     """
     digest = sha256_bytes(data)
     relative = f"images/{digest[:2]}/{digest}{suffix}"
     path = folder / relative
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{digest}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with atomic_path(path, shared=True, sync=False) as temporary:
+            temporary.write_bytes(data)
     return relative
+
+
+def made_before(output: Path, entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`catalogue.json` of `output`, where a whole catalogue with these entries is there; None where anything else is.
+
+    So a command knows what it made itself, from the same source with the same settings, before it was killed.
+    """
+    try:
+        info = Catalogue(output).info
+    except UserError:
+        return None
+    shards = [shard for entry in info["splits"].values() for shard in entry["shards"]]
+    same = all(info.get(name) == value for name, value in entries.items())
+    return dict(info) if same and all((output / shard).is_file() for shard in shards) else None
 
 
 class CatalogueWriter:
@@ -62,7 +73,7 @@ class CatalogueWriter:
     What is put into `info` before the block ends is written to `catalogue.json`. With `folder` the catalogue is built
     there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`.
 
-    Raises UserError where `output` exists and is not empty.
+    Raises UserError where `output` exists and is not empty, or another process is writing it.
     """
 
     def __init__(
@@ -78,8 +89,7 @@ class CatalogueWriter:
         folder: Path | None = None,
     ) -> None:
         self.output = Path(output)
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
+        require_new(self.output)
         self.task = task
         self.info: dict[str, Any] = {
             "format": FORMAT,
@@ -93,9 +103,12 @@ class CatalogueWriter:
         self._stored = self.schema if SIZES in self.schema.names else self.schema.append(pa.field(SIZES, SIZES_TYPE))
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
-        self._own_folder = folder is None
-        self.folder = folder or self.output.with_name(f".{self.output.name}.{uuid.uuid4().hex[:8]}.tmp")
-        (self.folder / "images").mkdir(parents=True, exist_ok=True)
+        self._place = contextlib.ExitStack()  # puts the folder in place at its end, or removes it at an error
+        with contextlib.ExitStack() as place:
+            self.folder = folder or place.enter_context(atomic_folder(self.output))
+            self._own_folder = folder is None
+            (self.folder / "images").mkdir(parents=True, exist_ok=True)
+            self._place = place.pop_all()
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._shards: dict[str, list[str]] = {}
         self._rows: dict[str, int] = {}
@@ -164,20 +177,21 @@ class CatalogueWriter:
             digest.update(split.encode() + self._hashes[split].digest())
         self.info["fingerprint"] = digest.hexdigest()
         write_json(self.folder / "catalogue.json", self.info)
-        if self.output.exists():
-            self.output.rmdir()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.folder, self.output)
+        if not self._own_folder:
+            require_new(self.output)
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder, self.output)
+        self._place.close()
 
     def __enter__(self) -> CatalogueWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
-            self.close()
+            with self._place:  # an error here too removes what is not whole
+                self.close()
             return
         for writer, _ in self._open.values():
             with contextlib.suppress(Exception):
                 writer.close()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._place.__exit__(kind, error, trace)

@@ -22,12 +22,12 @@ from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
 from .checkpoint.hub import resolve_model
 from .checkpoint.layout import expected_tensors, is_quantized
-from .checkpoint.writer import ShardWriter, copy_processor
+from .checkpoint.writer import ShardWriter, copy_processor, made_before
 from .cli import option
 from .config import ModelArgs, load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
-from .progress import Progress, result, say
+from .progress import Progress, note, result, say
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
-    """Convert a checkpoint; returns a summary. Raises UserError for a corrupt source, and then writes nothing."""
+    """Convert a checkpoint; returns a summary. A folder that was made of the same weights in the same way stays as it is.
+
+    Raises UserError for a corrupt source, and then writes nothing, and where another process is writing the folder.
+    """
     started = time.perf_counter()
     _check_sizes(config)
     source = resolve_model(config.hf_path)
@@ -53,6 +56,9 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
     # Leave out position_ids, which older transformers wrote beside the weights and nothing reads.
     tensors = {name: info for name, info in open_checkpoint(source, model).items() if name in expected_tensors(model)}
     sources = sorted({info.file for info in tensors.values()})
+    made = _made_before(config, source, sources)
+    if made:
+        return made
     set_up("mlx")
     with atomic_folder(config.mlx_path) as folder, ThreadPoolExecutor(1) as pool:
         hashes = pool.map(sha256_file, sources)  # in a second thread; it also reads the files ahead
@@ -60,9 +66,21 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         files = writer.close()
         _write_model_config(config, source, folder)
         copy_processor(source, folder)
-        _write_origin(config, source, dict(zip([path.name for path in sources], hashes)), folder)
+        write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
+
+
+def _made_before(config: ConvertConfig, source: Path, sources: Sequence[Path]) -> dict[str, Any] | None:
+    """The summary of the folder, where the same command made it before."""
+    made = made_before(config.mlx_path)
+    if made is None or dict(made.origin) | {"source_sha256": {}} != _origin(config, source, {}):
+        return None
+    if made.origin.get("source_sha256") != {path.name: sha256_file(path) for path in sources}:
+        return None
+    note(f"{config.mlx_path} is there already, made of the same weights in the same way; nothing was done")
+    summary = {"path": str(config.mlx_path), "files": made.files, "tensors": len(made.tensors), "bytes": made.bytes}
+    return {**summary, "seconds": 0.0, "already": True}
 
 
 def _check_sizes(config: ConvertConfig) -> None:
@@ -103,25 +121,22 @@ def _write_model_config(config: ConvertConfig, source: Path, folder: Path) -> No
     write_json(folder / "config.json", raw)
 
 
-def _write_origin(config: ConvertConfig, source: Path, hashes: Mapping[str, str], folder: Path) -> None:
+def _origin(config: ConvertConfig, source: Path, hashes: Mapping[str, str]) -> dict[str, Any]:
     """What the folder was converted from, and how; `hashes` are of the source's weight files."""
-    write_json(
-        folder / SOURCE_FILE,
-        {
-            "source": config.hf_path,
-            "source_fingerprint": base_fingerprint(source),
-            "source_sha256": hashes,
-            "settings": {name: getattr(config, name) for name in ("quantize", "q_bits", "q_group_size", "dtype")},
-            "version": __version__,
-        },
-    )
+    return {
+        "source": config.hf_path,
+        "source_fingerprint": base_fingerprint(source),
+        "source_sha256": hashes,
+        "settings": {name: getattr(config, name) for name in ("quantize", "q_bits", "q_group_size", "dtype")},
+        "version": __version__,
+    }
 
 
 def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
     """The tensors that replace one source tensor: (name, dtype, shape, bytes) each. Holds one source tensor in memory."""
     from .backend_mlx import arrays
 
-    array = arrays.read(info, name)
+    array = arrays.read(info, name, config.dtype)
     if config.dtype:
         array = array.astype(arrays.dtype(config.dtype))
     if not (config.quantize and is_quantized(name)):
@@ -136,10 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
     summary = convert(config)
     result(config.json, event="done", **summary)
-    say(
-        f"wrote {summary['path']}: {summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s",
-        as_json=config.json,
-    )
+    if not summary.get("already"):
+        say(
+            f"wrote {summary['path']}: {summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s",
+            as_json=config.json,
+        )
     return 0
 
 

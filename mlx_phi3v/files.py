@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,11 +27,12 @@ _MARK = ".mlx_phi3v"
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, shared: bool = False, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling to write; it takes the place of `path` only if the block ends well.
 
     shared: several processes may write `path` at once, with the same content, as in a cache. A temporary file that
     a killed process left is written over by the next one, or, in a shared folder, removed by `sweep`.
+    sync: wait until it is on the disk; without, it is whole after a kill, but perhaps not after a power cut.
 
     Raises UserError where another process is writing `path`, and it is not shared.
     """
@@ -38,11 +40,12 @@ def atomic_path(path: Path | str, *, shared: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as mx.save_safetensors append their own where it is missing.
     temporary = path.with_name(_temporary_name(path, uuid.uuid4().hex[:8] if shared else "") + path.suffix)
-    with locked(temporary, path):
+    with _naming(path, temporary), locked(temporary, path):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -61,7 +64,7 @@ def atomic_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
     require_new(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(_temporary_name(path)), path.with_name(_temporary_name(path, end=".old"))
-    with locked(temporary, path, folder=True):
+    with _naming(path, temporary), locked(temporary, path, folder=True):
         try:
             require_new(path, overwrite=overwrite)  # another process may have ended meanwhile
             for left in (old, *temporary.iterdir()):
@@ -94,9 +97,41 @@ def folder_in_place(folder: Path | str) -> Iterator[Path]:
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, folder=True):
+    with _naming(folder), locked(folder, folder=True):
         sweep(folder)
         yield folder
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let what the system says of a full disk name `path`: a write names nothing, and a temporary file is not the user's."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        written = error.filename2 if full and error.filename2 else error.filename  # of a copy: the copy, not its source
+        name = os.fsdecode(written) if isinstance(written, (str, bytes, os.PathLike)) else ""
+        if not name and full:
+            error.filename = str(path)
+        elif temporary and name.startswith(str(temporary)):
+            error.filename, error.filename2 = f"{path}{name.removeprefix(str(temporary))}", None
+        raise
+
+
+def atomic_link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target`, in the place of a link that is there."""
+    temporary = path.with_name(_temporary_name(path))
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a temporary name: a process that is killed meanwhile leaves it whole, or to `sweep`."""
+    aside = folder.with_name(_temporary_name(folder, end=".old"))
+    _remove(aside)
+    os.replace(folder, aside)
+    _remove(aside)
 
 
 def sweep(folder: Path) -> None:

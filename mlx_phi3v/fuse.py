@@ -23,12 +23,12 @@ from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
 from .checkpoint.hub import resolve_model
 from .checkpoint.layout import expected_tensors, is_quantized
-from .checkpoint.writer import ShardWriter, copy_processor
+from .checkpoint.writer import ShardWriter, copy_processor, made_before
 from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
-from .progress import Progress, result, say
+from .progress import Progress, note, result, say
 from .trained_task import TASK_FILE, TrainedTask
 
 
@@ -73,7 +73,7 @@ class _Merge:
             array = arrays.add(array, np.float32(self.adapter.scale) * (up @ down))
         elif whole is not None:
             array = arrays.from_numpy(whole)
-        array = array.astype(dtype)
+        array = arrays.narrow(array, dtype, f"{name} with its adapter")
         if unpack and not self.dequantize:
             packed = arrays.quantize(array, unpack.group_size, unpack.bits)
             return [(key, *arrays.to_bytes(value)) for key, value in zip(names, packed)]
@@ -81,12 +81,20 @@ class _Merge:
 
 
 def fuse(config: FuseConfig) -> dict[str, Any]:
-    """Merge an adapter into its base model; returns a summary. Raises UserError if the two do not fit."""
+    """Merge an adapter into its base model; returns a summary. A folder that was made of the same two stays as it is.
+
+    Raises UserError if the two do not fit, and where another process is writing the folder.
+    """
     source = resolve_model(config.model)
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
     adapter, deltas = load_adapter(adapter_folder, model, base)
+    origin = _origin(config, adapter_folder, adapter, base)
+    made = made_before(config.save_path)
+    if made and made.origin == origin:
+        note(f"{config.save_path} is there already, made of the same model and adapter; nothing was done")
+        return {"path": str(config.save_path), "adapted": len(deltas), "bytes": made.bytes, "already": True}
     set_up("mlx")
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
@@ -104,21 +112,23 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
         write_json(folder / "config.json", raw)
         copy_processor(source, folder)
         _carry_task(adapter_folder, folder)
-        digest = sha256_file(adapter_folder / WEIGHTS_FILE)
-        write_json(
-            folder / SOURCE_FILE,
-            {
-                "source": config.model,
-                # Not the fingerprint of its source: an adapter of the source does not fit here.
-                "source_fingerprint": sha256_json([base, digest, adapter.scale]),
-                "adapter": config.adapter,
-                "adapter_sha256": digest,
-                "adapter_scale": adapter.scale,
-                "settings": {"dequantize": config.dequantize},
-                "version": __version__,
-            },
-        )
+        write_json(folder / SOURCE_FILE, origin)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
+
+
+def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base: str) -> dict[str, Any]:
+    """What the folder was made of, and how; `base` is the fingerprint of the base model."""
+    digest = sha256_file(adapter_folder / WEIGHTS_FILE)
+    return {
+        "source": config.model,
+        # Not the fingerprint of its source: an adapter of the source does not fit here.
+        "source_fingerprint": sha256_json([base, digest, adapter.scale]),
+        "adapter": config.adapter,
+        "adapter_sha256": digest,
+        "adapter_scale": adapter.scale,
+        "settings": {"dequantize": config.dequantize},
+        "version": __version__,
+    }
 
 
 def _carry_task(adapter: Path, folder: Path) -> None:
@@ -135,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
     summary = fuse(config)
     result(config.json, event="done", **summary)
-    say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    if not summary.get("already"):
+        say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
     return 0
 
 

@@ -13,6 +13,9 @@ import sys
 SIGNALS = tuple(getattr(_signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(_signal, name))
 COMMAND = "MLX_PHI3V_COMMAND"  # in the environment: the process id of the command, for its worker processes
 _PACKAGES = ("mlx_phi3v", "data", "eval")
+_LOOK_SECONDS = 0.5  # how often a child looks whether its parent is there
+_GRACE_SECONDS = 10.0  # what it then has to end in
+_watched = False
 
 
 def begin() -> None:
@@ -22,9 +25,11 @@ def begin() -> None:
             for number in SIGNALS:
                 if is_default(number):
                     _signal.signal(number, leave_at_once)
-        elif "--multiprocessing-fork" in sys.orig_argv and os.environ.get(COMMAND) == str(os.getppid()):
+            if _started_by_command():
+                end_with_parent(politely=True)
+        elif "--multiprocessing-fork" in sys.orig_argv and _started_by_command():
             _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-            _end_with_parent()
+            end_with_parent()
     except ValueError:  # not in the main thread: then this is no command
         return
 
@@ -56,16 +61,41 @@ def leave_at_once(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-def _end_with_parent() -> None:
-    """A worker does not notice when its parent is killed; it would wait for work for ever."""
-    import threading  # only workers need it
+def end_with_parent(*, politely: bool = False) -> None:
+    """End this process once its parent is gone: a worker would wait for work for ever, a command of the demo go on alone.
 
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    politely: as SIGTERM does, so that a command removes what is not whole. The first call decides.
+    """
+    global _watched
+    if _watched:
+        return
+    _watched = True
+    import threading  # only such processes need it
+
+    threading.Thread(target=_watch, args=(os.getppid(), politely), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _watch(parent: int, politely: bool) -> None:
     import time
 
     while os.getppid() == parent:
-        time.sleep(0.5)
+        time.sleep(_LOOK_SECONDS)
+    if politely:
+        os.kill(os.getpid(), _signal.SIGTERM)
+        time.sleep(_GRACE_SECONDS)
     os._exit(1)
+
+
+def _started_by_command() -> bool:
+    """Whether one of our commands is this process's parent. Where it has been killed already, this process ends."""
+    command = os.environ.get(COMMAND, "")
+    if command == str(os.getppid()):
+        return True
+    if os.name == "posix" and command.isdecimal() and len(command) < 10:
+        try:
+            os.kill(int(command), 0)
+        except ProcessLookupError:
+            leave_at_once(_signal.SIGTERM, None)
+        except OSError:
+            pass
+    return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+
+from mlx_phi3v.files import atomic_path, sweep
 
 from .photos import PhotoUnusableError
 
@@ -34,6 +34,11 @@ class DownloadStore:
     photos: Path
     failures: Path
 
+    def sweep(self) -> None:
+        """Remove what killed runs left half written."""
+        for folder in (*self.photos.glob("??"), *self.failures.glob("??")):
+            sweep(folder)
+
     def is_done(self, url: str) -> bool:
         """Whether a URL's photo or its failure is stored."""
         return _place(self.photos, url).exists() or _place(self.failures, url).exists()
@@ -50,19 +55,18 @@ class DownloadStore:
 
     def save(self, url: str, data: bytes) -> None:
         """Store a whole photo."""
-        write_whole(_place(self.photos, url), data)
+        write_whole(_place(self.photos, url), data, shared=True)
 
     def save_failure(self, url: str, reason: str, detail: str) -> None:
         """Store the reason of a failure."""
-        write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"))
+        write_whole(_place(self.failures, url), f"{reason}\n{detail}".encode("utf-8", "replace"), shared=True)
 
 
-def write_whole(path: Path, data: bytes | pa.Buffer) -> None:
+def write_whole(path: Path, data: bytes | pa.Buffer, *, shared: bool = False) -> None:
     """Write a file of the work folder, whole or not at all even if this process is killed.
 
-    No fsync, unlike mlx_phi3v.files: after a power cut the work may have to start again, the catalogue is safe.
+    shared: other processes may write it too, with the same content. Nothing waits for the disk: after a power cut the
+    work may have to start again, the catalogue is safe.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with atomic_path(path, shared=shared, sync=False) as temporary:
+        temporary.write_bytes(data)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.catalogue import Catalogue
-from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import write_json
-from mlx_phi3v.progress import Progress
+from mlx_phi3v.files import require_new, sweep, write_json
+from mlx_phi3v.locks import locked
+from mlx_phi3v.progress import Progress, note
 
+from ..writer import made_before
 from .check_row import RowChecks, row_references
 from .chunk_store import ChunkStore
 from .download_store import DownloadStore
@@ -27,20 +27,27 @@ from .write_catalogue import write_catalogue
 def ingest(settings: IngestConfig) -> dict[str, Any]:
     """Make the catalogue of `settings` -> its `catalogue.json`.
 
-    Raises UserError for a wrong source, mapping or setting, and where no row can be used.
+    A catalogue that an earlier run made by the same plan stays as it is. Raises UserError for a wrong source, mapping or
+    setting, where no row can be used, and where another process is writing `output`.
     """
     check_settings(settings)
     output = settings.output
     work = output.with_name(f".{output.name}.ingest")
-    if _is_finished(output, work):
-        shutil.rmtree(work)
-        return dict(Catalogue(output).info)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is not empty; choose another folder or remove it first")
+    if not (output / "catalogue.json").is_file():
+        require_new(output)
     plan = make_plan(settings)
-    with _locked(work):
+    if not work.exists() and (made := _made(output, plan)):
+        return made
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with locked(work, output, folder=True):
+        if not (work / "catalogue").exists() and _is_filled(output):
+            # An earlier run was killed before it removed its work, or another process has ended just now.
+            shutil.rmtree(work)
+        if made := _made(output, plan):
+            return made
         _prepare_work(work, plan)
         checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
+        checks.store.sweep()
         rows = _fetch(settings, plan, checks.store)
         with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.source.rows(), settings.processes, bar.advance)
@@ -49,25 +56,24 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     return info
 
 
-def _locked(work: Path) -> Any:
-    import filelock
-
-    work.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(work / "lock")
-    try:
-        return lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"another ingest is writing to {work}; wait for it or choose another --output") from None
+def _is_filled(output: Path) -> bool:
+    return output.is_dir() and any(output.iterdir())
 
 
-def _is_finished(output: Path, work: Path) -> bool:
-    """Whether a run was stopped between putting the catalogue in place and removing its work."""
-    return (output / "catalogue.json").is_file() and (work / "plan.json").is_file() and not (work / "catalogue").exists()
+def _made(output: Path, plan: IngestPlan) -> dict[str, Any] | None:
+    """The catalogue that the same plan made before; None where `output` is free. Raises UserError for anything else there."""
+    made = made_before(output, {"plan": plan.digest()})
+    if made is None:
+        require_new(output)
+        return None
+    note(f"{output} is there already, made of the same source with the same settings; nothing was done")
+    return made
 
 
 def _prepare_work(work: Path, plan: IngestPlan) -> None:
     """Keep what an earlier run with the same plan has done; of another plan's work only the fetched photos."""
     digest = plan.digest()
+    sweep(work)
     try:
         same = json.loads((work / "plan.json").read_text(encoding="utf-8")).get("digest") == digest
     except (OSError, ValueError):
@@ -76,6 +82,7 @@ def _prepare_work(work: Path, plan: IngestPlan) -> None:
         for name in ("pieces", "catalogue", "failures"):
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / "plan.json", {"digest": digest})
+    (work / "lock").unlink(missing_ok=True)  # of an earlier version
 
 
 def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChecks:

@@ -48,7 +48,8 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     mapping = make_mapping(keys, list(columns), settings.source)
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
-    matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset")
+    matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset",
+               "encoding", "delimiter")  # fmt: skip
     chosen = {name: getattr(settings, name) for name in matters}
     return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen)
 

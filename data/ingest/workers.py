@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.worker_context import worker_context
+from mlx_phi3v.worker_context import begin_worker, worker_context
 
 from .check_row import RejectedError, RowChecks, check_row
 from .chunk_store import ChunkStore
@@ -89,16 +85,7 @@ _task: tuple[RowChecks, ChunkStore] | None = None  # of a worker process
 def _start_worker(checks: RowChecks, chunks: ChunkStore) -> None:
     global _task
     _task = checks, chunks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's worker does not notice when its parent is killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    begin_worker()
 
 
 def _work(number: int, rows: Sequence[RawRow]) -> None:

@@ -48,7 +48,7 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
             bar.advance(1)
         if published:
             published.close()
-        writer.info |= {**tally.report(splitter, rejected), "products": products}
+        writer.info |= {**tally.report(splitter, rejected), "products": products, "plan": plan.digest()}
         splitter.close()
     return writer.info
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.prefetch import prefetch
+from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 from mlx_phi3v.task import Task
-from mlx_phi3v.worker_context import worker_context
+from mlx_phi3v.worker_context import begin_worker, worker_context
 
-from ..writer import CatalogueWriter
+from ..writer import CatalogueWriter, made_before
 from .brands import BRANDS, get_brand
 from .products import MAX_PRODUCTS, Product, draw_product, permute
 
@@ -79,7 +78,7 @@ def _draw_chunk(brand: str, seed: int, span: tuple[int, int]) -> list[Product]:
 def _start_worker() -> None:
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    begin_worker()
     cv2.setNumThreads(1)  # one core per worker: OpenCV's own threads would only compete
 
 
@@ -108,20 +107,28 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
 def sample(settings: SampleConfig) -> dict[str, Any]:
     """Draw the catalogue of `settings` -> a summary (folder, fingerprint, rows per split, seconds, rate).
 
-    Raises UserError for an unknown brand, counts that do not fit, or an output folder that is not empty.
+    A catalogue that the same settings made before stays as it is. Raises UserError for an unknown brand, counts that do
+    not fit, an output folder that is not empty, and where another process is writing it.
     """
     check_settings(settings)
     validation, test = split_counts(settings)
     processes = _processes(settings)
+    chosen = _chosen(settings, validation, test)
     began = time.monotonic()
-    with _open_writer(settings, validation, test) as writer, _bar(settings) as advance:
+    if made := made_before(settings.output, chosen):
+        note(f"{settings.output} is there already, drawn with the same settings; nothing was done")
+        return _summary(settings, made, processes, began)
+    with _open_writer(settings, chosen) as writer, _bar(settings) as advance:
         for index, product in enumerate(draw_products(settings.brand, settings.seed, settings.products, processes)):
             image = writer.add_image(product.picture, product.suffix)
             split = split_of(index, settings.products, validation, test, settings.seed)
             writer.add(split, {**product.row, "images": [image]})
             advance()
-    seconds = time.monotonic() - began
-    info = Catalogue(settings.output).info
+    return _summary(settings, writer.info, processes, began)
+
+
+def _summary(settings: SampleConfig, info: Mapping[str, Any], processes: int, began: float) -> dict[str, Any]:
+    seconds = max(time.monotonic() - began, 1e-9)
     return {
         "output": str(settings.output),
         "fingerprint": info["fingerprint"],
@@ -143,9 +150,8 @@ def _processes(settings: SampleConfig) -> int:
     return settings.processes or (1 if settings.products < 300 else os.cpu_count() or 1)
 
 
-def _open_writer(settings: SampleConfig, validation: int, test: int) -> CatalogueWriter:
-    import pyarrow as pa
-
+def _chosen(settings: SampleConfig, validation: int, test: int) -> dict[str, Any]:
+    """The entries of `catalogue.json` that hold all that decides the content."""
     chosen = {
         "brand": settings.brand,
         "products": settings.products,
@@ -153,13 +159,19 @@ def _open_writer(settings: SampleConfig, validation: int, test: int) -> Catalogu
         "validation": validation,
         "test": test,
     }
+    source = {"generator": "data.sample", "brand": settings.brand, "settings": sha256_json(chosen)}
+    return {"source": source, "settings": chosen}
+
+
+def _open_writer(settings: SampleConfig, chosen: Mapping[str, Any]) -> CatalogueWriter:
+    import pyarrow as pa
+
     text = ("product_code", "brand", "currency", "material", "colour", "pattern", "size")
     return CatalogueWriter(
         settings.output,
         Task(),
         name=f"{settings.brand}-{settings.products}-{settings.seed}",
-        source={"generator": "data.sample", "brand": settings.brand, "settings": sha256_json(chosen)},
-        settings=chosen,
+        **chosen,
         extra={**dict.fromkeys(text, pa.string()), "logo": pa.bool_(), "season": pa.string()},
     )
 

@@ -168,7 +168,7 @@ def _worst(comparison: Comparison, rows: int) -> RenderableType | None:
     shown = comparison.diverged[:rows]
     if not shown:
         return None
-    grid = _grid((f"Worst {len(shown)}", 18, "left"), ("right", 22, "left"), ("cause", 36, "left"))
+    grid = _grid((f"Worst {len(shown)}", 15, "left"), ("right", 17, "left"), ("cause", 44, "left"))
     for row in shown:
         cause = row.cause if row.margin is None else f"{row.cause} ({row.margin:.3g} nats)"
         grid.add_row(_text(row.id), _text(phrases.outcome(row)), _text(f"{cause}: {row.parsed_differently or row.detail}"))

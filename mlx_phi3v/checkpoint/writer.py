@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..config import load_model_config
+from ..errors import UserError
+from ..files import read_json, write_json
 from ..trained_task import TASK_FILE
+from .fingerprint import SOURCE_FILE
+from .headers import TensorInfo, open_checkpoint
 
 SHARD_BYTES = 4_000_000_000
 _HEADER_BYTES = 256  # room in a header for one tensor; the longest published name leaves 80 of them
@@ -62,6 +67,37 @@ class ShardWriter:
             {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(weight_map.items()))},
         )
         return names
+
+
+@dataclass(frozen=True)
+class MadeFolder:
+    """A whole checkpoint of ours that is there already: what it was made of, and its tensors."""
+
+    origin: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its weight files."""
+        return sorted({info.file.name for info in self.tensors.values()})
+
+    @property
+    def bytes(self) -> int:
+        """The size of its tensors."""
+        return sum(info.size for info in self.tensors.values())
+
+
+def made_before(folder: Path) -> MadeFolder | None:
+    """The converted or fused model in `folder`; None where there is none, or not a whole one.
+
+    So a command knows what it made itself, of the same weights with the same settings, before it was killed.
+    """
+    try:
+        origin = read_json(folder / SOURCE_FILE, "conversion record")
+        tensors = open_checkpoint(folder, load_model_config(folder))
+    except UserError:
+        return None
+    return MadeFolder(origin, tensors) if isinstance(origin, dict) else None
 
 
 def copy_processor(source: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from ..config import ModelArgs
 from ..errors import UserError
 from ..progress import note
 from ..trained_task import TrainedTask
+from .checkpoints import Checkpoints
 from .train_config import GROUPS, TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -47,7 +48,9 @@ def choose_num_crops(config: TrainConfig, model: ModelArgs, *, resumed: bool = F
 
     resumed: the run has begun, and its last checkpoint holds its first settings. A differing flag is reported in one line.
     """
-    carried = _task_of(str(config.output / "last") if resumed else config.init_adapter) if config.init_adapter else None
+    carried = (
+        _task_of(str(Checkpoints(config.output).newest()) if resumed else config.init_adapter) if config.init_adapter else None
+    )
     if carried and config.num_crops not in (None, carried.num_crops):
         note(f"--num-crops is {config.num_crops}; {config.init_adapter} was trained with {carried.num_crops}")
     return config.num_crops or (carried.num_crops if carried else model.num_crops)
@@ -55,9 +58,10 @@ def choose_num_crops(config: TrainConfig, model: ModelArgs, *, resumed: bool = F
 
 def _task_of(path: str) -> TrainedTask | None:
     try:
-        return TrainedTask.load(resolve_adapter(path))
+        folder = resolve_adapter(path)
     except UserError:
         return None  # `load_init_adapter` raises the error that names the cause
+    return TrainedTask.load(folder)
 
 
 def trained_groups(adapter: AdapterArgs, model: ModelArgs) -> dict[str, str]:

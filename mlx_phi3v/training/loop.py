@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,31 @@ import numpy as np
 
 from ..batches import Batch
 from ..errors import UserError
-from ..files import write_json
 from ..loader import Pass
+from ..overflow import float16_advice
 from ..progress import Progress, say
 from ..schedule import learning_rate
-from .checkpoints import TrainState
+from ..system_errors import os_sentence
+from .output_folder import held, write_settings
+from .run_log import RunLog
 from .setup import Setup, set_up
 from .throughput import Throughput, ThroughputMeter
-from .train_config import TrainConfig
+from .train_config import TrainConfig, check
+from .train_state import TrainState
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Run (or resume) a training; a summary with steps, losses and the checkpoint folder.
 
-    Raises UserError for wrong settings or data and for a non-finite loss.
+    The output folder is held until it ends. Raises UserError for wrong settings or data, for a non-finite loss, and where
+    the output cannot be written or is not a training's.
     """
-    trainer = Trainer(set_up(config))
-    trainer.open_output()
-    trainer.run()
-    return trainer.summarise()
+    check(config)
+    with held(config.output, config.backend):
+        trainer = Trainer(set_up(config))
+        trainer.open_output()
+        trainer.run()
+        return trainer.summarise()
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,15 @@ class Trainer:
         self.setup, self.config, self.backend = setup, setup.config, setup.backend
         self.state: TrainState = setup.state
         self.throughput = ThroughputMeter(setup.config.steps_per_report)
-        self.saved: Path | None = setup.checkpoints.output / "last" if setup.checkpoints.exists() else None
+        self.saved: Path | None = setup.checkpoints.newest()
+        self.log = RunLog(setup.checkpoints.output)
         self.recent: tuple[list[int], Batch] | None = None
 
     def open_output(self) -> None:
-        """Remove leftovers from the output folder and write settings.json, with the rows per pass that are used."""
+        """Write settings.json, with the rows per pass that are used, and cut the log to the steps that are done."""
         if not self.setup.leads:  # of several ranks, one writes
             return
-        order, passes, checkpoints = self.setup.order, self.setup.passes, self.setup.checkpoints
-        checkpoints.output.mkdir(parents=True, exist_ok=True)
-        checkpoints.sweep()
-        checkpoints.cut_log(self.state.step)
+        order, passes = self.setup.order, self.setup.passes
         run = {
             "batch_size": passes.rows,
             "grad_accumulation_steps": -(-order.rows_per_step // passes.rows),
@@ -80,7 +84,10 @@ class Trainer:
             "total_steps": self.setup.total,
             "rows": order.rows,
         }
-        write_json(checkpoints.output / "settings.json", self.state.settings | run)
+        # First: by it the folder is known as ours.
+        write_settings(self.config.output, self.state.settings | run)
+        self.log.cut(self.state.step)
+        self.setup.checkpoints.settle(self.state)
 
     def run(self) -> None:
         """Take all remaining steps."""
@@ -165,7 +172,7 @@ class Trainer:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
         loss, tokens = self.backend.all_sum(sums)
         if not math.isfinite(loss):
-            raise UserError(f"the validation loss is {loss}; {self._last_good()}; lower --learning-rate")
+            raise UserError(f"the validation loss is {loss}; {self._last_good()}{self._advice('lower --learning-rate')}")
         return float(loss / max(tokens, 1.0))
 
     def note_best(self, record: StepRecord) -> None:
@@ -179,7 +186,8 @@ class Trainer:
         progress.advance(**{key: values[key] for key in ("loss", "rows_per_second", "peak_gb", "val_loss") if key in values})
         due = always or record.step % self.config.steps_per_report == 0 or record.val_loss is not None
         if self.setup.leads and due:
-            self.setup.checkpoints.log(values)
+            with self._writing():
+                self.log.append(values)
             progress.emit(event="step", **values)
 
     def save(self) -> None:
@@ -191,7 +199,20 @@ class Trainer:
             if not math.isfinite(loss) or not all(np.isfinite(value).all() for value in tensors.values()):
                 raise self._not_finite("loss after the update", loss, self.state.step - 1, rows)
         optimizer = self.backend.optimizer_tensors()
-        self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
+        with self._writing():
+            self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the system says of a file (a full disk) into a sentence that names it and the checkpoint that is good."""
+        try:
+            yield
+        except OSError as error:
+            sentence = os_sentence(error)
+            if sentence is None:
+                raise
+            go_on = "; --resume goes on from there" if self.saved else ""
+            raise UserError(f"{sentence}; {self._last_good()}{go_on}") from None
 
     def summarise(self) -> dict[str, Any]:
         """The summary that `train` returns."""
@@ -209,9 +230,12 @@ class Trainer:
 
     def _not_finite(self, what: str, value: float, step: int, rows: list[int]) -> UserError:
         return UserError(
-            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}; "
-            "lower --learning-rate, or look at these rows"
+            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}"
+            + self._advice("lower --learning-rate, or look at these rows")
         )
+
+    def _advice(self, usual: str) -> str:
+        return float16_advice(self.backend.dtype) or f"; {usual}"
 
 
 def take_step(passes: Iterator[Pass]) -> list[Pass]:

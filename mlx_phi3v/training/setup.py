@@ -6,25 +6,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..adapter_config import read_adapter_config
 from ..adapters import AdapterArgs, adapter_shapes, init_adapter
 from ..backend import Backend, OptimizerArgs, load_backend
 from ..batches import ExampleMaker
 from ..catalogue import Catalogue, Split
 from ..checkpoint.fingerprint import base_fingerprint
 from ..checkpoint.hub import resolve_model
+from ..config import load_model_config
 from ..errors import UserError
 from ..loader import BatchLoader
 from ..progress import note, say
 from ..prompts import PromptProcessor
 from ..trained_task import TrainedTask
 from . import resume
-from .checkpoints import Checkpoints, TrainState
+from .checkpoints import Checkpoints
 from .feature_cache import FeatureCache
 from .init_adapter import choose_num_crops, load_init_adapter
 from .memory_limit import Passes, choose_passes
 from .row_lengths import RowLengths, measure_rows
 from .row_order import RowOrder
-from .train_config import TrainConfig, as_json, check, total_steps
+from .train_config import TrainConfig, as_json, total_steps
+from .train_state import TrainState
 
 Tensors = dict[str, np.ndarray]
 
@@ -50,7 +53,6 @@ class Setup:
 
 def set_up(config: TrainConfig) -> Setup:
     """Load model, data and, with --resume, the last checkpoint. Raises UserError if any of these do not fit each other."""
-    check(config)
     checkpoints = Checkpoints(config.output)
     saved = _read_checkpoint(config, checkpoints)
     base = _load_base(config, resumed=saved is not None)
@@ -58,6 +60,8 @@ def set_up(config: TrainConfig) -> Setup:
         config = resume.adopt(config, saved.state)
         resume.require_same(config, saved.state, base.catalogue.fingerprint, base.fingerprint)
     config, adapter, tensors = _choose_adapter(config, base, resumed=saved is not None)
+    if saved:
+        checkpoints.require_whole(adapter_shapes(base.backend.config, adapter).tensors, saved.tensors, saved.optimizer)
     lengths = _measure(config, base)
     passes = choose_passes(config, base.backend, adapter, lengths)
     cache = _open_feature_cache(config, base, adapter)
@@ -65,7 +69,6 @@ def set_up(config: TrainConfig) -> Setup:
     state, total = _go_on(config, base, saved, order, passes) if saved else _begin(config, base, order)
     _start_backend(config, base.backend, adapter, tensors, passes)
     if saved:
-        checkpoints.require_whole(adapter_shapes(base.backend.config, adapter).tensors, saved.tensors, saved.optimizer)
         base.backend.load_training(saved.tensors, saved.optimizer, state.step)
     training, validation = _open_loaders(config, base, cache)
     task = TrainedTask(base.catalogue.task, base.maker.num_crops, base.backend.dtype)
@@ -85,11 +88,20 @@ class _Saved:
 
 
 def _read_checkpoint(config: TrainConfig, checkpoints: Checkpoints) -> _Saved | None:
-    if not checkpoints.exists():
+    if checkpoints.newest() is None:
+        checkpoints.require_room(None)
         return None
     if not config.resume:
         raise UserError(f"{config.output} holds a training run; add --resume to go on with it, or choose another --output")
-    return _Saved(*checkpoints.load())
+    saved = _Saved(*checkpoints.load())
+    checkpoints.require_room(saved.state)
+    # Against its own adapter's configuration, before the minutes that a model takes to load; afterwards against the run's.
+    folder = resolve_model(config.model)
+    newest = checkpoints.newest()
+    if newest and base_fingerprint(folder) == saved.state.base_fingerprint:
+        shapes = adapter_shapes(load_model_config(folder), read_adapter_config(newest))
+        checkpoints.require_whole(shapes.tensors, saved.tensors, saved.optimizer)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple
         config = config.with_lora_defaults()
         return config, config.adapter(), init_adapter(model, config.adapter(), config.seed)
     # A run that has begun needs its first adapter no more.
-    path = str(config.output / "last") if resumed else config.init_adapter
+    path = str(Checkpoints(config.output).newest()) if resumed else config.init_adapter
     filled, adapter, tensors = load_init_adapter(replace(config, init_adapter=path), model, base.fingerprint)
     return replace(filled, init_adapter=config.init_adapter), adapter, tensors
 

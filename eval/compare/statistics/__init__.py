@@ -2,7 +2,8 @@
 
 proportions  Wilson, exact McNemar, Tango's score interval
 estimators   mean, median, macro-F1, as statistics that can be resampled
-resampling   the percentile bootstrap over rows
+resampling   the percentile bootstrap over rows or clusters
+effective    the difference where rows come in clusters or from several trainings: as of fewer rows
 bounded_mean score statistic of a mean difference in [-1, 1]
 paired       the difference of two systems, from discordant counts, bounded differences or paired resamples
 
@@ -10,6 +11,7 @@ Needs numpy and scipy alone.
 """
 
 from .bounded_mean import PairedMean
+from .effective import EffectiveEstimate, EffectiveProportion, Ints, Spread, clustered, seeded, seeded_estimate, sign_flip
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
 from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples
 from .proportions import Interval, mcnemar, normal_quantile, tango, tango_score, wilson
@@ -17,8 +19,11 @@ from .resampling import bootstrap, percentile_interval, resample_weights
 
 __all__ = [
     "Bools",
+    "EffectiveEstimate",
+    "EffectiveProportion",
     "Floats",
     "Interval",
+    "Ints",
     "JudgedDifference",
     "MacroF1",
     "Mean",
@@ -27,13 +32,18 @@ __all__ = [
     "PairedMean",
     "PairedProportion",
     "PairedResamples",
+    "Spread",
     "Statistic",
     "bootstrap",
+    "clustered",
     "finite",
     "mcnemar",
     "normal_quantile",
     "percentile_interval",
     "resample_weights",
+    "seeded",
+    "seeded_estimate",
+    "sign_flip",
     "tango",
     "tango_score",
     "wilson",

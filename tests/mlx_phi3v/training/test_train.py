@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -27,9 +29,10 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.training import checkpoints as checkpoints_module
-from mlx_phi3v.training.checkpoints import Checkpoints, TrainState
+from mlx_phi3v.training.checkpoints import Checkpoints
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.train_config import TrainConfig, total_steps
+from mlx_phi3v.training.train_state import TrainState
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.paths import ROOT
 
@@ -106,8 +109,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config: TrainConfig, monkeypatch
         train(config)
     with open(config.output / "log.jsonl", "a") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # what a run killed later leaves behind
-    (config.output / ".step-000004.abc.tmp").mkdir()
-    (config.output / ".step-000004.abc.old").mkdir()
+    (config.output / ".step-000004.mlx_phi3v.tmp").mkdir()
+    (config.output / ".step-000004.mlx_phi3v.old").mkdir()
     train(replace(config, resume=True))
     same_run(config.output, config.output.with_name("whole"))
     again = train(replace(config, resume=True))  # a finished run has nothing left to do
@@ -161,6 +164,35 @@ def test_ten_kills_at_random_moments_change_nothing(
     print(f"{backend_name}: {cut} of {KILLS} kills fell into the writing of a checkpoint; {steps} of {STEPS} steps were done")
 
 
+# slow: torch takes ten seconds to start, four times.
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("backend_name", ["mlx", pytest.param("torch", marks=pytest.mark.slow)], indirect=True)
+def test_a_training_ends_at_a_signal_and_goes_on(
+    backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path
+) -> None:
+    flags = ["--backend", backend_name, "--model", checkpoint, "--data", small_catalogue, "--max-steps", STEPS,
+             "--batch-size", 2, "--save-every", 2, "--steps-per-report", 1, "--steps-per-eval", 5, "--val-rows", 2,
+             "--warmup-steps", 1, "--r", 2, "--num-crops", 1, "--lora-dropout", 0.1, "--vision", "off", "--json"]  # fmt: skip
+    command = [sys.executable, "-m", "mlx_phi3v.train", *map(str, flags)]
+    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], cwd=ROOT, capture_output=True, timeout=300)
+    assert whole.returncode == 0, whole.stderr
+    resumed = [*command, "--output", str(tmp_path / "ended"), "--resume"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(resumed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("step", 0) % 5 == 4:  # two steps behind the last checkpoint
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (128 + number, "interrupted\n")
+        assert not psutil.wait_procs(children, timeout=5)[1]
+    assert 0 < json.loads((tmp_path / "ended" / "last" / "state.json").read_text())["step"] < STEPS
+    assert subprocess.run(resumed, cwd=ROOT, capture_output=True, timeout=300).returncode == 0
+    same_run(tmp_path / "ended", tmp_path / "whole")
+
+
 class Crash(BaseException):
     """Stands for the moment at which a process dies."""
 
@@ -200,7 +232,7 @@ def test_a_checkpoint_cut_at_any_moment_leaves_the_old_or_the_new_one(tmp_path: 
             with contextlib.suppress(Crash):
                 save(output, 3, 3)
             finished = calls < moment
-        Checkpoints(output).sweep()
+        files.sweep(output)
         assert not list(output.glob(".*"))
         state, tensors, optimizer = Checkpoints(output).load()
         assert (

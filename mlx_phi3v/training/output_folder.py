@@ -1,0 +1,92 @@
+"""The output folder of a training: whose it is, and that one process at a time writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ..documents import plain, read_json
+from ..errors import UserError
+from ..files import folder_in_place, is_temporary, write_json
+from .checkpoints import Checkpoints
+from .run_log import RunLog
+from .train_state import MARKER, SettingsFile
+
+SETTINGS_FILE = "settings.json"
+# What file systems and desktops put into an empty folder.
+_NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
+_HOLDS = {
+    "predictions.jsonl": "a prediction run", "manifest.json": "a prediction run", "catalogue.json": "a catalogue",
+    "adapter_config.json": "an adapter", "config.json": "a model",
+}  # fmt: skip
+# The number of this process where several train together, as the launchers set it.
+_RANKS = {"torch": ("RANK",), "mlx": ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")}
+
+
+@contextlib.contextmanager
+def held(output: Path, backend: str) -> Iterator[None]:
+    """Hold `output` for a training until the block ends; of several ranks only the first does, and the others read.
+
+    A block that fails before anything is written leaves no folder that was not there. Raises UserError where another
+    process holds it, and where it holds what no training wrote.
+    """
+    require_ours(output)
+    if not _is_first(backend):
+        yield
+        return
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    try:
+        with folder_in_place(output):
+            require_ours(output)  # another process may have written meanwhile
+            yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
+
+
+def _is_first(backend: str) -> bool:
+    if backend == "torch" and "WORLD_SIZE" not in os.environ:
+        return True
+    return all(os.environ.get(name, "0") in ("0", "") for name in _RANKS.get(backend, ()))
+
+
+def require_ours(output: Path) -> None:
+    """Raise UserError unless a training may write into `output`: it is missing or empty, or a training wrote it."""
+    if not output.is_dir():
+        return
+    names = sorted(path.name for path in output.iterdir() if not is_temporary(path) and path.name not in _NOT_CONTENT)
+    if not names:
+        return
+    settings = output / SETTINGS_FILE
+    if os.path.lexists(settings):
+        _require_settings(settings)
+    elif not Checkpoints(output).steps():
+        known = next((kind for name, kind in _HOLDS.items() if name in names), "")
+        what = known or f"files that no training wrote ({plain(names[0])})"
+        raise UserError(f"{output} holds {what}; give --output a new or an empty folder")
+    RunLog(output).lines()
+
+
+def _require_settings(path: Path) -> None:
+    """Raise UserError where a training did not write this settings.json; those before the marker are known by their keys."""
+    foreign = UserError(f"{path} was not written by a training; give --output another folder, or move the file elsewhere")
+    if path.is_symlink() or not path.is_file():
+        raise foreign
+    found = read_json(path, "settings of a training")
+    if isinstance(found, dict) and found.get("written_by") == MARKER:
+        return
+    try:
+        msgspec.convert(found, SettingsFile)
+    except msgspec.ValidationError:
+        raise foreign from None
+
+
+def write_settings(output: Path, settings: dict[str, object]) -> None:
+    """Write `settings.json`, with the marker by which the folder is known."""
+    write_json(output / SETTINGS_FILE, {"written_by": MARKER} | settings)

@@ -1,0 +1,218 @@
+"""What is fuzzed: small sound files of each kind, and the entry that a command reads them by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz import sound
+from tests.fuzz.sound import PHOTOS
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file from outside.
+
+    make: writes a sound folder. files: which of its files are mutated, and as what kind (see `mutations`).
+    entry: reads the folder, which is all that it may read; `variant` chooses among several commands.
+    may_read: what it may read of the folder outside all the same.
+    """
+
+    make: Callable[[Path], None]
+    files: Mapping[str, str]
+    entry: Callable[[Path, int], object]
+    may_read: tuple[str, ...] = ()
+
+
+_SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def _open_checkpoint(folder: Path, variant: int) -> object:
+    from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
+    from mlx_phi3v.checkpoint.headers import open_checkpoint
+    from mlx_phi3v.config import load_model_config
+
+    config = load_model_config(folder / "model")
+    open_checkpoint(folder / "model", config)
+    base_fingerprint(folder / "model")
+    if variant % 16 == 0:
+        from mlx_phi3v.plan import main
+
+        return main(["--model", str(folder / "model"), "--gflops", "10"])
+    return 0
+
+
+def _load_weights(folder: Path, variant: int) -> object:
+    from mlx_phi3v.backend import load_backend
+
+    return load_backend("mlx", folder / "model")
+
+
+def _ask(folder: Path, variant: int) -> object:
+    from mlx_phi3v.generate import main
+
+    flags = ["--model", str(folder / "model"), "--max-new-tokens", "2"]
+    question = (
+        ["--question", "What is red?<|end|>"] if variant % 2 else ["--image", str(folder / "photo.png"), "--num-crops", "1"]
+    )
+    return main([*flags, *question])
+
+
+def _load_adapter(folder: Path, variant: int) -> object:
+    from mlx_phi3v.adapters import load_adapter
+    from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
+    from mlx_phi3v.config import load_model_config
+
+    return load_adapter(folder / "adapter", load_model_config(folder / "model"), base_fingerprint(folder / "model"))
+
+
+def _look(folder: Path, variant: int) -> object:
+    """The mutated photo: which one it is, `variant` says."""
+    from data.ingest.photos import PhotoLimits, PhotoUnusableError, clean_photo
+    from mlx_phi3v.crops import process_image
+    from mlx_phi3v.errors import UserError
+    from mlx_phi3v.photo import Photo, photo_size, thumbnail
+
+    path = folder / PHOTOS[variant % len(PHOTOS)]
+    thumbnail(path, 64)
+    try:
+        clean_photo(path.read_bytes(), PhotoLimits())
+    except PhotoUnusableError as error:
+        raise UserError(str(error)) from None
+    size = photo_size(path)
+    photo = Photo.read(path)
+    assert photo.size == size, (photo.size, size)
+    return process_image(photo.rgb, 1)
+
+
+_SOURCES = ("t.csv", "t.tsv", "t.jsonl", "t.json", "chat.jsonl", "t.parquet", "saved/data-00000-of-00001.arrow",
+            "saved/state.json", "saved/dataset_info.json")  # fmt: skip
+
+
+def _ingest(folder: Path, variant: int) -> object:
+    from data.ingest import main
+
+    source = _SOURCES[variant % len(_SOURCES)].split("/")[0]
+    fields = (
+        [] if source == "chat.jsonl" else ["--field", "title=title", "price=price:number", "--code", "code", "--image", "image"]
+    )
+    return main([str(folder / source), "-o", str(folder / "out" / "c"), "--processes", "1", "--json", *fields])
+
+
+def _configs() -> list[tuple[type, str]]:
+    from data.describe.__main__ import DescribeConfig
+    from data.ingest.ingest_config import IngestConfig
+    from data.sample.draw_catalogue import SampleConfig
+    from eval.compare.__main__ import CompareConfig
+    from eval.demo.settings import DemoConfig
+    from eval.import_run import ImportConfig
+    from eval.merge import MergeConfig
+    from eval.parity.__main__ import ParityConfig
+    from eval.predict.settings import PredictConfig
+    from eval.score import ScoreConfig
+    from mlx_phi3v.convert import ConvertConfig
+    from mlx_phi3v.fuse import FuseConfig
+    from mlx_phi3v.generate import GenerateConfig
+    from mlx_phi3v.plan import PlanConfig
+    from mlx_phi3v.training.train_config import TrainConfig
+
+    return [
+        (TrainConfig, "mlx_phi3v.train"), (PlanConfig, "mlx_phi3v.plan"), (IngestConfig, "data.ingest"),
+        (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
+        (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
+        (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
+        (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
+    ]  # fmt: skip
+
+
+_YAMLS = ("train.yaml", "ingest.yaml", "predict.yaml", "other.yaml")
+
+
+def _read_settings(folder: Path, variant: int) -> object:
+    """Each file with the command that it is of; the last with any."""
+    from mlx_phi3v.cli import parse
+
+    configs = _configs()
+    name = _YAMLS[variant % len(_YAMLS)]
+    cls, module = {"train.yaml": configs[variant % 2], "ingest.yaml": configs[2], "predict.yaml": configs[3]}.get(
+        name, configs[4 + variant // 4 % (len(configs) - 4)]
+    )
+    path = folder / name
+    if name == "other.yaml":  # the keys that the command has: an unknown one would be all that is found
+        known = {field.name.encode() for field in dataclasses.fields(cls)}
+        lines = [line for line in path.read_bytes().split(b"\n") if line.split(b":")[0] in known or b":" not in line]
+        path.write_bytes(b"\n".join(lines))
+    return parse(cls, f"python -m {module}", "", ["--config", str(path)])
+
+
+def _read_catalogue(folder: Path, variant: int) -> object:
+    from data.describe.__main__ import main
+    from mlx_phi3v.catalogue import Catalogue, iterate
+
+    if variant % 8 == 0:
+        return main([str(folder / "cat"), "--page", str(folder / "out" / "page.html")])
+    catalogue = Catalogue(folder / "cat")
+    for name in catalogue.info["splits"]:
+        split = catalogue.split(name)
+        for row in iterate(split):
+            catalogue.task.answer(row)
+        for _ in split.image_sizes():
+            pass
+    return 0
+
+
+def _run_commands(folder: Path, variant: int) -> object:
+    from eval import score
+    from eval.compare import __main__ as compare
+
+    (folder / "out").mkdir(exist_ok=True)
+    few, out = ["--resamples", "2"], folder / "out"
+    match variant % 4:
+        case 0:
+            return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
+        case 1:
+            written = ["--output", str(out / "run"), "--csv", str(out / "run.csv"), "--baseline", str(out / "baseline.jsonl")]
+            return score.main([str(folder / "a"), *written, *few])
+        case 2:
+            return compare.main([str(folder / "b"), "--baseline", str(folder / "baseline.jsonl"), "--json", *few])
+        case _:
+            return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
+
+
+TARGETS = {
+    "configs": Target(
+        sound.checkpoint,
+        {"model/config.json": "json", "model/preprocessor_config.json": "json", "model/model.safetensors.index.json": "json"},
+        _open_checkpoint,
+    ),
+    "weights": Target(sound.checkpoint, dict.fromkeys([f"model/{name}" for name in _SHARDS], "safetensors"), _load_weights),
+    "tokenizer": Target(sound.tokenizer, {"model/tokenizer.json": "json"}, _ask),
+    "adapter": Target(
+        sound.adapter,
+        {"adapter/adapter_config.json": "json", "adapter/adapter_model.safetensors": "safetensors"},
+        _load_adapter,
+    ),
+    "photos": Target(sound.photos, dict.fromkeys(PHOTOS, "bytes"), _look),
+    "tables": Target(
+        sound.tables,
+        {
+            name: {".jsonl": "lines", ".json": "json", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes")
+            for name in _SOURCES
+        },
+        _ingest,
+        may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
+    ),
+    "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "catalogue": Target(
+        sound.catalogue,
+        {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},
+        _read_catalogue,
+    ),
+    "runs": Target(
+        sound.runs,
+        {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
+        _run_commands,
+    ),
+}
