@@ -26,8 +26,9 @@ from .known_exports import load_preset, with_preset
 from .looks_like_pictures import picture_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
-from .picture_references import is_base_url, row_references
+from .picture_references import is_base_url
 from .planned_rows import PlannedRows
+from .row_references import row_references
 from .sources import RawRow, Source, open_source
 from .tables import is_table, open_table
 
@@ -126,7 +127,7 @@ def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
 
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
     folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
-    found = picture_columns(_looked_at(rows), folder)
+    found = picture_columns(((row.values, row.root) for row in _looked_at(rows)), folder)
     names = ", ".join(found[:3])
     alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
     return UserError(
