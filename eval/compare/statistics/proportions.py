@@ -44,26 +44,29 @@ def tango(only_a: float, only_b: float, n: float, z: float) -> Interval:
     if n == 0:
         return -1.0, 1.0
     estimate = (only_b - only_a) / n
-
-    def score(delta: float) -> float:
-        """Signed score statistic of the hypothesis that the difference is `delta` (Tango's equation 4)."""
-        # The constrained estimate of P(only A right) solves 2n x^2 + p x + q = 0.
-        p = -only_a - only_b + (2 * n - only_b + only_a) * delta
-        q = -only_a * delta * (1 - delta)
-        constrained = (math.sqrt(max(p * p - 8 * n * q, 0.0)) - p) / (4 * n)
-        variance = n * (2 * constrained + delta * (1 - delta))
-        gap = only_b - only_a - n * delta
-        return gap / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, gap) if gap else 0.0
-
     # The score falls as delta grows: z at the lower limit, -z at the upper.
-    low = _bisect(lambda delta: score(delta) > z, -1.0, estimate)
-    high = _bisect(lambda delta: score(delta) > -z, estimate, 1.0)
+    low = bisect(lambda delta: tango_score(only_a, only_b, n, delta) > z, -1.0, estimate)
+    high = bisect(lambda delta: tango_score(only_a, only_b, n, delta) > -z, estimate, 1.0)
     return low, high
 
 
-def _bisect(below: Callable[[float], bool], low: float, high: float) -> float:
-    """The point in [low, high] where `below` turns from true to false."""
-    for _ in range(45):  # 2 / 2**45 is below any figure shown
+def tango_score(only_a: float, only_b: float, n: float, delta: float) -> float:
+    """Signed score statistic of the hypothesis that P(B right) - P(A right) is `delta` (Tango's equation 4), n above 0.
+
+    Standard normal where the hypothesis is true; above zero where B is better than that.
+    """
+    # The constrained estimate of P(only A right) solves 2n x^2 + p x + q = 0.
+    p = -only_a - only_b + (2 * n - only_b + only_a) * delta
+    q = -only_a * delta * (1 - delta)
+    constrained = (math.sqrt(max(p * p - 8 * n * q, 0.0)) - p) / (4 * n)
+    variance = n * (2 * constrained + delta * (1 - delta))
+    gap = only_b - only_a - n * delta
+    return gap / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, gap) if gap else 0.0
+
+
+def bisect(below: Callable[[float], bool], low: float, high: float, steps: int = 45) -> float:
+    """The point in [low, high] where `below` turns from true to false, to (high - low) / 2**steps."""
+    for _ in range(steps):
         middle = (low + high) / 2
         if below(middle):
             low = middle

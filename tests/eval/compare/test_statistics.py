@@ -149,17 +149,17 @@ def test_few_rows_settle_nothing_and_say_how_many_would() -> None:
     assert decision.more_rows is not None and decision.more_rows > 80
 
 
-def test_a_real_difference_is_different_and_a_gain_passes_a_baseline() -> None:
-    assert decide([state(60, 10, 1000), state(0, 0, 1000)]).verdict == "DIFFERENT"
+def test_a_difference_beyond_the_margin_is_worse_or_better_and_a_gain_passes_a_baseline() -> None:
+    assert decide([state(60, 10, 1000), state(0, 0, 1000)]).verdict == "WORSE"
     assert decide([state(60, 10, 1000, one_sided=True)], one_sided=True).verdict == "WORSE"
     assert decide([state(10, 60, 1000, one_sided=True)], one_sided=True).verdict == "NO WORSE"
-    assert decide([state(10, 60, 1000)]).verdict == "DIFFERENT"
+    assert decide([state(10, 60, 1000)]).verdict == "BETTER"
 
 
-def test_rows_only_one_run_has_count_against_equivalence() -> None:
+def test_absent_rows_count_against_equivalence() -> None:
     assert state(0, 0, 1000).state == "same"
-    assert state(0, 0, 1000, only_a=5).state == "same"
-    assert state(0, 0, 1000, only_a=40).state == "open"
+    assert state(0, 0, 1000, absent=5).state == "same"
+    assert state(0, 0, 1000, absent=40).state == "open"
 
 
 def test_rows_asked_for_are_fewer_the_wider_the_margin() -> None:
@@ -169,11 +169,11 @@ def test_rows_asked_for_are_fewer_the_wider_the_margin() -> None:
     assert rows_needed(PairedProportion(5, 5, 200), 0.02)[1] is None  # no difference is never found different
 
 
-def test_equal_systems_are_called_different_at_most_one_time_in_twenty(simulate: ModuleType) -> None:
+def test_equal_systems_are_called_worse_or_better_at_most_one_time_in_twenty(simulate: ModuleType) -> None:
     for category, price in (((0.03, 0.03), (0.1, 0.1)), ((0.01, 0.01), (0.2, 0.2))):
         found = simulate.verdicts(simulate.Pair(*category), simulate.Pair(*price), 400, replicates=800, seed=2)
         # 800 replicates know a 5 % rate to 0.8 points (one standard error); a true 5 % passes all but once in 200 runs.
-        assert found["DIFFERENT"] <= 0.05 + 2.6 * 0.0077
+        assert found["WORSE"] + found["BETTER"] <= 0.05 + 2.6 * 0.0077
 
 
 def test_systems_at_the_margin_are_seldom_called_equivalent_and_same_ones_often(simulate: ModuleType) -> None:
@@ -181,7 +181,7 @@ def test_systems_at_the_margin_are_seldom_called_equivalent_and_same_ones_often(
     assert at_margin["EQUIVALENT"] <= 0.05 + 2.6 * 0.0077
     n, power = simulate.power_at_stated_rows(simulate.Pair(0.03, 0.03), what="same", replicates=800, seed=4)
     assert n > 500 and abs(power - 0.8) < 0.05
-    n, power = simulate.power_at_stated_rows(simulate.Pair(0.08, 0.03), what="different", replicates=800, seed=5)
+    n, power = simulate.power_at_stated_rows(simulate.Pair(0.08, 0.03), what="beyond", replicates=800, seed=5)
     assert n < 1000 and power > 0.76
 
 
