@@ -16,12 +16,14 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 
+from .annotations import annotated
 from .arrow_tables import DatasetTable
 from .chat import ChatTable, is_chat
+from .picture_suffixes import PICTURE_SUFFIXES
 from .row import Row
 from .tables import Table, is_table, open_table
 
-_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
+_PHOTO_SUFFIXES = frozenset(PICTURE_SUFFIXES)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -38,6 +40,8 @@ class RawRow(NamedTuple):
     split: str | None
     root: str | None  # folder that relative photo paths start from; None: paths are not read
     place: str
+    group: str | None = None  # the product, where the mapping names a column of it
+    photo: int | None = None  # which of its photos the row shows, where each photo has a row
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def open_source(
     tables = _without_lone_train(tables)
     if not tables:
         raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
+    tables = [SourceTable(annotated(item.table), *_rest(item)) for item in tables]
     tables = [SourceTable(ChatTable(item.table, answer_task), *_rest(item)) if is_chat(item.table) else item for item in tables]
     return Source(source, tuple(tables), sha256_json(list(_stamps(path))))
 

@@ -69,6 +69,7 @@ class RunWriter:
                 held.push(writer._leave_nothing)
             writer._begin()
             writer._held = held.pop_all()
+            writer._held.callback(writer._close_rows)
         return writer
 
     @classmethod
@@ -80,6 +81,7 @@ class RunWriter:
             writer = cls(temporary, fresh | {"end": None, "rows": 0, "seconds": 0.0}, ExitStack())
             writer._begin()
             writer._held = held.pop_all()
+            writer._held.callback(writer._close_rows)
         return writer
 
     def _resume(self, ids: Collection[str] | None) -> None:
@@ -148,11 +150,12 @@ class RunWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if self._file is not None:
-                self._file.close()
-        finally:
-            self._held.__exit__(kind, error, trace)
+        self._held.__exit__(kind, error, trace)
+
+    def _close_rows(self) -> None:
+        """Close the rows' file; on a full disk this fails as the last write did, and the output is named then."""
+        if self._file is not None:
+            self._file.close()
 
     def _leave_nothing(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """After a mistake before the first row: the corrected command finds no folder in its way."""

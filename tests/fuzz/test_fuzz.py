@@ -101,7 +101,7 @@ def native():
     import pyarrow
     pyarrow.memory_map(str(folder / "outside" / "secret.png")).read()
 entries = [refuse, spin, native, lambda: {}["x"], lambda: open("/etc/hostname"), lambda: print("\\x1b[2J"),
-           lambda: bytearray(200 << 20), lambda: (folder / "in" / "a").write_text("x")]
+           lambda: b"x" * (200 << 20), lambda: (folder / "in" / "a").write_text("x")]
 for entry in entries:
     seen.run(entry)
 print(seen._notes_reading, seen.accepted, [failure.what for failure in seen.failures])

@@ -163,7 +163,7 @@ def test_the_files_of_a_run_or_catalogue_are_not_written_over(tmp_path: Path, na
     (tmp_path / "catalogue.json").write_text("{}")
     (tmp_path / name).write_text('{"id": "a"}')
     for writes in ("html", "baseline", "csv"):
-        with pytest.raises(UserError, match="a file that this command did not write"):
+        with pytest.raises(UserError, match="a file of the run or catalogue in that folder"):
             output_path(tmp_path / name, writes, "--page")
 
 
@@ -171,7 +171,7 @@ def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> No
     for name, start, writes in [
         ("a.html", "<!DOCTYPE html>\n<html>", "html"),
         ("b.jsonl", '{"manifest": {}}\n', "baseline"),
-        ("c.csv", "id,title\n", "csv"),
+        ("c.csv", "id,true_title\n", "csv"),
         ("empty", "", "html"),
     ]:
         (tmp_path / name).write_text(start)

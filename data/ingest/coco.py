@@ -1,0 +1,101 @@
+"""COCO files: pictures, annotations and categories in three lists, as one row for each caption or picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import FieldKind
+
+from .row import Row, RowError, first_line, whole
+from .tables import Table
+
+_LISTS = {"images", "annotations"}
+_ROWS_OF = ({"image_id", "caption"}, {"image_id", "category_id"}, {"id", "file_name"})  # of either list, when read alone
+
+
+def is_coco(table: Table) -> bool:
+    """Whether a JSON table was made of a COCO file: its columns are COCO's, and the file holds both lists."""
+    path = getattr(table, "path", None)
+    columns = set(table.columns)
+    if table.kind != "json" or not isinstance(path, Path):
+        return False
+    if not (columns >= _LISTS or any(columns >= wanted for wanted in _ROWS_OF)):
+        return False
+    return _top_keys(path) >= _LISTS
+
+
+class CocoTable:
+    """A COCO file as rows of file_name, image_id, caption and category.
+
+    With captions a row for each of them, else one for each annotated picture with the names of all its categories. Pictures
+    and categories are held in memory.
+    """
+
+    kind = "json"
+    preset = "coco"
+    image_column = "file_name"
+    field_kinds: dict[str, FieldKind] = {}  # noqa: RUF012 (the preset names the fields)
+
+    def __init__(self, table: Table) -> None:
+        self.path: Path = getattr(table, "path")  # noqa: B009 (`is_coco` has seen it)
+        self.notes = ()
+        images = {item["id"]: item for item in self._items("images") if "id" in item}
+        self._files = {
+            key: item.get("file_name") or item.get("coco_url") or item.get("flickr_url") for key, item in images.items()
+        }
+        self._names = {item.get("id"): item.get("name") for item in self._items("categories")}
+        first = next(self._items("annotations"), {})
+        self._captions = "caption" in first
+        shown = ("caption", "category") if self._captions and self._names else ("caption",) if self._captions else ("category",)
+        self.columns = {name: pa.string() for name in ("file_name", "image_id", *shown)}
+        self.count = sum(1 for _ in self._items("annotations")) if self._captions else len(self._files)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each caption, or each annotated picture, with its place in the file; one of an unknown picture is a RowError."""
+        yield from enumerate(self._captioned() if self._captions else self._categorised(), 1)
+
+    def _captioned(self) -> Iterator[Row]:
+        for item in self._items("annotations"):
+            key = item.get("image_id")
+            if key not in self._files:
+                yield RowError("picture_unknown", str(key))
+                continue
+            row = {"file_name": self._files[key], "image_id": str(key), "caption": item.get("caption")}
+            yield row | ({"category": self._names.get(item.get("category_id"))} if "category" in self.columns else {})
+
+    def _categorised(self) -> Iterator[Row]:
+        found: dict[Any, list[str]] = {}
+        for item in self._items("annotations"):
+            name = self._names.get(item.get("category_id"))
+            names = found.setdefault(item.get("image_id"), [])
+            if name and name not in names:
+                names.append(name)
+        for key, file in self._files.items():
+            if key in found:
+                yield {"file_name": file, "image_id": str(key), "category": ", ".join(found[key])}
+        yield from (RowError("picture_unknown", str(key)) for key in found if key not in self._files)
+
+    def _items(self, name: str) -> Iterator[dict[str, Any]]:
+        import ijson
+
+        with whole(self.path), open(self.path, "rb") as file:
+            try:
+                yield from (item for item in ijson.items(file, f"{name}.item") if isinstance(item, dict))
+            except (ijson.JSONError, ValueError, RecursionError) as error:
+                raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+
+
+def _top_keys(path: Path) -> set[str]:
+    """The keys of the object in a file; none where it is compressed or no JSON."""
+    import ijson
+
+    try:
+        with open(path, "rb") as file:
+            return {value for prefix, event, value in ijson.parse(file) if event == "map_key" and prefix == ""}
+    except (OSError, ijson.JSONError, ValueError, RecursionError):
+        return set()
