@@ -27,6 +27,7 @@ from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_ROWS, MAX_SEED
 from ..report import page, terminal
 from ..runs.run import Run
 from . import cross_scores, run_table
+from .comparable import check_allowed
 from .compare_runs import RESAMPLES, compare_runs
 from .comparison import Comparison
 
@@ -87,6 +88,8 @@ def read_config(argv: Sequence[str] | None) -> CompareConfig:
         raise UserError("give two runs to compare, or one and --baseline FILE; see --help")
     if len(config.runs) > 2 and (config.html or config.floor or config.trace):
         raise UserError("--html, --floor and --trace are for two runs; see --help")
+    if len(config.runs) <= 2 and config.reference:
+        raise UserError("--reference is for a table of three runs or more; with two, the first is the reference")
     return config
 
 
@@ -104,6 +107,7 @@ def _run(config: CompareConfig) -> int:
     if len(config.runs) > 2:
         return _table(console, config)
     runs = [Run.load(path) for path in ([config.baseline] if config.baseline else []) + list(config.runs)]
+    check_allowed(config.allow, runs)
     with stages() as say:
         comparison = compare_runs(
             *runs,
@@ -129,6 +133,7 @@ def _run(config: CompareConfig) -> int:
 def _table(console: Console, config: CompareConfig) -> int:
     runs = [Run.load(path) for path in config.runs]
     reference = Run.load(config.reference) if config.reference else runs[0]
+    check_allowed(config.allow, [reference, *runs])
     with stages() as say:
         found = run_table.tabulate(
             runs,

@@ -554,3 +554,23 @@ def test_comparing_imports_no_framework() -> None:
 
 def test_equal_manifests_have_no_difference(reference: Run) -> None:
     assert manifest_differences(reference.manifest, copy.deepcopy(reference.manifest)) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--allow", "NONSENSE"], "--allow NONSENSE is no difference that runs may have"),
+        (["--allow", "num_crop"], "did you mean num_crops?"),
+        (["--reference", "A"], "--reference is for a table of three runs or more"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(
+    reference: Run, capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str
+) -> None:
+    given = [str(reference.path) if word == "A" else word for word in flags]
+    assert main([str(reference.path), str(reference.path), *given]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_difference_that_is_not_there_may_be_allowed(reference: Run) -> None:
+    assert main([str(reference.path), str(reference.path), "--resamples", "10", "--allow", "truth", "top_p", "template"]) == 0
