@@ -64,7 +64,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
-    source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
+    source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
     joined = _joined(settings, source)
     columns = source.columns | (joined.columns if joined else {})
     first = source.tables[0].table
@@ -108,7 +108,7 @@ def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
         return None
     if not is_table(settings.join):
         raise UserError(f"--join {settings.join} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
-    table = open_table(settings.join, encoding=settings.encoding)
+    table = open_table(settings.join, settings.reading())
     return JoinedTable(table, settings.join, settings.on, source.columns)
 
 
