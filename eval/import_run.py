@@ -9,9 +9,7 @@ One column holds the whole answer (`--text`), which the catalogue's task parses,
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,16 +19,21 @@ from rich.console import Console
 
 from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.cli import option, parse
+from mlx_phi3v.documents import plain, shown
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import atomic_folder
+from mlx_phi3v.files import sha256_json
+from mlx_phi3v.progress import note
 from mlx_phi3v.task import Field, ParsedField, Task, clean_text, is_missing
 
+from .runs.made_from import KEY, is_made, made_from, said
 from .runs.manifest import split_hash
 from .runs.prediction import Prediction, true_values
 from .runs.run import Run
+from .runs.table_rows import read_rows
 from .runs.writer import RunWriter
 
 _SHOWN_IDS = 5
+_SHOWN_COLUMNS = 30
 
 
 @dataclass(frozen=True)
@@ -48,44 +51,6 @@ class ImportConfig:
     partial: bool = option(False, help="accept rows of the split without a prediction")
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of a CSV, TSV or JSONL file.
-
-    Raises UserError where the file is missing, of another kind, or a line cannot be parsed.
-    """
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"--input {path} is neither .csv, .tsv nor .jsonl; rename or convert it")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if kind == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _json_line(line, path, number)
-                return
-            reader = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",", strict=True)
-            for row in reader:
-                if None in row:
-                    raise UserError(f"--input {path} line {reader.line_num} has more cells than the header; quote its commas")
-                yield reader.line_num, dict(row)
-    except FileNotFoundError:
-        raise UserError(f"--input {path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--input {path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"--input {path} is no valid CSV ({error})") from None
-
-
-def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"--input {path} line {number} is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"--input {path} line {number} is no JSON object")
-    return row
-
-
 def parse_field(item: Field, value: Any) -> ParsedField:
     """A field's value as another tool gave it: a number may be text ("1,299.00"); empty is missing."""
     if is_missing(value):
@@ -100,16 +65,15 @@ def parse_field(item: Field, value: Any) -> ParsedField:
 
 
 def import_run(settings: ImportConfig) -> Run:
-    """Write the run folder.
+    """Write the run folder; one that was made from the same input stays as it is.
 
     Raises UserError for a missing column, an id that is not in the split, one that repeats, or (unless `partial`)
     rows of the split without a prediction.
     """
-    catalogue = Catalogue(settings.data)
-    task = catalogue.task
+    task = (catalogue := Catalogue(settings.data)).task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
-    seen: dict[str, int] = {}
+    numbered = read_rows(settings.input)  # refuses what is no table before anything is hashed or made
     manifest = {
         "backend": "brought",  # as in runs of earlier versions
         "label": settings.label or settings.input.stem,
@@ -118,11 +82,18 @@ def import_run(settings: ImportConfig) -> Run:
         "task": task.to_dict(),
         "catalogue": str(settings.data),
         "split": settings.split,
+        "split_rows": len(rows),
         "limit": None,
         "shard": None,
     }
-    with atomic_folder(settings.output) as temporary, RunWriter.open(temporary, manifest) as writer:
-        for number, given in read_rows(settings.input):
+    how = {"id": settings.id, "text": settings.text, "columns": columns, "partial": settings.partial}
+    entry = made_from("eval.import_run", [settings.input], manifest=sha256_json(manifest), **how)
+    if is_made(settings.output, entry):
+        note(said(settings.output))
+        return Run.load(settings.output)
+    seen: dict[str, int] = {}
+    with RunWriter.create(settings.output, manifest | {KEY: entry}) as writer:
+        for number, given in numbered:
             identity = str(_cell(given, settings.id, settings.input, number))
             if identity not in rows:
                 raise UserError(f"{settings.input} line {number}: {identity!r} is no row of split {settings.split!r}")
@@ -130,23 +101,28 @@ def import_run(settings: ImportConfig) -> Run:
                 raise UserError(f"{settings.input} line {number} repeats {identity!r} of line {seen[identity]}")
             seen[identity] = number
             writer.write(_prediction(identity, rows[identity], given, settings, task, columns, number))
-        missing = [identity for identity in rows if identity not in seen]
-        if missing and not settings.partial:
-            named = ", ".join(missing[:_SHOWN_IDS]) + (" and more" if len(missing) > _SHOWN_IDS else "")
-            raise UserError(f"{settings.input} has no prediction for {len(missing)} rows ({named}); add them or give --partial")
+        _check_all_there(settings, [identity for identity in rows if identity not in seen])
         writer.finish(seconds=0.0)
     return Run.load(settings.output)
+
+
+def _check_all_there(settings: ImportConfig, missing: list[str]) -> None:
+    if missing and not settings.partial:
+        named = ", ".join(missing[:_SHOWN_IDS]) + (" and more" if len(missing) > _SHOWN_IDS else "")
+        raise UserError(f"{settings.input} has no prediction for {len(missing)} rows ({named}); add them or give --partial")
 
 
 def _columns(settings: ImportConfig, task: Task) -> dict[str, str]:
     names = [item.name for item in task.fields]
     if settings.text and settings.fields:
         raise UserError("give either --text or --fields, not both")
-    chosen = {}
+    chosen: dict[str, str] = {}
     for pair in settings.fields:
         name, _, column = pair.partition("=")
         if name not in names or not column:
             raise UserError(f"--fields {pair}: give FIELD=COLUMN, FIELD one of {', '.join(names)}")
+        if name in chosen:
+            raise UserError(f"--fields gives {name} twice, as {chosen[name]} and {column}; give one column for each field")
         chosen[name] = column
     return chosen or {name: name for name in names}
 
@@ -175,8 +151,13 @@ def _prediction(
 
 def _cell(given: Mapping[str, Any], column: str, path: Path, number: int) -> Any:
     if column not in given:
-        raise UserError(f"{path} line {number} has no column {column!r}; it has {', '.join(map(str, given))}")
-    return given[column]
+        raise UserError(
+            f"{path} line {number} has no column {column!r}; it has {', '.join(map(str, list(given)[:_SHOWN_COLUMNS]))}"
+        )
+    value = given[column]
+    if isinstance(value, (dict, list)):
+        raise UserError(f"{path} line {number}: {plain(column)} is {shown(value)}; it must be text, a number or null")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

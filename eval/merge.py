@@ -17,15 +17,16 @@ from rich.console import Console
 
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import atomic_folder, write_json
-from mlx_phi3v.progress import stages
+from mlx_phi3v.progress import note, stages
 
 from .compare.comparable import manifest_differences
+from .runs.made_from import KEY, is_made, made_from, said
 from .runs.run import Run
 from .runs.writer import RunWriter
 
 # In what one run's shards may differ: where and when they ran.
 _MACHINE_KEYS = ("code", "packages", "device", "batch_size", "shard")
+_SHOWN = 5  # missing shards
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,31 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
         if differing:
             raise UserError(f"{first.path} and {shard.path} are no shards of one run: {'; '.join(map(str, differing))}")
     complete = _check_shards(shards, partial)
-    manifest = {**first.manifest, "shard": None, "merged": [_origin(shard) for shard in shards]}
-    came_from: dict[str, Path] = {}
-    with atomic_folder(output) as temporary:
-        with RunWriter.open(temporary, manifest) as writer:
-            for shard in shards:
-                for _, row in shard.stream():
-                    if row.id in came_from:
-                        raise UserError(
-                            f"row {row.id!r} is in {came_from[row.id]} and again in {shard.path}; give each row once"
-                        )
-                    came_from[row.id] = shard.path
-                    writer.write(row)
-            writer.finish(seconds=sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards))
-        if not complete:
-            write_json(temporary / "manifest.json", {**writer.manifest, "end": None})
+    entry = made_from("eval.merge", [shard.path for shard in shards], partial=partial)
+    if is_made(output, entry):
+        note(said(output))
+        return Run.load(output)
+    manifest = {**first.manifest, "shard": None, "merged": [_origin(shard) for shard in shards], KEY: entry}
+    came_from: dict[str, str] = {}
+    with RunWriter.create(output, manifest) as writer:
+        for shard in shards:
+            for number, _, row in shard.numbered():
+                if row.id in came_from:
+                    raise UserError(
+                        f"{shard.place(number)} is the row {row.id!r}, which {came_from[row.id]} is too; give each row once"
+                    )
+                came_from[row.id] = shard.place(number)
+                writer.write(row)
+        seconds = sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards)
+        writer.finish(seconds=seconds, complete=complete)
     return Run.load(output)
 
 
 def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
     """Whether all shards are there and finished. Raises UserError where not and `partial` is false."""
     numbers: list[tuple[int, int]] = []
-    missing: list[str] = []
     for shard in shards:
-        if not shard.manifest.get("shard"):
+        if shard.manifest.get("shard") is None:
             raise UserError(f"{shard.path} is no shard; make shards with eval.predict --shard i/n")
         i, n = shard.manifest["shard"]
         numbers.append((i, n))
@@ -84,16 +86,19 @@ def _check_shards(shards: Sequence[Run], partial: bool) -> bool:
     if len(of) != 1:
         raise UserError(f"shards {', '.join(f'{i}/{n}' for i, n in numbers)} differ in n; give those of one n")
     n = of.pop()
-    for i in range(1, n + 1):
-        count = sum(number == i for number, _ in numbers)
-        if count > 1:
+    given: set[int] = set()
+    for i, _ in numbers:
+        if i in given:
             raise UserError(f"shard {i}/{n} is given twice; give each once")
-        if not count:
-            missing.append(f"shard {i}/{n} is missing")
-    missing += [f"{shard.path} is unfinished" for shard in shards if not shard.finished]
-    if missing and not partial:
-        raise UserError(f"{'; '.join(missing)}; finish them, or give --partial")
-    return not missing
+        given.add(i)
+    lacking = n - len(given)
+    first = (i for i in range(1, n + 1) if i not in given)
+    problems = [f"shard {i}/{n} is missing" for i, _ in zip(first, range(min(lacking, _SHOWN)))]
+    problems += [f"{lacking - _SHOWN} more are missing"] if lacking > _SHOWN else []
+    problems += [f"{shard.path} is unfinished" for shard in shards if not shard.finished]
+    if problems and not partial:
+        raise UserError(f"{'; '.join(problems)}; finish them, or give --partial")
+    return not problems
 
 
 def _origin(shard: Run) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mlx_phi3v.cli import option, parse
-from mlx_phi3v.errors import run_cli
+from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import atomic_path
-from mlx_phi3v.progress import stages
+from mlx_phi3v.outputs import is_own_file
+from mlx_phi3v.progress import note, stages
 from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_SEED
 from mlx_phi3v.task import Task
 from mlx_phi3v.text import csv_cell
@@ -30,6 +31,7 @@ from mlx_phi3v.text import csv_cell
 from .compare.compare_runs import RESAMPLES
 from .compare.score_run import score_run
 from .report import terminal
+from .runs.made_from import KEY, is_made, made_from, said
 from .runs.prediction import Prediction
 from .runs.run import Run
 from .runs.writer import RunWriter, write_baseline
@@ -43,7 +45,7 @@ class ScoreConfig:
     """Settings of a scoring."""
 
     run: Path = option(help="run folder", positional=True)
-    output: Path | None = option(None, help="write the run, its answers parsed again, to this folder", writes="folder")
+    output: Path | None = option(None, help="write the run, its answers parsed again, to this folder", writes="new")
     baseline: Path | None = option(None, help="save the run as a baseline in this one file", writes="baseline")
     csv: Path | None = option(
         None, help="write true values, predicted values and parse statuses as CSV, one line a row", writes="csv"
@@ -65,18 +67,34 @@ class RescoredRun(Run):
 
     changed = 0
 
-    def stream(self) -> Iterator[tuple[int, Prediction]]:
-        """As `Run.stream`, each row's fields parsed again from its text."""
+    def numbered(self) -> Iterator[tuple[int, int, Prediction]]:
+        """As `Run.numbered`, each row's fields parsed again from its text."""
         self.changed = 0
-        for offset, row in super().stream():
+        for number, offset, row in super().numbered():
             again = reparse(row, self.task)
             self.changed += again.predicted != row.predicted
-            yield offset, again
+            yield number, offset, again
+
+
+def check_outputs(config: ScoreConfig) -> None:
+    """Raises UserError where one output would take another's place, or that of RUN."""
+    chosen = {"RUN": config.run, "--output": config.output, "--baseline": config.baseline, "--csv": config.csv}
+    seen: dict[Path, str] = {}
+    for flag, path in chosen.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in seen:
+            raise UserError(f"{flag} is {path}, and so is {seen[place]}; give each its own")
+        seen[place] = flag
+        if config.output and place.parent == config.output.resolve() and is_own_file(place):
+            raise UserError(f"{flag} is {path}, a file that --output writes; choose another name")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     config = parse(ScoreConfig, "python -m eval.score", __doc__ or "", argv)
+    check_outputs(config)
     run = RescoredRun.load(config.run)
     with stages() as say:
         say(f"scoring {run.label}")
@@ -84,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores["read_differently"] = run.changed
         if config.output:
             say(f"writing {config.output}")
-            _write_run(run, config.output)
+            write_scored(run, config.output)
         if config.baseline:
             write_baseline(run, config.baseline)
         if config.csv:
@@ -105,11 +123,19 @@ def _table(run: RescoredRun) -> pd.DataFrame:
     return table
 
 
-def _write_run(run: RescoredRun, output: Path) -> None:
-    with RunWriter.open(output, run.manifest, resume=False) as writer:
-        for _, row in run.stream():
+def write_scored(run: RescoredRun, output: Path) -> None:
+    """Write the run, its answers parsed again, to a new folder; one that was made from the same run stays as it is.
+
+    Raises UserError where a row repeats, naming its line. `output` appears whole or not at all.
+    """
+    entry = made_from("eval.score", [run.path])
+    if is_made(output, entry):
+        note(said(output))
+        return
+    with RunWriter.create(output, {**run.manifest, KEY: entry}) as writer:
+        for row in run.distinct():
             writer.write(row)
-        writer.finish(seconds=float(run.manifest.get("seconds") or 0.0))
+        writer.finish(seconds=float(run.manifest.get("seconds") or 0.0), complete=run.finished)
 
 
 console = partial(run_cli, main)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .catalogue_checks import check_batch, check_info, open_shard
+from .catalogue_checks import check_batch, check_info, open_shard, python_values
 from .errors import UserError
 from .files import read_json
 from .photo import PhotoError, photo_size
@@ -74,6 +74,7 @@ class Split(Sequence[dict[str, Any]]):
         self._root = os.path.realpath(folder) + os.sep
         opened = [(shard, batch) for shard in shards for batch in open_shard(folder, shard, task)]
         self._batches: list[pa.RecordBatch] = [batch for _, batch in opened]
+        self._shards = [folder / shard for shard, _ in opened]
         self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
         if rows is not None and len(self) != rows:
             where = ", ".join(str(folder / shard) for shard in shards[:3]) or f"{folder}/catalogue.json"
@@ -112,18 +113,18 @@ class Split(Sequence[dict[str, Any]]):
         number = bisect.bisect_right(self._ends, index)
         batch = self._batches[number]
         at = index - (self._ends[number] - batch.num_rows)
-        row: dict[str, Any] = batch.slice(at, 1).select(self.columns).to_pylist()[0]
+        row = python_values(batch.slice(at, 1).select(self.columns), self._shards[number])[0]
         row["images"] = [self._photo(image) for image in row["images"] or []]
         return row
 
     def batches(self, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Rows in order, some thousand at a time, with these columns only; "images" stay relative to the folder."""
-        for batch in self._batches:
-            yield batch.select(list(columns)).to_pylist()
+        for batch, shard in zip(self._batches, self._shards):
+            yield python_values(batch.select(list(columns)), shard)
 
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
-        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+        return [row[name] for rows in self.batches([name]) for row in rows]
 
     def longest(self, name: str) -> int:
         """The most bytes that a value of a text column has, or the most items of a column of lists; 0 where all are null."""

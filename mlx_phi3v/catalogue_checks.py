@@ -115,6 +115,11 @@ def open_shard(folder: Path, name: str, task: Task | None) -> list[pa.RecordBatc
 
 
 def _check_schema(schema: pa.Schema, path: Path, task: Task | None) -> None:
+    for kind in schema.types:
+        _check_names(kind)
+    double = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if double is not None:
+        raise UserError(f"catalogue shard {path} has {schema.names.count(double)} columns {double!r}; {_MEND}")
     wanted = {"id": pa.string(), "images": pa.list_(pa.string())}
     for item in task.fields if task else ():
         wanted[item.name] = pa.float64() if item.kind == "number" else pa.string()
@@ -126,6 +131,23 @@ def _check_schema(schema: pa.Schema, path: Path, task: Task | None) -> None:
         found = schema.field(name).type
         if found != kind and not (pa.types.is_list(kind) and pa.types.is_list(found) and found.value_type == kind.value_type):
             raise UserError(f"catalogue shard {path} has {found} in the column {name!r}, not {kind}; {_MEND}")
+
+
+def _check_names(kind: pa.DataType) -> None:
+    """Raise ValueError where the name of a part of a type is not UTF-8; Arrow checks those of values only."""
+    for number in range(kind.num_fields):
+        part = kind.field(number)
+        part.name.encode()
+        _check_names(part.type)
+
+
+def python_values(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
+    """Rows as dicts. Raises UserError for what Python cannot hold (a date in the year 99999), as an extra column may."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise UserError(f"catalogue shard {path} holds a value that cannot be read ({_first_line(error)}); {_MEND}") from None
 
 
 def check_batch(batch: pa.RecordBatch, path: Path, numbers: Sequence[str], sizes: str | None) -> None:

@@ -21,7 +21,6 @@ from .errors import UserError
 from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, truth, usage
 from .outputs import output_path
 from .ranges import check_ranges, check_value, short
-from .yaml_file import read_yaml
 
 __all__ = ["build", "check_ranges", "option", "own_keys", "parse", "read_yaml", "unknown_key"]
 
@@ -38,6 +37,13 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UserError:
     close = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
     return UserError(f"unknown key {key!r} in {where}{hint}")
+
+
+def read_yaml(path: Path | str, what: str | None = None) -> dict[str, Any]:
+    """See `mlx_phi3v.yaml_file`, which is imported only where there is such a file."""
+    from . import yaml_file
+
+    return yaml_file.read_yaml(path, what)
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str, flags: Collection[str] = ()) -> T:

@@ -136,7 +136,7 @@ def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple
     """The tensors that replace one source tensor: (name, dtype, shape, bytes) each. Holds one source tensor in memory."""
     from .backend_mlx import arrays
 
-    array = arrays.read(info, name)
+    array = arrays.read(info, name, config.dtype)
     if config.dtype:
         array = array.astype(arrays.dtype(config.dtype))
     if not (config.quantize and is_quantized(name)):

@@ -17,6 +17,8 @@ from .batches import Example, collate
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .config import ModelArgs
+from .errors import UserError
+from .overflow import not_finite
 from .prompts import IGNORE, PromptProcessor
 from .rope import uses_long_factor
 from .task import Task
@@ -116,7 +118,7 @@ def generate(
     alive = list(enumerate(rows))
     logits, cache = _prefill(backend, rows)
     for step in range(max_new_tokens):
-        for (number, row), logprobs in zip(alive, log_softmax(logits)):
+        for (number, row), logprobs in zip(alive, _logprobs(logits, backend)):
             token = row.choose(logprobs, stop_ids)
             if on_token and row.answer.finish != "end":
                 on_token(number, token)
@@ -136,6 +138,13 @@ def generate(
             backend.keep_rows(cache, staying)
         logits = backend.decode(cache, np.array([row.answer.token_ids[-1] for _, row in alive], np.int64))
     return [row.answer for row in rows]
+
+
+def _logprobs(logits: np.ndarray, backend: Backend) -> np.ndarray:
+    """`log_softmax` of logits that are finite. Raises UserError for others: any token could be the next."""
+    if not np.isfinite(logits).all():
+        raise UserError(not_finite("the scores of the next token", backend.dtype))
+    return log_softmax(logits)
 
 
 def _prefill(backend: Backend, rows: Sequence[RowState]) -> tuple[np.ndarray, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn, TypeVar
 
@@ -56,10 +57,17 @@ def read_json(path: Path | str, what: str) -> Any:
         raise UserError(f"{what} {path} is not valid JSON ({error}); it may be truncated, make it again") from None
 
 
-def parse_json(data: bytes, name: str) -> Any:
-    """The value of a JSON text in UTF-8, strictly. Raises ValueError where it is no JSON, else UserError, see `read_json`."""
+def parse_json(data: bytes, name: str, *, nan_is_null: bool = False) -> Any:
+    """The value of a JSON text in UTF-8, strictly. Raises ValueError where it is no JSON, else UserError, see `read_json`.
+
+    nan_is_null: take NaN, which tools write where a table has no value, as null.
+    """
+
+    def constant(word: str) -> float | None:
+        return None if nan_is_null and word == "NaN" else float(word)
+
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=constant)
     except RecursionError:
         raise UserError(f"{name} is nested too deeply; it must have at most {MOST_DEPTH} levels") from None
     _refuse_faults(value, name)
@@ -167,14 +175,18 @@ def _refuse(name: str, key: str, found: str, wanted: str) -> NoReturn:
 
 def _sentence(problem: str, document: Any, path: Path | str) -> str:
     """msgspec's error ("Expected `int`, got `str` - at `$.a.b`") in our form."""
-    problem, _, at = problem.partition(" - at ")
+    if " - at `" in problem:  # the last one: a value that is shown may hold the same words
+        problem, _, at = problem.rpartition(" - at ")
+    else:
+        at = ""
     place = re.search(r"\$([^`]*)", at)
     key = (place[1] if place else "").lstrip(".")
     missing = re.fullmatch(r"Object missing required field `(.*)`", problem)
     if missing:
         return f"{path} has no {f'{plain(key)}.' if key else ''}{plain(missing[1])}; it must be there"
     got = re.search(r", got `(\w+)`", problem)
-    key, value = _value_at(document, key, got[1] if got else "")
+    enum = re.match(r"Invalid enum value '(.*)'", problem, re.DOTALL)
+    key, value = _value_at(document, key, got[1] if got else "", enum[1] if enum else None)
     key, found = plain(key), shown(value)
     wanted = re.sub(
         r"`(\w+)`", lambda word: _WORDS.get(word[1], word[1]), re.sub(r", got .*", "", problem).replace(" | ", "` or `")
@@ -183,21 +195,36 @@ def _sentence(problem: str, document: Any, path: Path | str) -> str:
         wanted.removeprefix("Expected ").replace(">= ", "of at least ").replace("<= ", "of at most ").replace("> ", "above ")
     )
     wanted = wanted.removesuffix(" or null")
-    wanted = re.sub(r"Invalid enum value.*", "a supported value", wanted)
+    wanted = re.sub(r"Invalid enum value.*", "a supported value", wanted, flags=re.DOTALL)
     if not key:
         return f"{path} is {found}; it must be {wanted}"
     return f"{path}: {key} is {found}; it must be {wanted}"
 
 
-def _value_at(document: Any, key: str, kind: str) -> tuple[str, Any]:
-    """(the whole key, the value there). msgspec writes `[...]` for any key of an object: it is the first with such a value."""
-    kinds = {"int": int, "float": float, "str": str, "bool": bool, "array": list, "object": dict, "null": type(None)}
-    whole = ""
-    for part in re.findall(r"[^.\[\]]+|\[\.\.\.\]", key):
-        if isinstance(document, list):
-            whole, document = f"{whole}[{part}]", document[int(part)]
-            continue
-        if part == "[...]":
-            part = next((name for name, value in document.items() if type(value) is kinds.get(kind)), next(iter(document)))
-        whole, document = f"{whole}.{part}" if whole else part, document[part]
-    return whole, document
+def _value_at(document: Any, key: str, kind: str, said: str | None = None) -> tuple[str, Any]:
+    """(the whole key, the value there). msgspec writes `[...]` for any key of an object: it is the first that leads to a
+    value of the type `kind`, or equal to `said`."""
+    parts = re.findall(r"[^.\[\]]+|\[\.\.\.\]", key)
+    found = next(_values_at(document, parts, "", lambda value: _is_meant(value, kind, said)), None)
+    return found or next(_values_at(document, parts, "", lambda value: True), ("", document))
+
+
+_KINDS = {"int": int, "float": float, "str": str, "bool": bool, "array": list, "object": dict, "null": type(None)}
+
+
+def _is_meant(value: Any, kind: str, said: str | None) -> bool:
+    return value == said if said is not None else type(value) is _KINDS.get(kind)
+
+
+def _values_at(document: Any, parts: list[str], whole: str, meant: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """(whole key, value) of the values that `parts` may name and that are meant."""
+    if not parts:
+        if meant(document):
+            yield whole, document
+    elif isinstance(document, list):
+        if parts[0].isdigit() and int(parts[0]) < len(document):
+            yield from _values_at(document[int(parts[0])], parts[1:], f"{whole}[{parts[0]}]", meant)
+    elif isinstance(document, dict):
+        for name in document if parts[0] == "[...]" else [parts[0]]:
+            if name in document:
+                yield from _values_at(document[name], parts[1:], f"{whole}.{name}" if whole else name, meant)

@@ -11,8 +11,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -52,6 +50,8 @@ def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:
         raise
     except BaseException as error:
         _leave(error, mistake)
+    finally:
+        interrupts.done()
     sys.exit(status)
 
 
@@ -84,6 +84,9 @@ def _sentence(error: BaseException) -> str | None:
 
 def report_fault(error: BaseException) -> str:
     """The sentence for an unforeseen exception; its traceback goes into a file, and to stderr where MLX_PHI3V_DEBUG is set."""
+    import tempfile  # neither is needed by a command that ends well
+    import traceback
+
     trace = "".join(traceback.format_exception(error))
     if os.environ.get(_DEBUG):
         print(trace, file=sys.stderr)

@@ -108,11 +108,13 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
-        if not name and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        written = error.filename2 if full and error.filename2 else error.filename  # of a copy: the copy, not its source
+        name = os.fsdecode(written) if isinstance(written, (str, bytes, os.PathLike)) else ""
+        if not name and full:
             error.filename = str(path)
         elif temporary and name.startswith(str(temporary)):
-            error.filename = f"{path}{name.removeprefix(str(temporary))}"
+            error.filename, error.filename2 = f"{path}{name.removeprefix(str(temporary))}", None
         raise
 
 

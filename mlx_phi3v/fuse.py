@@ -73,7 +73,7 @@ class _Merge:
             array = arrays.add(array, np.float32(self.adapter.scale) * (up @ down))
         elif whole is not None:
             array = arrays.from_numpy(whole)
-        array = array.astype(dtype)
+        array = arrays.narrow(array, dtype, f"{name} with its adapter")
         if unpack and not self.dequantize:
             packed = arrays.quantize(array, unpack.group_size, unpack.bits)
             return [(key, *arrays.to_bytes(value)) for key, value in zip(names, packed)]

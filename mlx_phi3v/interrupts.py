@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -36,6 +37,26 @@ def install() -> None:
         if is_default(number):
             signal.signal(number, _raise)
     sys.unraisablehook = _unraisable
+    atexit.register(_ignore)  # before all others, so it is called after them
+
+
+def done() -> None:
+    """The command has ended but for Python's own end: a signal now ends the process at once, as before it began."""
+    if _received is None:
+        _replace(_raise, leave_at_once)
+
+
+def _ignore() -> None:
+    """Python puts the default back while it ends, which a signal ends without a word; there is nothing left to stop."""
+    _replace(_raise, signal.SIG_IGN)
+    _replace(leave_at_once, signal.SIG_IGN)
+
+
+def _replace(ours: Any, other: Any) -> None:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in SIGNALS:
+            if signal.getsignal(number) is ours:
+                signal.signal(number, other)
 
 
 def received() -> int | None:

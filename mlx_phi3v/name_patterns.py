@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
 import sys
 
 from .errors import UserError
@@ -31,6 +30,8 @@ def fully_matching(pattern: str, names: tuple[str, ...], key: str) -> frozenset[
         raise UserError(f"{key} is {short!r}; it must be a regular expression ({error})") from None
     if not re.search(r"[*+{]", pattern):  # nothing is repeated, so nothing can take long
         return frozenset(name for name in names if re.fullmatch(pattern, name))
+    import subprocess  # most names have no pattern
+
     command = [sys.executable, "-I", "-S", "-c", _MATCH]
     try:
         done = subprocess.run(command, input=json.dumps([pattern, names]).encode(), capture_output=True, timeout=SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,11 @@ from .errors import UserError
 Writes = Literal["new", "folder", "html", "baseline", "csv"]
 
 # How a file begins that an earlier run of the same command wrote, and that may be written over.
-_BEGINS = {"html": (b"<!doctype html",), "baseline": (b'{"manifest"',)}
-# What marks a folder as one of ours: files that came with it are not written over by a table.
+_BEGINS = {"html": (b"<!doctype html",), "baseline": (b'{"manifest"',), "csv": (b"id,true_",)}
+# What marks a folder as a run or a catalogue.
 _MARKS = ("manifest.json", "catalogue.json")
+# The files of runs and catalogues themselves.
+_OWN = re.compile(r"manifest\.json|predictions\.jsonl|trace-.*\.jsonl|catalogue\.json|rejected\.csv|.*\.arrow", re.DOTALL)
 
 
 def output_path(path: Path, writes: Writes, name: str) -> Path:
@@ -49,6 +52,8 @@ def _check_folder(path: Path, writes: Writes, name: str) -> None:
         raise UserError(f"{name} is {path}, a file; give a folder")
     if not path.name:
         raise UserError(f"{name} is {path}; give a folder in it")
+    if writes == "new" and path.resolve() == Path.cwd():  # the shell would go on in the folder that was replaced
+        raise UserError(f"{name} is the current folder; the folder must appear whole, so give one in it, such as new")
     if writes == "new" and os.path.ismount(path):
         raise UserError(f"{name} is {path}, a mount point; the folder must appear whole, so give one in it: {path / 'new'}")
 
@@ -56,12 +61,17 @@ def _check_folder(path: Path, writes: Writes, name: str) -> None:
 def _check_file(path: Path, writes: Writes, name: str) -> None:
     if path.is_dir():
         raise UserError(f"{name} is {path}, a folder; give the name of a file")
+    marked = any((path.parent / mark).exists() for mark in _MARKS)
+    if marked and is_own_file(path):  # also where it is empty or not there yet: a run that has just begun
+        raise UserError(f"{name} is {path}, a file of the run or catalogue in that folder; choose another name")
     if not path.is_file() or not path.stat().st_size:
         return
     with open(path, "rb") as file:
         start = file.read(64).lstrip().lower()
-    ours = start.startswith(_BEGINS[writes]) if writes in _BEGINS else path.suffix.lower() == ".csv"
-    if writes == "csv" and any((path.parent / mark).exists() for mark in _MARKS):
-        ours = False
-    if not ours:
+    if not start.startswith(_BEGINS[writes]):
         raise UserError(f"{name} is {path}, a file that this command did not write; choose another name or remove it first")
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a run or a catalogue has a file of this name."""
+    return bool(_OWN.fullmatch(path.name))

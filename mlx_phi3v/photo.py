@@ -119,21 +119,26 @@ def open_photo(
     return image
 
 
+def small_photo(path: Path | str, side: int) -> Image.Image:
+    """A photo as an RGB image of at most `side` pixels a side. Raises PhotoError where it cannot be used."""
+    source = Photo.read(path)
+    image = _open(io.BytesIO(source.data), source.name)
+    _check_size(image.size, source.name, MAX_PIXELS, MIN_SIDE)
+    with _decoding(source.name):
+        image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded small at once
+        small = _to_rgb(_oriented(image), source.name)
+        small.info = {}
+        small.thumbnail((side, side))
+    return small
+
+
 def thumbnail(path: Path | str, side: int) -> str | None:
     """A photo as a small JPEG (its longer side has `side` pixels) in a data URI; None where it cannot be used."""
     try:
-        source = Photo.read(path)
-        image = _open(io.BytesIO(source.data), source.name)
-        _check_size(image.size, source.name, MAX_PIXELS, MIN_SIDE)
-        with _decoding(source.name):
-            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded small at once
-            small = _to_rgb(_oriented(image), source.name)
-            small.info = {}
-            small.thumbnail((side, side))
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=70)
+        small, buffer = small_photo(path, side), io.BytesIO()
     except PhotoError:
         return None
+    small.save(buffer, "JPEG", quality=70)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import shown
+
+if TYPE_CHECKING:  # imported where something is shown: --help needs none of it
+    from rich.progress import Progress as RichProgress
 
 T = TypeVar("T")
 _JSON_SECONDS = 0.5  # at most this often does a JSON progress line appear
@@ -32,19 +30,10 @@ class Progress:
         self.label, self.total, self.done, self.as_json = label, total, done, as_json
         self.fields: dict[str, Any] = {}
         self._spoken = 0.0
-        self._bar: RichProgress | None = None
-        console = Console(stderr=True)
-        if not as_json and console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-            )
+        self._bar = None if as_json else _terminal_bar()
+        if self._bar:
+            from rich.markup import escape
+
             self._task = self._bar.add_task(escape(shown(label)), total=total, completed=done, note="")
 
     def __enter__(self) -> Progress:
@@ -76,6 +65,26 @@ class Progress:
         self.emit(event="progress", label=self.label, done=self.done, total=self.total, **self.fields)
 
 
+def _terminal_bar() -> RichProgress | None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("[bold]{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
 def _shown(fields: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items())
 
@@ -88,18 +97,25 @@ def result(as_json: bool, **fields: Any) -> None:
 
 def note(text: str) -> None:
     """A line that the user must not miss, on stderr: also without a terminal and with `--json`."""
+    from rich.console import Console
+
     Console(stderr=True, soft_wrap=True).print(f"note: {shown(text)}", markup=False, highlight=False)
 
 
 def say(text: str, *, as_json: bool = False) -> None:
     """A line on the user's terminal; nothing with `--json` or without a terminal."""
     if not as_json and sys.stderr.isatty():
+        from rich.console import Console
+
         Console(stderr=True).print(shown(text), markup=False)
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
     """A status line on a terminal; the yielded function sets its text. Shows nothing without a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda stage: None

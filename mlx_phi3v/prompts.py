@@ -29,7 +29,9 @@ class PromptProcessor:
             raise UserError(f"{folder} has no tokenizer.json; copy it from the published model")
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises a bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers raises a bare Exception, or what Rust's panic is in Python
             raise UserError(f"{path} cannot be read as a tokenizer ({error}); copy it again from the published model") from None
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

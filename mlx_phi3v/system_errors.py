@@ -30,7 +30,8 @@ _MENDS = {
 def os_sentence(error: OSError) -> str | None:
     """One sentence that names the path; None where the error is of no path or unknown, so nothing the user can mend."""
     number = error.errno
-    path = _name(error.filename)
+    # Of a copy that finds no room, the second name is the file that is written.
+    path = _name(error.filename2 if number in _FULL and error.filename2 else error.filename)
     said = (error.strerror or "").strip() or type(error).__name__
     where = f" {path}" if path else ""
     if number in _FULL:

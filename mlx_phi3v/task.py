@@ -45,6 +45,7 @@ def defused(text: str) -> str:
 
 
 PROMPT = chat_prompt(QUESTION, 1)
+_LONGEST_NUMBER = 100  # characters; of more digits than a float has room for it is no price
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
 
@@ -233,6 +234,6 @@ def _read(item: Field, raw: str) -> ParsedField:
         return ParsedField(None, "malformed")
     if item.kind != "number":
         return ParsedField(raw, "ok")
-    if not _NUMBER.fullmatch(raw):
+    if not _NUMBER.fullmatch(raw) or len(raw) > _LONGEST_NUMBER:
         return ParsedField(None, "malformed")
     return ParsedField(float(raw.replace(",", "")), "ok")

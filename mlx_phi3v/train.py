@@ -11,12 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from . import cli
 from .errors import run_cli
 from .progress import result, say
-from .training.loop import train
 from .training.train_config import TrainConfig
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """See `mlx_phi3v.training.loop`, which is imported once the flags are read: --help and a wrong flag need none of it."""
+    from .training import loop
+
+    return loop.train(config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,7 +45,7 @@ NAMED = {
     "cannot be READ": r"cannot (be )?read",
     "not permitted": r"not permitted",
 }
-_REFUSES = r"sentence|refused|says so|interrupted"
+_REFUSES = r"sentence|refused|says so|interrupted|not overwritten"
 _WORKS = (
     r"\bworks|\bkept\b|stay|taken in|left out|left behind|no (worker|child)|noticed|page is written|ends well|given up|"
     r"not overwritten|converted anew|printed whole|no traceback$"

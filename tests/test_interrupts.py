@@ -85,6 +85,29 @@ def test_a_signal_ends_a_command_and_its_processes(
     assert marked(mark) == [] and not (tmp_path / "out" / "catalogue.json").exists()
 
 
+@pytest.mark.parametrize("module", ["data.sample", "eval"])
+def test_no_process_outlives_a_command_that_is_killed(module: str, tmp_path: Path) -> None:
+    flags, processes = COMMANDS[module]
+    mark = uuid.uuid4().hex
+    running = start(mark, "-m", module, "--output", tmp_path / "out", *flags)
+    wait_for(mark, processes)
+    running.kill()
+    running.wait()
+    for _ in range(600):  # they look for their parent every half second; a command then ends as at SIGTERM
+        if not marked(mark):
+            break
+        time.sleep(0.1)
+    assert marked(mark) == []
+
+
+def test_a_command_whose_parent_was_killed_before_it_began_ends() -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    environment = os.environ | {startup.COMMAND: gone.stdout.strip()}
+    line = [sys.executable, "-m", "data.sample", "--help"]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "interrupted\n")
+
+
 AT_START = """
 import os, signal, sys
 sys.orig_argv = [sys.executable, "-m", "mlx_phi3v.train"]
@@ -99,6 +122,32 @@ import numpy
 def test_a_signal_before_anything_is_imported(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", AT_START, name], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + signal.Signals[name] and done.stderr == "interrupted\n"
+
+
+AT_THE_END = """
+import atexit, os, signal, sys
+from mlx_phi3v.errors import run_cli
+number, moment = signal.Signals[sys.argv[1]], sys.argv[2]
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=number):
+        kill(process, number)  # at the very end, when Python has put its default handlers back
+if moment == "end":
+    late = Late()
+def main():
+    if moment == "exit":
+        atexit.register(os.kill, os.getpid(), number)
+    print("done")
+run_cli(main)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(("moment", "ignored"), [("exit", False), ("end", True)])
+def test_a_signal_after_the_work_is_done(name: str, moment: str, ignored: bool) -> None:
+    line = [sys.executable, "-c", AT_THE_END, name, moment]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    status = 0 if ignored else 128 + signal.Signals[name]
+    assert (done.returncode, done.stdout, done.stderr) == (status, "done\n", "" if ignored else "interrupted\n")
 
 
 def test_a_program_that_uses_the_package_keeps_its_signals() -> None:

@@ -14,6 +14,7 @@ A run that is stopped at any moment continues when it is started again: unfinish
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from mlx_phi3v.text import printable
 from .dry_run import dry_run
 from .dry_run_table import show_dry_run
 from .ingest_config import IngestConfig
+from .long_rows import LongRowCounter
 from .pipeline import ingest
 from .summary import summary
 
@@ -36,8 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(IngestConfig, "python -m data.ingest", __doc__ or "", argv)
     if settings.dry_run is not None:
         return _dry_run(settings)
+    counter = LongRowCounter(settings) if settings.model else None  # a wrong model is told before the work
     info = ingest(settings)
-    print(json.dumps(info) if settings.json else printable(summary(info, settings.output), lines=True))
+    long = counter.count() if counter else None
+    if settings.json:
+        print(json.dumps(info | ({"long_rows": dataclasses.asdict(long)} if long else {})))
+    else:
+        lines = [summary(info, settings.output), *([counter.line(long)] if counter else [])]
+        print(printable("\n".join(lines), lines=True))
     return 0
 
 

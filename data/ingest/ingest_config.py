@@ -11,7 +11,7 @@ from typing import Any, cast
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
-from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, short
+from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, MAX_TOKENS, short
 
 from .hub import HubOptions
 from .join import check_join
@@ -65,7 +65,12 @@ class IngestConfig:
         at_most=10**6,
         implied=20,
     )
-    model: Path | None = option(None, help="folder of a model, whose tokenizer counts the tokens of --dry-run")
+    model: Path | None = option(
+        None, help="folder of a model, whose tokenizer counts rows that are too long, and tokens of --dry-run"
+    )
+    max_length: int | None = option(
+        None, help="count rows of more tokens than this; by default the model's limit", at_least=1, at_most=MAX_TOKENS
+    )
     limit: int | None = option(None, help="read only so many rows", at_least=1, at_most=10**12)
     code: Any = option(None, help="column with the product code; equal codes stay in one split")
     split: Any = option(None, help="column with the split, where the source has its own")
@@ -149,6 +154,8 @@ class IngestConfig:
 def check_settings(settings: IngestConfig) -> None:
     """Raise UserError for a value out of range."""
     check_ranges(settings)
+    if settings.max_length is not None and settings.model is None:
+        raise UserError("--max-length needs --model, the folder of the model whose tokenizer counts")
     if settings.currency_rates and not settings.currency:
         raise UserError("--currency-rates needs --currency, the code that the rates turn prices into, such as EUR")
     if settings.validation + settings.test >= 1:

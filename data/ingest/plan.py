@@ -108,7 +108,7 @@ def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
         return None
     if not settings.join.is_file():
         raise UserError(f"--join {settings.join} is no file; give a table")
-    table = open_table(settings.join, Reading(quick=settings.dry_run is not None))
+    table = open_table(settings.join, Reading(settings.encoding, quick=settings.dry_run is not None))
     return JoinedTable(table, settings.join, settings.on, source.columns)
 
 

@@ -6,7 +6,8 @@ Data, prompt and decoding must not differ, unless the user allows each by name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,18 @@ import numpy as np
 from mlx_phi3v.errors import UserError
 
 from ..runs.columns import Ints, RunColumns
+from ..runs.manifest import HASHES
 from ..runs.run import Run
 
 # Hashes that identify the system under test, not its data and prompt.
 _SUBJECT_HASHES = {"base": "base weights", "adapter": "adapter weights"}
 _SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "backend", "batch_size", "device", "processes")
+_SETTINGS = ("num_crops", "max_new_tokens", "temperature", "top_p", "seed")  # those of eval.predict, whether recorded or not
 _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
-    "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", *_MUST_MATCH
+    "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", "made_from",
+    "split_rows", *_MUST_MATCH,
 )  # fmt: skip
 _SHOWN_IDS = 5
 
@@ -91,6 +95,12 @@ def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Run
     return sorted(found, key=lambda item: not item.refuses)
 
 
+def other_model(differences: Collection[RunDifference]) -> bool:
+    """Whether the differences show other weights, another adapter or another model."""
+    subjects = (*_SUBJECT_HASHES.values(), "quantization", "adapter_config", "model_config")
+    return any(item.name in subjects or item.name.split(".")[0] in subjects for item in differences)
+
+
 def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     """The leaves in which two JSON values differ, by dotted name."""
     if a == b:
@@ -128,6 +138,20 @@ def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: R
         )
     if not joined.ids:
         raise UserError(f"{a.path} and {b.path} have no row in common; run both on the same catalogue and split")
+
+
+def check_allowed(allow: Collection[str], runs: Sequence[Run]) -> None:
+    """Raises UserError for a name that no difference between runs has: a mistyped one would allow nothing, in silence."""
+    known = {"task", "truth", *_MUST_MATCH, *_SETTINGS, *(_SUBJECT_HASHES.get(name, name) for name in HASHES)}
+    for run in runs:
+        known |= set(run.manifest.get("hashes", {})) | set(run.manifest.get("settings", {}))
+    for run in runs:
+        known |= {item.name for item in manifest_differences(runs[0].manifest, run.manifest)}
+    for name in allow:
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean {close[0]}?" if close else "the error message of a refused comparison names them"
+            raise UserError(f"--allow {name} is no difference that runs may have; {hint}")
 
 
 def _short(value: Any) -> str:

@@ -109,5 +109,5 @@ def _paired_rows(run: Run, other: Run, data: PairedRuns) -> Iterator[tuple[Predi
 
 def _first_divergence(tokens: Sequence[int], top_k: Sequence[Step]) -> list[int]:
     """The first step at which the model's first choice is another token, as a list; empty where there is none."""
-    firsts = [max(step, key=lambda item: item[1])[0] for step in top_k]
-    return [k for k, (first, token) in enumerate(zip(firsts, tokens)) if first != token][:1]
+    firsts = [max(step, key=lambda item: item[1])[0] if step else None for step in top_k]  # None where not recorded
+    return [k for k, (first, token) in enumerate(zip(firsts, tokens)) if first is not None and first != token][:1]

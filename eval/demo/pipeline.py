@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from mlx_phi3v.files import folder_in_place
+
 from .final_report import print_final_report
+from .job_record import begin, record_of
 from .jobs import Display, Job, run_jobs
 from .settings import VALIDATION, DemoConfig, check_settings
 
@@ -15,17 +18,24 @@ _DRAWING = 0.1  # work of drawing a row's photo, where answering the row is 1
 
 
 def run_demo(config: DemoConfig) -> int:
-    """Run the job; its exit status. Raises UserError for wrong settings and where a command fails."""
+    """Run the job; its exit status.
+
+    Raises UserError for wrong settings, for others than OUTPUT was begun with, where another process is writing OUTPUT, and
+    where a command fails.
+    """
     check_settings(config)
+    record = record_of(config)
     console = Console(stderr=config.json)
     display = Display(_total_work(config), console, config.json)
-    with display.bars:
-        draw(config, display)
-        convert(config, display)
-        predict_base(config, display)
-        tune(config, display)
-        predict_tuned(config, display)
-    return print_final_report(config, console)
+    with folder_in_place(config.output):
+        begin(config.output, record)
+        with display.bars:
+            draw(config, display)
+            convert(config, display)
+            predict_base(config, display)
+            tune(config, display)
+            predict_tuned(config, display)
+        return print_final_report(config, console)
 
 
 def draw(config: DemoConfig, display: Display) -> None:

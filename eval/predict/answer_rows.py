@@ -97,7 +97,9 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     if config.trace:
         return trace(config, model.backend, maker, split)
     started = time.perf_counter()
-    with RunWriter.open(config.output, make_manifest(config, catalogue, model, task)) as writer:
+    ids = split.column("id")
+    manifest = make_manifest(config, catalogue, model, task)
+    with RunWriter.open(config.output, manifest, ids=[str(ids[i]) for i in rows]) as writer:
         _answer_rows(config, model, maker, cache, split, rows, writer)
         writer.finish(seconds=time.perf_counter() - started)
     if cache:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_phi3v.documents import check_shape, shown
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
 from mlx_phi3v.turns import TURNS
 
 from .prediction import true_values
+from .shapes import ManifestShape
 
 SCHEMA = 1
 HASHES = ("base", "adapter", "catalogue", "split", "template", "tokenizer", "decoding")
@@ -36,17 +38,32 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def check_manifest(manifest: Any, path: Path) -> dict[str, Any]:
-    """`manifest` itself. Raises UserError where it is of another schema or lacks what a comparison needs."""
+def check_manifest(manifest: Any, place: Path | str) -> dict[str, Any]:
+    """`manifest` itself, read from `place`. Raises UserError where it is of another schema or shape, or lacks what a comparison
+    needs."""
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise UserError(
-            f"{path} is no run manifest (it has no 'schema'); give a folder written by eval.predict or eval.import_run"
+            f"{place} is no run manifest (it has no 'schema'); give a folder written by eval.predict or eval.import_run"
         )
-    if manifest["schema"] != SCHEMA:
-        raise UserError(f"{path} has run schema {manifest['schema']!r}, this version reads {SCHEMA}; run eval.predict again")
+    schema = manifest["schema"]
+    if type(schema) is not int or schema != SCHEMA:
+        raise UserError(f"{place} has run schema {shown(schema)}, this version reads {SCHEMA}; run eval.predict again")
     if "task" not in manifest:
-        raise UserError(f"{path} has no 'task'; run eval.predict or eval.import_run again")
+        raise UserError(f"{place} has no 'task'; run eval.predict or eval.import_run again")
+    check_shape(manifest, ManifestShape, place)
+    read_task(manifest, place)
+    shard = manifest.get("shard")
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise UserError(f"{place}: shard is {shown(shard)}; it must be [i, n] with 1 <= i <= n")
     return manifest
+
+
+def read_task(manifest: Mapping[str, Any], place: Path | str) -> Task:
+    """The task of a manifest. Raises UserError that names `place`, where it was read."""
+    try:
+        return Task.from_dict(manifest["task"])
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def check_same_run(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, get_args
 
-import orjson
+import msgspec
+from msgspec import UNSET
 
+from mlx_phi3v.documents import shown
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import ParsedField, ParseStatus, Task, is_missing
 
-STATUSES: tuple[ParseStatus, ...] = get_args(ParseStatus)
-_REQUIRED = {"id", "true", "predicted"}
+from .lines import LineDecoder
+from .shapes import PredictionShape, TopK
 
-TopK = list[list[tuple[int, float]]]  # for each step, the likeliest tokens and their log-probabilities in nats
+STATUSES: tuple[ParseStatus, ...] = get_args(ParseStatus)
+_LARGEST = 1e100  # of a number: more than any price, and its square is still a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +52,29 @@ class Prediction:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises KeyError, TypeError, ValueError or AttributeError for values of another form."""
-        predicted = {
-            name: ParsedField(item.get("value"), item.get("status", "missing")) for name, item in value["predicted"].items()
-        }
-        if not all(item.status in STATUSES for item in predicted.values()):
-            raise ValueError(f"a parse status is none of {', '.join(STATUSES)}")
-        return cls(
-            str(value["id"]),
-            dict(value["true"]),
-            predicted,
-            value.get("text"),
-            value.get("token_ids") or [],
-            value.get("logprobs") or [],
-            read_top_k(value.get("top_k")),
-            value.get("finish"),
-            value.get("fingerprints") or {},
-            value.get("seconds"),
-            value.get("image"),
-        )
+        """The inverse of `to_dict`. Raises msgspec.ValidationError (a ValueError) for values of another shape."""
+        return cls.from_shape(msgspec.convert(value, PredictionShape))
 
     @classmethod
-    def from_line(cls, line: bytes, path: Path, number: int) -> Self:
-        """The prediction in line `number` of `path`. Raises UserError where it is not one."""
-        try:
-            value = read_json_line(line)
-        except ValueError:
-            raise UserError(f"{path} line {number} is not whole JSON; remove that line and resume the run") from None
-        if not isinstance(value, dict) or not set(value) >= _REQUIRED:
-            raise UserError(f"{path} line {number} lacks one of id, true, predicted; it is no prediction")
-        try:
-            return cls.from_dict(value)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} line {number} is no prediction ({error}); remove that line and resume the run") from None
+    def from_shape(cls, line: PredictionShape) -> Self:
+        """The prediction of a line."""
+        predicted = {
+            name: ParsedField(None if item.value is UNSET else item.value, "missing" if item.status is UNSET else item.status)
+            for name, item in line.predicted.items()
+        }
+        return cls(
+            str(line.id),
+            line.true,
+            predicted,
+            None if line.text is UNSET else line.text,
+            [] if line.token_ids is UNSET else line.token_ids,
+            [] if line.logprobs is UNSET else line.logprobs,
+            [] if line.top_k is UNSET else line.top_k,
+            None if line.finish is UNSET else line.finish,
+            {} if line.fingerprints is UNSET else line.fingerprints,
+            None if line.seconds is UNSET else line.seconds,
+            None if line.image is UNSET else line.image,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The values of its line, in the line's order. What was not recorded is left out."""
@@ -109,15 +101,53 @@ def true_values(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
     return {item.name: None if is_missing(row.get(item.name)) else row[item.name] for item in task.fields}
 
 
-def read_top_k(steps: list[list[list[float]]] | None) -> TopK:
-    """The likeliest tokens of each step, from their JSON lists."""
-    # As plain as it can be: of all values of a line these take longest.
-    return cast(TopK, [list(map(tuple, step)) for step in steps or ()])
+class PredictionReader:
+    """Reads the lines of one run's predictions, and checks each against the run's task and vocabulary."""
+
+    def __init__(self, path: Path, task: Task, vocabulary: int | None) -> None:
+        self._path = path
+        self._numbers = [item.name for item in task.fields if item.kind == "number"]
+        self._vocabulary = vocabulary
+        self._decoder = LineDecoder(PredictionShape, "prediction")
+
+    def read(self, line: bytes, number: int) -> Prediction:
+        """The prediction in line `number` of the file. Raises UserError that names the line and its key."""
+        row = Prediction.from_shape(self._decoder.read(line, self._path, number))
+        problem = (
+            next((found for name in self._numbers if (found := _number_problem(name, row))), None)
+            or next((found for key, value in row.true.items() if (found := _size_problem(f"true.{key}", value))), None)
+            or token_problem(row.token_ids, row.logprobs, row.top_k, self._vocabulary)
+        )
+        if problem:
+            raise UserError(f"{self._path} line {number}: {problem}")
+        return row
 
 
-def read_json_line(line: bytes) -> Any:
-    """The value of one JSON line, NaN and infinity allowed. Raises ValueError."""
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:  # Python writes NaN, which JSON does not have
-        return json.loads(line)
+def _number_problem(name: str, row: Prediction) -> str | None:
+    """What is wrong with the values of a field that is a number."""
+    parsed = row.predicted.get(name)
+    value = parsed.value if parsed and parsed.status == "ok" else None
+    for key, item in ((f"true.{name}", row.true.get(name)), (f"predicted.{name}.value", value)):
+        if isinstance(item, str):
+            return f"{key} is {shown(item)}; it must be a number"
+    return _size_problem(f"predicted.{name}.value", value)
+
+
+def _size_problem(key: str, value: Any) -> str | None:
+    if isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
+        return f"{key} is {shown(value)}; it must be a number of at most {_LARGEST:g}"
+    return None
+
+
+def token_problem(token_ids: list[int], logprobs: list[float], top_k: TopK, vocabulary: int | None) -> str | None:
+    """What is wrong with a row's tokens: lists that do not fit each other, or ids that the model does not have."""
+    for name, items in (("logprobs", logprobs), ("top_k", top_k)):
+        if items and len(items) != len(token_ids):
+            return f"{name} has {len(items)} items and token_ids {len(token_ids)}; they must be as many"
+    if vocabulary is None or not token_ids:
+        return None
+    # Tuples compare by their first item, the id.
+    largest = max(max(token_ids), max((max(step)[0] for step in top_k if step), default=0))
+    if largest >= vocabulary:
+        return f"the token id {largest} is none of the {vocabulary} of the run's model"
+    return None

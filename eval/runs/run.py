@@ -1,32 +1,35 @@
 """A run: a folder with its manifest (`manifest.json`) and one line for each row (`predictions.jsonl`).
 
-    RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, limit, shard,
-                             code, packages, device, batch_size, start, end, rows, seconds
+    RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, split_rows, limit, shard,
+                             code, packages, device, batch_size, start, end, rows, seconds; where a command made the
+                             run of others or of a table, made_from (see `eval.runs.made_from`)
     RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image
                              (see `Prediction`)
     RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.runs.scored_tokens`)
 
 Rows may come in any order: everything joins by id. A baseline is the same in one file: the manifest as the first
-line, then the rows without their tokens.
+line, then the rows without their times and the paths of their photos. Those of earlier versions lack tokens too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from mlx_phi3v.documents import MOST_BYTES, check_shape, parse_json, read_json
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import read_json, sha256_json
+from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import ParsedField, Task
 
+from .lines import read_lines
 from .manifest import check_manifest
-from .prediction import Prediction, read_json_line
+from .prediction import Prediction, PredictionReader
+from .shapes import BaselineShape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,22 +45,19 @@ class Run:
         self.path = path
         self.manifest = manifest
         self.task = Task.from_dict(manifest["task"])
+        self.vocabulary = vocabulary_of(manifest)
         self.truncated = False
         self._rows_path = rows_path
         self._start = start
+        self._reader = PredictionReader(rows_path, self.task, self.vocabulary)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Open a run folder or a baseline file. Raises UserError where it is neither."""
         path = Path(path)
         if path.is_file():
-            with open(path, "rb") as file:
-                first = file.readline()
-            try:
-                manifest = json.loads(first)["manifest"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} is no baseline (its first line holds no manifest); make one with eval.score") from None
-            return cls(path, path, check_manifest(manifest, path), len(first))
+            manifest, start = _read_first_line(path)
+            return cls(path, path, manifest, start)
         if not (path / "manifest.json").is_file():
             raise UserError(f"{path} is no run (it has no manifest.json); give a folder written by eval.predict")
         manifest = check_manifest(read_json(path / "manifest.json", "run manifest"), path / "manifest.json")
@@ -80,15 +80,35 @@ class Run:
 
         A truncated last line is left out and sets `truncated`. Raises UserError for any other line that is no prediction.
         """
+        for _, offset, row in self.numbered():
+            yield offset, row
+
+    def numbered(self) -> Iterator[tuple[int, int, Prediction]]:
+        """(line number, byte offset, row), as `stream`."""
         offset = self._start
         with open(self._rows_path, "rb") as file:
             file.seek(offset)
-            for number, line in enumerate(file, 2 if self._start else 1):
+            for number, line in read_lines(file, self._rows_path, 2 if self._start else 1):
                 if not line.endswith(b"\n"):
                     self.truncated = True
                     return
-                yield offset, Prediction.from_line(line, self._rows_path, number)
+                yield number, offset, self._reader.read(line, number)
                 offset += len(line)
+
+    def distinct(self) -> Iterator[Prediction]:
+        """The rows. Raises UserError, naming line and id, where a row repeats: for what is written from this run."""
+        seen: dict[str, int] = {}
+        for number, _, row in self.numbered():
+            if row.id in seen:
+                raise UserError(
+                    f"{self.place(number)} repeats the row {row.id!r} of line {seen[row.id]}; remove one of the two"
+                )
+            seen[row.id] = number
+            yield row
+
+    def place(self, number: int) -> str:
+        """What messages call line `number` of the rows."""
+        return f"{self._rows_path} line {number}"
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[int], Prediction]]:
@@ -97,7 +117,7 @@ class Run:
 
             def read(offset: int) -> Prediction:
                 file.seek(offset)
-                return Prediction.from_dict(read_json_line(file.readline()))
+                return self._reader.read(file.readline(MOST_BYTES + 1), 0)
 
             yield read
 
@@ -129,6 +149,26 @@ class Run:
             if item.kind == "number":
                 numbers += [f"true_{item.name}", f"predicted_{item.name}"]
         return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def vocabulary_of(manifest: Mapping[str, Any]) -> int | None:
+    """How many token ids the model of a run has, where its manifest says so."""
+    size: int | None = (manifest.get("model_config") or {}).get("vocab_size")
+    return size
+
+
+def _read_first_line(path: Path) -> tuple[dict[str, Any], int]:
+    """(manifest, bytes of its line) of a baseline. Raises UserError where the file is none."""
+    with open(path, "rb") as file:
+        first = file.readline(MOST_BYTES + 1)
+    place = f"{path} line 1"
+    try:
+        value = parse_json(first, place)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or "manifest" not in value or not first.endswith(b"\n"):
+        raise UserError(f"{path} is no baseline (its first line holds no manifest); make one with eval.score")
+    return check_manifest(check_shape(value, BaselineShape, place).manifest, place), len(first)
 
 
 def _flat(row: Prediction, task: Task) -> dict[str, Any]:

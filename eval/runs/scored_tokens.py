@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from msgspec import UNSET
 
 from mlx_phi3v.errors import UserError
 
-from .prediction import TopK, read_json_line, read_top_k
+from .lines import LineDecoder, read_lines
+from .prediction import token_problem
 from .run import Run
+from .shapes import TopK, TraceShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,6 @@ class ScoredTokens:
     logprobs: list[float]
     top_k: TopK
 
-    @classmethod
-    def from_line(cls, line: bytes, path: Path, number: int) -> Self:
-        """The row in line `number` of `path`. Raises UserError where it is not one."""
-        try:
-            value = read_json_line(line)
-            return cls(str(value["id"]), value["token_ids"], value["logprobs"], read_top_k(value.get("top_k")))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} line {number} is no trace row; trace the run again") from None
-
     def to_dict(self) -> dict[str, Any]:
         """The values of its line, in the line's order."""
         return asdict(self)
@@ -47,8 +42,21 @@ def trace_path(run: Run, other: Run) -> Path:
 
 
 def read_trace(run: Run, other: Run) -> Iterator[ScoredTokens]:
-    """The rows of a trace file, one at a time. Raises UserError where a line is no trace row."""
-    path = trace_path(run, other)
+    """The rows of a trace file, one at a time. Raises UserError for a line that is no trace row, naming it and its key."""
+    path, decoder = trace_path(run, other), LineDecoder(TraceShape, "trace row")
+    seen: dict[str, int] = {}
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            yield ScoredTokens.from_line(line, path, number)
+        for number, line in read_lines(file, path):
+            if not line.endswith(b"\n"):
+                raise UserError(f"{path} line {number} is truncated; trace the run again")
+            read = decoder.read(line, path, number)
+            row = ScoredTokens(str(read.id), read.token_ids, read.logprobs, [] if read.top_k is UNSET else read.top_k)
+            problem = token_problem(row.token_ids, row.logprobs, row.top_k, run.vocabulary)
+            if len(row.logprobs) != len(row.token_ids):  # a prediction may lack them, a trace is of nothing else
+                problem = f"logprobs has {len(row.logprobs)} items and token_ids {len(row.token_ids)}; they must be as many"
+            if row.id in seen:
+                problem = f"the row {row.id!r} is in line {seen[row.id]} already; trace the run again"
+            if problem:
+                raise UserError(f"{path} line {number}: {problem}")
+            seen[row.id] = number
+            yield row

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from ..checkpoint.finite import require_finite
 from ..checkpoint.headers import TensorInfo
+from ..errors import UserError
 from .ops import in_chunks
 
 _DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
@@ -20,12 +21,15 @@ def dtype(name: str) -> mx.Dtype:
     return cast(mx.Dtype, getattr(mx, name))
 
 
-def read(info: TensorInfo, name: str) -> mx.array:
-    """One tensor, read straight from its place in the file. Raises UserError where it holds NaN or infinite numbers."""
+def read(info: TensorInfo, name: str, target: str | None = None) -> mx.array:
+    """One tensor, read straight from its place in the file.
+
+    Raises UserError where it holds NaN or infinite numbers, or numbers that the dtype `target` cannot hold.
+    """
     with open(info.file, "rb") as file:
         file.seek(info.start)
         raw = np.fromfile(file, np.uint8, info.size)
-    require_finite(raw, info.dtype, name, info.file)
+    require_finite(raw, info.dtype, name, info.file, target)
     return mx.array(raw).view(_DTYPES[info.dtype]).reshape(info.shape)
 
 
@@ -49,6 +53,14 @@ def dequantize(packed: mx.array, scales: mx.array, biases: mx.array, group_size:
 def from_numpy(array: np.ndarray) -> mx.array:
     """fp32 array."""
     return mx.array(array)
+
+
+def narrow(array: mx.array, target: mx.Dtype, name: str) -> mx.array:
+    """The array in `target`. Raises UserError where float16 cannot hold its numbers."""
+    narrowed = array.astype(target)
+    if target == mx.float16 and not scalar(mx.isfinite(narrowed).all()):
+        raise UserError(f"{name} is beyond 65504, the most of float16; convert the base with --dtype bfloat16 first")
+    return narrowed
 
 
 def add(array: mx.array, delta: np.ndarray) -> mx.array:

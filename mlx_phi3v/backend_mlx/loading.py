@@ -32,7 +32,7 @@ def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | Non
     for file in sorted(files):
         arrays |= cast(dict[str, mx.array], mx.load(str(file)))
     weights = []
-    with FiniteCheck() as finite:
+    with FiniteCheck(dtype) as finite:
         for name, info in tensors.items():
             if is_unused(name, config):
                 continue

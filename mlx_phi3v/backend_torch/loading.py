@@ -35,7 +35,7 @@ def load(
         model = Phi3VForCausalLM(config, attn_implementation)
     target = getattr(torch, dtype)
     weights = {}
-    with FiniteCheck() as finite:
+    with FiniteCheck(dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
                 weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)

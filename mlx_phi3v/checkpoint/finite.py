@@ -13,25 +13,38 @@ from ..errors import UserError
 
 # Width in bytes, and the bits of the positive infinity: larger patterns are NaN, smaller ones finite. The sign lies above.
 _INFINITY = {"F64": (8, 0x7FF0 << 48), "F32": (4, 0x7F80 << 16), "F16": (2, 0x7C00), "BF16": (2, 0x7F80)}
+# What rounds to infinity in float16: 65520 and more.
+_BEYOND_FLOAT16 = {"F64": 0x40EFFE << 40, "F32": 0x477FF000, "BF16": 0x4780}
 _CHUNK = 1 << 17  # elements: a chunk stays in the processor's cache for its second reading
 
 
-def require_finite(bits: np.ndarray, dtype: str, name: str, file: Path) -> None:
-    """Raise UserError, which names the tensor and its file, where a number is NaN or infinite.
+def require_finite(bits: np.ndarray, dtype: str, name: str, file: Path, target: str | None = None) -> None:
+    """Raise UserError, which names the tensor and its file, where a number is NaN or infinite, or becomes so in `target`.
 
     bits: the stored numbers, any shape, C-contiguous, whatever numpy dtype they are viewed as; dtype: as safetensors
-    names it. Packed weights (U32) hold any bits.
+    names it. Packed weights (U32) hold any bits. target: the dtype to compute in ("float16"); None: the stored one.
     """
     if dtype not in _INFINITY:
         return
     width, infinity = _INFINITY[dtype]
+    beyond = _BEYOND_FLOAT16.get(dtype, infinity) if target == "float16" else infinity
+    if not _reaches(bits, width, beyond):
+        return
+    if _reaches(bits, width, infinity):
+        raise UserError(f"{file}: {name} holds NaN or infinite numbers; download or train it again")
+    raise UserError(f"{file}: {name} holds numbers beyond 65504, the most of float16; use --dtype bfloat16 or float32")
+
+
+def _reaches(bits: np.ndarray, width: int, limit: int) -> bool:
+    """Whether the magnitude of any number has a bit pattern of `limit` or more."""
     flat = bits.reshape(-1)
     unsigned, signed = flat.view(f"u{width}"), flat.view(f"i{width}")
-    negative = infinity | 1 << 8 * width - 1
-    for start in range(0, unsigned.size, _CHUNK):
-        # As signed integers the largest is the largest positive number; as unsigned ones, the most negative number.
-        if signed[start : start + _CHUNK].max() >= infinity or unsigned[start : start + _CHUNK].max() >= negative:
-            raise UserError(f"{file}: {name} holds NaN or infinite numbers; download or train it again")
+    negative = limit | 1 << 8 * width - 1
+    # As signed integers the largest is the largest positive number; as unsigned ones, the most negative number.
+    return any(
+        signed[start : start + _CHUNK].max() >= limit or unsigned[start : start + _CHUNK].max() >= negative
+        for start in range(0, unsigned.size, _CHUNK)
+    )
 
 
 class FiniteCheck:
@@ -42,13 +55,15 @@ class FiniteCheck:
 
     _AHEAD = 1
 
-    def __init__(self) -> None:
+    def __init__(self, target: str | None = None) -> None:
+        """target: see `require_finite`."""
+        self._target = target
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
     def add(self, bits: np.ndarray, dtype: str, name: str, file: Path) -> None:
         """Check one tensor, see `require_finite`. Raises the UserError of a tensor added before."""
-        self._waiting.append(self._pool.submit(require_finite, bits, dtype, name, file))
+        self._waiting.append(self._pool.submit(require_finite, bits, dtype, name, file, self._target))
         while len(self._waiting) > self._AHEAD:
             self._waiting.popleft().result()
 

@@ -75,8 +75,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The `__metadata__` of a safetensors file: text by name. Raises UserError, see `read_header`."""
-    found = _read_header_json(path)[0].get("__metadata__") or {}
-    return check_shape({"__metadata__": found}, dict[str, dict[str, str]], path)["__metadata__"]
+    found: dict[str, str] = _read_header_json(path)[0]["__metadata__"]
+    return found
 
 
 def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -101,6 +101,9 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
         raise corrupt from None
     if not isinstance(header, dict):
         raise corrupt
+    # Checked here, for read_header too: MLX reads it with the tensors, and takes text only.
+    metadata = {"__metadata__": header.get("__metadata__", {})}
+    header |= check_shape(metadata, dict[str, dict[str, str]], path)
     return header, 8 + length, size
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +97,25 @@ class Checkpoints:
         # `last` last: a run killed between the two goes on from the older checkpoint and links `best` again.
         self._link_best(state)
         self._link("last", folder)
-        named = {os.path.realpath(self.output / name) for name in ("last", "best")}
-        for old in self.steps():
-            if os.path.realpath(old) not in named:
-                remove_folder(old)
+        self._drop(self.steps())
         return folder
+
+    def settle(self, state: TrainState) -> None:
+        """Do what is left of the `save` of this state, where a kill came between its links and its end."""
+        folder = self.folder(state.step)
+        if not folder.is_dir():  # a run before its first checkpoint, or one whose links were copied as folders
+            return
+        self._link_best(state)
+        if not os.path.lexists(self.output / "last"):
+            self._link("last", folder)
+        self._drop(step for step in self.steps() if int(step.name[5:]) < state.step)
+
+    def _drop(self, steps: Iterable[Path]) -> None:
+        """Remove those that neither link names."""
+        named = {os.path.realpath(self.output / name) for name in ("last", "best")}
+        for step in steps:
+            if os.path.realpath(step) not in named:
+                remove_folder(step)
 
     def _by_its_name(self, error: OSError, folder: Path) -> OSError:
         """The error with the file's name as it would be, not that of the temporary one."""
@@ -158,7 +172,7 @@ class Checkpoints:
             read_adapter_config(folder)
             tensors, optimizer = read_saved(folder / WEIGHTS_FILE), read_saved(folder / OPTIMIZER_FILE)
         except UserError as error:
-            raise self._corrupt(str(error).partition("; ")[0]) from None  # the fix follows below
+            raise self._corrupt(re.sub("; (download|convert|copy) [^;]*$", "", str(error))) from None  # the fix follows
         number = _STEP.fullmatch(folder.name)
         if number and int(number[1]) != state.step:
             raise self._corrupt(f"{STATE_FILE} is of step {state.step}")

@@ -1,8 +1,9 @@
 """Photo features cached on disk: the tower encodes a photo once, as long as nothing on the image side changes.
 
-The features of a photo are one safetensors file in FOLDER/<key>/, named by the SHA-256 of the photo's bytes. The key is a
+The features of a photo are one file in FOLDER/<key>/ (`feature_file`), named by the SHA-256 of the photo's bytes. The key is a
 hash of all else that features depend on: weights and adapter of the image side, backend, dtype, num_crops, `VERSION`.
-Features made with anything else are under another key, so a stale feature is never read.
+Features made with anything else are under another key, so a stale feature is never read. A file that is corrupt, or another
+photo's, is made again. Any number of processes may share a folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ..adapters import AdapterArgs
 from ..backend import Backend
@@ -22,8 +22,13 @@ from ..checkpoint.fingerprint import tensors_digest
 from ..checkpoint.layout import VISION
 from ..config import CROP_SIZE
 from ..crops import ProcessedImage, process_image
-from ..files import sha256_bytes, sha256_json, write_tensors
+from ..errors import UserError
+from ..files import sha256_bytes, sha256_json
+from ..overflow import not_finite
 from ..photo import Photo
+from ..progress import note
+from ..system_errors import os_sentence
+from .feature_file import FeatureFolder
 
 VERSION = 1  # raise it when photos are cropped, encoded or stored in another way
 
@@ -53,10 +58,15 @@ class FeatureCache:
             "weights": tensors_digest(backend.folder, VISION),
             "adapter": _adapter_digest(adapter),
         }
+        config = backend.config
         self.folder = folder / sha256_json(made_by)[:32]
-        self.bytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        self.found = self.made = 0
+        self.files = FeatureFolder(
+            self.folder, backend.dtype, num_crops, config.vision.merged_grid**2, config.hidden_size
+        ).open()
+        self.bytes = sum(map(_size, folder.rglob("*.safetensors")))
+        self.found = self.made = self.corrupt = 0
         self.full = False
+        self.failed: str | None = None  # why nothing more is cached
         self._lock = threading.Lock()
 
     def image(self, photo: Photo, *, with_crops: bool = False) -> ProcessedImage:
@@ -87,36 +97,45 @@ class FeatureCache:
             return replace(image, features=cached.features)
         # One photo at a time: cached features do not depend on a photo's neighbours in a batch.
         features = self.backend.vision_features(image.distinct_crops)
+        if not np.isfinite(features).all():
+            raise UserError(not_finite("a photo's features", self.backend.dtype))
         self.made += 1
-        packed = _pack(features, self.backend.dtype)
-        if image.key and self.bytes + packed.nbytes <= self.limit:
-            write_tensors(self._file(image.key), {"features": packed, "grid": np.array(image.grid)})
-            self.bytes += packed.nbytes
-        else:
-            self.full = True
+        if image.key:
+            self._store(image.key, features, image.grid)
         return replace(image, features=features)
 
-    def _load(self, key: str) -> ProcessedImage | None:
-        config = self.backend.config
+    def _store(self, key: str, features: np.ndarray, grid: tuple[int, int]) -> None:
+        """Cache the features, within the limit. A disk that takes no more ends the caching, not the run: it says so once."""
+        before = self.files.size(key)  # of a file that was not what was written
+        self.corrupt += bool(before)
+        if self.failed or self.bytes - before + self.files.bytes_of(features) > self.limit:
+            self.full = self.full or not self.failed
+            return
         try:
-            with safe_open(self._file(key), framework="numpy") as file:
-                packed, (h, w) = file.get_tensor("features"), file.get_tensor("grid").tolist()
-        except (SafetensorError, OSError):  # not cached, or corrupt
-            return None
-        image = ProcessedImage(np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), (h, w), key)
-        if packed.shape != (image.crop_count * config.vision.merged_grid**2 + 2, config.hidden_size):
-            return None
-        return replace(image, features=_unpack(packed, self.backend.dtype))
+            self.bytes += self.files.write(key, features, grid) - before
+        except OSError as error:
+            self.failed = os_sentence(error) or f"{self.files.path(key)} cannot be written: {error}"
+            note(f"--feature-cache: {self.failed}; the run goes on and encodes such photos each time")
 
-    def _file(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+    def _load(self, key: str) -> ProcessedImage | None:
+        found = self.files.read(key)
+        if found is None:  # not cached, or not what was written
+            return None
+        return ProcessedImage(np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), found[1], key, found[0])
 
     def summary(self) -> str:
         """A sentence: photos encoded and found in the cache, and the size of its files."""
         room = f"; {self.limit / 1e9:g} GB are full, so further photos are encoded each time" if self.full else ""
-        return (
-            f"photo features: {self.made} encoded, {self.found} found, {self.bytes / 1e9:.2f} GB in {self.folder.parent}{room}"
-        )
+        again = f" ({self.corrupt} of them again, their files were corrupt)" if self.corrupt else ""
+        size = f"{self.bytes / 1e9:.2f} GB in {self.folder.parent}"
+        return f"photo features: {self.made} encoded{again}, {self.found} found, {size}{room}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # another process has just replaced or removed it
+        return 0
 
 
 def _adapter_digest(adapter: tuple[AdapterArgs, dict[str, np.ndarray]] | None) -> str | None:
@@ -131,16 +150,3 @@ def _adapter_digest(adapter: tuple[AdapterArgs, dict[str, np.ndarray]] | None) -
 
 
 _ADDED = ("exclude_modules", "layers_to_transform", "layers_pattern")
-
-
-def _pack(features: np.ndarray, dtype: str) -> np.ndarray:
-    """fp32 values that came from `dtype`, without loss in its own width; bf16 as the upper half of the bits."""
-    if dtype == "bfloat16":
-        return (features.view(np.uint32) >> 16).astype(np.uint16)
-    return features.astype(dtype)
-
-
-def _unpack(packed: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "bfloat16":
-        return (packed.astype(np.uint32) << 16).view(np.float32)
-    return packed.astype(np.float32)

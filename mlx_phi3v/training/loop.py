@@ -15,6 +15,7 @@ import numpy as np
 from ..batches import Batch
 from ..errors import UserError
 from ..loader import Pass
+from ..overflow import float16_advice
 from ..progress import Progress, say
 from ..schedule import learning_rate
 from ..system_errors import os_sentence
@@ -86,6 +87,7 @@ class Trainer:
         # First: by it the folder is known as ours.
         write_settings(self.config.output, self.state.settings | run)
         self.log.cut(self.state.step)
+        self.setup.checkpoints.settle(self.state)
 
     def run(self) -> None:
         """Take all remaining steps."""
@@ -170,7 +172,7 @@ class Trainer:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
         loss, tokens = self.backend.all_sum(sums)
         if not math.isfinite(loss):
-            raise UserError(f"the validation loss is {loss}; {self._last_good()}; lower --learning-rate")
+            raise UserError(f"the validation loss is {loss}; {self._last_good()}{self._advice('lower --learning-rate')}")
         return float(loss / max(tokens, 1.0))
 
     def note_best(self, record: StepRecord) -> None:
@@ -228,9 +230,12 @@ class Trainer:
 
     def _not_finite(self, what: str, value: float, step: int, rows: list[int]) -> UserError:
         return UserError(
-            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}; "
-            "lower --learning-rate, or look at these rows"
+            f"{what} is {value} at step {step + 1}, rows {', '.join(map(str, rows))} of the train split; {self._last_good()}"
+            + self._advice("lower --learning-rate, or look at these rows")
         )
+
+    def _advice(self, usual: str) -> str:
+        return float16_advice(self.backend.dtype) or f"; {usual}"
 
 
 def take_step(passes: Iterator[Pass]) -> list[Pass]:

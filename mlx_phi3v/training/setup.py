@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..adapter_config import read_adapter_config
 from ..adapters import AdapterArgs, adapter_shapes, init_adapter
 from ..backend import Backend, OptimizerArgs, load_backend
 from ..batches import ExampleMaker
 from ..catalogue import Catalogue, Split
 from ..checkpoint.fingerprint import base_fingerprint
 from ..checkpoint.hub import resolve_model
+from ..config import load_model_config
 from ..errors import UserError
 from ..loader import BatchLoader
 from ..progress import note, say
@@ -111,6 +113,12 @@ def _read_checkpoint(config: TrainConfig, checkpoints: Checkpoints) -> _Saved | 
         raise UserError(f"{config.output} holds a training run; add --resume to go on with it, or choose another --output")
     saved = _Saved(*checkpoints.load())
     checkpoints.require_room(saved.state)
+    # Against its own adapter's configuration, before the minutes that a model takes to load; afterwards against the run's.
+    folder = resolve_model(config.model)
+    newest = checkpoints.newest()
+    if newest and base_fingerprint(folder) == saved.state.base_fingerprint:
+        shapes = adapter_shapes(load_model_config(folder), read_adapter_config(newest))
+        checkpoints.require_whole(shapes.tensors, saved.tensors, saved.optimizer)
     return saved
 
 

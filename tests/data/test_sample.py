@@ -254,6 +254,21 @@ def test_command_prints_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureF
     assert summary["fingerprint"] == Catalogue(tmp_path / "c").fingerprint
 
 
+def test_the_same_command_again_finds_its_catalogue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--output", str(tmp_path / "c"), "--products", "12", "--json"]
+    assert main(flags) == 0
+    first, before = json.loads(capsys.readouterr().out), _files(tmp_path)
+    assert main(flags) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"note: {tmp_path / 'c'} is there already, drawn with the same settings; nothing was done\n"
+    assert json.loads(captured.out)["fingerprint"] == first["fingerprint"] and _files(tmp_path) == before
+    with pytest.raises(UserError, match="c exists and is not empty"):
+        main([*flags, "--seed", "2"])
+    (tmp_path / "c" / "train-00000.arrow").unlink()
+    with pytest.raises(UserError, match="c exists and is not empty"):
+        main(flags)
+
+
 def test_drawing_needs_no_model_library() -> None:
     code = "import sys, data.sample; print([m for m in ('torch', 'mlx', 'transformers') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

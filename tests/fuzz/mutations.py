@@ -81,7 +81,8 @@ def damaged(draw: Draw, kind: str, data: bytes) -> bytes:
 
 def _place(draw: Draw, size: int) -> int:
     """A place in so many bytes; often near the start, where headers are."""
-    return draw(st.integers(0, max(0, min(size, 400) - 1 if draw(st.booleans()) else size - 1)))
+    place: int = draw(st.integers(0, max(0, min(size, 400) - 1 if draw(st.booleans()) else size - 1)))
+    return place
 
 
 def _bytes(draw: Draw, data: bytes) -> bytes:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from tests.helpers.checkpoint import Shape, write_checkpoint
+from tests.fuzz import sound
+from tests.fuzz.sound import PHOTOS
 
 
 @dataclass(frozen=True)
@@ -33,12 +26,7 @@ class Target:
     may_read: tuple[str, ...] = ()
 
 
-SMALL = Shape(hidden=16, intermediate=16, layers=1, heads=2, kv_heads=1, vision_hidden=8, vision_layers=2, patch=14, shards=2)
 _SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-def _checkpoint(folder: Path) -> None:
-    write_checkpoint(folder / "model", SMALL)
 
 
 def _open_checkpoint(folder: Path, variant: int) -> object:
@@ -72,61 +60,12 @@ def _ask(folder: Path, variant: int) -> object:
     return main([*flags, *question])
 
 
-def _tokenizer(folder: Path) -> None:
-    _checkpoint(folder)
-    (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
-
-
-def _adapter(folder: Path) -> None:
-    from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
-    from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
-    from mlx_phi3v.config import load_model_config
-
-    _checkpoint(folder)
-    args = AdapterArgs(r=2, base_model_name_or_path="base")
-    tensors = init_adapter(load_model_config(folder / "model"), args, 0)
-    save_adapter(folder / "adapter", args, tensors, base_fingerprint(folder / "model"))
-
-
 def _load_adapter(folder: Path, variant: int) -> object:
     from mlx_phi3v.adapters import load_adapter
     from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
     from mlx_phi3v.config import load_model_config
 
     return load_adapter(folder / "adapter", load_model_config(folder / "model"), base_fingerprint(folder / "model"))
-
-
-def _image(width: int, height: int) -> Image.Image:
-    values = np.random.default_rng(7).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _photos(folder: Path) -> None:
-    """Each allowed format, and the ways of storing pixels that have decoders of their own."""
-    image = _image(40, 30)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = {kind: _encoded(image, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")}
-    files |= {kind: _encoded(image, kind) for kind in ("AVIF", "JPEG2000") if kind in Image.SAVE}
-    files |= {"EXIF": _encoded(image, "JPEG", exif=exif), "CMYK": _encoded(image.convert("CMYK"), "JPEG")}
-    files |= {"ALPHA": _encoded(image.convert("RGBA"), "PNG"), "PALETTE": _encoded(image.convert("P"), "PNG")}
-    grey = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
-    files |= {"GREY16": _encoded(grey, "PNG"), "LZW": _encoded(image, "TIFF", compression="tiff_lzw")}
-    files |= {"TIFF16": _encoded(grey, "TIFF"), "PROGRESSIVE": _encoded(image, "JPEG", progressive=True)}
-    files |= {"ANIMATED": _encoded(image, "GIF", save_all=True, append_images=[image.rotate(90)])}
-    files |= {"MPO": _encoded(image, "MPO", save_all=True, append_images=[image.rotate(180)])}
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-
-
-PHOTOS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "EXIF", "CMYK", "ALPHA", "PALETTE",
-          "GREY16", "LZW", "TIFF16", "PROGRESSIVE", "ANIMATED", "MPO")  # fmt: skip
 
 
 def _look(folder: Path, variant: int) -> object:
@@ -148,37 +87,6 @@ def _look(folder: Path, variant: int) -> object:
     return process_image(photo.rgb, 1)
 
 
-_COLUMNS = ("title", "price", "kind", "image", "code")
-_ROWS = [
-    ("Wool hat", "1,299.00 EUR", "HATS", "photo.png", "0012"),
-    ("Coat; long", "12", "COATS", "", "x"),
-    ("Schal", "7.5", "SCARVES", "../outside/secret.png", ""),
-    ("Bag", "", "BAGS", "photo.png", "9"),
-]
-
-
-def _tables(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-    from datasets import Dataset
-
-    records = [dict(zip(_COLUMNS, row)) for row in _ROWS]
-    for name, delimiter in (("t.csv", ","), ("t.tsv", "\t")):
-        with open(folder / name, "w", newline="") as file:
-            csv.writer(file, delimiter=delimiter).writerows([_COLUMNS, *_ROWS])
-    (folder / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "t.json").write_text(json.dumps(records))
-    turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "a hat"}]
-    chat = {"messages": turns, "images": ["photo.png"]}
-    (folder / "chat.jsonl").write_text((json.dumps(chat) + "\n") * 2)
-    table = pa.Table.from_pylist([record | {"price": i + 0.5, "at": i} for i, record in enumerate(records)])
-    table = table.set_column(table.schema.get_field_index("at"), "at", table["at"].cast(pa.timestamp("s")))
-    parquet.write_table(table, folder / "t.parquet")
-    (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
-    Dataset.from_list(records).save_to_disk(str(folder / "saved"))
-    shutil.copy(folder / "photo.png", folder / "saved" / "photo.png")
-
-
 _SOURCES = ("t.csv", "t.tsv", "t.jsonl", "t.json", "chat.jsonl", "t.parquet", "saved/data-00000-of-00001.arrow",
             "saved/state.json", "saved/dataset_info.json")  # fmt: skip
 
@@ -191,25 +99,6 @@ def _ingest(folder: Path, variant: int) -> object:
         [] if source == "chat.jsonl" else ["--field", "title=title", "price=price:number", "--code", "code", "--image", "image"]
     )
     return main([str(folder / source), "-o", str(folder / "out" / "c"), "--processes", "1", "--json", *fields])
-
-
-def _yaml(folder: Path) -> None:
-    (folder / "train.yaml").write_text(
-        "data: cat\noutput: out\nlearning_rate: 1e-4\nepochs: 2\nr: 8\nseed: 3\nval_rows: 10\nadam_betas: [0.9, 0.999]\n"
-        "projector: lora\nlora_dropout: .05\nmax_length: 2048\n"
-    )
-    (folder / "ingest.yaml").write_text(
-        "source: t.csv\noutput: out\nfields:\n  title: {column: name, kind: text, required: yes}\n"
-        '  price: {column: p, kind: number, currency: EUR, decimal: ","}\nimage: {columns: [a, b]}\n'
-        "template: 'T: {title}, P: {price}'\nprompt: What is it?\nallow_hosts: [\"a:443\"]\nvalidation: 0.2\n"
-    )
-    (folder / "predict.yaml").write_text(
-        "data: cat\noutput: out\nmodel: m\nlimit: 5\ntemperature: 0.0\nshard: 1/2\nlabel: mine\n"
-    )
-    (folder / "other.yaml").write_text(
-        "seed: 1\nresamples: 10\nproducts: 200\ntest: 20\nbackends: [mlx, torch]\nmargin_category: 2.0\nallow: [decoding]\n"
-        "runs: [a, b]\nnum_crops: 4\nsample: 100\nimage: [x.png]\ntop_p: .9\nq_bits: 4\noutput: o\nmodel: tiny\n"
-    )
 
 
 def _configs() -> list[tuple[type, str]]:
@@ -258,12 +147,6 @@ def _read_settings(folder: Path, variant: int) -> object:
     return parse(cls, f"python -m {module}", "", ["--config", str(path)])
 
 
-def _catalogue(folder: Path) -> None:
-    from tests.helpers.catalogue import write_catalogue
-
-    write_catalogue(folder / "cat", {"train": 3, "validation": 2}, (((40, 30),), ((30, 40), (20, 20)), ()))
-
-
 def _read_catalogue(folder: Path, variant: int) -> object:
     from data.describe.__main__ import main
     from mlx_phi3v.catalogue import Catalogue, iterate
@@ -278,21 +161,6 @@ def _read_catalogue(folder: Path, variant: int) -> object:
         for _ in split.image_sizes():
             pass
     return 0
-
-
-def _runs(folder: Path) -> None:
-    from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
-
-    (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
-    right = make_rows(4, right=1.0, image=str(folder / "photo.png"))
-    wrong = changed(right, lambda i, row: i % 2 == 0, lambda row: answer(row, "Title: hat, Category: BAGS, Price: 5"))
-    for name, rows in (("a", right), ("b", wrong)):
-        for row in rows:
-            row["top_k"] = [[[token, -0.01], [token + 1, -5.0]] for token in row["token_ids"]]
-        write_run(folder / name, rows, label=name)
-    _run_commands(folder, 1)
-    (folder / "out" / "baseline.jsonl").rename(folder / "baseline.jsonl")
-    shutil.rmtree(folder / "out")
 
 
 def _run_commands(folder: Path, variant: int) -> object:
@@ -315,33 +183,35 @@ def _run_commands(folder: Path, variant: int) -> object:
 
 TARGETS = {
     "configs": Target(
-        _checkpoint,
+        sound.checkpoint,
         {"model/config.json": "json", "model/preprocessor_config.json": "json", "model/model.safetensors.index.json": "json"},
         _open_checkpoint,
     ),
-    "weights": Target(_checkpoint, dict.fromkeys([f"model/{name}" for name in _SHARDS], "safetensors"), _load_weights),
-    "tokenizer": Target(_tokenizer, {"model/tokenizer.json": "json"}, _ask),
+    "weights": Target(sound.checkpoint, dict.fromkeys([f"model/{name}" for name in _SHARDS], "safetensors"), _load_weights),
+    "tokenizer": Target(sound.tokenizer, {"model/tokenizer.json": "json"}, _ask),
     "adapter": Target(
-        _adapter, {"adapter/adapter_config.json": "json", "adapter/adapter_model.safetensors": "safetensors"}, _load_adapter
+        sound.adapter,
+        {"adapter/adapter_config.json": "json", "adapter/adapter_model.safetensors": "safetensors"},
+        _load_adapter,
     ),
-    "photos": Target(_photos, dict.fromkeys(PHOTOS, "bytes"), _look),
+    "photos": Target(sound.photos, dict.fromkeys(PHOTOS, "bytes"), _look),
     "tables": Target(
-        _tables,
+        sound.tables,
         {
             name: {".jsonl": "lines", ".json": "json", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes")
             for name in _SOURCES
         },
         _ingest,
-        may_read=("secret.png",),  # the photos of a user's own table may be anywhere
+        may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
     ),
-    "settings": Target(_yaml, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
     "catalogue": Target(
-        _catalogue,
+        sound.catalogue,
         {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},
         _read_catalogue,
     ),
     "runs": Target(
-        _runs,
+        sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
     ),

@@ -43,10 +43,10 @@ def _run(name: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
     if process.returncode == 0:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text())
         return report
-    number = int(last or 0)
-    failure = {"what": f"the process ended with {process.returncode}", "where": "", "number": number,
+    reached = int(last or 0)
+    failure = {"what": f"the process ended with {process.returncode}", "where": "", "number": reached,
                "detail": (folder / "log").read_text(errors="replace")[-2000:]}  # fmt: skip
-    return {"inputs": max(number, 1), "accepted": 0, "slowest": 0.0, "peak": 0, "failures": [failure]}
+    return {"inputs": max(reached, 1), "accepted": 0, "slowest": 0.0, "peak": 0, "failures": [failure]}
 
 
 def fuzz(name: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ def native():
     import pyarrow
     pyarrow.memory_map(str(folder / "outside" / "secret.png")).read()
 entries = [refuse, spin, native, lambda: {}["x"], lambda: open("/etc/hostname"), lambda: print("\\x1b[2J"),
-           lambda: bytearray(200 << 20), lambda: (folder / "in" / "a").write_text("x")]
+           lambda: b"x" * (200 << 20), lambda: (folder / "in" / "a").write_text("x")]
 for entry in entries:
     seen.run(entry)
 print(seen._notes_reading, seen.accepted, [failure.what for failure in seen.failures])

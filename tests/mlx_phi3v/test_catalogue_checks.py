@@ -201,6 +201,24 @@ def test_sizes_that_are_not_those_of_the_photos_are_refused(shop: Path, sides: l
     refused(shop)
 
 
+def test_a_name_within_a_column_that_is_not_unicode_is_refused(shop: Path) -> None:
+    data = (shop / SHARD).read_bytes()
+    assert data.count(b"width") >= 1
+    (shop / SHARD).write_bytes(data.replace(b"width", b"wid\xffh"))
+    assert SHARD in refused(shop)
+
+
+def test_a_date_that_python_cannot_hold_is_refused_with_its_shard(shop: Path) -> None:
+    dates = pa.array([10**12] * 8, pa.timestamp("s"))
+    rewrite(shop, lambda table: table.append_column("at", dates))
+    assert SHARD in refused(shop)
+
+
+def test_a_column_that_is_there_twice_is_refused(shop: Path) -> None:
+    rewrite(shop, lambda table: table.append_column("extra", table["id"]).append_column("extra", table["id"]))
+    assert "has 2 columns 'extra'" in refused(shop)
+
+
 def test_a_shard_cut_anywhere_is_refused(shop: Path) -> None:
     whole = (shop / SHARD).read_bytes()
     last = len(whole) - 8  # the stream's end mark, which a reader does not need

@@ -140,6 +140,35 @@ def test_an_existing_folder_is_left_alone(checkpoint: Path, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine"]
 
 
+def test_the_same_command_again_finds_its_folder(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = Path(shutil.copytree(checkpoint, tmp_path / "source")), tmp_path / "out"
+    flags = ["--hf-path", str(source), "--mlx-path", str(out), "--json"]
+    assert main(flags) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert main(flags) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"note: {out} is there already, made of the same weights in the same way; nothing was done\n"
+    again = json.loads(captured.out.splitlines()[-1])
+    assert {name: again[name] for name in ("path", "files", "tensors", "bytes")} == {
+        name: first[name] for name in ("path", "files", "tensors", "bytes")
+    }
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(UserError, match="out exists and is not empty"):
+        main([*flags, "--dtype", "bfloat16"])
+    weights = source / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # of the last tensor's end, which its fingerprint leaves out
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="out exists and is not empty"):
+        main(flags)
+    shutil.copy(checkpoint / weights.name, weights)
+    assert main(flags) == 0
+    (out / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="out exists and is not empty"):
+        main(flags)
+
+
 def test_a_packed_folder_is_not_packed_again(checkpoint: Path, tmp_path: Path) -> None:
     convert(ConvertConfig(str(checkpoint), tmp_path / "q", quantize=True, q_group_size=32))
     with pytest.raises(UserError, match="is already quantised; convert from the published weights"):

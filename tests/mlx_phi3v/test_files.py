@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,31 @@ def test_several_processes_may_write_a_shared_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_said_of_the_output_and_not_of_a_temporary_file(tmp_path: Path, number: int) -> None:
+    def fail(*name: object) -> None:
+        raise OSError(number, os.strerror(number), *map(str, name))
+
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.html"):
+        fail()  # as a write does: it names nothing
+    assert caught.value.filename == str(tmp_path / "a.html")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run") as temporary:
+        fail(temporary / "b" / "c.json")
+    assert caught.value.filename == str(tmp_path / "run" / "b" / "c.json")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run") as temporary:  # as shutil.copyfile does
+        raise OSError(number, os.strerror(number), "/model/source.json", None, str(temporary / "copy.json"))
+    assert caught.value.filename == str(tmp_path / "run" / "copy.json")
+    with pytest.raises(OSError) as caught, folder_in_place(tmp_path / "here"):
+        fail()
+    assert caught.value.filename == str(tmp_path / "here")
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run"):
+        fail("/other/file")
+    assert caught.value.filename == "/other/file"
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "run"):
+        raise OSError(errno.EIO, "of a file that is read")
+    assert caught.value.filename is None
+
+
 def test_what_a_killed_process_left_goes_with_the_next_try(tmp_path: Path) -> None:
     script = "import os, sys; from mlx_phi3v.files import atomic_folder, atomic_path\n"
     script += "with atomic_path(sys.argv[1] + '/a.json') as a, atomic_folder(sys.argv[1] + '/run') as b:\n"
@@ -132,3 +159,13 @@ def test_a_folder_with_a_long_name_is_written(tmp_path: Path) -> None:
         pass
     write_json(tmp_path / ("y" * 250 + ".json"), 1)
     assert sorted(len(p.name) for p in tmp_path.iterdir()) == [255, 255]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_disk_that_takes_no_more_is_said_of_the_output(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError) as folder, atomic_folder(tmp_path / "run") as temporary, atomic_path(temporary / "a"):
+        raise OSError(number, os.strerror(number))  # as a write says it: without a name
+    assert folder.value.filename == str(tmp_path / "run" / "a")
+    with pytest.raises(OSError) as file, atomic_path(tmp_path / "a.html"):
+        raise OSError(number, os.strerror(number))
+    assert file.value.filename == str(tmp_path / "a.html") and list(tmp_path.iterdir()) == []

@@ -140,5 +140,14 @@ def test_the_command_takes_mlx_lms_flags(checkpoint: Path, tmp_path: Path, capsy
     flags = ["--model", checkpoint, "--adapter-path", trained, "--save-path", tmp_path / "fused", "--dequantize", "--json"]
     assert main([*map(str, flags)]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["event"] == "done"
+    assert main([*map(str, flags)]) == 0
+    captured = capsys.readouterr()
+    assert (
+        captured.err == f"note: {tmp_path / 'fused'} is there already, made of the same model and adapter; nothing was done\n"
+    )
+    assert json.loads(captured.out.splitlines()[-1])["already"]
+    with pytest.raises(UserError, match="fused exists and is not empty"):
+        main([*map(str, flags[:-2]), "--json"])
+    saved(checkpoint, trained, AdapterArgs(r=2, lora_alpha=4, target_modules=LANGUAGE))
     with pytest.raises(UserError, match="fused exists and is not empty"):
         main([*map(str, flags)])

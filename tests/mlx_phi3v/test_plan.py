@@ -157,6 +157,13 @@ def test_a_plan_names_what_to_change(tmp_path: Path, checkpoint: Path, capsys: p
     assert "8 bits" in tight["advice"]["--memory-limit 9"]
 
 
+def test_a_folder_with_brackets_is_named_as_it_is(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "x[" / "b]"  # together [/b], which would end bold type where none began
+    shutil.copytree(checkpoint, folder)
+    assert plan.main(["--model", str(folder), "--gflops", "5"]) in (0, None)
+    assert "x[/b]" in capsys.readouterr().out.replace("\n", "")
+
+
 @pytest.mark.parametrize("photo", ["large", "0x10", "10x", "-3x4"])
 def test_a_photo_that_is_no_size_is_named(checkpoint: Path, photo: str) -> None:
     with pytest.raises(UserError, match=r"--photo .* WIDTHxHEIGHT"):

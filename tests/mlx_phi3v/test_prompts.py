@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -135,4 +136,13 @@ def test_a_folder_without_a_usable_tokenizer_is_refused(tmp_path: Path, content:
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
+        PromptProcessor(tmp_path)
+
+
+def test_a_tokenizer_that_stops_its_reader_is_refused(tmp_path: Path) -> None:
+    """Rust's panic comes as an exception that is no Exception."""
+    whole = json.loads((tokenizer_folder() / "tokenizer.json").read_text())
+    whole["model"]["continuing_subword_prefix"] = "<unk>"  # longer than the parts of a merge
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         PromptProcessor(tmp_path)

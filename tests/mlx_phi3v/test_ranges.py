@@ -138,14 +138,24 @@ def test_where_nothing_can_be_written_is_said_at_once(tmp_path: Path) -> None:
         assert str(error.value).startswith("--output is ")
 
 
-def test_a_link_is_written_through_and_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_point_is_written_in_place_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path)
+    with pytest.raises(UserError, match=r"--output is .*, a mount point; the folder must appear whole, so give one in it"):
+        output_path(tmp_path, "new", "--output")
+    assert output_path(tmp_path, "folder", "--output") == tmp_path
+    assert output_path(tmp_path / "new", "new", "--output") == tmp_path / "new"
+
+
+def test_a_link_is_written_through_and_the_current_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "big").mkdir()
     (tmp_path / "link").symlink_to("big")
     (tmp_path / "later").symlink_to("not-there-yet")
     assert output_path(tmp_path / "link", "new", "--output") == (tmp_path / "big").resolve()
     assert output_path(tmp_path / "later", "new", "--output") == (tmp_path / "not-there-yet").resolve()
     monkeypatch.chdir(tmp_path / "big")
-    assert output_path(Path("."), "new", "--output") == (tmp_path / "big").resolve()
+    assert output_path(Path("."), "folder", "--output") == (tmp_path / "big").resolve()
+    with pytest.raises(UserError, match=r"--output is the current folder; .* give one in it"):
+        output_path(Path("."), "new", "--output")  # it would be replaced, and the shell be in a folder that is gone
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "predictions.jsonl", "catalogue.json", "train-00000.arrow", "rejected.csv"])
@@ -153,7 +163,7 @@ def test_the_files_of_a_run_or_catalogue_are_not_written_over(tmp_path: Path, na
     (tmp_path / "catalogue.json").write_text("{}")
     (tmp_path / name).write_text('{"id": "a"}')
     for writes in ("html", "baseline", "csv"):
-        with pytest.raises(UserError, match="a file that this command did not write"):
+        with pytest.raises(UserError, match="a file of the run or catalogue in that folder"):
             output_path(tmp_path / name, writes, "--page")
 
 
@@ -161,7 +171,7 @@ def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> No
     for name, start, writes in [
         ("a.html", "<!DOCTYPE html>\n<html>", "html"),
         ("b.jsonl", '{"manifest": {}}\n', "baseline"),
-        ("c.csv", "id,title\n", "csv"),
+        ("c.csv", "id,true_title\n", "csv"),
         ("empty", "", "html"),
     ]:
         (tmp_path / name).write_text(start)

@@ -249,12 +249,16 @@ def test_scoring_parses_answers_again(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_baseline_is_one_small_file_that_loads_as_a_run(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", make_rows(20))
+    rows = make_rows(20)
+    for row in rows:
+        row["top_k"] = [[[token + i, -1.5 * (i + 1)] for i in range(5)] for token in row["token_ids"]]
+    run = write_run(tmp_path / "run", rows)
     write_baseline(run, tmp_path / "baseline.jsonl")
     again = Run.load(tmp_path / "baseline.jsonl")
     assert [row.predicted for row in again.rows] == [row.predicted for row in run.rows]
     assert again.manifest == run.manifest
-    assert (tmp_path / "baseline.jsonl").stat().st_size < (run.path / "predictions.jsonl").stat().st_size / 3
+    assert (tmp_path / "baseline.jsonl").stat().st_size < (run.path / "predictions.jsonl").stat().st_size / 1.5
+    assert {len(step) for row in again.rows for step in row.top_k} == {2}  # the chosen token and its runner-up
     offset = list(again.stream())[4][0]
     with again.reader() as read:
         assert read(offset).id == run.rows[4].id
@@ -318,3 +322,38 @@ def test_no_cell_of_the_csv_is_run_by_a_spreadsheet(tmp_path: Path) -> None:
     assert score_main([str(run.path), "--json", "--csv", str(tmp_path / "rows.csv")]) == 0
     with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:
         assert [row["text"][0] for row in csv.DictReader(file)] == ["'", "P"]
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "manifest.json", "trace-b.jsonl"])
+@pytest.mark.parametrize("flag", ["--baseline", "--csv"])
+def test_scoring_never_writes_over_a_file_of_a_run(tmp_path: Path, flag: str, name: str) -> None:
+    run = write_run(tmp_path / "run", make_rows(2))
+    with pytest.raises(UserError, match="a file of the run or catalogue"):
+        score_main([str(run.path), flag, str(run.path / name)])
+    with pytest.raises(UserError, match="a file that --output writes"):
+        score_main([str(run.path), "--output", str(tmp_path / "o"), flag, str(tmp_path / "o" / name)])
+    assert not (tmp_path / "o").exists()
+
+
+def test_outputs_of_a_scoring_have_places_of_their_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_rows(2))
+    write_baseline(run, tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match=r"--baseline is .*b\.jsonl, and so is RUN"):
+        score_main([str(tmp_path / "b.jsonl"), "--baseline", str(tmp_path / "b.jsonl")])
+    with pytest.raises(UserError, match=r"--csv is .*, and so is --baseline"):
+        score_main([str(run.path), "--baseline", str(tmp_path / "x"), "--csv", str(tmp_path / "x")])
+
+
+def test_a_repeated_row_is_not_written_on(tmp_path: Path) -> None:
+    rows = make_rows(3)
+    run = write_run(tmp_path / "run", [*rows, rows[0]], raw=True)
+    for flag in ("--output", "--baseline"):
+        with pytest.raises(UserError, match=r"predictions\.jsonl line 4 repeats the row 'p00000' of line 1"):
+            score_main([str(run.path), flag, str(tmp_path / "o")])
+    assert not (tmp_path / "o").exists()
+
+
+def test_missing_shards_of_a_huge_number_are_counted(tmp_path: Path) -> None:
+    shard = write_run(tmp_path / "s", make_rows(2), shard=[2, 10**15])
+    with pytest.raises(UserError, match=r"shard 1/10+ is missing; .*; 999999999999994 more are missing"):
+        merge.merge_runs([shard], tmp_path / "o")

@@ -70,6 +70,9 @@ BAD_HEADERS: list[tuple[Any, str]] = [
     ({"a": entry("0", 16, shape=[4])}, "data_offsets"),
     ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16, 32]}}, "data_offsets"),
     ({"a": 5}, 'tensor "a"'),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": {"format": 5}}, r"__metadata__\.format is 5; it must be text"),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": 0}, "__metadata__ is 0; it must be an object"),
+    ({"a": entry(0, 16, shape=[4]), "__metadata__": [1]}, r"__metadata__ is \[1\]; it must be an object"),
     ([1], "not a safetensors file"),
     (b"[" * 100_000, "nested too deeply"),
     (b'{"a":' + json.dumps(entry(0, 8)).encode() + b',"a":' + json.dumps(entry(8, 16)).encode() + b"}", "a is given twice"),
@@ -177,6 +180,38 @@ def test_every_kind_of_number_is_judged_by_its_bits(dtype: str, width: int, good
                 require_finite(changed, dtype, "a", Path("x"))
     require_finite(np.full(9, (1 << 32) - 1, np.uint32), "U32", "packed", Path("x"))
     require_finite(np.empty(0, f"u{width}"), dtype, "empty", Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "most", "beyond"),
+    # 65520 lies between 65504, the largest of float16, and infinity: it rounds to the even one, which is infinity.
+    [("F32", "u4", 0x477FEFFF, 0x477FF000), ("BF16", "u2", 0x477F, 0x4780), ("F64", "u8", 0x40EFFDFFFFFFFFFF, 0x40EFFE << 40)],
+)
+def test_what_float16_cannot_hold_is_told_by_its_bits(dtype: str, stored: str, most: int, beyond: int) -> None:
+    sign = 1 << 8 * int(stored[1]) - 1
+    require_finite(np.array([most, most | sign], stored), dtype, "a", Path("x"), "float16")
+    for pattern in (beyond, beyond | sign):
+        require_finite(np.array([0, pattern], stored), dtype, "a", Path("x"), "bfloat16")
+        with pytest.raises(UserError, match="x: a holds numbers beyond 65504, the most of float16; use --dtype"):
+            require_finite(np.array([0, pattern], stored), dtype, "a", Path("x"), "float16")
+    if dtype == "F32":
+        with np.errstate(over="ignore"):
+            values = np.array([most, beyond], stored).view(np.float32).astype(np.float16)
+        assert values[0] == 65504 and np.isinf(values[1])
+
+
+def test_weights_beyond_float16_are_refused_by_name(backend_name: str, copy: Path) -> None:
+    path, name = copy / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(path)
+    tensors[name] = tensors[name].astype(np.float32)
+    tensors[name].reshape(-1)[-1] = -70000
+    save_file(tensors, path)
+    load_backend(backend_name, copy, dtype="bfloat16")
+    with pytest.raises(UserError, match=rf"model\.safetensors: {name} holds numbers beyond 65504"):
+        load_backend(backend_name, copy, dtype="float16")
+    if backend_name == "mlx":
+        with pytest.raises(UserError, match=rf"model\.safetensors: {name} holds numbers beyond 65504"):
+            convert(ConvertConfig(hf_path=str(copy), mlx_path=copy.parent / "converted", dtype="float16"))
 
 
 def test_other_files_beside_the_weights_are_left_alone(copy: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -160,6 +162,35 @@ def test_ten_kills_at_random_moments_change_nothing(
     assert subprocess.run(killed, capture_output=True, timeout=300).returncode == 0
     same_run(tmp_path / "killed", tmp_path / "whole")
     print(f"{backend_name}: {cut} of {KILLS} kills fell into the writing of a checkpoint; {steps} of {STEPS} steps were done")
+
+
+# slow: torch takes ten seconds to start, four times.
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("backend_name", ["mlx", pytest.param("torch", marks=pytest.mark.slow)], indirect=True)
+def test_a_training_ends_at_a_signal_and_goes_on(
+    backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path
+) -> None:
+    flags = ["--backend", backend_name, "--model", checkpoint, "--data", small_catalogue, "--max-steps", STEPS,
+             "--batch-size", 2, "--save-every", 2, "--steps-per-report", 1, "--steps-per-eval", 5, "--val-rows", 2,
+             "--warmup-steps", 1, "--r", 2, "--num-crops", 1, "--lora-dropout", 0.1, "--vision", "off", "--json"]  # fmt: skip
+    command = [sys.executable, "-m", "mlx_phi3v.train", *map(str, flags)]
+    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], cwd=ROOT, capture_output=True, timeout=300)
+    assert whole.returncode == 0, whole.stderr
+    resumed = [*command, "--output", str(tmp_path / "ended"), "--resume"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(resumed, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("step", 0) % 5 == 4:  # two steps behind the last checkpoint
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (128 + number, "interrupted\n")
+        assert not psutil.wait_procs(children, timeout=5)[1]
+    assert 0 < json.loads((tmp_path / "ended" / "last" / "state.json").read_text())["step"] < STEPS
+    assert subprocess.run(resumed, cwd=ROOT, capture_output=True, timeout=300).returncode == 0
+    same_run(tmp_path / "ended", tmp_path / "whole")
 
 
 class Crash(BaseException):

@@ -1,0 +1,98 @@
+"""The settings an OUTPUT was begun with: parts that were made with others never come into one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mlx_phi3v.checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
+from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.documents import read_as
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import write_json
+from mlx_phi3v.ranges import short
+from mlx_phi3v.training.resume import FREE
+from mlx_phi3v.training.train_config import as_json
+
+from .settings import DemoConfig
+
+RECORD = "job.json"
+
+
+class JobRecord(msgspec.Struct):
+    """`job.json`: all that decides the job's numbers. What an output of an earlier version does not say is unset."""
+
+    products: int | msgspec.UnsetType = msgspec.UNSET
+    test: int | msgspec.UnsetType = msgspec.UNSET
+    seed: int | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    weights: str | msgspec.UnsetType = msgspec.UNSET  # the model's fingerprint
+    recipe: dict[str, Any] = {}
+
+
+class _Drawn(msgspec.Struct):
+    products: int | msgspec.UnsetType = msgspec.UNSET
+    test: int | msgspec.UnsetType = msgspec.UNSET
+    seed: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Catalogue(msgspec.Struct):
+    settings: _Drawn
+
+
+class _Converted(msgspec.Struct):
+    source: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def record_of(config: DemoConfig) -> JobRecord:
+    """The record of a job. Raises UserError where its model or recipe cannot be read."""
+    values = as_json(config.training.with_lora_defaults())
+    recipe = {name: value for name, value in values.items() if name not in FREE}
+    weights = base_fingerprint(resolve_model(config.model))
+    return JobRecord(config.products, config.test, config.seed, config.model, weights, recipe)
+
+
+def begin(output: Path, asked: JobRecord) -> None:
+    """Store the record in `output`, where the job begins.
+
+    Raises UserError, naming every setting that differs, where `output` was begun with others.
+    """
+    path = output / RECORD
+    began = read_as(path, "record of the job", JobRecord) if path.exists() else _of_earlier_version(output)
+    changes = _changes(began, asked)
+    if changes:
+        raise UserError(f"{output} was begun with other settings: {'; '.join(changes)}; give the old ones or another --output")
+    if not path.exists():
+        write_json(path, msgspec.to_builtins(asked))
+
+
+def _changes(began: JobRecord, asked: JobRecord) -> list[str]:
+    changes = []
+    for name in ("products", "test", "seed"):
+        was, now = getattr(began, name), getattr(asked, name)
+        if was not in (now, msgspec.UNSET):
+            changes.append(f"--{name} was {was} and is now {now}")
+    if began.weights not in (asked.weights, msgspec.UNSET):
+        if began.model == asked.model:
+            changes.append(f"the weights of --model {asked.model} are not what they were")
+        else:
+            changes.append(f"--model was {began.model} and is now {asked.model}")
+    for name, now in asked.recipe.items():
+        if began.recipe.get(name, now) != now:  # a version that began it may have had fewer settings
+            changes.append(f"{name} of --recipe was {short(began.recipe[name])} and is now {short(now)}")
+    return changes
+
+
+def _of_earlier_version(output: Path) -> JobRecord:
+    """What the catalogue and the converted model say, where the job was begun without a record or not at all."""
+    record = JobRecord()
+    catalogue, origin = output / "catalogue" / "catalogue.json", output / "model" / SOURCE_FILE
+    if catalogue.exists():
+        drawn = read_as(catalogue, "catalogue", _Catalogue).settings
+        record.products, record.test, record.seed = drawn.products, drawn.test, drawn.seed
+    if origin.exists():
+        record.model = read_as(origin, "conversion record", _Converted).source
+        record.weights = base_fingerprint(origin.parent)
+    return record

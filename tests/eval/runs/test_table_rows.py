@@ -1,0 +1,57 @@
+"""Tables of other tools: what cannot be read is named by file and line, what can is read whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.import_run import parse_field
+from eval.runs.table_rows import read_rows
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.task import Field, ParsedField
+
+LONG = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("p.jsonl", b'{"id": "a"}\n' + b"[" * 100_000 + b"\n", "line 2 is nested too deeply"),
+        ("p.jsonl", b'{"id": "a", "text": "x\\ud83d"}\n', "line 1: text is .* half a surrogate pair"),
+        ("p.jsonl", b'{"id": "a", "id": "b"}\n', "line 1: id is given twice"),
+        ("p.jsonl", b'{"id": "a", "price": ' + b"9" * 5000 + b"}\n", "line 1: price is a number of 5000 digits"),
+        ("p.jsonl", b'{"id": "a", "price": 1e999}\n', "line 1: price is infinite"),
+        ("p.jsonl", b'\n{"id": "\xff"}\n', "line 2 is not UTF-8"),
+        ("p.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("p.csv", b"id,text\na,x\nb,\xff\n", "line 3 is not UTF-8"),
+        ("p.csv", b"id,text\na,x\nb,y\0\n", "line 3 holds a NUL"),
+        ("p.csv", b'id,text\na,"x"y\n', "line 2 is no valid CSV"),
+        ("p.csv", b'id,text\na,x\nb,"y\n', "line 3 is no valid CSV"),
+        ("p.csv", b"id,text,id\na,x,b\n", "line 1 has the column 'id' twice"),
+        ("p.tsv", b"id\ttext\na\tx\ty\n", "line 2 has more cells"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} {sentence}"):
+        list(read_rows(tmp_path / name))
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").mkdir()
+    with pytest.raises(UserError, match=r"p\.csv is a folder; give a file"):
+        read_rows(tmp_path / "p.csv")
+    with pytest.raises(UserError, match=r"q\.csv does not exist"):
+        read_rows(tmp_path / "q.csv")
+
+
+def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(f"\ufeffid,text\r\na,{LONG}\r\n\r\nb\r\n".encode())
+    assert list(read_rows(tmp_path / "p.csv")) == [(2, {"id": "a", "text": LONG}), (4, {"id": "b", "text": None})]
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a", "price": NaN}\n')
+    assert list(read_rows(tmp_path / "p.jsonl")) == [(1, {"id": "a", "price": None})]
+
+
+def test_a_price_of_more_digits_than_a_float_holds_is_malformed() -> None:
+    assert parse_field(Field("price", "number"), "9" * 400) == ParsedField(None, "malformed")
