@@ -32,6 +32,12 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
 
 
+def _with_found_columns(schema: pa.Schema, products: bool) -> pa.Schema:
+    """Columns that are found from the others: they change neither the content of a catalogue nor its fingerprint."""
+    found = [pa.field(SIZES, SIZES_TYPE), *([pa.field(PRODUCT, pa.string())] if products else [])]
+    return pa.schema([*schema, *(field for field in found if field.name not in schema.names)])
+
+
 def store_photo(folder: Path, data: bytes, suffix: str) -> str:
     """Store a photo's bytes once under `folder`/images, by content; the path relative to `folder`.
 
@@ -102,10 +108,7 @@ class CatalogueWriter:
             "task": task.to_dict(),
         }
         self.schema = _schema(task, extra or {})
-        # These columns are found from the others: they change neither the content of a catalogue nor its fingerprint.
-        self._stored = self.schema if SIZES in self.schema.names else self.schema.append(pa.field(SIZES, SIZES_TYPE))
-        if products and PRODUCT not in self.schema.names:
-            self._stored = self._stored.append(pa.field(PRODUCT, pa.string()))
+        self._stored = _with_found_columns(self.schema, products)
         self._found = [name for name in (PRODUCT,) if name in self._stored.names and name not in self.schema.names]
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows

@@ -128,17 +128,22 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
             valued = {"nargs": "?", "const": True, "type": _truth}
             common |= {"action": argparse.BooleanOptionalAction} if plain else valued
         else:
-            # A mapping in YAML is plain text as a flag.
-            common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            if many or field.metadata["many"]:  # `--field A --field B` and `--field A B` are the same
-                common |= {"nargs": "+", "action": "extend"}
-            common |= {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
-            if field.metadata["implied"] is not None:
-                common |= {"nargs": "?", "const": field.metadata["implied"]}
+            common |= _value(field, kind, many)
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})
     _add_refusals(parser, command, {field.name for field in fields})
+
+
+def _value(field: dataclasses.Field[Any], kind: Any, many: bool) -> dict[str, Any]:
+    """How a flag's value is read and what --help calls it."""
+    # A mapping in YAML is plain text as a flag.
+    how: dict[str, Any] = {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
+    if many or field.metadata["many"]:  # `--field A --field B` and `--field A B` are the same
+        how |= {"nargs": "+", "action": "extend"}
+    if field.metadata["implied"] is not None:
+        how |= {"nargs": "?", "const": field.metadata["implied"]}
+    return how | {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
 
 
 def _add_refusals(parser: argparse.ArgumentParser, command: str, known: set[str]) -> None:

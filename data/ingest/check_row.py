@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from .notes import Note
 from .paths_in_row import resolve
 from .photo_roots import PhotoRoots
 from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, reference_bytes
-from .picture_references import as_url, row_references
+from .picture_references import as_url
 from .row import RowError
+from .row_references import row_references
 from .sources import RawRow
 from .split_values import split_of
 from .splits import row_id
@@ -58,6 +60,11 @@ class RowChecks:
     store: DownloadStore  # photos fetched by URL
     near_duplicates: bool = True
     rules: ValueRules = dataclasses.field(default_factory=ValueRules)
+
+    @functools.cached_property
+    def carried(self) -> tuple[tuple[str, str, bool], ...]:
+        """The columns carried along: name in the catalogue, column of the source, whether it holds text."""
+        return tuple((name, column, pa.types.is_string(self.schema.field(name).type)) for name, column in self.extras.items())
 
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
@@ -90,28 +97,11 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     code = resolve(values, mapping.code) if mapping.code else None
     checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
     checked[GROUP] = None if row.group is None else normalise(row.group)
-    for name, column in checks.extras.items():
+    for name, column, is_text in checks.carried:
         cell = values.get(column)
         empty = isinstance(cell, str) and checks.rules.is_empty(cell)
-        checked[name] = None if empty else _carried(cell, checks.schema.field(name).type)
+        checked[name] = None if empty else _carried(cell, is_text)
     return checked
-
-
-def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Note]) -> dict[str, str | float | None]:
-    """The task's fields of a row; what was done to them is added to `notes`. Raises RejectedError."""
-    try:
-        return {
-            field.name: field_value(
-                field,
-                field_source(field, values, checks.rules.is_empty),
-                resolve(values, field.currency_column) if field.currency_column else None,
-                checks.rules,
-                notes,
-            )
-            for field in checks.mapping.fields
-        }
-    except FieldError as error:
-        raise RejectedError(error.reason, error.value) from None
 
 
 def references_of(checks: RowChecks, row: RawRow) -> list[Any]:
@@ -141,6 +131,23 @@ def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
     return urls
 
 
+def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Note]) -> dict[str, str | float | None]:
+    """The task's fields of a row; what was done to them is added to `notes`. Raises RejectedError."""
+    try:
+        return {
+            field.name: field_value(
+                field,
+                field_source(field, values, checks.rules.is_empty),
+                resolve(values, field.currency_column) if field.currency_column else None,
+                checks.rules,
+                notes,
+            )
+            for field in checks.mapping.fields
+        }
+    except FieldError as error:
+        raise RejectedError(error.reason, error.value) from None
+
+
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if mapping.split is None:
         return row.split
@@ -154,8 +161,8 @@ def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     return name
 
 
-def _carried(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
+def _carried(value: Any, is_text: bool) -> Any:
+    if is_text and value is not None and not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
     return storable(value) if isinstance(value, str) else value
 

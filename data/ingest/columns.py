@@ -23,6 +23,8 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     >>> field_source(price, {"sale": "", "regular": "20"})
     '20'
     """
+    if not field.further and field.step is None and field.column in values:
+        return values[field.column]
     cells = [resolve(values, column) for column in field.columns]
     value = next((cell for cell in cells if not (is_empty or is_blank)(cell)), None)
     if value is None:

@@ -21,10 +21,11 @@ _RESERVED = ("id", "images")
 
 @dataclass(frozen=True)
 class MappedField:
-    """One field of the task and the column it is read from. Of a number: its decimal mark and the column of its currency.
+    """One field of the task and the column it is read from.
 
-    `further` columns are read where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator`
-    or at the usual signs, `step` is the part to take: from 1, or from -1 for the last; None takes all of it.
+    Of a number: `decimal` is its decimal mark, `currency_column` the column of its currency. `further` columns are read
+    where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator` or at the usual signs, `step`
+    is the part to take: from 1, or from -1 for the last; None takes all of it.
     """
 
     name: str

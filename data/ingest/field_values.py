@@ -33,6 +33,8 @@ class ValueRules:
 
     def is_empty(self, value: Any) -> bool:
         """Whether a cell holds no value: blank, or a word for nothing."""
+        if isinstance(value, str) and len(value) > 40:  # most cells are no candidate; this is asked of every one
+            return value.isspace()
         return is_missing(value) or (self.empty_words and is_nothing(value))
 
 

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from .paths_in_row import leaf_paths, resolve
 from .photo_roots import PhotoRoots
 from .picture_references import as_url, photo_references
 from .picture_suffixes import PICTURE_SUFFIXES
-from .row import RowError
-
-if TYPE_CHECKING:
-    from .sources import RawRow
+from .row import Row, RowError
 
 _LEAST = 0.5  # of a column's values that must look like pictures
 _HOSTS = ("img", "image", "images", "cdn", "media", "photo", "photos", "static", "pics", "assets", "cloudinary", "imgix")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-def picture_columns(rows: Iterable[RawRow], given: Path | None = None) -> list[str]:
-    """The columns, and paths into nested ones, most of whose values look like pictures; the surest first."""
+def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None = None) -> list[str]:
+    """The columns, and paths into nested ones, most of whose values look like pictures; the surest first.
+
+    rows: the values of each and the folder that its paths start from. given: the folder of --image-root.
+    """
     seen, alike = Counter[str](), Counter[str]()
-    for row in rows:
-        if isinstance(row.values, RowError):
+    for values, root in rows:
+        if isinstance(values, RowError):
             continue
-        roots = PhotoRoots(Path(row.root) if row.root else None, given)
-        for path in leaf_paths(row.values):
-            value = resolve(row.values, path)
+        roots = PhotoRoots(Path(root) if root else None, given)
+        for path in leaf_paths(values):
+            value = resolve(values, path)
             if value is None or value == "":
                 continue
             seen[path] += 1

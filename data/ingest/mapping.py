@@ -16,7 +16,7 @@ from mlx_phi3v.ranges import short
 from mlx_phi3v.task import QUESTION, Field, Task, chat_prompt, default_template
 
 from .column_names import find_column, first_column, named_column
-from .currency_column import with_currency_column
+from .currency_columns import with_currency_column
 from .field_spec import MappedField, column_text, fields_of, parse_field_flag
 from .known_exports import PRESETS, load_preset
 from .picture_pattern import is_pattern, pattern_columns, with_columns
@@ -96,6 +96,7 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
     Raises UserError for an unknown key, an unknown column or a field that makes no sense.
     """
     fields = tuple(_in_source(item, columns, where) for item in fields_of(settings, where))
+    fields = fields or _usual_fields(settings.get("currency"), columns, where)
     images, separator = _images(settings.get("image"), columns, where)
     group, group_key = _group(settings.get("group"), where)
 
@@ -103,7 +104,7 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         return None if column is None else named_column(column, columns, where)
 
     mapping = FieldMapping(
-        fields=fields or _usual_fields(settings.get("currency"), columns, where),
+        fields=tuple(with_currency_column(item, columns, where) for item in fields),
         images=images,
         code=named(_one_column("code", settings.get("code"), where)),
         split=named(_one_column("split", settings.get("split"), where)),
@@ -120,7 +121,6 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         ),
         image_root=settings.get("image_root"),
     )
-    mapping = dataclasses.replace(mapping, fields=tuple(with_currency_column(f, columns, where) for f in mapping.fields))
     mapping.task()
     if mapping.photos_per_row() and not images:
         raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")

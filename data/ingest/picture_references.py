@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from .paths_in_row import nested, resolve
-from .picture_pattern import fill_pattern, is_pattern
+from .paths_in_row import nested
 from .picture_suffixes import PICTURE_SUFFIXES
-
-if TYPE_CHECKING:
-    from .mapping import FieldMapping
 
 # What holds the picture in an object, the largest first.
 _KEYS = (
@@ -38,16 +34,6 @@ _NEXT_URL = re.compile(r"[\s,;|~]+(?=(?:https?:)?//)", re.IGNORECASE)
 _SEPARATORS = ("|", "~", ";", "\n", ",", " ")
 _SUFFIXED = re.compile(rf"(?:{'|'.join(re.escape(suffix) for suffix in PICTURE_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
 _MOST_TEXT = 1_000_000  # characters of a cell that is looked at for several pictures
-
-
-def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> list[Any]:
-    """The photos that a row names, in the order of the image columns: bytes, paths or URLs."""
-    found = []
-    for image in mapping.images:
-        value = fill_pattern(image, values) if is_pattern(image) else resolve(values, image)
-        found += photo_references(value, mapping.separator)
-    base = mapping.image_root if mapping.image_root and is_base_url(mapping.image_root) else None
-    return [_below(base, item) for item in found] if base else found
 
 
 def photo_references(value: Any, separator: str | None = None) -> list[Any]:
@@ -129,7 +115,7 @@ def is_base_url(root: str) -> bool:
     return root.lower().startswith(("http://", "https://"))
 
 
-def _below(base: str, reference: Any) -> Any:
+def below(base: str, reference: Any) -> Any:
     """A site-relative or relative path as a URL below `base`; what is a URL or bytes as it is."""
     if not isinstance(reference, str) or reference.startswith("data:") or as_url(reference):
         return reference

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import shutil
 import time
@@ -16,16 +14,14 @@ from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
 
 from ..writer import made_before
-from .check_row import RejectedError, RowChecks, checked_fields, urls_to_fetch
+from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
 from .ingest_config import IngestConfig, check_settings
-from .notes import Note, Notes, require_one_currency
+from .look_ahead import look_ahead
 from .plan import IngestPlan, make_plan
 from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
-
-_LOOKED_AT = 1000  # rows whose currencies are compared before anything is fetched
 
 
 def ingest(settings: IngestConfig) -> dict[str, Any]:
@@ -42,6 +38,8 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     plan = make_plan(settings)
     if plan.export:
         note(f"read as {plan.export}; --preset none turns that off")
+    for found in plan.source.notes:
+        note(found)
     if not work.exists() and (made := _made(output, plan)):
         return made
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -54,25 +52,13 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         _prepare_work(work, plan)
         checks, chunks = row_checks(settings, plan, work), ChunkStore(work, plan.schema)
         checks.store.sweep()
-        _look_ahead(settings, plan, checks)
+        look_ahead(plan, checks)
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
         info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
-
-
-def _look_ahead(settings: IngestConfig, plan: IngestPlan, checks: RowChecks) -> None:
-    """Raise UserError where the first rows show already that prices are of several currencies: before photos are fetched."""
-    notes = Notes()
-    for row in itertools.islice(plan.rows, _LOOKED_AT):
-        if isinstance(row.values, dict):
-            found: list[Note] = []
-            with contextlib.suppress(RejectedError, UnicodeError, ValueError):  # the check of the row says what is wrong
-                checked_fields(checks, row.values, found)
-            notes.counts.update((note.field, note.kind, note.detail) for note in found)
-    require_one_currency(notes, plan.mapping, settings.source)
 
 
 def _is_filled(output: Path) -> bool:

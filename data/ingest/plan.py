@@ -26,8 +26,9 @@ from .known_exports import load_preset, with_preset
 from .looks_like_pictures import picture_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
-from .picture_references import is_base_url, row_references
+from .picture_references import is_base_url
 from .planned_rows import PlannedRows
+from .row_references import row_references
 from .sources import RawRow, Source, open_source
 from .tables import is_table, open_table
 
@@ -63,7 +64,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
-    source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
+    source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
     joined = _joined(settings, source)
     columns = source.columns | (joined.columns if joined else {})
     first = source.tables[0].table
@@ -107,7 +108,7 @@ def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
         return None
     if not is_table(settings.join):
         raise UserError(f"--join {settings.join} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
-    table = open_table(settings.join, encoding=settings.encoding)
+    table = open_table(settings.join, settings.reading())
     return JoinedTable(table, settings.join, settings.on, source.columns)
 
 
@@ -126,7 +127,7 @@ def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
 
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
     folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
-    found = picture_columns(_looked_at(rows), folder)
+    found = picture_columns(((row.values, row.root) for row in _looked_at(rows)), folder)
     names = ", ".join(found[:3])
     alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
     return UserError(

@@ -12,8 +12,8 @@ from .columns import is_blank
 from .join import JoinedTable
 from .mapping import FieldMapping
 from .paths_in_row import column_of, resolve
-from .picture_references import row_references
 from .row import RowError
+from .row_references import row_references
 from .sources import RawRow, Source
 
 _MOST_GROUPS = 50_000  # whose first rows are remembered; of more the oldest is forgotten

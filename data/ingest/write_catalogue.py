@@ -34,7 +34,8 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    shared = SharedPhotos({}) if plan.source.kind == "chat" else find_shared_photos(chunks, count, plan.task)
+    judged = plan.mapping.images and plan.source.kind != "chat"  # several questions a photo are no contradiction
+    shared = find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
     rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
     require_usable(notes, plan.mapping, settings.source)

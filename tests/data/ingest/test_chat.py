@@ -34,7 +34,7 @@ def text(value: str) -> dict[str, str]:
 
 
 SAID = {"role": "assistant", "content": A}
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "openai": {"messages": [user(text(Q), {"type": "image_url", "image_url": {"url": "a.png"}}), SAID]},
     "openai, the url alone": {"messages": [user({"type": "image_url", "image_url": "a.png"}, text(Q)), SAID]},
     "responses": {"messages": [user({"type": "input_image", "image_url": "a.png"}, {"type": "input_text", "text": Q}), SAID]},

@@ -16,6 +16,7 @@ from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import UserError
 from tests.data.ingest.test_shaped_rows import write
 from tests.helpers.misbehaving_server import photo_bytes, running_server
+from tests.helpers.paths import ROOT
 
 LINES = (
     "Handle|Title|Type|Variant Price|Image Src|Vendor",
@@ -72,7 +73,16 @@ def test_so_many_rows_are_tried_as_asked_and_status_1_means_none_can_be_used(sho
     [
         [],
         ["--field", "title=Title", "price=Sale|Variant Price:number:USD", "--photos", "rows", "--where", "Vendor != 'Acme'"],
-        ["--image", "{Handle}.jpg", "--group", "Vendor", "--code", "Handle", "--template", "{title}: {category}, {price}"],
+        [
+            "--image",
+            "{Handle}.jpg",
+            "--group",
+            "Vendor",
+            "--code",
+            "Handle",
+            "--template",
+            "{title}, Kind: {category}, Price: {price}",
+        ],
         ["--no-images", "--preset", "none", "--field", "a=Title", "--where", "Vendor == Acme", "--limit", "2"],
         ["--image-root", "media", "--prompt", "What: 'is' it?", "--currency", "EUR", "--encoding", "utf-8-sig"],
     ],
@@ -104,9 +114,7 @@ def test_a_real_run_downloads_only_the_photos_of_rows_whose_fields_are_good(tmp_
 
 
 def test_the_tokenizer_of_a_model_counts(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_phi3v import tiny
-
-    folder = Path(tiny.__file__).parent if tiny.__file__ else Path()
+    folder = ROOT / "mlx_phi3v" / "tiny"
     counted = dry_run(IngestConfig(str(shop), dry_run=5, model=folder))
     monkeypatch.setattr(module, "_CHARACTERS", 1.0)
     assert counted.counted and not dry_run(IngestConfig(str(shop), dry_run=5)).counted

@@ -20,9 +20,8 @@ PRICE = {"column": "price", "kind": "number"}
 
 def take(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
     (folder / "s.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return ingest(
-        IngestConfig(str(folder / "s.jsonl"), folder / "out", **({"processes": 1, "validation": 0, "images": False} | settings))
-    )
+    plain: dict[str, Any] = {"processes": 1, "validation": 0, "images": False}
+    return ingest(IngestConfig(str(folder / "s.jsonl"), folder / "out", **(plain | settings)))
 
 
 def answers(folder: Path) -> list[str]:

@@ -186,7 +186,9 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
 def answers(folder: Path) -> list[Answer]:
     catalogue = Catalogue(folder)
     rows = sorted((row for name in catalogue.info["splits"] for row in catalogue.split(name)), key=lambda row: row["id"])
-    return [(row.get("title") or row.get("name"), row.get("category") or row.get("kind"), row.get("price")) for row in rows]
+    return [
+        (str(row.get("title") or row.get("name")), row.get("category") or row.get("kind"), row.get("price")) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("name", list(formats("")))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.ingest.mapping import FieldMapping
-from data.ingest.picture_references import photo_references, row_references
+from data.ingest.picture_references import photo_references
+from data.ingest.row_references import row_references
 
 A, B = "https://cdn.example/a.jpg", "https://cdn.example/b.png?v=1,2"
 
