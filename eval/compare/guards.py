@@ -120,7 +120,7 @@ def p_beyond(gaps: Floats, margin: float) -> float:
     Paired t; where few rows differ, the larger of that and of the sign-flip test of a mean of zero.
     """
     n, mean = len(gaps), float(gaps.mean()) if len(gaps) else 0.0
-    if n < 2 or mean <= margin:
+    if n < 2 or mean <= margin + 1e-9:
         return 1.0
     error = float(gaps.std(ddof=1)) / math.sqrt(n)
     p = float(stats.t.sf((mean - margin) / error, n - 1)) if error > 1e-12 * mean else 0.0

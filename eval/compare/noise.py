@@ -49,7 +49,7 @@ class LogitNoise:
     median: float | None  # None: fewer than 30 tokens say something
     tokens: int
     rounding: bool  # whether it is no more than rounding
-    most: float  # the most that is called rounding, by dtype or from a noise floor
+    most: float  # the most that is called rounding, by dtype
     near_tie: float  # the widest margin called a near-tie
 
 

@@ -220,10 +220,11 @@ def cause_notes(comparison: Comparison) -> list[str]:
             f"({item.tokens:,} tokens): more than rounding (up to {item.most:g}). No divergence is called a near-tie."
         )
     masked = sum({PIXELS, GAP} <= set(row.causes) for row in comparison.diverged)
+    pixels = comparison.all_cause_counts.get(PIXELS, 0)
     if masked:
         notes.append(
             f"In {masked:,} of these rows other pixels and a log-probability gap meet. Which of them explains a row is not "
-            f"tested: pixels explain at most {masked:,} rows. Answer again from the same pixels to tell."
+            f"tested: pixels explain at most {pixels:,} rows. Answer again from the same pixels to tell."
         )
     return notes
 
