@@ -52,7 +52,7 @@ class ImportConfig:
 
 
 def parse_field(item: Field, value: Any) -> ParsedField:
-    """A field's value as another tool gave it: a number may be text ("1,299.00"); empty is missing."""
+    """A field's value as another tool gave it: a number may be text as a shop writes it ("$1,299.00"); empty is missing."""
     if is_missing(value):
         return ParsedField(None, "missing")
     if item.kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -61,7 +61,15 @@ def parse_field(item: Field, value: Any) -> ParsedField:
         return ParsedField(clean_text(str(value)), "ok")
     # Parsed as the task parses an answer, so that an imported price and a predicted one follow the same rule.
     alone = Task((item,), "", f"{item.name}: {{{item.name}}}")
-    return alone.parse(f"{item.name}: {value}")[item.name]
+    parsed = alone.parse(f"{item.name}: {value}")[item.name]
+    if parsed.status == "ok":
+        return parsed
+    from data.ingest.prices import PriceError, parse_price  # with its tables: only where a price needs them
+
+    try:
+        return ParsedField(float(parse_price(value, currency=item.currency).amount), "ok")
+    except PriceError:
+        return parsed
 
 
 def import_run(settings: ImportConfig) -> Run:

@@ -14,10 +14,8 @@ from .values import readable, unpacked
 _SEPARATORS = (" > ", ">", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
-def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] | None = None) -> Any:
-    """What a field is read from, as the source has it; where all of its columns are empty, what the first of them holds.
-
-    `is_empty` tells a cell that says nothing; by default `is_blank`.
+def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] = is_missing) -> Any:
+    """What a field is read from, as the source has it; where all of its columns are empty, what the last one has.
 
     >>> price = MappedField("price", "sale", "number", further=("regular",))
     >>> field_source(price, {"sale": "", "regular": "20"})
@@ -25,11 +23,12 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     """
     if not field.further and field.step is None and field.column in values:
         return values[field.column]
-    cells = [resolve(values, column) for column in field.columns]
-    value = next((cell for cell in cells if not (is_empty or is_blank)(cell)), None)
-    if value is None:
-        return cells[0]
-    return value if field.step is None else path_step(unpacked(value), field.step, field.separator)
+    value = None
+    for column in field.columns:
+        value = resolve(values, column)
+        if not is_blank(value) and not is_empty(value):
+            return value if field.step is None else path_step(unpacked(value), field.step, field.separator)
+    return value
 
 
 def is_blank(value: Any) -> bool:

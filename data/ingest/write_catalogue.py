@@ -38,17 +38,16 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
     rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
     require_usable(notes, plan.mapping, settings.source)
-    with_turns = TURNS in plan.schema.names and bool(notes.of("question"))
     splitter = Splitter(chunks.work / "splitting", settings.seed)
     products = _split(settings, splitter, chunks, count, categories, rejected, left_out)
     _remove_unused_photos(chunks.catalogue, splitter)
     with (
-        _open_writer(settings, plan, chunks.catalogue, with_turns=with_turns) as writer,
+        _open_writer(settings, plan, chunks.catalogue, with_turns=has_turns(plan, notes)) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
     ):
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         tally = _Tally(categories)
-        hidden = (*HIDDEN,) if with_turns else (*HIDDEN, TURNS)
+        hidden = HIDDEN if has_turns(plan, notes) else (*HIDDEN, TURNS)
         rows = kept_rows(chunks, count, left_out)
         for row, split, product in zip(rows, splitter.splits(), splitter.products(), strict=True):
             tally.add(row)
@@ -74,6 +73,11 @@ def _shared_photos(plan: IngestPlan, chunks: ChunkStore, count: int) -> SharedPh
     """The photos of many products; several questions about a photo are no contradiction."""
     judged = plan.mapping.images and plan.source.kind != "chat"
     return find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
+
+
+def has_turns(plan: IngestPlan, notes: Notes) -> bool:
+    """Whether a row has turns of its own; if none has, the catalogue is as it always was."""
+    return plan.chat is not None and bool(notes.of("question"))
 
 
 def _split(
