@@ -14,12 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.catalogue import FORMAT, SIZES, SIZES_TYPE, SPLITS, Catalogue
+from mlx_phi3v.catalogue import FORMAT, FORMAT_WITH_TURNS, PRODUCT, SIZES, SIZES_TYPE, SPLITS, Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_folder, atomic_path, require_new, sha256_bytes, write_json
 from mlx_phi3v.photo import PhotoError, photo_size
 from mlx_phi3v.task import Task, is_missing
 from mlx_phi3v.text import printable
+from mlx_phi3v.turns import TURNS
 
 _BATCH_ROWS = 1000
 
@@ -29,6 +30,12 @@ def _schema(task: Task, extra: Mapping[str, pa.DataType]) -> pa.Schema:
     columns += [pa.field(f.name, pa.float64() if f.kind == "number" else pa.string()) for f in task.fields]
     taken = {column.name for column in columns}
     return pa.schema(columns + [pa.field(name, kind) for name, kind in extra.items() if name not in taken])
+
+
+def _with_found_columns(schema: pa.Schema, products: bool) -> pa.Schema:
+    """Columns that are found from the others: they change neither the content of a catalogue nor its fingerprint."""
+    found = [pa.field(SIZES, SIZES_TYPE), *([pa.field(PRODUCT, pa.string())] if products else [])]
+    return pa.schema([*schema, *(field for field in found if field.name not in schema.names)])
 
 
 def store_photo(folder: Path, data: bytes, suffix: str) -> str:
@@ -71,7 +78,8 @@ class CatalogueWriter:
     1
 
     What is put into `info` before the block ends is written to `catalogue.json`. With `folder` the catalogue is built
-    there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`.
+    there, around the photos it holds already, and an error leaves it; it must be on the disk of `output`. With `products`
+    rows have their product under `catalogue.PRODUCT`.
 
     Raises UserError where `output` exists and is not empty, or another process is writing it.
     """
@@ -87,20 +95,21 @@ class CatalogueWriter:
         extra: Mapping[str, pa.DataType] | None = None,
         shard_rows: int = 50_000,
         folder: Path | None = None,
+        products: bool = False,
     ) -> None:
         self.output = Path(output)
         require_new(self.output)
         self.task = task
         self.info: dict[str, Any] = {
-            "format": FORMAT,
+            "format": FORMAT_WITH_TURNS if TURNS in (extra or {}) else FORMAT,
             "name": printable(name),
             "source": dict(source),
             "settings": dict(settings),
             "task": task.to_dict(),
         }
         self.schema = _schema(task, extra or {})
-        # The column of sizes is an index: it changes neither the content of a catalogue nor its fingerprint.
-        self._stored = self.schema if SIZES in self.schema.names else self.schema.append(pa.field(SIZES, SIZES_TYPE))
+        self._stored = _with_found_columns(self.schema, products)
+        self._found = [name for name in (PRODUCT,) if name in self._stored.names and name not in self.schema.names]
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
         self._place = contextlib.ExitStack()  # puts the folder in place at its end, or removes it at an error
@@ -132,7 +141,8 @@ class CatalogueWriter:
         line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
         self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
         self._rows[split] = self._rows.get(split, 0) + 1
-        if self._stored is not self.schema:
+        clean |= {name: row.get(name) for name in self._found}
+        if SIZES not in self.schema.names:
             clean[SIZES] = row.get(SIZES) or [self._size(image) for image in row.get("images") or []]
         pending = self._pending.setdefault(split, [])
         pending.append(clean)

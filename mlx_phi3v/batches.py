@@ -16,7 +16,8 @@ from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_
 from .errors import UserError
 from .photo import Photo, photo_size
 from .prompts import IGNORE, PromptProcessor
-from .task import Task, image_tags
+from .task import END, Task
+from .turns import row_exchanges, task_prompt
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class ExampleMaker:
         try:
             photos = [Photo.read(path) for path in row["images"]]
             images = tuple(map(self.process, photos))
-            return self.from_images(name, images, self.task.answer(row) if with_answer else None), photos
+            return self.from_row(row, images, with_answer=with_answer), photos
         except UserError as error:
             raise UserError(f"row {name!r}: {error}") from None
 
@@ -136,7 +137,21 @@ class ExampleMaker:
         except UserError:
             return 0  # opening it raises the error that names the cause
         counts = [image_token_count(grid, self.config.vision) for grid in grids]
-        return len(self.prompts.example(self.task_prompt(len(counts)), self.task.answer(row), counts)[0])
+        return len(self.prompts.conversation(row_exchanges(self.task, row, len(counts)), counts)[0])
+
+    def from_row(self, row: Mapping[str, Any], images: tuple[ProcessedImage, ...], *, with_answer: bool) -> Example:
+        """The Example of a row whose photos are processed; without its last answer it is a prompt to be answered.
+
+        Raises UserError if it takes more than `max_length` tokens.
+        """
+        *earlier, (prompt, answer) = row_exchanges(self.task, row, len(images))
+        if not earlier:
+            return self.from_images(row["id"], images, answer if with_answer else None, prompt)
+        counts = [image_token_count(image.grid, self.config.vision) for image in images]
+        if with_answer:
+            return self._checked(row["id"], *self.prompts.conversation([*earlier, (prompt, answer)], counts), images)
+        asked = "".join(f"{before}{said}{END}" for before, said in earlier) + prompt
+        return self.from_images(row["id"], images, None, asked)
 
     def from_images(
         self, name: str, images: tuple[ProcessedImage, ...], answer: str | None, prompt: str | None = None
@@ -152,19 +167,16 @@ class ExampleMaker:
             labels = np.full(len(input_ids), IGNORE, np.int64)
         else:
             input_ids, labels = self.prompts.example(prompt, answer, counts)
+        return self._checked(name, input_ids, labels, images)
+
+    def _checked(self, name: str, input_ids: np.ndarray, labels: np.ndarray, images: tuple[ProcessedImage, ...]) -> Example:
         if len(input_ids) > self.max_length:
             raise UserError(f"takes {len(input_ids)} tokens, more than {self.max_length}; lower num_crops or raise max_length")
         return Example(name, input_ids, labels, images)
 
     def task_prompt(self, images: int) -> str:
         """The task's prompt for a row with that many images: the tag is repeated, or left out where there is none."""
-        tag = "<|image_1|>"
-        prompt = self.task.prompt
-        if images == 0:
-            return prompt.replace(tag + "\n", "").replace(tag, "")
-        if images > 1 and tag in prompt and "<|image_2|>" not in prompt:
-            return prompt.replace(tag, image_tags(images))
-        return prompt
+        return task_prompt(self.task, images)
 
 
 def epoch_order(rows: int, epoch: int, seed: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
     DIR/catalogue.json            format, task, splits, counts, source, settings, fingerprint
     DIR/train-00000.arrow         columns: id, images (paths relative to DIR), the task's fields, extra columns,
-                                  _image_sizes (width, height of each photo in pixels; hidden from rows)
+                                  _image_sizes (width, height of each photo in pixels; hidden from rows),
+                                  _product (what rows of one product share; of data.ingest),
+                                  _turns (questions and earlier answers of rows that are conversations, see turns.py)
     DIR/images/ab/ab12....png     a photo, named by the SHA-256 of its bytes
     DIR/rejected.csv              what data.ingest left out and why, where it made the catalogue
 
@@ -33,11 +35,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+# With the column `_turns`. An earlier version would ask the task's prompt instead of a row's own, so it must not open it.
+FORMAT_WITH_TURNS = 2
 SPLITS = ("train", "validation", "test")
 # The photos' sizes in pixels, as `photo.photo_size` gives them; null for a photo that could not be read. Catalogues
 # of earlier versions lack the column, and an earlier version hands it out as one more extra column.
 SIZES = "_image_sizes"
 SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
+# The product that a row shows: the id of its first row, the same in all rows that share a code, a group or a photo. Found
+# from the other columns, so no part of the fingerprint; catalogues of earlier versions lack it.
+PRODUCT = "_product"
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,17 @@ class Split(Sequence[dict[str, Any]]):
         """All values of one column."""
         return [row[name] for rows in self.batches([name]) for row in rows]
 
+    def longest(self, name: str) -> int:
+        """The most bytes that a value of a text column has, or the most items of a column of lists; 0 where all are null."""
+        import pyarrow.compute as compute  # slow to import
+
+        most = 0
+        for batch in self._batches:
+            column = batch.column(name)
+            lengths = column.value_lengths() if pa.types.is_list(column.type) else compute.binary_length(column)
+            most = max(most, compute.max(lengths).as_py() or 0)
+        return most
+
     def image_sizes(self) -> Iterator[ImageSizes]:
         """The sizes of all photos, in the order of rows, some thousand rows at a time.
 
@@ -170,8 +188,11 @@ class Catalogue:
             raise UserError(f"{folder} is not a catalogue: it has no catalogue.json; make one with data.sample or data.ingest")
         path = self.folder / "catalogue.json"
         info = read_json(path, "catalogue")
-        if isinstance(info, dict) and info.get("format") != FORMAT:
-            raise UserError(f"{folder} has catalogue format {info.get('format')!r}, this version reads {FORMAT}; make it again")
+        if isinstance(info, dict) and info.get("format") not in (FORMAT, FORMAT_WITH_TURNS):
+            raise UserError(
+                f"{folder} has catalogue format {info.get('format')!r}, this version reads {FORMAT} and {FORMAT_WITH_TURNS}; "
+                "make it again"
+            )
         self.info = check_info(info, path)
         try:
             self.task = Task.from_dict(self.info["task"])

@@ -21,6 +21,7 @@ import pyarrow as pa
 from .errors import UserError
 from .photo import MAX_PIXELS
 from .task import Task
+from .turns import TURNS, TURNS_TYPE
 
 # A path out of its folder, or none at all: absolute, with a drive, a backslash, a NUL, an empty name or a "..".
 _OUTSIDE = r"^$|^/|^[A-Za-z]:|\\|\x00|(?:^|/)\.\.(?:/|$)"
@@ -122,11 +123,13 @@ def _check_schema(schema: pa.Schema, path: Path, task: Task | None) -> None:
     wanted = {"id": pa.string(), "images": pa.list_(pa.string())}
     for item in task.fields if task else ():
         wanted[item.name] = pa.float64() if item.kind == "number" else pa.string()
+    if TURNS in schema.names:
+        wanted[TURNS] = TURNS_TYPE
     for name, kind in wanted.items():
         if schema.names.count(name) != 1:
             raise UserError(f"catalogue shard {path} has {schema.names.count(name) or 'no'} columns {name!r}; {_MEND}")
         found = schema.field(name).type
-        if found != kind and not (pa.types.is_list(kind) and pa.types.is_list(found) and found.value_type == pa.string()):
+        if found != kind and not (pa.types.is_list(kind) and pa.types.is_list(found) and found.value_type == kind.value_type):
             raise UserError(f"catalogue shard {path} has {found} in the column {name!r}, not {kind}; {_MEND}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import sys
 import textwrap
 import types
 import typing
@@ -33,6 +34,8 @@ def option(
     below: float | None = None,
     writes: Writes | None = None,
     path: bool = False,
+    many: bool = False,
+    implied: Any = None,
 ) -> Any:
     """A dataclass field that is also a flag, or the plain argument of the command where `positional`.
 
@@ -40,10 +43,12 @@ def option(
     group of flags in --help: this field and those after it. `metavar` is what --help calls the value.
 
     `at_least`, `above`, `at_most` and `below` are the range of a number, or of each of several (`mlx_phi3v.ranges`);
-    `writes` says what a command writes at this path (`mlx_phi3v.outputs`). `path`: a text that may be a path.
+    `writes` says what a command writes at this path (`mlx_phi3v.outputs`). `path`: a text that may be a path. `many`: a
+    value of any type (`Any`) of which the flag takes several. `implied`: what the flag alone, without a number, means.
     """
     metadata: dict[str, Any] = {"help": help, "choices": choices, "flags": tuple(flags), "positional": positional}
-    metadata |= {"metavar": metavar, "heading": heading, "writes": writes, "path": path}
+    metadata |= {"metavar": metavar, "heading": heading, "writes": writes, "path": path, "many": many}
+    metadata["implied"] = implied
     if any(end is not None for end in (at_least, above, at_most, below)):
         metadata["range"] = Range(at_least, above, at_most, below)
     if isinstance(default, (list, dict)):
@@ -123,15 +128,22 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
             valued = {"nargs": "?", "const": True, "type": _truth}
             common |= {"action": argparse.BooleanOptionalAction} if plain else valued
         else:
-            # A mapping in YAML is plain text as a flag.
-            common |= {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
-            if many:  # `--field A --field B` and `--field A B` are the same
-                common |= {"nargs": "+", "action": "extend"}
-            common |= {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
+            common |= _value(field, kind, many)
             group.add_argument(*names, **common)
         if hidden:
             parser.add_argument(*hidden, **common | {"help": argparse.SUPPRESS})
     _add_refusals(parser, command, {field.name for field in fields})
+
+
+def _value(field: dataclasses.Field[Any], kind: Any, many: bool) -> dict[str, Any]:
+    """How a flag's value is read and what --help calls it."""
+    # A mapping in YAML is plain text as a flag.
+    how: dict[str, Any] = {"type": str if kind is Any else kind, "choices": field.metadata["choices"]}
+    if many or field.metadata["many"]:  # `--field A --field B` and `--field A B` are the same
+        how |= {"nargs": "+", "action": "extend"}
+    if field.metadata["implied"] is not None:
+        how |= {"nargs": "?", "const": field.metadata["implied"]}
+    return how | {"metavar": None if field.metadata["choices"] else _metavar(field, kind)}
 
 
 def _add_refusals(parser: argparse.ArgumentParser, command: str, known: set[str]) -> None:
@@ -184,13 +196,24 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The flags given, by field; plain arguments may stand between flags. Raises UserError for unknown ones."""
-        found, unknown = self.parse_known_intermixed_args(argv)
+        found, unknown = self.parse_known_intermixed_args(self._with_implied(sys.argv[1:] if argv is None else argv))
         if unknown:
             names = [name for action in self._actions for name in action.option_strings if action.help != argparse.SUPPRESS]
             close = difflib.get_close_matches(unknown[0].partition("=")[0], names, n=1)
             hint = f"; did you mean {close[0]}?" if close and unknown[0].startswith("-") else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return vars(found)
+
+    def _with_implied(self, argv: Sequence[str]) -> list[str]:
+        """`--dry-run shop.csv` as `--dry-run 20 shop.csv`: what is no number is a plain argument."""
+        implied = {name: action.const for action in self._actions if action.nargs == "?" and action.type is int
+                   for name in action.option_strings if action.const is not None}  # fmt: skip
+        words: list[str] = []
+        for word, following in zip(argv, [*argv[1:], None]):
+            words.append(word)
+            if word in implied and following is not None and not following.lstrip("-").isdecimal():
+                words.append(str(implied[word]))
+        return words
 
 
 def usage(cls: type) -> str:

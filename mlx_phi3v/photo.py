@@ -27,7 +27,9 @@ MIN_SIDE = 8
 MAX_ASPECT = 100
 
 # Plain decoders only: EPS, for one, would start Ghostscript on an untrusted file.
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+# The brands of a HEIC file (ISO/IEC 23008-12): what an iPhone stores. Pillow reads it with pillow-heif alone.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION = 0x0112
 # The most bytes of a photo's file: `MAX_PIXELS` of RGBA, 16 bit, uncompressed, and its metadata.
 MAX_BYTES = 1_000_000_000
@@ -39,7 +41,7 @@ class PhotoError(UserError):
     """A photo that cannot be used; `reason` is a short fixed word for counting.
 
     Reasons: picture_unreadable, not_a_picture, picture_broken, picture_too_small, picture_too_many_pixels,
-    picture_too_many_bytes, picture_too_narrow, picture_unsupported_pixels.
+    picture_too_many_bytes, picture_too_narrow, picture_unsupported_pixels, picture_is_heic.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -117,21 +119,26 @@ def open_photo(
     return image
 
 
+def small_photo(path: Path | str, side: int) -> Image.Image:
+    """A photo as an RGB image of at most `side` pixels a side. Raises PhotoError where it cannot be used."""
+    source = Photo.read(path)
+    image = _open(io.BytesIO(source.data), source.name)
+    _check_size(image.size, source.name, MAX_PIXELS, MIN_SIDE)
+    with _decoding(source.name):
+        image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded small at once
+        small = _to_rgb(_oriented(image), source.name)
+        small.info = {}
+        small.thumbnail((side, side))
+    return small
+
+
 def thumbnail(path: Path | str, side: int) -> str | None:
     """A photo as a small JPEG (its longer side has `side` pixels) in a data URI; None where it cannot be used."""
     try:
-        source = Photo.read(path)
-        image = _open(io.BytesIO(source.data), source.name)
-        _check_size(image.size, source.name, MAX_PIXELS, MIN_SIDE)
-        with _decoding(source.name):
-            image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded small at once
-            small = _to_rgb(_oriented(image), source.name)
-            small.info = {}
-            small.thumbnail((side, side))
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=70)
+        small, buffer = small_photo(path, side), io.BytesIO()
     except PhotoError:
         return None
+    small.save(buffer, "JPEG", quality=70)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -203,6 +210,7 @@ def is_plain_rgb(data: bytes) -> bool:
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
     Image.init()
+    _prepare_heif(file, name)
     formats = [item for item in _FORMATS if item in Image.OPEN]
     try:
         with warnings.catch_warnings():
@@ -217,6 +225,22 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         ) from None
     except Exception as error:
         raise _broken(name, error) from None
+
+
+def _prepare_heif(file: BinaryIO, name: str) -> None:
+    """Let Pillow read a HEIC file. Raises PhotoError where pillow-heif is not installed."""
+    start = file.read(12)
+    file.seek(0)
+    if start[4:8] != b"ftyp" or start[8:12] not in _HEIF_BRANDS or "HEIF" in Image.OPEN:
+        return
+    try:
+        import pillow_heif
+    except ImportError:
+        raise PhotoError(
+            "picture_is_heic",
+            f"{name} is HEIC, which needs another package: pip install pillow-heif, or export the photo as JPEG",
+        ) from None
+    pillow_heif.register_heif_opener()
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int, min_side: int) -> None:

@@ -45,25 +45,42 @@ class PromptProcessor:
 
         Raises UserError for a tag without an image or an image without a tag.
         """
-        pieces = _TAG.split(text)
-        tags = [int(k) for k in pieces[1::2]]
+        tags = [int(k) for k in _TAG.findall(text)]
         if set(tags) != set(range(1, len(image_tokens) + 1)):
             raise UserError(_tag_message(tags, len(image_tokens)))
+        return self._encode(text, image_tokens)
+
+    def _encode(self, text: str, image_tokens: Sequence[int]) -> list[int]:
+        """Ids of the beginning of a text, whose later tags may be missing."""
+        pieces = _TAG.split(text)
         ids = list(self.tokenizer.encode(pieces[0]).ids)
-        for tag, piece in zip(tags, pieces[2::2]):
+        for tag, piece in zip(map(int, pieces[1::2]), pieces[2::2]):
             ids += [-tag] * image_tokens[tag - 1]
             ids += self.tokenizer.encode(piece).ids
         return ids
 
     def example(self, prompt: str, answer: str, image_tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and labels of prompt + answer + `<|end|>`; labels are -100 up to where the answer starts. int64 [T] each."""
-        ids = self.tokenize(prompt + answer + END, image_tokens)
-        before = self.tokenize(prompt, image_tokens)
-        # A prompt that does not end in a special token may merge with the answer: learn from the first id that differs.
-        start = next((i for i, (a, b) in enumerate(zip(ids, before)) if a != b), len(before))
-        input_ids = np.asarray(ids, np.int64)
-        labels = np.where(np.arange(len(ids)) < start, IGNORE, input_ids)
-        return input_ids, np.where(labels < 0, IGNORE, labels)
+        return self.conversation([(prompt, answer)], image_tokens)
+
+    def conversation(self, exchanges: Sequence[tuple[str, str]], image_tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels of (prompt, answer) pairs in order, `<|end|>` after each answer. int64 [T] each.
+
+        Each answer and its end token are labels, everything else is -100. Of one pair it is `example`.
+        """
+        text, spans = "", []
+        for prompt, answer in exchanges:
+            spans.append((len(text) + len(prompt), len(text) + len(prompt) + len(answer + END)))
+            text += prompt + answer + END
+        ids = self.tokenize(text, image_tokens)
+        labels = np.full(len(ids), IGNORE, np.int64)
+        for first, last in spans:
+            # A prompt that does not end in a special token may merge with the answer: learn from the first id that differs.
+            before = self._encode(text[:first], image_tokens)
+            start = next((i for i, (a, b) in enumerate(zip(ids, before)) if a != b), len(before))
+            end = len(ids) if last == len(text) else len(self._encode(text[:last], image_tokens))
+            labels[start:end] = ids[start:end]
+        return np.asarray(ids, np.int64), np.where(labels < 0, IGNORE, labels)
 
     def answer_lengths(self, prompt: str, answers: Sequence[str]) -> np.ndarray:
         """(tokens, labels) of `example` for each of many answers, without the tokens of images: int64 [N, 2].

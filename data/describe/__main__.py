@@ -25,6 +25,7 @@ from mlx_phi3v.ranges import MAX_CROPS, MAX_ROWS, MAX_SEED, MAX_TOKENS
 from mlx_phi3v.text import printable
 
 from .describe import describe
+from .figures import Description
 from .page import write_page
 from .terminal import show
 
@@ -53,6 +54,12 @@ class DescribeConfig:
             raise UserError("--num-crops is empty; give numbers of 1 or more")
 
 
+def without_pictures(description: Description) -> Description:
+    """The figures alone."""
+    faults = tuple(dataclasses.replace(fault, sheet=()) for fault in description.faults)
+    return dataclasses.replace(description, sheet=(), previews=(), faults=faults)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(DescribeConfig, "python -m data.describe", __doc__ or "", argv)
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = settings.page or folder.with_name(f"{folder.name}.html")
     write_page(page, description)
     if settings.json:
-        figures = dataclasses.asdict(dataclasses.replace(description, sheet=(), previews=()))
+        figures = dataclasses.asdict(without_pictures(description))
         print(json.dumps(figures | {"task": description.task.to_dict(), "page": str(page)}))
     else:
         show(description, Console())

@@ -18,6 +18,8 @@ from .figures import FieldFigures, histogram, quantiles
 
 _MASK = 2**64 - 1
 
+_NONE = np.zeros(0, np.uint64)
+
 
 def _photo_key(image: str) -> int:
     """64 bits of what a photo is: its name begins with the hash of its bytes, where a writer of ours made it."""
@@ -28,7 +30,7 @@ def _photo_key(image: str) -> int:
 
 
 class AllRows:
-    """One pass over all rows, a batch at a time. Memory: 24 bytes a row for prices and duplicates."""
+    """One pass over all rows, a batch at a time. Memory: 32 bytes a row for prices and duplicates."""
 
     def __init__(self, catalogue: Catalogue, as_json: bool) -> None:
         self.task = catalogue.task
@@ -38,6 +40,7 @@ class AllRows:
         self._numbers = {item.name: array("d") for item in self.task.fields if item.kind == "number"}
         self._lengths = {item.name: Counter[int]() for item in self.task.fields if item.kind == "text"}
         self._photos = {name: array("Q") for name in self.rows}
+        self._said = {name: array("Q") for name in self.rows}  # the answer at each photo
         self._answers = array("Q")
         self._read(catalogue, as_json)
 
@@ -62,10 +65,12 @@ class AllRows:
                 self._numbers[item.name].append(value)
             else:
                 self._lengths[item.name][len(value)] += 1
+        answer = self.task.answer(row).encode("utf-8", "replace")
+        key = int.from_bytes(hashlib.blake2b(answer, digest_size=8).digest(), "big")
+        self._answers.append(key)
         for image in row["images"] or ():
             self._photos[split].append(_photo_key(image))
-        answer = self.task.answer(row).encode("utf-8", "replace")
-        self._answers.append(int.from_bytes(hashlib.blake2b(answer, digest_size=8).digest(), "big"))
+            self._said[split].append(key)
 
     def figures(self) -> tuple[FieldFigures, ...]:
         """Figures of every field."""
@@ -92,4 +97,15 @@ class AllRows:
             "pictures used again": total - len(distinct),
             "pictures in several splits": sum(map(len, by_split)) - len(distinct),
             "answers that come again": len(answers) - len(np.unique(answers)),
-        }
+        } | self._contradictions()
+
+    def _contradictions(self) -> dict[str, int]:
+        """Exact copies of a photo that are trained with different answers: the photos, and the rows that show them."""
+        photos = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._photos.values()] or [_NONE])
+        said = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._said.values()] or [_NONE])
+        if not len(photos):
+            return {}
+        pairs = np.unique(np.stack([photos, said]), axis=1)
+        several, counts = np.unique(pairs[0], return_counts=True)
+        several = several[counts > 1]
+        return {"pictures with different answers": len(several), "rows of such pictures": int(np.isin(photos, several).sum())}

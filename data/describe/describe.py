@@ -1,7 +1,7 @@
 """What to look at before training on a catalogue, as plain figures.
 
-Counts, categories, prices and duplicates are of all rows; photo sizes and tokens are of a seeded sample. Memory: the
-sample, and 24 bytes a row for prices and duplicates.
+Counts, categories, prices and duplicates are of all rows; photo sizes, faults and tokens are of a seeded sample. Memory:
+the sample, and 32 bytes a row for prices and duplicates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from mlx_phi3v.errors import UserError
 
 from .all_rows import AllRows
 from .figures import Description, histogram, quantiles
-from .sampled_rows import contact_sheet, draw_rows, look_at_rows, open_model, preview, token_figures
+from .long_rows import count_long_rows
+from .sampled_rows import contact_sheet, draw_rows, fault_figures, look_at_rows, open_model, preview, token_figures
 
 _SHOWN_PROBLEMS = 20
 
@@ -51,4 +52,6 @@ def describe(
         with_text=prompts is not None, limit=limit,
         previews=tuple(preview(row, task, prompts, vision, crops) for row in rows[:previews]) if prompts else (),
         sheet=tuple(contact_sheet(rows, task, pictures)),
+        faults=fault_figures(rows, task),
+        long_rows=count_long_rows(catalogue, prompts, config, crops, limit, as_json) if prompts and config and limit else None,
     )  # fmt: skip

@@ -49,6 +49,28 @@ class TokenFigures:
 
 
 @dataclass(frozen=True)
+class FaultFigures:
+    """How many of the sampled rows have a photo with a fault, the first of them, and their thumbnails with captions."""
+
+    name: str
+    meaning: str
+    rows: int
+    first: tuple[str, ...]
+    sheet: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class LongRows:
+    """All rows, not the sample: by split, those that take more than `limit` tokens at `num_crops`; the longest of them."""
+
+    num_crops: int
+    limit: int
+    over: dict[str, int]
+    longest: int
+    longest_row: str
+
+
+@dataclass(frozen=True)
 class Piece:
     """A run of an example's text: `trained` pieces are what the loss is taken over."""
 
@@ -88,6 +110,8 @@ class Description:
     limit: int | None
     previews: tuple[Preview, ...]
     sheet: tuple[tuple[str, str], ...]
+    faults: tuple[FaultFigures, ...] = ()
+    long_rows: LongRows | None = None
 
 
 def histogram(values: Sequence[float] | NDArray[np.float64], *, logarithmic: bool = False) -> tuple[Bin, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ import numpy as np
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.crops import crop_grid_of, image_token_count
-from mlx_phi3v.photo import PhotoError, photo_size, thumbnail
+from mlx_phi3v.photo import PhotoError, photo_size, small_photo, thumbnail
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
+from mlx_phi3v.turns import row_exchanges
 
-from .figures import Piece, Preview, TokenFigures
+from .figures import FaultFigures, Piece, Preview, TokenFigures
+from .photo_faults import FAULTS, SIDE, photo_faults
 
 _SHEET_SIDE, _PREVIEW_SIDE = 112, 224  # pixels of a thumbnail's longer side
+_SHOWN_FAULTS = 8
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class SampledRow:
     sizes: tuple[tuple[int, int], ...]
     text_tokens: int
     problem: str | None
+    faults: tuple[tuple[str, str], ...] = ()  # (photo, name of a fault)
 
     @property
     def first_photo(self) -> str | None:
@@ -66,12 +71,13 @@ def look_at_rows(
     with Progress("reading photos", len(chosen), as_json=as_json) as bar:
         for split, row in chosen:
             sizes, problem = _photo_sizes(row["images"])
+            faults = () if problem else _faults(row["images"], sizes)
             text = 0
             if prompts and not problem:
-                ids, _ = prompts.example(task.prompt, task.answer(row), [0] * len(sizes))
+                ids, _ = prompts.conversation(row_exchanges(task, row, len(sizes)), [0] * len(sizes))
                 text = len(ids)
             bar.advance()
-            yield SampledRow(row, split, tuple(sizes), text, problem)
+            yield SampledRow(row, split, tuple(sizes), text, problem, faults)
 
 
 def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
@@ -83,6 +89,29 @@ def _photo_sizes(paths: list[str]) -> tuple[list[tuple[int, int]], str | None]:
         except PhotoError as error:
             problem = str(error)
     return sizes, problem
+
+
+def _faults(paths: list[str], sizes: list[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
+    """(photo, fault) of each fault of a row's photos; none of a photo that does not decode."""
+    found: list[tuple[str, str]] = []
+    for path, size in zip(paths, sizes):
+        with contextlib.suppress(PhotoError):
+            found += [(path, name) for name in photo_faults(small_photo(path, SIDE), size)]
+    return tuple(found)
+
+
+def fault_figures(rows: list[SampledRow], task: Task) -> tuple[FaultFigures, ...]:
+    """How many of the sampled rows have a photo with each fault, and the first of them."""
+    found = []
+    for name, meaning in FAULTS.items():
+        having = [(row, path) for row in rows for path, fault in row.faults if fault == name]
+        distinct = {row.row["id"]: (row, path) for row, path in reversed(having)}
+        if distinct:
+            first = list(distinct.values())[::-1][:_SHOWN_FAULTS]
+            shown = [(small, f"{row.split} {row.row['id']}") for row, path in first if (small := thumbnail(path, _SHEET_SIDE))]
+            ids = tuple(f"{row.split} {row.row['id']}" for row, _ in first)
+            found.append(FaultFigures(name, meaning, len(distinct), ids, tuple(shown)))
+    return tuple(found)
 
 
 def token_figures(num_crops: int, rows: list[SampledRow], vision: VisionArgs, limit: int | None) -> TokenFigures:
@@ -102,7 +131,7 @@ def _image_tokens(row: SampledRow, num_crops: int, vision: VisionArgs) -> list[i
 def preview(row: SampledRow, task: Task, prompts: PromptProcessor, vision: VisionArgs, num_crops: int) -> Preview:
     """The row as training sees it."""
     counts = _image_tokens(row, num_crops, vision)
-    ids, labels = prompts.example(task.prompt, task.answer(row.row), counts)
+    ids, labels = prompts.conversation(row_exchanges(task, row.row, len(counts)), counts)
     pieces: list[Piece] = []
     for token, label in zip(ids.tolist(), labels.tolist()):
         if token < 0:

@@ -24,7 +24,7 @@ def show(description: Description, console: Console) -> None:
     if d.counts.get("rejected"):
         console.print(_text("left out: " + ", ".join(f"{reason} {count:,}" for reason, count in d.counts["rejected"].items())))
     for what, count in d.duplicates.items():
-        console.print(f"{what}: {count:,}", style="bold red" if count and "splits" in what else None)
+        console.print(f"{what}: {count:,}", style="bold red" if count and _is_bad(what) else None)
     for figures in d.fields:
         _show_field(figures, list(d.rows), console)
     if d.widths:
@@ -32,9 +32,11 @@ def show(description: Description, console: Console) -> None:
         console.print(f"  widths  {_spark(d.widths)}\n  heights {_spark(d.heights)}", highlight=False)
     for problem in d.unreadable:
         console.print(_text(f"  cannot be opened: {problem}", "red"))
+    _show_faults(d, console)
     if d.tokens:
         console.print("\n[bold]tokens per row[/bold]" + ("" if d.with_text else ", photos only (give --model for the text)"))
         console.print(_token_table(d))
+    _show_long_rows(d, console)
     for preview in d.previews:
         text = _text(f"\n{preview.row}: ", "dim")
         for piece in preview.pieces:
@@ -42,6 +44,29 @@ def show(description: Description, console: Console) -> None:
         console.print(text)
     if d.previews:
         console.print("(the loss is taken over the green tokens and nothing else)", style="dim")
+
+
+def _is_bad(what: str) -> bool:
+    return "splits" in what or "different answers" in what
+
+
+def _show_faults(d: Description, console: Console) -> None:
+    if d.faults:
+        console.print(f"\n[bold]photos to look at[/bold] (of {d.sampled:,} sampled rows; none is left out for it)")
+    for fault in d.faults:
+        shown = ", ".join(fault.first[:3])
+        console.print(_text(f"  {fault.name}: {fault.rows:,} ({fault.meaning}), such as {shown}"))
+
+
+def _show_long_rows(d: Description, console: Console) -> None:
+    if long := d.long_rows:
+        counts = ", ".join(f"{name} {count:,}" for name, count in long.over.items())
+        text = (
+            f"too long: {sum(long.over.values()):,} of all rows take more than {long.limit:,} tokens at {long.num_crops} crops "
+            f"({counts}; the longest, row {long.longest_row}, takes {long.longest:,}); train refuses them, --skip-long leaves "
+            "them out"
+        )
+        console.print(_text(text, "bold red"))
 
 
 def _text(value: object, style: str = "") -> Text:

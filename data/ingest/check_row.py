@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,26 @@ import pyarrow as pa
 from mlx_phi3v.catalogue import SIZES
 from mlx_phi3v.task import is_missing
 from mlx_phi3v.text import storable
+from mlx_phi3v.turns import TURNS
 
 from ..writer import store_photo
-from .chunk_store import CHANGED, CODE, FINGERPRINTS, LEFT_OUT, ROW, SPLIT
+from .chat import ChatPrompt, own_turns
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, LEFT_OUT, NOTES, ROW, SPLIT
+from .columns import field_source
 from .download_store import DownloadStore
-from .mapping import FieldMapping, MappedField
+from .field_values import FieldError, ValueRules, field_value
+from .mapping import FieldMapping
 from .near_duplicates import fingerprint
-from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, photo_references, reference_bytes
-from .prices import PriceError, parse_price
+from .notes import Note
+from .paths_in_row import resolve
+from .photo_roots import PhotoRoots
+from .photos import CleanPhoto, PhotoLimits, PhotoUnusableError, clean_photo, reference_bytes
+from .picture_references import as_url
 from .row import RowError
-from .sources import SPLIT_NAMES, RawRow
+from .row_references import row_references
+from .sources import RawRow
+from .split_values import split_of
+from .splits import row_id
 from .text import normalise
 
 
@@ -44,86 +56,127 @@ class RowChecks:
     schema: pa.Schema  # of a checked row, see `chunk_store.chunk_schema`
     limits: PhotoLimits
     photos_per_row: int
-    question: str | None  # chat rows must ask this; None: any
+    chat: ChatPrompt | None  # what the task asks, where rows are conversations
     store: DownloadStore  # photos fetched by URL
     near_duplicates: bool = True
+    rules: ValueRules = dataclasses.field(default_factory=ValueRules)
+
+    @functools.cached_property
+    def carried(self) -> tuple[tuple[str, str, bool], ...]:
+        """The columns carried along: name in the catalogue, column of the source, whether it holds text."""
+        return tuple((name, column, pa.types.is_string(self.schema.field(name).type)) for name, column in self.extras.items())
 
 
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
-    values = row.values
-    if isinstance(values, RowError):
-        raise RejectedError(values, values.value)
-    mapping = checks.mapping
-    if checks.question is not None and values.get("question") != checks.question:
-        raise RejectedError("other_question", values.get("question"))
-    checked: dict[str, Any] = {"id": f"{row.number:07d}", ROW: row.number, SPLIT: _split(mapping, row)}
-    checked |= {field.name: _field_value(field, values.get(field.column)) for field in mapping.fields}
-    if all(checked[field.name] is None for field in mapping.fields):
-        raise RejectedError("no_field_has_a_value")
-    code = values.get(mapping.code) if mapping.code else None
-    checked[CODE] = None if is_missing(code) else normalise(str(code))
-    for name, column in checks.extras.items():
-        checked[name] = _carried(values.get(column), checks.schema.field(name).type)
-    photos = _photos(checks, row, values) if mapping.images else []
+    checked = check_fields(checks, row)
+    photos = photos_of(checks, row) if checks.mapping.images else []
     checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
     checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
     checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
     checked[CHANGED] = sum(photo.changed for photo in photos)
-    checked[LEFT_OUT] = len(list(row_references(mapping, values))) - len(photos)
+    checked[LEFT_OUT] = len(references_of(checks, row)) - len(photos)
     return checked
+
+
+def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
+    """All of a checked row but its photos. Raises RejectedError with the first thing wrong."""
+    values = row.values
+    if isinstance(values, RowError):
+        raise RejectedError(values, values.value)
+    mapping = checks.mapping
+    checked: dict[str, Any] = {"id": row_id(row.number), ROW: row.number, SPLIT: _split(mapping, row)}
+    notes: list[Note] = []
+    checked |= checked_fields(checks, values, notes)
+    checked[NOTES] = notes
+    if checks.chat is not None:
+        turns = values[TURNS] if mapping.images else tuple(dataclasses.replace(turn, images=0) for turn in values[TURNS])
+        checked[TURNS] = own_turns(turns, checks.chat, notes)
+    if all(checked[field.name] is None for field in mapping.fields):
+        raise RejectedError("no_field_has_a_value")
+    code = resolve(values, mapping.code) if mapping.code else None
+    checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
+    checked[GROUP] = None if row.group is None else normalise(row.group)
+    for name, column, is_text in checks.carried:
+        cell = values.get(column)
+        empty = isinstance(cell, str) and checks.rules.is_empty(cell)
+        checked[name] = None if empty else _carried(cell, is_text)
+    return checked
+
+
+def references_of(checks: RowChecks, row: RawRow) -> list[Any]:
+    """The photos that a row names: bytes, paths or URLs; the one that it shows, where each photo has a row."""
+    if isinstance(row.values, RowError):
+        return []
+    references = row_references(checks.mapping, row.values)
+    return references if row.photo is None else references[row.photo : row.photo + 1]
+
+
+def photos_wanted(checks: RowChecks, row: RawRow) -> int:
+    """How many photos a row shows: those of the task's prompt, or of its own turns."""
+    if checks.chat is None or isinstance(row.values, RowError) or (checks.chat.given and "<|user|>" in checks.chat.question):
+        return checks.photos_per_row
+    return sum(turn.images for turn in row.values[TURNS]) or checks.photos_per_row
+
+
+def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
+    """The URLs of the photos that a row needs; none of a row that is rejected for its fields."""
+    references = references_of(checks, row)
+    wanted = photos_wanted(checks, row)
+    if len(references) < wanted:
+        return []
+    urls = [url for url in map(as_url, references[:wanted]) if url]
+    if urls:
+        check_fields(checks, row)
+    return urls
+
+
+def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Note]) -> dict[str, str | float | None]:
+    """The task's fields of a row; what was done to them is added to `notes`. Raises RejectedError."""
+    try:
+        return {
+            field.name: field_value(
+                field,
+                field_source(field, values, checks.rules.is_empty),
+                resolve(values, field.currency_column) if field.currency_column else None,
+                checks.rules,
+                notes,
+            )
+            for field in checks.mapping.fields
+        }
+    except FieldError as error:
+        raise RejectedError(error.reason, error.value) from None
 
 
 def _split(mapping: FieldMapping, row: RawRow) -> str | None:
     if mapping.split is None:
         return row.split
     assert not isinstance(row.values, RowError)
-    value = row.values.get(mapping.split)
+    value = resolve(row.values, mapping.split)
     if is_missing(value):
         raise RejectedError("split_missing")
-    name = SPLIT_NAMES.get(str(value).strip().lower())
+    name = split_of(value, mapping.split)
     if name is None:
         raise RejectedError("split_unknown", value)
     return name
 
 
-def _field_value(field: MappedField, value: Any) -> str | float | None:
-    if field.kind != "number":
-        text = None if is_missing(value) else normalise(value if isinstance(value, str) else str(value))
-        if not text and field.required:
-            raise RejectedError(f"{field.name}_missing")
-        return text or None
-    if is_missing(value):
-        if field.required:
-            raise RejectedError(f"{field.name}_missing")
-        return None
-    try:
-        return float(parse_price(value, currency=field.currency, decimal=field.decimal).amount)
-    except PriceError as error:
-        raise RejectedError(error.reason, value) from None
-
-
-def _carried(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
+def _carried(value: Any, is_text: bool) -> Any:
+    if is_text and value is not None and not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
     return storable(value) if isinstance(value, str) else value
 
 
-def row_references(mapping: FieldMapping, values: Mapping[str, Any]) -> Iterator[Any]:
-    """The photos that a row names, in the order of the image columns."""
-    for column in mapping.images:
-        yield from photo_references(values.get(column))
-
-
-def _photos(checks: RowChecks, row: RawRow, values: Mapping[str, Any]) -> list[CleanPhoto]:
-    references = list(row_references(checks.mapping, values))
-    if len(references) < checks.photos_per_row:
+def photos_of(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
+    """The photos that a row shows, clean. Raises RejectedError where there are too few, or one cannot be used."""
+    references, wanted = references_of(checks, row), photos_wanted(checks, row)
+    if len(references) < wanted:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
-    root = Path(row.root) if row.root else None
+    roots = PhotoRoots(Path(row.root) if row.root else None, checks.mapping.image_folder())
     try:
         return [
-            clean_photo(reference_bytes(reference, root, checks.store.read, checks.limits), checks.limits)
-            for reference in references[: checks.photos_per_row]
+            clean_photo(reference_bytes(reference, roots, checks.store.read, checks.limits), checks.limits)
+            for reference in references[:wanted]
         ]
     except PhotoUnusableError as error:
         raise RejectedError(error.reason, error.detail) from None

@@ -1,6 +1,7 @@
 """Checked rows on their way to the catalogue: files in the work folder, a chunk of the source each.
 
     pieces/000012.rejected.jsonl   the rows rejected: row, reason, value, place
+    pieces/000012.notes.json       what happened to values of the rows accepted, see notes.py
     pieces/000012.arrow            the rows accepted; once it exists the chunk is done
     catalogue/images/ab/ab12...    their photos, where the finished catalogue has them
 
@@ -21,10 +22,13 @@ from mlx_phi3v.catalogue import SIZES, SIZES_TYPE
 
 from .download_store import write_whole
 from .mapping import FieldMapping
+from .notes import Notes
 
 # Columns of a chunk that the catalogue does not have.
-ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT = "_row", "_split", "_code", "_prints", "_changed", "_left_out"
-HIDDEN = (ROW, SPLIT, CODE, FINGERPRINTS, CHANGED, LEFT_OUT)
+ROW, SPLIT, CODE, GROUP = "_row", "_split", "_code", "_group"
+FINGERPRINTS, CHANGED, LEFT_OUT = "_prints", "_changed", "_left_out"
+NOTES = "_notes"  # of a checked row alone, no column
+HIDDEN = (ROW, SPLIT, CODE, GROUP, FINGERPRINTS, CHANGED, LEFT_OUT)
 _READ_ROWS = 1000
 
 
@@ -33,7 +37,7 @@ def chunk_schema(mapping: FieldMapping, extras: Mapping[str, pa.DataType]) -> pa
     columns: list[tuple[str, pa.DataType]] = [("id", pa.string()), ("images", pa.list_(pa.string()))]
     columns += [(item.name, pa.float64() if item.kind == "number" else pa.string()) for item in mapping.fields]
     columns += [*extras.items(), (SIZES, SIZES_TYPE)]
-    columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string())]
+    columns += [(ROW, pa.int64()), (SPLIT, pa.string()), (CODE, pa.string()), (GROUP, pa.string())]
     columns += [(FINGERPRINTS, pa.list_(pa.binary())), (CHANGED, pa.int32()), (LEFT_OUT, pa.int32())]
     return pa.schema(columns)
 
@@ -62,8 +66,11 @@ class ChunkStore:
             return False
         return True
 
-    def write(self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]) -> None:
+    def write(
+        self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]], notes: Notes
+    ) -> None:
         """Write one chunk, its accepted rows last: their file marks it as done."""
+        write_whole(self._notes_path(number), notes.to_bytes())
         write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, self.schema) as writer:
@@ -83,6 +90,15 @@ class ChunkStore:
         for number in range(count):
             for line in self._rejected_path(number).read_text(encoding="utf-8").splitlines():
                 yield json.loads(line)
+
+    def notes(self, count: int) -> Iterator[Notes]:
+        """What was noted of the first `count` chunks, chunk by chunk."""
+        for number in range(count):
+            if self._notes_path(number).exists():  # a run of an earlier version wrote none
+                yield Notes.from_bytes(self._notes_path(number).read_bytes())
+
+    def _notes_path(self, number: int) -> Path:
+        return self.work / "pieces" / f"{number:06d}.notes.json"
 
     def _path(self, number: int) -> Path:
         return self.work / "pieces" / f"{number:06d}.arrow"

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from mlx_phi3v.cli import read_yaml, unknown_key
+from mlx_phi3v.cli import unknown_key
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.flags import truth
 from mlx_phi3v.ranges import short
-from mlx_phi3v.task import QUESTION, Field, FieldKind, Task, chat_prompt, default_template
+from mlx_phi3v.task import QUESTION, Field, Task, chat_prompt, default_template
 
-from .prices import DecimalMark
+from .column_names import find_column, first_column, named_column
+from .currency_columns import with_currency_column
+from .field_spec import MappedField, column_text, fields_of, parse_field_flag
+from .known_exports import PRESETS, load_preset
+from .picture_pattern import is_pattern, pattern_columns, with_columns
+from .picture_references import is_base_url
+from .where import Condition, conditions
 
-PRESETS = ("burberry",)
-KINDS = ("text", "category", "number")
+__all__ = ["PHOTOS", "PRESETS", "FieldMapping", "MappedField", "check_shape", "load_preset", "make_mapping", "parse_field_flag"]
+
+Photos = Literal["rows", "all", "first"]
+PHOTOS = ("rows", "all", "first")
 
 # Taken where the user names no column and the source has exactly this one.
-_USUAL_FIELDS: dict[str, FieldKind] = {"title": "text", "name": "text", "category": "category", "price": "number"}
 _USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
+_USUAL_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}
 _TAG = re.compile(r"<\|image_\d+\|>")
 
 
 @dataclass(frozen=True)
-class MappedField:
-    """One field of the task and the column it is read from. `decimal` is the decimal mark of a number column."""
-
-    name: str
-    column: str
-    kind: FieldKind = "text"
-    currency: str | None = None
-    decimal: DecimalMark | None = None
-    required: bool = False
-
-
-@dataclass(frozen=True)
 class FieldMapping:
-    """How the columns of a source become a task's rows."""
+    """How the columns of a source become a task's rows.
+
+    images: columns, paths into them, or patterns such as `images/{id}.jpg`. photos: what becomes of several photos of a
+    row; None: as many as the prompt shows. shown: how many photos the prompt shows where it is not a whole prompt.
+    group: the column that rows of one product share; group_key: the column of the product's own row that it names.
+    where: what a row must be to be taken. image_root: folder or URL that picture paths start from.
+    """
 
     fields: tuple[MappedField, ...]
     images: tuple[str, ...]
@@ -49,20 +50,37 @@ class FieldMapping:
     split: str | None
     prompt: str | None
     template: str | None
+    photos: Photos | None = None
+    shown: int = 1
+    separator: str | None = None
+    group: str | None = None
+    group_key: str | None = None
+    where: tuple[Condition, ...] = ()
+    image_root: str | None = None
 
     def task(self) -> Task:
         """The task that training and scoring use. Raises UserError where template and fields disagree."""
         fields = [Field(item.name, item.kind, item.currency) for item in self.fields]
-        prompt = full_prompt(self.prompt, len(self.images))
-        return Task(tuple(fields), prompt, self.template or default_template(fields))
+        return Task(tuple(fields), self._prompt(), self.template or default_template(fields))
 
     def photos_per_row(self) -> int:
         """How many photos the prompt shows."""
-        return len(set(_TAG.findall(full_prompt(self.prompt, len(self.images)))))
+        return len(set(_TAG.findall(self._prompt())))
+
+    def _prompt(self) -> str:
+        return full_prompt(self.prompt, self.shown if self.images else 0)
+
+    def image_columns(self) -> tuple[str, ...]:
+        """The columns and paths that the photos come from."""
+        return tuple(name for image in self.images for name in (pattern_columns(image) if is_pattern(image) else [image]))
+
+    def image_folder(self) -> Path | None:
+        """The folder that paths start from, where the user names one."""
+        return None if self.image_root is None or is_base_url(self.image_root) else Path(self.image_root).expanduser()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, stored in `catalogue.json` and compared on resume."""
-        return asdict(self)
+        return dataclasses.asdict(self)
 
 
 def full_prompt(question: str | None, photos: int) -> str:
@@ -71,43 +89,53 @@ def full_prompt(question: str | None, photos: int) -> str:
     return question if "<|user|>" in question else chat_prompt(" ".join(question.split()), photos)
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The keys of a preset, in the form of a user's own YAML."""
-    return read_yaml(Path(__file__).parent / "presets" / f"{name}.yaml")
-
-
 def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str) -> FieldMapping:
-    """Build the mapping from the keys fields, image, code, split, prompt, template, currency.
+    """Build the mapping from the keys fields, image, code, split, group, photos, where, prompt, template, currency.
 
     `columns` are the source's; what is not named falls back on usual names. `where` names the source in errors.
     Raises UserError for an unknown key, an unknown column or a field that makes no sense.
     """
-    fields = _fields(settings, where) or _usual_fields(settings.get("currency"), columns, where)
-    images = _column_names("image", settings.get("image"), where)
-    if not images:
-        images = tuple(name for name in _USUAL_IMAGES if name in columns)[:1]
+    fields = tuple(_in_source(item, columns, where) for item in fields_of(settings, where))
+    fields = fields or _usual_fields(settings.get("currency"), columns, where)
+    images, separator = _images(settings.get("image"), columns, where)
+    group, group_key = _group(settings.get("group"), where)
+
+    def named(column: str | None) -> str | None:
+        return None if column is None else named_column(column, columns, where)
+
     mapping = FieldMapping(
-        fields,
-        images,
-        _one_column("code", settings.get("code"), where),
-        _one_column("split", settings.get("split"), where),
-        settings.get("prompt"),
-        settings.get("template"),
+        fields=tuple(with_currency_column(item, columns, where) for item in fields),
+        images=images,
+        code=named(_one_column("code", settings.get("code"), where)),
+        split=named(_one_column("split", settings.get("split"), where)),
+        prompt=settings.get("prompt"),
+        template=settings.get("template"),
+        photos=settings.get("photos"),
+        shown=1 if settings.get("photos") in ("rows", "first") else len(images),
+        separator=separator,
+        group=named(group),
+        group_key=named(group_key),
+        where=tuple(
+            dataclasses.replace(item, column=named_column(item.column, columns, where))
+            for item in conditions(settings.get("where"), where)
+        ),
+        image_root=settings.get("image_root"),
     )
-    for column in (*(f.column for f in fields), *images, *filter(None, (mapping.code, mapping.split))):
-        if column not in columns:
-            raise _unknown_column(column, columns, where)
     mapping.task()
     if mapping.photos_per_row() and not images:
         raise UserError(f"the prompt shows a photo but no column of {where} is named for it; give --image COLUMN")
+    if mapping.photos == "rows" and mapping.photos_per_row() > 1:
+        raise UserError(f"--photos rows makes a row of each photo, but the prompt shows {mapping.photos_per_row()}")
     return mapping
 
 
 def check_shape(settings: Mapping[str, Any], where: str) -> None:
     """Raise UserError, naming `where` and the key, for mapping keys that no source can fit: wrong types, names, template."""
-    mapped = _fields(settings, where)
+    mapped = fields_of(settings, where)
     for key in ("image", "code", "split"):
         _column_names(key, settings.get(key), where)
+    _group(settings.get("group"), where)
+    conditions(settings.get("where"), where)
     template = settings.get("template")
     if template is None:
         return
@@ -118,85 +146,25 @@ def check_shape(settings: Mapping[str, Any], where: str) -> None:
         raise UserError(f"template in {where} is {short(template)}: {error}") from None
 
 
-def parse_field_flag(text: str) -> tuple[str, dict[str, Any]]:
-    """`NAME=COLUMN:KIND:CURRENCY` of the flag `--field` -> (name, its YAML form). Kind and currency may be left out.
-
-    Raises UserError if the text is not of this form.
-    """
-    name, mark, rest = text.partition("=")
-    pieces = rest.split(":")
-    if not mark or not name or not pieces[0] or len(pieces) > 3:
-        raise UserError(
-            f"--field {text!r} is not of the right form; write NAME=COLUMN:KIND, such as price=full_price:number:USD"
-        )
-    return name, dict(zip(("column", "kind", "currency"), pieces))
-
-
-def _fields(settings: Mapping[str, Any], where: str) -> tuple[MappedField, ...]:
-    fields = settings.get("fields") or {}
-    if not isinstance(fields, Mapping):
-        raise UserError(f"{where}: fields is {short(fields)}; write one line per field, such as title: {{column: name}}")
-    return tuple(_field(name, spec, settings.get("currency"), where) for name, spec in fields.items())
-
-
-_KEYS = ("column", "kind", "currency", "decimal", "required")
-_RESERVED = ("id", "images")
-
-
-def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedField:
-    said = f"{where}: field {short(name)}"
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or name in _RESERVED:
-        raise UserError(
-            f"{where}: a field cannot be named {short(name)}; begin with a letter, go on with letters, digits and _, "
-            f"and take neither {' nor '.join(_RESERVED)}"
-        )
-    if not isinstance(spec, Mapping):
-        spec = {} if spec is None else {"column": spec}
-    for key in spec:
-        if key not in _KEYS:
-            raise UserError(f"{where}: {unknown_key(str(key), _KEYS, f'field {name!r}')}")
-    kind = spec.get("kind", "number" if spec.get("currency") else "text")
-    if kind not in KINDS:
-        raise UserError(f"{said} is of kind {short(kind)}; choose {', '.join(KINDS)}")
-    decimal = spec.get("decimal")
-    if decimal not in (None, ".", ","):
-        raise UserError(f'{said} has decimal {short(decimal)}; write decimal: "." or decimal: ","')
-    number = kind == "number"
-    if not number and (spec.get("currency") or decimal):
-        raise UserError(f"{said} has a currency or decimal mark but is of kind {kind}; only a number can have one")
-    required = truth(spec.get("required", False))
-    if required is None:
-        raise UserError(f"{said} has required {short(spec['required'])}; write required: true or required: false")
-    return MappedField(
-        name,
-        _text(spec.get("column", name), f"{said}: column"),
-        cast(FieldKind, kind),
-        (_currency(spec.get("currency"), said) or currency) if number else None,
-        cast("DecimalMark | None", decimal),
-        required,
-    )
-
-
-def _text(value: Any, said: str) -> str:
-    """A column's name; one of digits as it was written. Raises UserError for anything but a word."""
-    text = getattr(value, "text", value)
-    if isinstance(text, str) and text:
-        return text
-    raise UserError(f"{said} is {short(value)}; it must be a column's name")
-
-
-def _currency(value: Any, said: str) -> str | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise UserError(f"{said} has currency {short(value)}; write its ISO code, such as USD")
+def _in_source(field: MappedField, columns: Sequence[str], where: str) -> MappedField:
+    """The field with the source's own names; `a|b` names two columns where none is named so."""
+    names: list[str] = []
+    for given in field.columns:
+        whole = find_column(given, columns) is not None or "|" not in given
+        names += [named_column(name.strip(), columns, where) for name in ([given] if whole else given.split("|"))]
+    return dataclasses.replace(field, column=names[0], further=tuple(dict.fromkeys(names[1:])))
 
 
 def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> tuple[MappedField, ...]:
-    found = tuple(
-        MappedField(name, name, kind, currency if kind == "number" else None)
-        for name, kind in _USUAL_FIELDS.items()
-        if name in columns
-    )
+    settings = {
+        "fields": {
+            name: {"column": column, "kind": kind}
+            for name, kind in _USUAL_FIELDS.items()
+            if (column := first_column([name], columns)) is not None
+        },
+        "currency": currency,
+    }
+    found = fields_of(settings, where)
     if not found:
         raise UserError(
             f"{where} has the columns {', '.join(columns)}; say which to learn, for instance --field title={columns[0]}:text"
@@ -204,17 +172,38 @@ def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> t
     return found
 
 
+def _images(value: Any, columns: Sequence[str], where: str) -> tuple[tuple[str, ...], str | None]:
+    """The image columns or patterns with the source's names, and the separator of several in a cell."""
+    if value is False:  # said: no photos
+        return (), None
+    names = _column_names("image", value, where)
+    separator = value.get("separator") if isinstance(value, Mapping) else None
+    if not names:
+        found = first_column(_USUAL_IMAGES, columns)
+        return ((found,) if found else ()), None
+    return tuple(
+        with_columns(name, columns, where) if is_pattern(name) and name not in columns else named_column(name, columns, where)
+        for name in names
+    ), separator
+
+
 def _column_names(key: str, value: Any, where: str) -> tuple[str, ...]:
     """The columns of `image: {column: a}`, `image: {columns: [a, b]}`, `image: a` or nothing."""
     said = f"{key} in {where}"
+    if value is False and key == "image":
+        return ()
     if isinstance(value, Mapping):
+        known = ("column", "columns", "separator") if key == "image" else ("column", "columns")
         for name in value:
-            if name not in ("column", "columns"):
-                raise unknown_key(str(name), ("column", "columns"), said)
+            if name not in known:
+                raise unknown_key(str(name), known, said)
+        separator = value.get("separator")
+        if separator is not None and (not isinstance(separator, str) or not separator):
+            raise UserError(f'{said} has separator {short(separator)}; write the text between pictures, such as ","')
         value = value.get("column", value.get("columns"))
     if value is None:
         return ()
-    return tuple(_text(item, said) for item in (value if isinstance(value, (list, tuple)) else [value]))
+    return tuple(column_text(item, said) for item in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _one_column(key: str, value: Any, where: str) -> str | None:
@@ -224,7 +213,11 @@ def _one_column(key: str, value: Any, where: str) -> str | None:
     return names[0] if names else None
 
 
-def _unknown_column(column: str, columns: Sequence[str], where: str) -> UserError:
-    close: Literal[""] | list[str] = difflib.get_close_matches(column, columns, n=1) or ""
-    hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(columns)}"
-    return UserError(f"{where} has no column {column!r}{hint}")
+def _group(value: Any, where: str) -> tuple[str | None, str | None]:
+    """The columns of `group: Handle` or `group: {column: Parent, key: SKU}`."""
+    if not isinstance(value, Mapping):
+        return _one_column("group", value, where), None
+    for name in value:
+        if name not in ("column", "key"):
+            raise unknown_key(str(name), ("column", "key"), f"group in {where}")
+    return _one_column("group", value.get("column"), where), _one_column("group", value.get("key"), where)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
+
+from .photo_roots import PhotoRoots
+from .picture_references import as_url
 
 
 class PhotoUnusableError(Exception):
@@ -44,52 +45,18 @@ class CleanPhoto:
     changed: bool
 
 
-def photo_references(value: Any) -> list[Any]:
-    """The photos that one cell holds: bytes, `datasets.Image` structs, paths or URLs, or a list of these."""
-    if value is None or value == "" or value == []:
-        return []
-    if isinstance(value, (list, tuple)):
-        return [item for element in value for item in photo_references(element)]
-    if isinstance(value, Mapping) and not (value.get("bytes") or value.get("path") or value.get("url")):
-        return []
-    return [value]
-
-
-def as_url(reference: Any) -> str | None:
-    """The URL of a reference, if it is one."""
-    if isinstance(reference, Mapping) and not reference.get("bytes"):
-        reference = reference.get("url") or reference.get("path")
-    if not isinstance(reference, str):
-        return None
-    text = reference.strip()
-    if text.startswith("//"):
-        text = "https:" + text
-    # A Windows path such as C:\photo.jpg has a one-letter "scheme".
-    return text if len(_scheme(text)) > 1 and "://" in text else None
-
-
-def _scheme(text: str) -> str:
-    """The scheme of a URL; "" where there is none or the text does not read as one."""
-    try:
-        return urlsplit(text).scheme
-    except ValueError:
-        return "http" if text.lower().startswith("http") else ""
-
-
-def reference_bytes(reference: Any, root: Path | None, fetched: Callable[[str], bytes], limits: PhotoLimits) -> bytes:
+def reference_bytes(reference: Any, roots: PhotoRoots, fetched: Callable[[str], bytes], limits: PhotoLimits) -> bytes:
     """The bytes of a reference; those of a URL come from `fetched`. Raises PhotoUnusableError."""
     url = as_url(reference)
     if url is not None:
         return fetched(url)
-    if isinstance(reference, Mapping):
-        reference = reference.get("bytes") or reference.get("path")
     if isinstance(reference, (bytes, bytearray)):
         return _within(bytes(reference), "its bytes", limits)
     if not isinstance(reference, str):
         raise PhotoUnusableError("picture_unknown_form", type(reference).__name__)
     if reference.startswith("data:"):
         return _within(_data_uri(reference), "its data URI", limits)
-    return _file_bytes(reference.strip(), root, limits)
+    return _file_bytes(reference.strip(), roots, limits)
 
 
 def _within(data: bytes, name: str, limits: PhotoLimits) -> bytes:
@@ -108,13 +75,13 @@ def _data_uri(text: str) -> bytes:
         raise PhotoUnusableError("picture_unknown_form", text[:40]) from None
 
 
-def _file_bytes(name: str, root: Path | None, limits: PhotoLimits) -> bytes:
-    if root is None:
+def _file_bytes(name: str, roots: PhotoRoots, limits: PhotoLimits) -> bytes:
+    if not roots.any:
         # A data set from the hub must not choose files of this machine.
         raise PhotoUnusableError("picture_local_path", name)
     try:
-        path = root / Path(name).expanduser()
-        if not path.is_file():
+        path = roots.find(name)
+        if path is None:
             raise PhotoUnusableError("picture_missing", name)
         with open(path, "rb") as file:
             data = file.read(limits.max_bytes + 1)  # a system's file may say 0 bytes and hold any number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
 
 from ..writer import made_before
-from .check_row import RowChecks, row_references
+from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
-from .download_store import DownloadStore
 from .ingest_config import IngestConfig, check_settings
-from .photos import PhotoLimits, as_url
+from .look_ahead import look_ahead
 from .plan import IngestPlan, make_plan
+from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
 
@@ -36,6 +36,10 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     if not (output / "catalogue.json").is_file():
         require_new(output)
     plan = make_plan(settings)
+    if plan.export:
+        note(f"read as {plan.export}; --preset none turns that off")
+    for found in plan.source.notes:
+        note(found)
     if not work.exists() and (made := _made(output, plan)):
         return made
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +50,12 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         if made := _made(output, plan):
             return made
         _prepare_work(work, plan)
-        checks, chunks = _row_checks(settings, plan, work), ChunkStore(work, plan.schema)
+        checks, chunks = row_checks(settings, plan, work), ChunkStore(work, plan.schema)
         checks.store.sweep()
-        rows = _fetch(settings, plan, checks.store)
-        with Progress("checking rows", rows or plan.source.count, as_json=settings.json) as bar:
-            count = check_rows(checks, chunks, plan.source.rows(), settings.processes, bar.advance)
+        look_ahead(plan, checks)
+        rows = _fetch(settings, plan, checks)
+        with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
+            count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
         info = write_catalogue(settings, plan, chunks, count)
         shutil.rmtree(work)
     return info
@@ -85,25 +90,11 @@ def _prepare_work(work: Path, plan: IngestPlan) -> None:
     (work / "lock").unlink(missing_ok=True)  # of an earlier version
 
 
-def _row_checks(settings: IngestConfig, plan: IngestPlan, work: Path) -> RowChecks:
-    asks = plan.source.kind == "chat" and settings.prompt is None
-    return RowChecks(
-        mapping=plan.mapping,
-        extras=plan.extras,
-        schema=plan.schema,
-        limits=PhotoLimits(settings.max_pixels, settings.min_side, settings.max_bytes),
-        photos_per_row=plan.mapping.photos_per_row(),
-        question=plan.mapping.prompt if asks else None,
-        store=DownloadStore(settings.downloads or work / "downloads", work / "failures"),
-        near_duplicates=settings.near_duplicates,
-    )
-
-
-def _fetch(settings: IngestConfig, plan: IngestPlan, store: DownloadStore) -> int | None:
-    """Fetch the photos that rows name by URL -> the number of rows, or None where none were looked at."""
+def _fetch(settings: IngestConfig, plan: IngestPlan, checks: RowChecks) -> int | None:
+    """Fetch the photos that good rows name by URL -> the number of rows, or None where none were looked at."""
     if not plan.mapping.images or plan.source.kind == "images":
         return None
-    urls = _Urls(plan)
+    urls = _Urls(plan, checks)
     first = next(urls, None)
     if first is None:
         return urls.rows
@@ -115,12 +106,12 @@ def _fetch(settings: IngestConfig, plan: IngestPlan, store: DownloadStore) -> in
     )
     backend = GuardedBackend(allow_private=settings.allow_private, allowed=settings.allow_hosts)
     began = time.monotonic()
-    with Progress("fetching photos", plan.source.count, as_json=settings.json) as bar:
+    with Progress("fetching photos", plan.count, as_json=settings.json) as bar:
 
         def show(counts: FetchCounts) -> None:
             bar.advance(failed=counts.failed, per_second=counts.fetched / (time.monotonic() - began))
 
-        Downloader(store, limits, backend, show).run(_chain(first, urls))
+        Downloader(checks.store, limits, backend, show).run(_chain(first, urls))
     return urls.rows
 
 
@@ -129,27 +120,22 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _row_urls(plan: IngestPlan, values: Mapping[str, Any]) -> list[str]:
-    try:
-        return [url for url in map(as_url, row_references(plan.mapping, values)) if url]
-    except MemoryError:
-        raise
-    except Exception:  # the check of the row rejects it, with the reason
-        return []
-
-
 class _Urls(Iterator[str]):
     """The URLs of a source's rows, in order; counts the rows as it goes."""
 
-    def __init__(self, plan: IngestPlan) -> None:
+    def __init__(self, plan: IngestPlan, checks: RowChecks) -> None:
         self.rows = 0
-        self._found = self._read(plan)
+        self._found = self._read(plan, checks)
 
-    def _read(self, plan: IngestPlan) -> Iterator[str]:
-        for row in plan.source.rows():
+    def _read(self, plan: IngestPlan, checks: RowChecks) -> Iterator[str]:
+        for row in plan.rows:
             self.rows += 1
-            if isinstance(row.values, dict):
-                yield from _row_urls(plan, row.values)
+            try:
+                yield from urls_to_fetch(checks, row)
+            except MemoryError:
+                raise
+            except Exception:  # the check of the row rejects it, with the reason
+                continue
 
     def __next__(self) -> str:
         return next(self._found)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
-from mlx_phi3v.task import Task
+from mlx_phi3v.task import Task, chat_prompt
+from mlx_phi3v.turns import TURNS, TURNS_TYPE
 
-from .chat import ChatTable
+from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
+from .currencies import read_rates
+from .field_values import ValueRules
 from .ingest_config import IngestConfig
+from .join import JoinedTable
+from .known_exports import load_preset, with_preset
+from .looks_like_pictures import picture_columns
 from .mapping import FieldMapping, make_mapping
-from .sources import Source, open_source
+from .paths_in_row import column_of
+from .picture_references import is_base_url
+from .planned_rows import PlannedRows
+from .row_references import row_references
+from .sources import RawRow, Source, open_source
+from .tables import is_table, open_table
 
 
 @dataclass(frozen=True)
@@ -28,30 +43,118 @@ class IngestPlan:
     extras: Mapping[str, str]
     schema: pa.Schema
     settings: Mapping[str, Any]
+    rows: PlannedRows  # the source's rows in their final shape
+    columns: Mapping[str, pa.DataType]  # of the source, and of what is joined to it
+    rules: ValueRules
+    export: str | None = None  # what the source was read as, where its columns show it
+    chat: ChatPrompt | None = None  # what the task asks, where rows are conversations
+
+    @property
+    def count(self) -> int:
+        """About how many rows there are, for progress."""
+        return min(self.source.count, self.rows.limit or self.source.count)
 
     def digest(self) -> str:
         """Changes when the source's data, the mapping or a setting that matters does."""
-        return sha256_json([self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings)])
+        joined = self.rows.joined.identity if self.rows.joined else None
+        return sha256_json([self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings), joined])
 
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
-    source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
-    columns = source.columns
+    source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
+    joined = _joined(settings, source)
+    columns = source.columns | (joined.columns if joined else {})
     first = source.tables[0].table
+    export = chat = None
     if isinstance(first, ChatTable):
-        keys.setdefault("prompt", first.first_question())
+        keys = load_preset(settings.preset or "none") | keys
+        chat = _chat_prompt(first, keys)
+        keys |= {"prompt": keys.get("prompt") or chat_prompt(chat.question, max(1, chat.images))}
         if not answer_task:
+            _require_columns(keys, columns, settings.source)
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
-    mapping = make_mapping(keys, list(columns), settings.source)
+    else:
+        keys, export = with_preset(keys, list(columns), settings.preset, first)
+    mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source, keys)
+    rows = PlannedRows(source, mapping, joined, settings.limit)
+    if not mapping.images and settings.images:
+        raise _no_pictures(settings, rows)
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
-    matters = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset",
-               "encoding", "delimiter")  # fmt: skip
-    chosen = {name: getattr(settings, name) for name in matters}
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen)
+    if chat is not None:
+        schema = schema.append(pa.field(TURNS, TURNS_TYPE))
+        chat = chat if not chat.given else ChatPrompt(chat.question, mapping.photos_per_row(), given=True)
+    chosen = {name: getattr(settings, name) for name in _MATTERS}
+    chosen |= {name: value for name in _MATTERS_IF_SET if (value := getattr(settings, name)) not in (None, False)}
+    rules = ValueRules(
+        settings.strip_html, settings.empty_words, read_rates(settings.currency_rates) if settings.currency_rates else None
+    )
+    chosen |= rules.to_dict()
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export, chat)
+
+
+# What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
+_MATTERS = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset",
+            "encoding", "delimiter")  # fmt: skip
+_MATTERS_IF_SET = ("limit", "on", "keep_shared_photos")
+_LOOKED_AT = 200  # rows, where columns are judged by their values
+
+
+def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
+    if settings.join is None or settings.on is None:
+        return None
+    if not is_table(settings.join):
+        raise UserError(f"--join {settings.join} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
+    table = open_table(settings.join, settings.reading())
+    return JoinedTable(table, settings.join, settings.on, source.columns)
+
+
+def _with_photos(mapping: FieldMapping, source: Source, keys: Mapping[str, Any]) -> FieldMapping:
+    """With `--photos all` and one column: the prompt shows as many photos as at least half of the rows have."""
+    if mapping.photos != "all" or len(mapping.images) != 1:
+        return mapping
+    found = [row_references(mapping, row.values) for row in _looked_at(source.rows()) if isinstance(row.values, dict)]
+    counts = sorted((len(references) for references in found if references), reverse=True)
+    return dataclasses.replace(mapping, shown=counts[len(counts) // 2] if counts else 1)
+
+
+def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
+    return itertools.islice(rows, _LOOKED_AT)
+
+
+def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
+    folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
+    found = picture_columns(((row.values, row.root) for row in _looked_at(rows)), folder)
+    names = ", ".join(found[:3])
+    alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
+    return UserError(
+        f"no column of {settings.source} is known to hold pictures; give --image COLUMN{alike if found else ''}, "
+        "or --no-images to learn from text alone"
+    )
+
+
+def _chat_prompt(table: ChatTable, keys: Mapping[str, Any]) -> ChatPrompt:
+    """What the task asks: the user's prompt, or what the first usable row does."""
+    if keys.get("prompt"):
+        return ChatPrompt(" ".join(str(keys["prompt"]).split()), 1, given=True)
+    first = table.first_turn()
+    return ChatPrompt(first.question, first.images, given=False)
+
+
+def _require_columns(keys: Mapping[str, Any], columns: Mapping[str, pa.DataType], source: str) -> None:
+    """Raise UserError where fields are named that are no columns: they can only be in the answers."""
+    fields = keys.get("fields") or {}
+    own = {name: spec.get("column", name) if isinstance(spec, Mapping) else spec or name for name, spec in fields.items()}
+    lacking = [name for name, column in own.items() if column_of(str(column), columns) is None]
+    if lacking:
+        example = ", ".join(f"{name.title()}: {{{name}}}" for name in own)
+        raise UserError(
+            f'the rows of {source} are conversations and have no column {lacking[0]!r}; give --template, such as "{example}", '
+            "to read the fields out of the answers"
+        )
 
 
 def _answer_task(keys: Mapping[str, Any]) -> Task | None:
@@ -65,11 +168,12 @@ def _answer_task(keys: Mapping[str, Any]) -> Task | None:
 
 def _extras(mapping: FieldMapping, columns: Mapping[str, pa.DataType]) -> dict[str, str]:
     """The columns to carry along, by their name in the catalogue."""
-    used = {field.column for field in mapping.fields}
+    used = {field.column for field in mapping.fields if not field.further and field.step is None}
+    photos = {column_of(path, columns) for path in mapping.image_columns()}
     taken = {"id", "images", *(field.name for field in mapping.fields)}
     extras = {}
     for column, kind in columns.items():
-        if column in used or (column in mapping.images and not pa.types.is_string(kind)):
+        if column in used or (column in photos and not pa.types.is_string(kind)):
             continue  # the field holds it, or it is the photo itself
         name = column
         while name in taken or name.startswith("_"):

@@ -7,52 +7,30 @@ price-parser, which knows more currencies; its answer counts only if nothing is 
 from __future__ import annotations
 
 import re
+import struct
 import unicodedata
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-DecimalMark = Literal[".", ","]
+from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma
 
-_SYMBOLS = {
-    "€": "EUR", "£": "GBP", "₹": "INR", "₽": "RUB", "₩": "KRW", "₺": "TRY", "₪": "ILS", "₫": "VND", "₴": "UAH", "฿": "THB",
-    "zł": "PLN", "kč": "CZK", "ft": "HUF", "fr.": "CHF", "sfr.": "CHF", "r$": "BRL", "us$": "USD", "c$": "CAD", "ca$": "CAD",
-    "a$": "AUD", "au$": "AUD", "nz$": "NZD", "hk$": "HKD", "s$": "SGD", "mx$": "MXN", "euro": "EUR", "euros": "EUR",
-    "rs.": "INR", "rs": "INR", "元": "CNY", "円": "JPY", "лв": "BGN", "dkr": "DKK", "nkr": "NOK", "skr": "SEK",
-}  # fmt: skip
-# One sign, several currencies: it agrees with each of them and names none.
-_SHARED = {
-    "$": {"USD", "CAD", "AUD", "NZD", "HKD", "SGD", "MXN", "TWD", "ARS", "CLP", "COP"},
-    "¥": {"JPY", "CNY"},
-    "￥": {"JPY", "CNY"},
-    "kr": {"SEK", "NOK", "DKK", "ISK"},
-    "kr.": {"SEK", "NOK", "DKK", "ISK"},
-}
-_CODES = frozenset(
-    {"AED", "ARS", "AUD", "BGN", "BHD", "BRL", "CAD", "CHF", "CLP", "CNY", "COP", "CZK", "DKK", "EGP", "EUR", "GBP", "HKD",
-     "HUF", "IDR", "ILS", "INR", "ISK", "JOD", "JPY", "KRW", "KWD", "MAD", "MXN", "MYR", "NOK", "NZD", "OMR", "PEN", "PHP",
-     "PKR", "PLN", "QAR", "RON", "RUB", "SAR", "SEK", "SGD", "THB", "TND", "TRY", "TWD", "UAH", "USD", "VND", "ZAR"}
-)  # fmt: skip
-# Where a dot marks the decimals, "1.250" may be one and a quarter or a thousand: not ours to choose.
-_DOT_DECIMALS = {
-    "USD", "GBP", "CAD", "AUD", "NZD", "HKD", "SGD", "INR", "JPY", "CNY", "KRW", "ILS", "THB", "MXN", "TWD", "MYR", "PHP",
-    "CHF", "AED", "SAR", "PKR", "EGP", "QAR",
-}  # fmt: skip
-_THREE_DECIMALS = {"BHD", "JOD", "KWD", "OMR", "TND"}
+DecimalMark = Literal[".", ","]
 
 _DIGITS = r"\d(?:[\d.,' ]*\d)?"
 _NUMBER = re.compile(_DIGITS)
 _DASHES = "-–—‒−"
-# A dash for "no cents": 12.-  99,–  1200:-
-_NO_CENTS = re.compile(rf"(?<=\d)\s*(?P<mark>[.,:])\s?[{_DASHES}]{{1,2}}(?!\d)")
-_SIGNS = "|".join(sorted((re.escape(s) for s in [*_SYMBOLS, *_SHARED]), key=len, reverse=True))
-_CURRENCY = rf"(?:{_SIGNS}|[A-Za-z]{{3}})"
-_STRICT = re.compile(rf"(?P<before>{_CURRENCY})?\s*(?P<number>{_DIGITS})\s*(?P<after>{_CURRENCY})?", re.IGNORECASE)
+# A dash for "no cents": 12.-  99,–  1200:-  and in India and East Africa 499/-  499/=
+_NO_CENTS = re.compile(rf"(?<=\d)\s*(?:(?P<mark>[.,:])\s?[{_DASHES}]{{1,2}}(?!\d)|/[-=](?!\d))")
+_STRICT = re.compile(rf"(?P<before>[^\d]*)(?P<number>{_DIGITS})(?P<after>[^\d]*)")
+_TO = rf"(?:[{_DASHES}~/]|\.{{2,3}}|\b(?:to|bis|à|a|and|or|до|al|até|til|tot)\b)"
+_JOINED = re.compile(rf"(?P<before>[^\d]*?)\s*{_TO}\s*(?P<after>[^\d]*)")
 _GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)\d{3})*)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
 _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
-_MAX_DIGITS = 15  # beyond this a float is no longer exact
+_EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
+_WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
 
 
 class PriceError(ValueError):
@@ -65,35 +43,83 @@ class PriceError(ValueError):
 
 @dataclass(frozen=True)
 class Price:
-    """An amount and the ISO code of its currency where the text names one."""
+    """An amount, the ISO code of its currency where it is known, and `sign`: the code or sign that the text itself has."""
 
     amount: Decimal
     currency: str | None = None
+    sign: str | None = None
 
 
 def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark | None = None) -> Price:
     """Read one price from a number or from the text of one field.
 
-    `currency` is the ISO code the column is in; a text with another currency is refused. `decimal` is the
-    decimal mark of the column; without it "1.250" of a dot-decimal or unknown currency is refused.
+    `currency` is the ISO code the column is in: it settles what a sign of several currencies means, and a text with
+    another currency is refused. `decimal` is the decimal mark of the column; without it "1.250" of a dot-decimal or
+    unknown currency is refused. Digits that only the binary form of a number has are rounded away (`tidy_amount`).
 
     Raises PriceError with one of the reasons price_empty, price_no_number, price_negative, price_range,
     price_several_numbers, price_text, price_currency, price_malformed, price_ambiguous, price_too_large.
     """
     if isinstance(value, bool):
         raise PriceError("price_no_number")
+    currency = currency.upper() if currency else None
     if isinstance(value, (int, float, Decimal)):
-        return Price(_checked(_from_number(value)), currency)
+        return Price(tidy_amount(_from_number(value), currency), currency)
     text = _plain(str(value))
     if not text:
         raise PriceError("price_empty")
     _refuse_what_is_no_single_price(text)
-    number, found = _strict(text) or _with_price_parser(text)
-    if found is not None and currency is not None and currency.upper() not in found:
+    number, found = _strict(text, currency) or _with_price_parser(text)
+    if found is not None and (not found.codes or (currency is not None and currency not in found.codes)):
         raise PriceError("price_currency")
-    named = next(iter(found)) if found and len(found) == 1 else None
-    known = currency.upper() if currency else named if named in _CODES else None
-    return Price(_checked(_amount(number, known, decimal)), known)
+    named = next(iter(found.codes)) if found and len(found.codes) == 1 else found.usual if found else None
+    known = currency or (named if named and is_currency(named) else None)
+    amount = tidy_amount(_amount(number, known, decimal), known)
+    return Price(amount, known, _label(found, text, number))
+
+
+def _label(found: Sign | None, text: str, number: str) -> str | None:
+    """The currency that a text names, for counting: its code, `USD` for `$` and `JPY` for `¥`, else the sign itself."""
+    if found is None:
+        return None
+    sign = text.replace(number, " ").strip()
+    return found.usual or {"$": "USD", "¥": "JPY"}.get(sign) or sign
+
+
+def tidy_amount(amount: Decimal, currency: str | None) -> Decimal:
+    """An amount without the digits that only a binary number or a computation has.
+
+    19.989999771118164 (float32) is 19.99, 15.991999999999999 (19.99 * 0.8) is 15.992, and 6.663333333333333 has more
+    decimals than people write: it is rounded to the currency's minor unit. Raises PriceError from 10**15 on.
+    """
+    if amount >= 10**_EXACT_DIGITS:
+        raise PriceError("price_too_large")
+    if len(amount.as_tuple().digits) > 9:
+        amount = _without_noise(amount)
+    minor = decimals(currency)
+    if _places(amount) > minor + _WRITTEN:
+        amount = amount.quantize(Decimal(1).scaleb(-minor), ROUND_HALF_EVEN) or amount
+    return amount
+
+
+def _places(amount: Decimal) -> int:
+    """Decimals after the point, without zeros at the end."""
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < 0:
+        exponent = amount.normalize().as_tuple().exponent
+    assert isinstance(exponent, int)
+    return max(0, -exponent)
+
+
+def _without_noise(amount: Decimal) -> Decimal:
+    number = float(amount)
+    if number != int(number) and struct.unpack("f", struct.pack("f", number))[0] == number:
+        import numpy as np
+
+        return Decimal(str(np.float32(number)))  # the shortest decimal that is this float32
+    if len(amount.as_tuple().digits) > _EXACT_DIGITS:
+        return Decimal(f"{number:.{_EXACT_DIGITS}g}")
+    return amount
 
 
 def _from_number(value: int | float | Decimal) -> Decimal:
@@ -105,12 +131,6 @@ def _from_number(value: int | float | Decimal) -> Decimal:
     return amount
 
 
-def _checked(amount: Decimal) -> Decimal:
-    if len(amount.as_tuple().digits) > _MAX_DIGITS or amount >= 10**_MAX_DIGITS:
-        raise PriceError("price_too_large")
-    return amount
-
-
 def _plain(text: str) -> str:
     """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents"."""
     if not text.isascii() or "`" in text:
@@ -119,7 +139,7 @@ def _plain(text: str) -> str:
         text = text.translate(_PLAIN_MARKS)
         # Bidirectional and zero-width marks come with prices from right-to-left shops.
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    return _NO_CENTS.sub(lambda m: "" if m["mark"] == ":" else m["mark"] + "00", " ".join(text.split()))
+    return _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", " ".join(text.split()))
 
 
 def _refuse_what_is_no_single_price(text: str) -> None:
@@ -127,10 +147,10 @@ def _refuse_what_is_no_single_price(text: str) -> None:
     if not numbers:
         raise PriceError("price_no_number")
     if len(numbers) > 1:
-        between = text[numbers[0].end() : numbers[1].start()].strip()
-        words = re.sub(_SIGNS, "", between, flags=re.IGNORECASE).strip().casefold()
-        joined = words.strip() in {*_DASHES, "~", "to", "bis", "à", "a", "/", "..", "...", "and", "or"}
-        raise PriceError("price_range" if joined and len(numbers) == 2 else "price_several_numbers")
+        joined = _JOINED.fullmatch(text[numbers[0].end() : numbers[1].start()].strip().casefold())
+        signs = [joined[name] for name in ("before", "after") if joined[name]] if joined else []
+        is_range = joined and len(numbers) == 2 and all(find_sign(sign) for sign in signs)
+        raise PriceError("price_range" if is_range else "price_several_numbers")
     before = text[: numbers[0].start()]
     if any(dash in before for dash in _DASHES) or (text.startswith("(") and text.endswith(")")):
         raise PriceError("price_negative")
@@ -147,34 +167,33 @@ def _split_numbers(text: str) -> list[re.Match[str]]:
     return found
 
 
-def _strict(text: str) -> tuple[str, set[str] | None] | None:
+def _strict(text: str, currency: str | None) -> tuple[str, Sign | None] | None:
     match = _STRICT.fullmatch(text)
     if match is None:
         return None
-    signs = [sign for sign in (match["before"], match["after"]) if sign]
-    meanings = [_currencies(sign) for sign in signs]
-    if any(meaning is None for meaning in meanings):
+    common: Sign | None = None
+    for name in ("before", "after"):
+        sign = match[name].strip()
+        if not sign:
+            continue
+        meaning = _meaning(sign, currency, touches=name == "after" and not match[name].startswith(" "))
+        if meaning is None:
+            return None
+        common = meaning if common is None else both(common, meaning)
+    return match["number"], common  # "$ 12 EUR" has no common code
+
+
+def _meaning(sign: str, currency: str | None, *, touches: bool) -> Sign | None:
+    """What a sign means; a single Latin letter only as the sign of the named currency, or of the rand before a number."""
+    found = find_sign(sign)
+    if found is None or len(sign) > 1 or not sign.isascii() or not sign.isalpha():
+        return found
+    if touches or sign.islower():  # 10k, 5m, 12L
         return None
-    common: set[str] | None = None
-    for meaning in meanings:
-        assert meaning is not None
-        common = meaning if common is None else common & meaning
-    if common is not None and not common:
-        raise PriceError("price_currency")  # "$ 12 EUR"
-    return match["number"], common
+    return found if currency in found.codes or (currency is None and sign == "R") else None
 
 
-def _currencies(sign: str) -> set[str] | None:
-    """The ISO codes that a sign may stand for; None where it is no currency."""
-    folded = sign.casefold()
-    if folded in _SHARED:
-        return _SHARED[folded]
-    if folded in _SYMBOLS:
-        return {_SYMBOLS[folded]}
-    return {sign.upper()} if sign.upper() in _CODES else None
-
-
-def _with_price_parser(text: str) -> tuple[str, set[str] | None]:
+def _with_price_parser(text: str) -> tuple[str, Sign | None]:
     """The number and currency that price-parser finds, if they are all there is in the text."""
     from price_parser import Price as Found
 
@@ -184,7 +203,8 @@ def _with_price_parser(text: str) -> tuple[str, set[str] | None]:
     rest = text.replace(found.amount_text, "", 1).replace(found.currency, "", 1)
     if rest.strip(" .:"):
         raise PriceError("price_text")
-    return found.amount_text.strip(), _currencies(found.currency) or {found.currency}
+    own = Sign(frozenset({found.currency}), found.currency)
+    return found.amount_text.strip(), find_sign(found.currency) or own
 
 
 def _amount(number: str, currency: str | None, decimal: DecimalMark | None) -> Decimal:
@@ -218,6 +238,13 @@ def _one_mark_three_digits(number: str, mark: str, currency: str | None, decimal
         return as_decimals if mark == decimal else Decimal(digits)
     if number.startswith("0"):
         return as_decimals
-    if currency in _THREE_DECIMALS or (mark == "." and (currency is None or currency in _DOT_DECIMALS)):
+    if decimals(currency) == 0:
+        return Decimal(digits)
+    if decimals(currency) == 3:
+        # Written out, prices in dinars have three decimals; a comma marks them only where the language says so.
+        if mark == "." or only_comma(currency):
+            return as_decimals
+        raise PriceError("price_ambiguous")
+    if mark == "." and dot_marks_decimals(currency):
         raise PriceError("price_ambiguous")
     return Decimal(digits)

@@ -23,6 +23,11 @@ from .near_duplicates import Fingerprints, near_pairs
 _BATCH = 10_000
 
 
+def row_id(number: int) -> str:
+    """The id of the row with this number."""
+    return f"{number:07d}"
+
+
 class SplitRow(NamedTuple):
     """What splitting needs of a row: `photos` are (content hash, fingerprint) pairs, `given` is the source's own split."""
 
@@ -31,6 +36,7 @@ class SplitRow(NamedTuple):
     code: str | None
     given: str | None
     photos: tuple[tuple[str, bytes], ...]
+    group: str | None = None  # another name that rows of one product share
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,12 @@ class Splitter:
         place = self.rows
         self.rows += 1
         # A product keeps its place in the seeded order when rows are added around it: its rank comes from what it is.
-        identity = row.code or (row.photos[0][0] if row.photos else f"row {row.row}")
+        identity = row.code or row.group or (row.photos[0][0] if row.photos else f"row {row.row}")
         rank = int.from_bytes(_digest(f"{self.seed} {identity}", 8), "big", signed=True)
         self.database.execute(
             "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (place, row.row, row.category or "", row.given, rank, place)
         )
-        keys = [_digest(f"code {row.code}", 12)] if row.code else []
+        keys = [_digest(f"{kind} {name}", 12) for kind, name in (("code", row.code), ("group", row.group)) if name]
         for content, fingerprint in row.photos:
             key = _digest(f"picture {content}", 12)
             keys.append(b"p" + key)
@@ -175,6 +181,12 @@ class Splitter:
         query = "SELECT COALESCE(rows.given, assigned.split) FROM rows LEFT JOIN assigned USING (root) ORDER BY rows.place"
         for (split,) in self.database.execute(query):
             yield split
+
+    def products(self) -> Iterator[str]:
+        """The product of every row, in the order of the rows: the id of the product's first row."""
+        query = "SELECT top.row FROM rows JOIN rows AS top ON top.place = rows.root ORDER BY rows.place"
+        for (row,) in self.database.execute(query):
+            yield row_id(row)
 
     def report(self, links: Mapping[str, int]) -> SplitReport:
         """Figures about products and leaks, after `assign`."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from mlx_phi3v.catalogue import SPLITS
 
+from .notes import value_lines
+from .shared_photos import shared_photos_line
+
 _RARE = 5
 
 
@@ -39,8 +42,13 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
     if counts["rejected"]:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected"].items())
         lines.append(f"rejected, see rejected.csv: {reasons}")
+    if counts["rejected"].get("too_few_pictures"):
+        lines.append("too_few_pictures: --photos rows makes a row of each photo, --photos first takes the first of each row")
+    if line := shared_photos_line(info["shared_photos"]):
+        lines.append(line)
     if counts["pictures_left_out"]:
         lines.append(f"{counts['pictures_left_out']} further photos of rows were left out: the prompt does not show them")
+    lines += value_lines(info.get("values", {}), counts["kept"])
     if products["leaking_products"]:
         lines.append(f"warning: {products['leaking_products']} products are in several of the source's own splits")
     for name, report in info["categories"].items():

@@ -11,7 +11,8 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.worker_context import WorkerPool, begin_worker
 
 from .check_row import RejectedError, RowChecks, check_row
-from .chunk_store import ChunkStore
+from .chunk_store import NOTES, ChunkStore
+from .notes import Notes
 from .sources import RawRow
 
 _CHUNK_ROWS = 1000
@@ -106,7 +107,10 @@ def check_chunk(checks: RowChecks, chunks: ChunkStore, number: int, rows: Sequen
         wrong = RejectedError("row_unreadable", "a value does not fit its column")
         rejected = sorted([*rejected, *(_rejected(row, wrong) for row in unfit.values())], key=lambda item: int(item["row"]))
         accepted = [(row, checked) for row, checked in accepted if row.number not in unfit]
-    chunks.write(number, [checked for _, checked in accepted], rejected)
+    notes = Notes()
+    for row, checked in accepted:
+        notes.add(checks.mapping, checked, row.number, row.place, checked.pop(NOTES))
+    chunks.write(number, [checked for _, checked in accepted], rejected, notes)
 
 
 def _check(checks: RowChecks, row: RawRow, chunks: ChunkStore) -> dict[str, Any]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlx_phi3v.catalogue import PRODUCT
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.text import csv_cell, printable, storable
+from mlx_phi3v.turns import TURNS, TURNS_TYPE
 
 from ..writer import CatalogueWriter
-from .chunk_store import CHANGED, CODE, FINGERPRINTS, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
+from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore
 from .ingest_config import IngestConfig
+from .notes import Notes, require_usable
 from .plan import IngestPlan
 from .published_csv import PublishedCsv
+from .shared_photos import SharedPhotos, find_shared_photos, kept_rows, rejected_rows
 from .splits import SplitRow, Splitter
 from .summary import category_report
 
@@ -29,26 +34,39 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    rejected = _write_rejected(chunks, count)
+    judged = plan.mapping.images and plan.source.kind != "chat"  # several questions a photo are no contradiction
+    shared = find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
+    left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
+    rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
+    require_usable(notes, plan.mapping, settings.source)
+    with_turns = TURNS in plan.schema.names and bool(notes.of("question"))
     splitter = Splitter(chunks.work / "splitting", settings.seed)
-    products = _split(settings, splitter, chunks, count, categories, rejected)
+    products = _split(settings, splitter, chunks, count, categories, rejected, left_out)
     _remove_unused_photos(chunks.catalogue, splitter)
     with (
-        _open_writer(settings, plan, chunks.catalogue) as writer,
+        _open_writer(settings, plan, chunks.catalogue, with_turns=with_turns) as writer,
         Progress("writing", splitter.rows, as_json=settings.json) as bar,
     ):
         published = PublishedCsv(writer.folder, settings.output, plan) if settings.csv else None
         tally = _Tally(categories)
-        for row, split in zip(chunks.rows(count), splitter.splits(), strict=True):
+        hidden = (*HIDDEN,) if with_turns else (*HIDDEN, TURNS)
+        rows = kept_rows(chunks, count, left_out)
+        for row, split, product in zip(rows, splitter.splits(), splitter.products(), strict=True):
             tally.add(row)
-            shown = {name: value for name, value in row.items() if name not in HIDDEN}
+            shown = {name: value for name, value in row.items() if name not in hidden} | {PRODUCT: product}
             writer.add(split, shown)
             if published:
                 published.add(split, shown)
             bar.advance(1)
         if published:
             published.close()
-        writer.info |= {**tally.report(splitter, rejected), "products": products, "plan": plan.digest()}
+        writer.info |= {
+            **tally.report(splitter, rejected),
+            "products": products,
+            "shared_photos": shared.report(kept=settings.keep_shared_photos),
+            "values": notes.report(),
+            "plan": plan.digest(),
+        }
         splitter.close()
     return writer.info
 
@@ -60,11 +78,12 @@ def _split(
     count: int,
     categories: Sequence[str],
     rejected: Counter[str],
+    left_out: SharedPhotos,
 ) -> dict[str, Any]:
     """Assign every row to a split, rows of one product together -> the report of products."""
     shares = {name: share for name, share in (("validation", settings.validation), ("test", settings.test)) if share}
     with Progress("splitting", 3, as_json=settings.json) as bar:
-        splitter.load(_split_rows(chunks, count, categories[0] if categories else None))
+        splitter.load(_split_rows(chunks, count, categories[0] if categories else None, left_out))
         bar.advance()
         if not splitter.rows:
             raise _nothing_left(settings.source, rejected, chunks.catalogue / "rejected.csv")
@@ -76,22 +95,23 @@ def _split(
     return dataclasses.asdict(report)
 
 
-def _split_rows(chunks: ChunkStore, count: int, category: str | None) -> Iterator[SplitRow]:
-    columns = [ROW, "images", CODE, SPLIT, FINGERPRINTS, *([category] if category else [])]
-    for row in chunks.rows(count, columns):
+def _split_rows(chunks: ChunkStore, count: int, category: str | None, left_out: SharedPhotos) -> Iterator[SplitRow]:
+    columns = [ROW, "images", CODE, GROUP, SPLIT, FINGERPRINTS, *([category] if category else [])]
+    for row in kept_rows(chunks, count, left_out, columns):
         contents = tuple((Path(image).stem, near) for image, near in zip(row["images"], row[FINGERPRINTS]))
-        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents)
+        yield SplitRow(row[ROW], row[category] if category else None, row[CODE], row[SPLIT], contents, row[GROUP])
 
 
-def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path) -> CatalogueWriter:
+def _open_writer(settings: IngestConfig, plan: IngestPlan, folder: Path, *, with_turns: bool) -> CatalogueWriter:
     return CatalogueWriter(
         settings.output,
         plan.task,
         name=settings.output.name,
         source={"kind": plan.source.kind, "name": storable(plan.source.name), "identity": plan.source.identity},
         settings=dict(plan.settings) | {"mapping": plan.mapping.to_dict()},
-        extra={name: plan.schema.field(name).type for name in plan.extras},
+        extra={name: plan.schema.field(name).type for name in plan.extras} | ({TURNS: TURNS_TYPE} if with_turns else {}),
         folder=folder,
+        products=True,
     )
 
 
@@ -122,17 +142,33 @@ class _Tally:
         return {"counts": counts, "categories": {name: category_report(c) for name, c in self.categories.items()}}
 
 
-def _write_rejected(chunks: ChunkStore, count: int) -> Counter[str]:
+def _write_rejected(chunks: ChunkStore, count: int, left_out: SharedPhotos) -> Counter[str]:
     """Write `rejected.csv` -> reason -> rows."""
     reasons: Counter[str] = Counter()
     with atomic_path(chunks.catalogue / "rejected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("row", "reason", "value", "place"))
         writer.writeheader()
-        for item in chunks.rejected(count):
+        for item in itertools.chain(chunks.rejected(count), rejected_rows(chunks, count, left_out)):
             reasons[item["reason"]] += 1
             shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
             writer.writerow(item | shown)
     return reasons
+
+
+def _write_unread(chunks: ChunkStore, count: int) -> Notes:
+    """Write `unread.csv`, where a value could not be read -> what was noted of all rows."""
+    total = Notes()
+    with atomic_path(chunks.catalogue / "unread.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ("row", "field", "reason", "value", "place"))
+        writer.writeheader()
+        for notes in chunks.notes(count):
+            total.merge(notes)
+            for item in notes.unread:
+                shown = {name: csv_cell(printable(item[name])) for name in ("value", "place")}
+                writer.writerow(item | shown)
+    if not total.of("unread"):
+        (chunks.catalogue / "unread.csv").unlink()
+    return total
 
 
 def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:

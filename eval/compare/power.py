@@ -16,14 +16,27 @@ from .statistics import JudgedDifference, PairedProportion, normal_quantile
 ALPHA = 0.05
 POWER = 0.80
 _MOST_ROWS = 100_000_000
+_NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
 
 
 def power_same(difference: JudgedDifference, margin: float, n: float, *, better: int = 0) -> float:
     """The chance that n rows show a measure within its margin; with `better`, that B is no worse."""
     z = normal_quantile(1 - 2 * ALPHA)
-    estimate, error = difference.estimate, _error(difference, n, z)
-    ends = [math.inf if better < 0 else margin + estimate, math.inf if better > 0 else margin - estimate]
-    return max(0.0, sum(float(stats.norm.cdf(end / error - z)) for end in ends) - 1)
+    more, estimate = difference.at(max(1, round(n))), difference.estimate
+    error = _error(difference, n, _NARROW)
+    power = 1.0
+    for end, counts in ((-margin, better >= 0), (margin, better <= 0)):
+        if counts:
+            # The score test measures by the error that a difference at the margin would have, not by the one it has.
+            score = more.score(end)
+            there = (estimate - end) / score if score else math.inf
+            power += float(stats.norm.cdf((abs(estimate - end) * _sign(estimate, end) - z * there) / error)) - 1
+    return max(0.0, power)
+
+
+def _sign(estimate: float, end: float) -> float:
+    """1 where the estimate is on the inner side of this end of the margin, else -1."""
+    return 1.0 if (estimate - end) * -end > 0 else -1.0
 
 
 def power_beyond(difference: JudgedDifference, margin: float, n: float, *, gates: int, better: int = 0) -> float:
@@ -59,7 +72,15 @@ def rows_needed(
         fewer = n - 2 / estimate if isinstance(difference, PairedProportion) else n
         return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
 
-    same = _first_n(lambda n: power_same(difference, margin, n, better=better) >= POWER, start)
+    def finds_same(n: int) -> bool:
+        ends = [
+            math.inf if better < 0 else margin + difference.estimate,
+            math.inf if better > 0 else margin - difference.estimate,
+        ]
+        error = _error(difference, n, z_same)
+        return sum(float(stats.norm.cdf(end / error - z_same)) for end in ends) - 1 >= POWER
+
+    same = _first_n(finds_same, start)
     differs = _first_n(finds_difference, start) if estimate > 1e-12 else None
     beyond = None
     if estimate > margin:

@@ -2,8 +2,8 @@
 
 A gated measure (category accuracy, price within 10 %, or what the user adds) is
 - `same`           where the 90 % interval of B - A is inside the margin: two one-sided tests at 5 % each;
-- `worse`, `better` where the interval at 1 - 10 % / gates (95 % for two gates) excludes the margin: B is worse, or
-                   better, than A by more than the margin;
+- `worse`, `better` where B is shown to be worse, or better, than A by more than the margin: a one-sided test at 5 % / gates,
+                   corrected for skewness. The interval at 1 - 10 % / gates (95 % for two gates) then excludes the margin;
 - `open`           otherwise. Where equality is rejected at 5 % over all gates together (Bonferroni; exact McNemar for a
                    share) it says that the measure differs and that its size is not settled.
 Overall: WORSE where any gate is worse, BETTER where any is better, EQUIVALENT where all are same, else INCONCLUSIVE.
@@ -122,7 +122,8 @@ def judge(
     z, z_beyond = normal_quantile(1 - 2 * ALPHA), normal_quantile(1 - 2 * ALPHA / gates)
     interval = (lowest.interval(z)[0], highest.interval(z)[1]) if judged else (-1.0, 1.0)
     beyond = difference.interval(z_beyond) if judged else (-1.0, 1.0)
-    state = _state(interval, beyond, margin, metric.better, better)
+    below, above = difference.beyond(margin) if judged else (1.0, 1.0)
+    state = _state(inside(interval, margin, better), below, above, ALPHA / gates, metric.better)
     needed: tuple[int | None, int | None, int | None] = (None, None, None)
     if state == "open" and project:
         needed = rows_needed(difference, margin, gates=gates, better=better)
@@ -131,20 +132,17 @@ def judge(
         difference.p_value() if judged else None, state, metric.better, int(difference.n), *needed,
         differs=judged and difference.differs(ALPHA / gates), beyond=beyond, beyond_level=1 - 2 * ALPHA / gates,
         p_same=_p_same(lowest, highest, margin, better) if judged else 1.0,
-        p_beyond=_p_beyond(difference, margin) if judged else 1.0, absent=absent, evidence=difference,
+        p_beyond=min(below, above), absent=absent, evidence=difference,
     )  # fmt: skip
 
 
-def _state(interval: Interval, beyond: Interval, margin: float, better: int, one_sided: int) -> State:
-    """The state of a gate; `one_sided` is the sign of better where only a loss counts, else 0."""
-    if inside(interval, margin, one_sided):
+def _state(same: bool, below: float, above: float, alpha: float, better: int) -> State:
+    """The state of a gate from its tests: `below`, `above` are the p-values of a difference that is not beyond the margin."""
+    if same:
         return "same"
-    low, high = beyond
-    if high < -margin:
-        return "better" if better < 0 else "worse"
-    if low > margin:
-        return "worse" if better < 0 else "better"
-    return "open"
+    if min(below, above) >= alpha:
+        return "open"
+    return "worse" if (below < above) == (better >= 0) else "better"
 
 
 def inside(interval: Interval, margin: float, better: int = 0) -> bool:
@@ -161,10 +159,6 @@ def _p_same(lowest: JudgedDifference, highest: JudgedDifference, margin: float, 
     ends = [] if better < 0 else [float(stats.norm.sf(lowest.score(-margin)))]
     ends += [] if better > 0 else [float(stats.norm.sf(-highest.score(margin)))]
     return max(ends)
-
-
-def _p_beyond(difference: JudgedDifference, margin: float) -> float:
-    return min(float(stats.norm.sf(-difference.score(-margin))), float(stats.norm.sf(difference.score(margin))))
 
 
 def decide(gates: list[Gate], *, one_sided: bool = False, project: bool = True) -> Decision:

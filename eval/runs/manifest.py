@@ -12,6 +12,7 @@ from mlx_phi3v.documents import check_shape, shown
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import Task
+from mlx_phi3v.turns import TURNS
 
 from .prediction import true_values
 from .shapes import ManifestShape
@@ -24,9 +25,12 @@ _RESUME_KEYS = ("backend", "task", "split", "limit", "shard")
 
 
 def split_hash(task: Task, rows: Iterator[Mapping[str, Any]]) -> str:
-    """Hex SHA-256 of a split's ids and true values, whatever the order of its rows."""
-    lines = sorted(sha256_json({"id": str(row["id"]), "true": true_values(task, row)}) for row in rows)
-    return sha256_json(lines)
+    """Hex SHA-256 of a split's ids, true values and own questions, whatever the order of its rows."""
+    lines = []
+    for row in rows:
+        asked = {"turns": row[TURNS]} if row.get(TURNS) else {}
+        lines.append(sha256_json({"id": str(row["id"]), "true": true_values(task, row)} | asked))
+    return sha256_json(sorted(lines))
 
 
 def now() -> str:

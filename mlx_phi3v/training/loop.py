@@ -165,7 +165,7 @@ class Trainer:
         loader, size = self.setup.validation, self.setup.passes.rows
         assert loader is not None
         sums = np.zeros(2)
-        rows = range(min(self.config.val_rows, len(loader.split)))
+        rows = self.setup.validation_rows
         for start in range(0, len(rows), size):
             batch = loader.make(rows[start : start + size])
             if batch is not None:

@@ -54,6 +54,11 @@ def require_same(config: TrainConfig, state: TrainState, data_fingerprint: str, 
             raise UserError(
                 f"--resume: {key} was {began.get(key)!r} and is now {value!r}; give the old value or another --output"
             )
+    if config.skip_long and began.get("max_length") != config.max_length:
+        raise UserError(
+            f"--resume: max_length was {began.get('max_length')} and is now {config.max_length}, and with --skip-long it "
+            "decides which rows are drawn; give the old value or another --output"
+        )
     batch_size, accumulation = drawn(config, state)
     rows, now = batch_size * accumulation, config.batch_size * config.grad_accumulation_steps
     if rows != now:

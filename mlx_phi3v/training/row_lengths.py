@@ -14,6 +14,7 @@ from ..config import VisionArgs
 from ..crops import crop_grid_of, encoded_crops, image_token_count
 from ..photo import photo_size
 from ..progress import watched
+from ..turns import TURNS, row_exchanges
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class MeasuredRows:
         text = np.zeros((len(rows), 2), np.int64)
         tags = np.zeros(len(images.sizes), np.int64)
         starts = np.cumsum(images.counts) - images.counts
-        for count in np.unique(images.counts).tolist():
-            numbers = np.flatnonzero(images.counts == count)
+        own = np.array([bool(row.get(TURNS)) for row in rows], bool)
+        for i in np.flatnonzero(own).tolist():
+            count = int(images.counts[i])
+            ids, labels = maker.prompts.conversation(row_exchanges(maker.task, rows[i], count), [0] * count)
+            text[i] = len(ids), int((labels >= 0).sum())
+            tags[starts[i] : starts[i] + count] = 1  # each photo is shown once
+        for count in np.unique(images.counts[~own]).tolist():
+            numbers = np.flatnonzero((images.counts == count) & ~own)
             prompt = maker.task_prompt(count)
             named = [-token for token in maker.prompts.tokenize(prompt, [1] * count) if token < 0]
             text[numbers] = maker.prompts.answer_lengths(prompt, [maker.task.answer(rows[i]) for i in numbers.tolist()])
@@ -89,7 +96,7 @@ def measure_rows(split: Split, maker: ExampleMaker, *, as_json: bool = False) ->
 
     Raises UserError as `MeasuredRows.of`.
     """
-    columns = [field.name for field in maker.task.fields]
+    columns = [field.name for field in maker.task.fields] + [TURNS] * (TURNS in split.columns)
     batches = zip(split.batches(columns), split.image_sizes())
     measured = [
         MeasuredRows.of(rows, images, maker)

@@ -31,6 +31,7 @@ class RowOrder:
     accumulation: int
     seed: int
     tokens: np.ndarray | None = None  # int64 [rows]: rows of like length share a batch
+    numbers: np.ndarray | None = None  # int64 [rows]: the rows drawn from, where some of the split are left out
 
     @property
     def rows_per_step(self) -> int:
@@ -47,7 +48,8 @@ class RowOrder:
         length = None if self.tokens is None else self.tokens.__getitem__
         batches = batch_rows(self.rows, self.batch_size, self.seed, start * self.accumulation, length)
         while True:
-            yield [next(batches) for _ in range(self.accumulation)]
+            drawn = [next(batches) for _ in range(self.accumulation)]
+            yield drawn if self.numbers is None else [self.numbers[batch].tolist() for batch in drawn]
 
     def passes(self, start: int, rows_per_pass: int) -> Iterator[tuple[list[int], bool]]:
         """(rows of a pass, whether it is the last of its step) from step `start` on, without end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +24,9 @@ from . import resume
 from .checkpoints import Checkpoints
 from .feature_cache import FeatureCache
 from .init_adapter import choose_num_crops, load_init_adapter
+from .long_rows import ShortRows, short_rows
 from .memory_limit import Passes, choose_passes
-from .row_lengths import RowLengths, measure_rows
+from .row_lengths import measure_rows
 from .row_order import RowOrder
 from .train_config import TrainConfig, as_json, total_steps
 from .train_state import TrainState
@@ -47,6 +49,7 @@ class Setup:
     total: int
     training: BatchLoader
     validation: BatchLoader | None
+    validation_rows: Sequence[int]
     cache: FeatureCache | None
     leads: bool
 
@@ -62,19 +65,34 @@ def set_up(config: TrainConfig) -> Setup:
     config, adapter, tensors = _choose_adapter(config, base, resumed=saved is not None)
     if saved:
         checkpoints.require_whole(adapter_shapes(base.backend.config, adapter).tensors, saved.tensors, saved.optimizer)
-    lengths = _measure(config, base)
-    passes = choose_passes(config, base.backend, adapter, lengths)
+    short = _measure(config, base)
+    passes = choose_passes(config, base.backend, adapter, short.lengths)
     cache = _open_feature_cache(config, base, adapter)
-    order = _choose_order(config, base, saved, lengths)
+    order = _choose_order(config, base, saved, short)
     state, total = _go_on(config, base, saved, order, passes) if saved else _begin(config, base, order)
     _start_backend(config, base.backend, adapter, tensors, passes)
     if saved:
         base.backend.load_training(saved.tensors, saved.optimizer, state.step)
     training, validation = _open_loaders(config, base, cache)
+    validation_rows = _validation_rows(config, base, validation)
+    validation = validation if validation_rows else None
     task = TrainedTask(base.catalogue.task, base.maker.num_crops, base.backend.dtype)
     leads = base.backend.world()[0] == 0
     return Setup(
-        config, base.backend, adapter, task, checkpoints, state, order, passes, total, training, validation, cache, leads
+        config,
+        base.backend,
+        adapter,
+        task,
+        checkpoints,
+        state,
+        order,
+        passes,
+        total,
+        training,
+        validation,
+        validation_rows,
+        cache,
+        leads,
     )
 
 
@@ -137,13 +155,18 @@ def _choose_adapter(config: TrainConfig, base: _Base, *, resumed: bool) -> tuple
     return replace(filled, init_adapter=config.init_adapter), adapter, tensors
 
 
-def _measure(config: TrainConfig, base: _Base) -> RowLengths | None:
-    if config.memory_limit is None and not config.group_by_length:
-        return None
-    measured = measure_rows(base.split, base.maker, as_json=config.json and base.backend.world()[0] == 0)
-    if config.memory_limit is not None:
-        measured.require_readable(base.split)
-    return measured.lengths(base.maker.num_crops, base.maker.config.vision)
+def _measure(config: TrainConfig, base: _Base) -> ShortRows:
+    """The train rows that are short enough, measured where a setting needs their lengths or one may be too long."""
+    leads = base.backend.world()[0] == 0
+    lengths = None
+    if config.memory_limit is not None or config.group_by_length:
+        measured = measure_rows(base.split, base.maker, as_json=config.json and leads)
+        if config.memory_limit is not None:
+            measured.require_readable(base.split)
+        lengths = measured.lengths(base.maker.num_crops, base.maker.config.vision)
+    return short_rows(
+        base.split, base.maker, skip=config.skip_long, lengths=lengths, as_json=config.json and leads, leads=leads
+    )
 
 
 def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterArgs) -> FeatureCache | None:
@@ -157,10 +180,11 @@ def _open_feature_cache(config: TrainConfig, base: _Base, adapter: AdapterArgs) 
     return FeatureCache(config.feature_cache, base.backend, base.maker.num_crops, config.feature_cache_gb)
 
 
-def _choose_order(config: TrainConfig, base: _Base, saved: _Saved | None, lengths: RowLengths | None) -> RowOrder:
+def _choose_order(config: TrainConfig, base: _Base, saved: _Saved | None, short: ShortRows) -> RowOrder:
     batch_size, accumulation = resume.drawn(config, saved.state if saved else None)
-    tokens = lengths.tokens if lengths and config.group_by_length else None
-    return RowOrder(len(base.split), batch_size, accumulation, config.seed, tokens)
+    tokens = short.lengths.tokens if short.lengths and config.group_by_length else None
+    rows = len(base.split) if short.numbers is None else len(short.numbers)
+    return RowOrder(rows, batch_size, accumulation, config.seed, tokens, short.numbers)
 
 
 def _begin(config: TrainConfig, base: _Base, order: RowOrder) -> tuple[TrainState, int]:
@@ -200,3 +224,15 @@ def _open_loaders(config: TrainConfig, base: _Base, cache: FeatureCache | None) 
     if config.val_rows > 0 and base.catalogue.info["splits"].get("validation", {}).get("rows"):
         validation = BatchLoader(base.catalogue.split("validation"), maker, cache, world)
     return BatchLoader(base.split, maker, cache, world), validation
+
+
+def _validation_rows(config: TrainConfig, base: _Base, validation: BatchLoader | None) -> Sequence[int]:
+    """The first validation rows, those left out that are too long."""
+    if validation is None:
+        return range(0)
+    rows = range(min(config.val_rows, len(validation.split)))
+    leads = base.backend.world()[0] == 0
+    short = short_rows(
+        validation.split, base.maker, skip=config.skip_long, first=len(rows), as_json=config.json and leads, leads=leads
+    )
+    return rows if short.numbers is None else [int(row) for row in short.numbers]

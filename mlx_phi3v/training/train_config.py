@@ -74,8 +74,10 @@ class TrainConfig:
         at_least=1, at_most=MAX_CROPS,
     )  # fmt: skip
     max_length: int | None = option(
-        None, help="most tokens a row may take; a longer row is an error, never cut", at_least=1, at_most=MAX_TOKENS
-    )
+        None, help="most tokens a row may take; a longer row is an error before the first step, never cut",
+        at_least=1, at_most=MAX_TOKENS,
+    )  # fmt: skip
+    skip_long: bool = option(False, help="leave out rows that take more tokens, with a note, instead of the error")
     group_by_length: bool = option(False, help="rows of similar length share a batch, which reduces padding")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory", heading="Memory and time")
     memory_limit: float | None = option(

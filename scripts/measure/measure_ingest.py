@@ -60,9 +60,10 @@ def catalogue_rows(folder: Path, count: int) -> Iterable[list[str]]:
         yield [row["title"], row["category3_code"], str(row["full_price"]), row["product_code"], row["images"][0]]
 
 
-def run(source: Path, output: Path, processes: int) -> dict[str, float]:
+def run(source: Path, output: Path, processes: int, images: bool) -> dict[str, float]:
     """Ingest `source` -> seconds and the peak of resident memory in MB, of the parent and of all processes together."""
     command = [sys.executable, "-m", "data.ingest", str(source), "-o", str(output), "--code", "product_code", "--json"]
+    command += [] if images else ["--no-images"]
     command += ["--field", "title=title", "category=category:category", "price=price:number:USD", "--processes", str(processes)]
     began, used = time.monotonic(), _cpu_seconds()
     with open(output.with_suffix(".log"), "w") as log:
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             made = catalogue_rows(settings.catalogue.resolve(), count) if settings.catalogue else written_rows(count)
             with open(source, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(made)
-            figures = run(source, Path(folder, "out"), settings.processes)
+            figures = run(source, Path(folder, "out"), settings.processes, settings.catalogue is not None)
             print(json.dumps({"rows": count, **figures, "rows_per_second": round(count / figures["seconds"])}), flush=True)
 
 

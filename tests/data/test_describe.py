@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -17,6 +19,7 @@ from tokenizers.pre_tokenizers import Split
 from data.describe.__main__ import main
 from data.describe.describe import describe
 from data.describe.figures import histogram
+from data.describe.photo_faults import FAULTS, SIDE, photo_faults
 from data.writer import CatalogueWriter
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.config import VisionArgs
@@ -83,7 +86,13 @@ def test_the_figures_are_those_of_the_rows(folder: Path) -> None:
     assert price.quantiles["smallest"] == 1 and price.quantiles["largest"] == 20
     assert sum(item.count for item in price.histogram) == 19
     assert title.lengths["largest"] == len("<script>alert(1)</script>")
-    assert found.duplicates == {"pictures used again": 1, "pictures in several splits": 1, "answers that come again": 0}
+    assert found.duplicates == {
+        "pictures used again": 1,
+        "pictures in several splits": 1,
+        "answers that come again": 0,
+        "pictures with different answers": 1,
+        "rows of such pictures": 2,
+    }
     assert found.sampled == 20 and found.sides["smallest"] == 40
 
 
@@ -129,7 +138,8 @@ def test_the_page_needs_nothing_else_and_runs_nothing(folder: Path, capsys: pyte
     text = page.read_text()
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text
     assert not re.search(r"""(src|href)=["'](?!data:)""", text) and "@import" not in text and "url(" not in text
-    assert text.count("<figure>") == 20
+    flagged = sum(fault["rows"] for fault in lines[-1]["faults"])
+    assert text.count("<figure>") == 20 + flagged
     assert "default-src 'none'" in text
 
 
@@ -153,3 +163,56 @@ def test_a_histogram_counts_every_value_once(values: list[float], logarithmic: b
     bins = histogram(values, logarithmic=logarithmic)
     assert sum(item.count for item in bins) == len(values)
     assert bins[0].low == min(values) and bins[-1].high == max(values)
+
+
+def _picture(kind: str) -> Image.Image:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (120, 120, 3), dtype=np.uint8))
+    good = Image.fromarray(np.kron(rng.integers(0, 256, (12, 12, 3)), np.ones((10, 10, 1))).astype(np.uint8))
+    white = Image.new("RGB", (400, 400), (250, 250, 250))
+    if kind == "tiny content":
+        white.paste(good.resize((40, 40)), (180, 180))
+    return {
+        "good": good,
+        "dark": good.point(lambda level: level // 5),
+        "washed out": noise.point(lambda level: 246 + level // 32),
+        "blurred": noise.resize((6, 6), Image.Resampling.NEAREST).resize((640, 640), Image.Resampling.BICUBIC),
+        "low information": Image.new("RGB", (120, 120), (120, 40, 200)),
+        "odd shape": good.resize((400, 100)),
+        "tiny content": white,
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["good", *FAULTS])
+def test_a_photo_that_teaches_little_is_flagged(kind: str) -> None:
+    image = _picture(kind)
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    found = photo_faults(small, image.size)
+    assert kind in found if kind != "good" else found == ()
+
+
+def test_flagged_photos_are_counted_and_none_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with CatalogueWriter(tmp_path / "shop", TASK, name="shop", source={}, settings={}) as writer:
+        for k, kind in enumerate(["good", "dark", "tiny content"]):
+            _picture(kind).save(tmp_path / "p.png")
+            image = writer.add_image((tmp_path / "p.png").read_bytes(), ".png")
+            writer.add("train", {"id": str(k), "images": [image], "title": kind, "category": "a", "price": 1.0})
+    found = {fault.name: (fault.rows, fault.first) for fault in describe(Catalogue(tmp_path / "shop")).faults}
+    assert found["dark"] == (1, ("train 1",)) and found["tiny content"] == (1, ("train 2",))
+    assert main([str(tmp_path / "shop")]) == 0
+    shown = capsys.readouterr().out
+    assert "of 3 sampled rows; none is left out for it" in shown and "train 3" in shown
+
+
+def test_rows_that_are_too_long_are_counted_over_all_rows(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = Catalogue(folder)
+    whole = describe(catalogue, model=checkpoint, num_crops=(1,), sample=2)
+    assert whole.long_rows is None
+    limit = whole.tokens[0].largest
+    long = describe(catalogue, model=checkpoint, num_crops=(1,), sample=2, max_length=limit - 1).long_rows
+    assert long is not None and sum(long.over.values()) >= 1 and long.longest >= limit
+    assert main([str(folder), "--model", str(checkpoint), "--sample", "2", "--max-length", str(limit - 1)]) == 0
+    assert "--skip-long leaves them out" in " ".join(capsys.readouterr().out.split())

@@ -1,1 +1,1 @@
-"""Columns, prompts and templates of known data sets, as YAML."""
+"""Columns, prompts and templates of known exports and data sets, as YAML; see `data.ingest.known_exports`."""

@@ -14,7 +14,7 @@ from .bounded_mean import PairedMean
 from .effective import EffectiveEstimate, EffectiveProportion, Ints, Spread, clustered, seeded, seeded_estimate, sign_flip
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
 from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples
-from .proportions import Interval, mcnemar, normal_quantile, tango, tango_score, wilson
+from .proportions import Interval, mcnemar, normal_quantile, tango, tango_beyond, tango_score, wilson
 from .resampling import bootstrap, percentile_interval, resample_weights
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "seeded_estimate",
     "sign_flip",
     "tango",
+    "tango_beyond",
     "tango_score",
     "wilson",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from .estimators import Floats
-from .proportions import Interval, bisect, normal_quantile
+from .proportions import Interval, bisect, normal_quantile, skewed_tail
 
 _STEP = 1e-4  # differences are counted in steps of this size: a hundredth of a point
 
@@ -49,14 +49,24 @@ class PairedMean:
     def score(self, delta: float) -> float:
         """Signed score statistic of the hypothesis that the difference is `delta`; standard normal where it is true."""
         gap = self.estimate - delta
-        error = math.sqrt(self._variance(delta) / self.n)
+        error = math.sqrt(self._moments(delta)[0] / self.n)
         return gap / error if error > 1e-150 else math.copysign(math.inf, gap) if gap else 0.0
 
-    def _variance(self, delta: float) -> float:
-        """The variance of one row's difference in the likeliest distribution with mean `delta`."""
+    def beyond(self, margin: float) -> tuple[float, float]:
+        """One-sided p-values that the difference is not below -margin, and not above it (see `skewed_tail`)."""
+        step = 0.5 * (float(np.abs(self.values).max(initial=0.0)) or 1.0)
+        found = []
+        for delta, sign in ((-margin, -1.0), (margin, 1.0)):
+            variance, third = self._moments(delta)
+            gap = sign * self.n * (self.estimate - delta)
+            found.append(skewed_tail(gap, self.n, variance, sign * third, step))
+        return found[0], found[1]
+
+    def _moments(self, delta: float) -> tuple[float, float]:
+        """The second and third central moment of one row in the likeliest distribution with mean `delta`."""
         apart, share = self.values - delta, self.counts / self.n
         if abs(delta) >= 1:
-            return 0.0
+            return 0.0, 0.0
 
         def slack(tilt: float) -> float:
             return float((share * apart / (1 + tilt * apart)).sum())
@@ -70,7 +80,10 @@ class PairedMean:
             tilt, edge = float(optimize.brentq(slack, min(0.0, inside), max(0.0, inside), xtol=1e-14)), 0.0
         weights = share / (1 + tilt * apart)
         rest = max(0.0, 1 - float(weights.sum())) if edge else 0.0
-        return float((weights * apart**2).sum()) + rest * (edge - delta) ** 2
+        return (
+            float((weights * apart**2).sum()) + rest * (edge - delta) ** 2,
+            float((weights * apart**3).sum()) + rest * (edge - delta) ** 3,
+        )
 
     def interval(self, z: float) -> Interval:
         """Score interval at normal quantile z; (-1, 1) where no row is judged."""

@@ -15,7 +15,7 @@ from scipy import stats
 
 from .bounded_mean import PairedMean
 from .estimators import Floats
-from .proportions import Interval, mcnemar, normal_quantile, tango, tango_score
+from .proportions import Interval, mcnemar, normal_quantile, tango, tango_beyond, tango_score
 from .resampling import percentile_interval
 
 
@@ -48,6 +48,10 @@ class PairedProportion:
     def score(self, delta: float) -> float:
         """Signed score statistic of the hypothesis that the difference is `delta` (see `tango_score`)."""
         return tango_score(self.only_a, self.only_b, self.n, delta)
+
+    def beyond(self, margin: float) -> tuple[float, float]:
+        """One-sided p-values that the difference is not below -margin, and not above it (see `tango_beyond`)."""
+        return tango_beyond(self.only_a, self.only_b, self.n, margin)
 
     def at(self, n: int) -> PairedProportion:
         """The same rates on n rows."""
@@ -111,6 +115,9 @@ class JudgedDifference(Protocol):
 
     def score(self, delta: float) -> float:
         """Signed score statistic of the hypothesis that the difference is `delta`."""
+
+    def beyond(self, margin: float) -> tuple[float, float]:
+        """One-sided p-values that the difference is not below -margin, and not above it."""
 
     def differs(self, alpha: float) -> bool:
         """Whether equality is rejected at `alpha`."""

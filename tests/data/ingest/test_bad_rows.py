@@ -31,12 +31,14 @@ from tests.helpers.catalogue import random_picture
 
 GOOD = [json.dumps({"title": f"Hat {i}", "price": 5 + i}) for i in range(4)]
 FIELDS = ("title=title", "price=price:number")
+REQUIRED = {"title": "title", "price": {"column": "price", "kind": "number", "required": True}}
 
 
 def run(source: Path, *fields: str, **settings: Any) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The catalogue's information and the rows of rejected.csv."""
     output = source.parent / "out"
-    info = ingest(IngestConfig(str(source), output, field=fields or FIELDS, processes=1, json=True, **settings))
+    named = fields or (() if "fields" in settings else FIELDS)
+    info = ingest(IngestConfig(str(source), output, field=named, images=False, processes=1, json=True, **settings))
     with open(output / "rejected.csv", encoding="utf-8", newline="") as file:
         return info, list(csv.DictReader(file))
 
@@ -60,14 +62,14 @@ def run(source: Path, *fields: str, **settings: Any) -> tuple[dict[str, Any], li
 )
 def test_a_bad_json_row_is_rejected_and_the_rest_kept(line: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text("\n".join([*GOOD, line]))
-    info, rejected = run(tmp_path / "s.jsonl")
+    info, rejected = run(tmp_path / "s.jsonl", fields=REQUIRED)
     assert info["counts"]["kept"] == len(GOOD)
     assert [(row["reason"], row["place"]) for row in rejected] == [(reason, "s.jsonl:5")]
 
 
 @pytest.mark.parametrize("end", [[], GOOD[:1]])
 def test_a_line_without_end_is_rejected_and_not_held(end: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.ingest.tables._MAX_LINE", 1000)
+    monkeypatch.setattr("data.ingest.reading.json_table.MAX_LINE", 1000)
     (tmp_path / "s.jsonl").write_text("\n".join([*GOOD, '{"title": "' + "x" * 3_000_000 + '"}', *end]))
     info, rejected = run(tmp_path / "s.jsonl")
     assert info["counts"]["kept"] == len(GOOD) + len(end)
@@ -77,7 +79,7 @@ def test_a_line_without_end_is_rejected_and_not_held(end: list[str], tmp_path: P
 @pytest.mark.parametrize("price", ["9" * 400, "1e400", "1.5e-400", "[" * 200 + "]" * 200])
 def test_a_bad_row_of_a_json_list_is_rejected_and_the_rest_kept(price: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("[" + ",".join([*GOOD, f'{{"title": "x", "price": {price}}}']) + "]")
-    info, rejected = run(tmp_path / "s.json")
+    info, rejected = run(tmp_path / "s.json", fields=REQUIRED)
     assert info["counts"]["kept"] == len(GOOD) + (price == "1.5e-400") and [row["row"] for row in rejected] in ([], ["5"])
 
 
@@ -204,7 +206,7 @@ def test_photos_of_any_name_are_taken(name: bytes, tmp_path: Path) -> None:
 def test_a_report_that_a_spreadsheet_opens_runs_nothing(tmp_path: Path) -> None:
     rows = ["title,price,split", "=cmd|' /C calc'!A0,5,train", "-5 % Hat,-5,train", '"+1 Hat","=1+1",train', "@x\x1b[2J,7,=A1"]
     (tmp_path / "s.csv").write_text("\n".join(rows))
-    _, rejected = run(tmp_path / "s.csv", csv=True, split="split")
+    _, rejected = run(tmp_path / "s.csv", csv=True, split="split", fields=REQUIRED)
     assert [row["value"] for row in rejected] == ["-5", "'=1+1", "'=A1"]
     with open(tmp_path / "out" / "products.csv", encoding="utf-8", newline="") as file:
         assert [(row["title"], row["price"]) for row in csv.DictReader(file)] == [("'=cmd|' /C calc'!A0", "5.0")]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.ingest.prices import DecimalMark, PriceError, parse_price
+from tests.helpers.paths import ROOT
 
 READ = {
     "1.890,50 €": "1890.50",
@@ -68,6 +72,17 @@ READ = {
     "1,000,000.5": "1000000.5",
     " 24.90 ": "24.90",
     "\u200e24.90\u200f": "24.90",
+    "KWD 12.500": "12.500",
+    "12.500 د.ك.": "12.500",
+    "TND 12,500": "12.500",
+    "15 000 FCFA": "15000",
+    "R 499.00": "499",
+    "US $ 1,299.00": "1299",
+    "MXN $1,299.00": "1299",
+    "15.991999999999999": "15.992",
+    "0.30000000000000004": "0.3",
+    "19.989999771118164": "19.99",
+    "6.666666666666667": "6.67",
 }
 REFUSED = {
     "": "price_empty",
@@ -95,6 +110,7 @@ REFUSED = {
     "12.50 €*": "price_text",
     "10 %": "price_text",
     "10k": "price_text",
+    "12 all": "price_text",
     "12-": "price_text",
     "Price: 12": "price_text",
     "EUR 10 USD": "price_currency",
@@ -102,7 +118,7 @@ REFUSED = {
     "1,250,00": "price_malformed",
     "1.250": "price_ambiguous",
     "$1.250": "price_ambiguous",
-    "KWD 1.250": "price_ambiguous",
+    "KWD 1,250": "price_ambiguous",
     "12345678901234567890": "price_too_large",
 }
 
@@ -156,6 +172,58 @@ def test_the_currency_of_the_column_must_agree(text: str, currency: str, fits: b
     else:
         with pytest.raises(PriceError, match="price_ambiguous" if fits is None else "price_currency"):
             parse_price(text, currency=currency)
+
+
+# As shops of the country write it, with the currency that the user names for the column.
+LOCAL = {
+    "RM 1,250.00": ("MYR", "1250"), "₱1,299.00": ("PHP", "1299"), "1 290 руб.": ("RUB", "1290"), "99р.": ("RUB", "99"),
+    "12,000원": ("KRW", "12000"), "1.299,00 TL": ("TRY", "1299"), "12 500 F CFA": ("XOF", "12500"), "500 FCFA": ("XAF", "500"),
+    "Rp 1.250.000": ("IDR", "1250000"), "Rp59.000": ("IDR", "59000"), "Rs. 1,499/-": ("INR", "1499"), "₹1,499": ("INR", "1499"),
+    "Rs 1,499": ("PKR", "1499"), "R1 299,00": ("ZAR", "1299"), "59,90 lei": ("RON", "59.90"), "59,90 Lei": ("MDL", "59.90"),
+    "S/ 45.50": ("PEN", "45.50"), "S/. 45.50": ("PEN", "45.50"), "NT$ 990": ("TWD", "990"), "350.000 đ": ("VND", "350000"),
+    "59.000₫": ("VND", "59000"), "₦25,000": ("NGN", "25000"), "1 234,50 zł": ("PLN", "1234.50"), "2 990 Ft": ("HUF", "2990"),
+    "129 kr": ("SEK", "129"), "129 kr.": ("DKK", "129"), "$1,299.00": ("MXN", "1299"), "$12.990": ("CLP", "12990"),
+    "¥1.250": ("JPY", "1250"), "¥1,250": ("CNY", "1250"), "1,250円": ("JPY", "1250"), "88元": ("TWD", "88"),
+    "ر.س 45": ("SAR", "45"), "٤٥ درهم": ("AED", "45"), "K10": ("ZMW", "10"), "Q12.50": ("GTQ", "12.50"),
+    "৳1,200": ("BDT", "1200"),
+    "1,200/=": ("KES", "1200"), "Ksh 1,200": ("KES", "1200"), "1 290 ₸": ("KZT", "1290"), "12 грн": ("UAH", "12"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "currency", "amount"), [(text, *found) for text, found in LOCAL.items()])
+def test_naming_the_right_currency_reads_its_own_sign(text: str, currency: str, amount: str) -> None:
+    price = parse_price(text, currency=currency)
+    assert (price.amount, price.currency) == (Decimal(amount), currency)
+
+
+@pytest.mark.parametrize(
+    ("text", "currency"),
+    [("RM 12", "USD"), ("R 12", "RUB"), ("12 kr", "EUR"), ("NT$12", "USD"), ("12원", "JPY"), ("£12", "INR")],
+)
+def test_another_currency_s_sign_is_refused(text: str, currency: str) -> None:
+    with pytest.raises(PriceError, match=r"price_currency|price_text"):
+        parse_price(text, currency=currency)
+
+
+@pytest.mark.parametrize("letter", ["k", "K", "m", "L", "D"])
+def test_a_letter_after_a_number_is_no_currency(letter: str) -> None:
+    for currency in (None, "ZMW", "HNL", "GMD"):
+        with pytest.raises(PriceError):
+            parse_price(f"10{letter}", currency=currency)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**7), st.sampled_from([0.8, 0.9, 0.75, 1.1, 1.19]))
+def test_binary_noise_never_reaches_an_amount(cents: int, factor: float) -> None:
+    exact = Decimal(cents) / 100 * Decimal(str(factor))
+    for value in (cents / 100 * factor, repr(cents / 100 * factor)):
+        assert parse_price(value, decimal=".").amount in (exact, round(exact, 2))
+    assert parse_price(float(np.float32(cents / 100))).amount == Decimal(str(np.float32(cents / 100)))
+
+
+def test_the_table_of_currencies_is_cldr_s() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_currencies.py"))
+    assert json.loads(script["OUTPUT"].read_text(encoding="utf-8")) == json.loads(json.dumps(script["table"]()))
 
 
 @pytest.mark.parametrize(

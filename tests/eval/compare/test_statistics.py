@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from eval.compare import statistics
 from eval.compare.metrics import METRICS
+from eval.compare.power import rows_needed
 from eval.compare.statistics import (
     Mean,
     Median,
+    PairedMean,
     PairedProportion,
     PairedResamples,
     bootstrap,
@@ -27,7 +29,7 @@ from eval.compare.statistics import (
     tango,
     wilson,
 )
-from eval.compare.verdict import Gate, decide, judge, rows_needed
+from eval.compare.verdict import Gate, decide, judge
 from tests.helpers.paths import ROOT
 
 Z95 = statistics.normal_quantile(0.95)
@@ -183,6 +185,31 @@ def test_systems_at_the_margin_are_seldom_called_equivalent_and_same_ones_often(
     assert n > 500 and abs(power - 0.8) < 0.05
     n, power = simulate.power_at_stated_rows(simulate.Pair(0.08, 0.03), what="beyond", replicates=800, seed=5)
     assert n < 1000 and power > 0.76
+
+
+def test_the_rows_asked_for_decide_all_measures_together(simulate: ModuleType) -> None:
+    for pairs in (((0.02, 0.02), (0.02, 0.02)), ((0.08, 0.03), (0.07, 0.03))):
+        _, _, power = simulate.power_of_all([simulate.Pair(*pair) for pair in pairs], replicates=500, seed=9)
+        assert abs(power - 0.8) < 0.03 + 2.6 * 0.018  # 500 replicates know a share of 80 % to 1.8 points
+
+
+def test_both_measures_at_the_margin_are_seldom_called_worse(simulate: ModuleType) -> None:
+    pair = simulate.Pair(0.025, 0.005)  # where the score test without correction found 9 % at 200 rows
+    found = simulate.verdicts(pair, pair, 200, replicates=1000, seed=10)
+    assert found["WORSE"] + found["BETTER"] <= 0.05 + 2.6 * 0.0069
+
+
+def test_the_title_ratio_holds_its_level_from_150_rows_up(simulate: ModuleType) -> None:
+    for n in (150, 500):
+        found = simulate.title_verdicts(n, kind="unparsed", replicates=500, seed=11)
+        assert found["same"] <= 0.05 + 2.6 * 0.0097 and found["worse"] <= 0.05 + 2.6 * 0.0097
+
+
+def test_the_score_of_bounded_differences_is_tangos_where_they_are_whole() -> None:
+    for a, b, n in ((7, 1, 21), (3, 5, 200), (0, 0, 50), (0, 4, 100)):
+        whole = PairedMean.of(np.concatenate([-np.ones(a), np.ones(b), np.zeros(n - a - b)]))
+        assert whole.interval(Z95) == pytest.approx(tango(a, b, n, Z95), abs=1e-6)
+        assert whole.beyond(0.02) == pytest.approx(PairedProportion(a, b, n).beyond(0.02), abs=1e-6)
 
 
 def test_intervals_cover_at_their_nominal_rate(simulate: ModuleType) -> None:

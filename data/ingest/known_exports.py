@@ -1,0 +1,155 @@
+"""Exports of shops and tools that are known by their columns, each a YAML file in `presets/` that a user may copy.
+
+Beside the keys of a mapping a preset has `export` (what it is called in a message) and `found_by`: sets of columns, of
+which a table has all of one. A list in place of a column holds spellings: the first that the table has is taken. What
+the table lacks is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_phi3v.cli import read_yaml
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.ranges import short
+
+from .column_names import find_column, first_column, folded
+
+_FOLDER = Path(__file__).parent / "presets"
+# In the order they are looked for: what names few columns comes last.
+KNOWN = (
+    *("shopify", "woocommerce", "magento", "prestashop", "etsy", "amazon", "google_merchant", "label_studio", "coco"),
+    *("llava", "imagefolder"),
+)
+PRESETS = ("burberry", *KNOWN, "generic", "none")
+_OWN_KEYS = ("export", "found_by")
+
+
+@functools.lru_cache
+def _shipped(name: str) -> dict[str, Any]:
+    return read_yaml(_FOLDER / f"{name}.yaml")
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The keys of a preset, by its name or file; none of "none". Raises UserError where there is no such preset."""
+    if name == "none":
+        return {}
+    if name in PRESETS:
+        return dict(_shipped(name))
+    if Path(name).suffix.lower() in (".yaml", ".yml"):
+        return read_yaml(Path(name), f"--preset {name}")
+    raise UserError(f"--preset {short(name)} is none of {', '.join(PRESETS)}, nor a YAML file")
+
+
+def detect(columns: Sequence[str]) -> str | None:
+    """The known export that a table with these columns is, or None."""
+    have = {folded(column) for column in columns}
+    for name in KNOWN:
+        if any(all(folded(column) in have for column in wanted) for wanted in _shipped(name)["found_by"]):
+            return name
+    return None
+
+
+def fitted(preset: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The mapping's keys of a preset with the names that this table has.
+
+    A preset without `found_by` is for one set of columns: its keys are as they are written.
+    """
+    keys = {key: value for key, value in preset.items() if key not in _OWN_KEYS}
+    if "found_by" not in preset and "export" not in preset:
+        return keys
+    fields = {name: spec for name, given in (keys.get("fields") or {}).items() if (spec := _spec(given, columns))}
+    fit = keys | {"fields": fields}
+    for key in ("image", "code", "split"):
+        if key in keys and not (fit.update({key: _spec(keys[key], columns)}) or fit[key]):
+            del fit[key]
+    if "group" in keys:
+        fit |= {"group": _group(keys["group"], columns)}
+    return {key: value for key, value in fit.items() if value}
+
+
+def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
+    """The columns of one key as `{column: ...}` or `{columns: [...]}`, with what else it says; None where there is none."""
+    spec = dict(given) if isinstance(given, Mapping) else {"columns": given}
+    listed = spec.pop("columns", spec.pop("column", None))
+    found = [_column(item, columns) for item in (listed if isinstance(listed, (list, tuple)) else [listed])]
+    names = list(dict.fromkeys(name for name in found if name))
+    if not names:
+        return None
+    return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
+
+
+def _column(spelled: Any, columns: Sequence[str]) -> str | None:
+    if isinstance(spelled, (list, tuple)):
+        return first_column([str(name) for name in spelled], columns)
+    return find_column(str(spelled), columns) if spelled is not None else None
+
+
+def _group(given: Any, columns: Sequence[str]) -> dict[str, str] | None:
+    spec = given if isinstance(given, Mapping) else {"column": given}
+    column = _column(spec.get("column"), columns)
+    if column is None:
+        return None
+    key = _column(spec.get("key"), columns)
+    return {"column": column} | ({"key": key} if key else {})
+
+
+_PLAIN_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}
+
+
+def with_preset(
+    own: Mapping[str, Any], columns: Sequence[str], preset: str | None, table: object = None
+) -> tuple[dict[str, Any], str | None]:
+    """The user's own keys over those of a preset, or of the known export that the columns show -> (keys, export's name).
+
+    A `table` of annotations knows its preset and fields. What neither names is found by usual names. Of a preset that was
+    only found, just photos and products count beside a user's own fields. Raises UserError for an unknown preset.
+    """
+    known = getattr(table, "preset", None) or detect(columns)
+    found = preset or known
+    given = load_preset(found or "generic")
+    keys = fitted(given, columns)
+    if table is not None and found == getattr(table, "preset", ""):
+        keys = _of_annotations(keys, table)
+    if not own.get("fields") and not keys.get("fields") and preset != "none":
+        keys["fields"] = fitted(load_preset("generic"), columns).get("fields", {})
+    if not own.get("fields") and found in (None, "generic", "imagefolder"):
+        keys["fields"] = _usual_fields(columns, keys.get("fields") or {})
+    if own.get("fields") and preset is None:
+        keys = {key: value for key, value in keys.items() if key in ("image", "photos", "group")}
+    if own.get("image") and "photos" not in own:
+        keys.pop("photos", None)  # the user's columns: as many photos as there are of them
+    export = str(given["export"]) if preset is None and known and "export" in given else None
+    return keys | dict(own), export
+
+
+def _of_annotations(keys: dict[str, Any], table: object) -> dict[str, Any]:
+    """The keys with what a table of annotations says of its fields and photos."""
+    kinds: Mapping[str, str] = getattr(table, "field_kinds", {})
+    image = getattr(table, "image_column", None)
+    fields = {_identifier(name): {"column": name, "kind": kind} for name, kind in kinds.items()}
+    return keys | ({"fields": fields} if fields else {}) | ({"image": {"column": image}} if image else {})
+
+
+def _identifier(name: str) -> str:
+    """A control's name as a field's: letters, digits and _.
+
+    >>> _identifier("Kleid: Farbe"), _identifier("id")
+    ('Kleid_Farbe', 'the_id')
+    """
+    word = re.sub(r"\W+", "_", name).strip("_")
+    return word if word.isidentifier() and word not in ("id", "images") else f"the_{word}"
+
+
+def _usual_fields(columns: Sequence[str], generic: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns named title, name, category and price, and by `generic` what these lack."""
+    plain = {name: column for name in _PLAIN_FIELDS if (column := first_column([name], columns))}
+    fields = {name: {"column": column, "kind": _PLAIN_FIELDS[name]} for name, column in plain.items()}
+    if "name" in fields:
+        generic = {name: spec for name, spec in generic.items() if name != "title"}
+    together = {**generic, **fields}
+    return {name: together[name] for name in ("title", "name", "category", "price") if name in together}

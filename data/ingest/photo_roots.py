@@ -1,0 +1,73 @@
+"""Which file a picture's path means: below the table's folder, or below the folder that --image-root names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+# What Label Studio's server puts before a file that was uploaded (and eight digits before its name), or is read from a folder.
+_UPLOADED = re.compile(r"/data/upload/(?:\d+/)?")
+_UPLOAD_MARK = re.compile(r"[0-9a-f]{8}-(?=.)")
+_LOCAL_FILES = "/data/local-files/"
+
+
+@dataclass(frozen=True)
+class PhotoRoots:
+    """Folders that relative paths start from: the table's own, and the one that the user gave.
+
+    Without an own folder (a data set from the hub) nothing outside the given one is read.
+    """
+
+    own: Path | None
+    given: Path | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether paths are read at all."""
+        return self.own is not None or self.given is not None
+
+    def find(self, name: str) -> Path | None:
+        """The file that a path means, or None. Raises OSError, ValueError or RuntimeError for what cannot be a path.
+
+        Backslashes, a leading slash (site-relative) and the prefixes of Label Studio's server are understood. Of an
+        absolute path of another machine as much of the end is taken as is found below the given folder.
+        """
+        for path in self._candidates(name):
+            if path.is_file() and (self.own is not None or self._inside(path)):
+                return path
+        return None
+
+    def _inside(self, path: Path) -> bool:
+        return self.given is not None and path.resolve().is_relative_to(self.given.resolve())
+
+    def _candidates(self, name: str) -> Iterator[Path]:
+        if self.given is not None:
+            yield from _below(self.given, name, search=True)
+        if self.own is not None:
+            yield self.own / Path(name).expanduser()
+            yield from _below(self.own, name, search=False)
+
+
+def _below(root: Path, name: str, *, search: bool) -> Iterator[Path]:
+    """Where `name` may be below `root`, the likeliest first. `search`: also the end of an absolute path."""
+    plain = name.replace("\\", "/")
+    if plain.startswith(_LOCAL_FILES):
+        plain = "/" + parse_qs(urlsplit(plain).query).get("d", [""])[0].lstrip("/")
+    relative = plain.lstrip("/")
+    windows = PureWindowsPath(name)
+    parts = (windows if windows.drive else PurePosixPath(relative)).parts[1 if windows.drive else 0 :]
+    yield root / relative
+    if "%" in relative:
+        yield root / unquote(relative)
+    if (upload := _UPLOADED.match(plain)) is not None:
+        file = plain[upload.end() :]
+        yield root / file
+        yield root / _UPLOAD_MARK.sub("", file, count=1)
+    if len(parts) > 1 and root.name == parts[0]:  # images/a.jpg, and the root is the folder images
+        yield root.joinpath(*parts[1:])
+    if search and (plain.startswith("/") or windows.drive):
+        for start in range(1, len(parts)):
+            yield root.joinpath(*parts[start:])

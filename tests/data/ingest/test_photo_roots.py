@@ -1,0 +1,64 @@
+"""A picture's path finds its file as shops, Windows and annotation servers write it, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.ingest.photo_roots import PhotoRoots
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("table/images/a.jpg", "table/b b.jpg", "media/w/s/c.jpg", "media/p1.png", "secret/s.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("images/a.jpg", "table/images/a.jpg"),
+        ("images\\a.jpg", "table/images/a.jpg"),
+        ("/images/a.jpg", "table/images/a.jpg"),
+        ("b%20b.jpg", "table/b b.jpg"),
+        ("other/a.jpg", None),
+        ("/x/y/a.jpg", None),
+        ("", None),
+        ("/data/upload/3/images/a.jpg", "table/images/a.jpg"),
+    ],
+)
+def test_a_path_below_the_tables_folder(name: str, found: str | None, folder: Path) -> None:
+    path = PhotoRoots(folder / "table").find(name)
+    assert path == (None if found is None else folder / found)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("w/s/c.jpg", "media/w/s/c.jpg"),
+        ("/w/s/c.jpg", "media/w/s/c.jpg"),
+        ("media/w/s/c.jpg", "media/w/s/c.jpg"),
+        ("/home/else/media/w/s/c.jpg", "media/w/s/c.jpg"),
+        ("C:\\shop\\media\\w\\s\\c.jpg", "media/w/s/c.jpg"),
+        ("/data/upload/12/a1b2c3d4-p1.png", "media/p1.png"),
+        ("/data/local-files/?d=w/s/c.jpg", "media/w/s/c.jpg"),
+        ("else/c.jpg", None),
+        ("images/a.jpg", "table/images/a.jpg"),
+    ],
+)
+def test_a_path_below_the_folder_that_is_given(name: str, found: str | None, folder: Path) -> None:
+    path = PhotoRoots(folder / "table", folder / "media").find(name)
+    assert path == (None if found is None else folder / found)
+
+
+@pytest.mark.parametrize("name", ["../secret/s.jpg", "/../secret/s.jpg", "w/../../secret/s.jpg", "link.jpg"])
+def test_a_data_set_from_the_hub_reads_nothing_outside_the_folder_that_is_given(name: str, folder: Path) -> None:
+    (folder / "media" / "link.jpg").symlink_to(folder / "secret" / "s.jpg")
+    roots = PhotoRoots(None, folder / "media")
+    assert roots.find(name) is None and roots.find(str(folder / "secret" / "s.jpg")) is None
+    assert roots.find("w/s/c.jpg") == folder / "media" / "w" / "s" / "c.jpg"
+    assert not PhotoRoots(None).any

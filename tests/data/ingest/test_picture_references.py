@@ -1,0 +1,102 @@
+"""The pictures of a cell are found in every form that shops write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.ingest.mapping import FieldMapping
+from data.ingest.picture_references import photo_references
+from data.ingest.row_references import row_references
+
+A, B = "https://cdn.example/a.jpg", "https://cdn.example/b.png?v=1,2"
+
+FORMS: list[tuple[Any, list[Any]]] = [
+    *((value, []) for value in (None, "", "  ", [], {}, b"", float("nan"), [None, ""], {"bytes": None, "path": None})),
+    ("a.jpg", ["a.jpg"]),
+    ("my photo, blue.jpg", ["my photo, blue.jpg"]),
+    ("a.jpg,b.jpg", ["a.jpg", "b.jpg"]),
+    ("a.jpg , b b.png;", ["a.jpg", "b b.png"]),
+    ("a.jpg|b", ["a.jpg", "b"]),
+    ("a.jpg~b.jpg", ["a.jpg", "b.jpg"]),
+    ("a.jpg; b.jpg;", ["a.jpg", "b.jpg"]),
+    ("a.jpg\nb.jpg", ["a.jpg", "b.jpg"]),
+    ("a.jpg b.jpg", ["a.jpg", "b.jpg"]),
+    ("IMG~1.JPG", ["IMG~1.JPG"]),
+    *((f"{A}{sign}{B}", [A, B]) for sign in (",", ", ", "|", " | ", "~", ";", "; ", " ", "\n", "\t")),
+    (f"{A},", [A]),
+    ("//cdn.example/a.jpg,//cdn.example/b.jpg", ["//cdn.example/a.jpg", "//cdn.example/b.jpg"]),
+    ("https://c.example/w_600,h_400;q/a.jpg", ["https://c.example/w_600,h_400;q/a.jpg"]),
+    (f'["{A}", "{B}"]', [A, B]),
+    (f"['{A}', '{B}']", [A, B]),
+    ('{"src": "a.jpg"}', ["a.jpg"]),
+    ("[{'url': 'a.jpg', 'width': 5}, {'url': 'b.jpg'}]", ["a.jpg", "b.jpg"]),
+    ("[not a list", ["[not a list"]),
+    ("data:image/png;base64,AA==", ["data:image/png;base64,AA=="]),
+    ([A, {"src": B}], [A, B]),
+    ({"thumb": "s.jpg", "large": "l.jpg", "hi_res": None}, ["l.jpg"]),
+    ({"hi_res": [None, "h2.jpg"], "large": ["l1.jpg", "l2.jpg"]}, ["l1.jpg", "h2.jpg"]),
+    ({"bytes": b"x", "path": "a.jpg"}, [b"x"]),
+    ({"bytes": None, "path": "a.jpg"}, ["a.jpg"]),
+    ({"image": {"src": "a.jpg"}}, ["a.jpg"]),
+    (b"bytes", [b"bytes"]),
+    (7, [7]),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), FORMS)
+def test_the_pictures_of_a_cell(value: Any, expected: list[Any]) -> None:
+    assert photo_references(value) == expected
+
+
+def test_a_separator_that_is_given_always_cuts() -> None:
+    assert photo_references("a,b;c", ";") == ["a,b", "c"]
+    assert photo_references("one two", " ") == ["one", "two"]
+
+
+def mapping(*images: str, **settings: Any) -> FieldMapping:
+    return FieldMapping((), images, None, None, None, None, **settings)
+
+
+def test_columns_paths_and_patterns_give_pictures_in_their_order() -> None:
+    row = {"id": 1501, "front": "f.jpg", "media": [{"src": "m1.jpg"}, {"src": "m2.jpg"}]}
+    assert row_references(mapping("front", "media.0.src", "images/{id:010}.jpg"), row) == [
+        "f.jpg",
+        "m1.jpg",
+        "images/0000001501.jpg",
+    ]
+    assert row_references(mapping("media.*.src"), row) == ["m1.jpg", "m2.jpg"]
+    assert row_references(mapping("images/{id}.jpg"), {"id": None}) == []
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "url"),
+    [
+        ("https://shop.example", "/media/a b.jpg", "https://shop.example/media/a b.jpg"),
+        ("https://shop.example/", "a.jpg", "https://shop.example/a.jpg"),
+        ("https://shop.example/pub/media/", "/w/s/a.jpg", "https://shop.example/pub/media/w/s/a.jpg"),
+        ("https://shop.example/pub/media", "w\\s\\a.jpg", "https://shop.example/pub/media/w/s/a.jpg"),
+        ("https://shop.example", "https://other.example/a.jpg", "https://other.example/a.jpg"),
+        ("https://shop.example", "data:image/png;base64,AA==", "data:image/png;base64,AA=="),
+    ],
+)
+def test_a_base_url_makes_urls_of_paths(root: str, path: str, url: str) -> None:
+    assert row_references(mapping("p", image_root=root), {"p": path}) == [url]
+
+
+TEXTS = st.text(max_size=30) | st.from_regex(r"[\[{].*[\]}]", fullmatch=True)
+KEYS = st.sampled_from(["src", "url", "hi_res", "x"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.binary(max_size=4) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(VALUES)
+def test_any_value_gives_a_list(value: Any) -> None:
+    assert all(item is not None and item not in ("", [], {}) for item in photo_references(value))
