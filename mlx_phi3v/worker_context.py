@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
@@ -37,7 +37,9 @@ def _held_back() -> Iterator[None]:
 def begin_worker() -> None:
     """For the initializer of a pool: the worker leaves Ctrl-C to its parent and ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    startup.end_with_parent()
+    parent = parent_process()
+    if parent and parent.pid:
+        startup.end_with_parent(parent.pid)
 
 
 class Worker(SpawnProcess):
