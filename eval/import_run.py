@@ -78,8 +78,7 @@ def import_run(settings: ImportConfig) -> Run:
     Raises UserError for a missing column, an id that is not in the split, one that repeats, or (unless `partial`)
     rows of the split without a prediction.
     """
-    catalogue = Catalogue(settings.data)
-    task = catalogue.task
+    task = (catalogue := Catalogue(settings.data)).task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
     numbered = read_rows(settings.input)  # refuses what is no table before anything is hashed or made
@@ -91,6 +90,7 @@ def import_run(settings: ImportConfig) -> Run:
         "task": task.to_dict(),
         "catalogue": str(settings.data),
         "split": settings.split,
+        "split_rows": len(rows),
         "limit": None,
         "shard": None,
     }

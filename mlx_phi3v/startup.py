@@ -26,10 +26,10 @@ def begin() -> None:
                 if is_default(number):
                     _signal.signal(number, leave_at_once)
             if _started_by_command():
-                end_with_parent(politely=True)
+                end_with_parent(os.getppid(), politely=True)
         elif "--multiprocessing-fork" in sys.orig_argv and _started_by_command():
             _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-            end_with_parent()
+            end_with_parent(os.getppid())
     except ValueError:  # not in the main thread: then this is no command
         return
 
@@ -61,10 +61,11 @@ def leave_at_once(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-def end_with_parent(*, politely: bool = False) -> None:
+def end_with_parent(parent: int, *, politely: bool = False) -> None:
     """End this process once its parent is gone: a worker would wait for work for ever, a command of the demo go on alone.
 
-    politely: as SIGTERM does, so that a command removes what is not whole. The first call decides.
+    parent: its process id, as it knows it itself: it may be gone before anyone looks. politely: as SIGTERM does, so that a
+    command removes what is not whole. The first call decides.
     """
     global _watched
     if _watched:
@@ -72,7 +73,7 @@ def end_with_parent(*, politely: bool = False) -> None:
     _watched = True
     import threading  # only such processes need it
 
-    threading.Thread(target=_watch, args=(os.getppid(), politely), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, politely), daemon=True).start()
 
 
 def _watch(parent: int, politely: bool) -> None:
@@ -93,6 +94,8 @@ def _started_by_command() -> bool:
         return True
     if os.name == "posix" and command.isdecimal() and len(command) < 10:
         try:
+            if os.getppid() == 1:  # it was killed, and nobody has asked for its status yet
+                raise ProcessLookupError
             os.kill(int(command), 0)
         except ProcessLookupError:
             leave_at_once(_signal.SIGTERM, None)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import parent_process, resource_tracker
+from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
@@ -13,6 +17,8 @@ from . import startup
 
 # SIGTERM is not among them: it ends a worker.
 _TERMINALS = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
+
+_NOTICE_SECONDS = 1.0  # in which the pool itself notices a worker that died between two answers
 
 
 @contextlib.contextmanager
@@ -31,7 +37,9 @@ def _held_back() -> Iterator[None]:
 def begin_worker() -> None:
     """For the initializer of a pool: the worker leaves Ctrl-C to its parent and ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    startup.end_with_parent()
+    parent = parent_process()
+    if parent and parent.pid:
+        startup.end_with_parent(parent.pid)
 
 
 class Worker(SpawnProcess):
@@ -47,6 +55,47 @@ class WorkerContext(SpawnContext):
     """What a pool starts its processes by."""
 
     Process = Worker
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """A pool that breaks, as it should, where a worker is killed amid its answer.
+
+    The standard one waits for the rest for ever: it holds an end of the pipe to write into, which only workers need, and
+    the other workers wait for their turn to write.
+    """
+
+    def __init__(self, processes: int, start: Callable[..., None], arguments: tuple[Any, ...] = ()) -> None:
+        super().__init__(processes, worker_context(), start, arguments)
+        self._full = self._ending = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the standard pool."""
+        future = super().submit(fn, *args, **kwargs)
+        own: Any = self
+        if not self._full and len(own._processes) >= own._max_workers:  # no further worker will inherit that end
+            self._full = True
+            self._let_go()
+            threading.Thread(target=self._watch, args=(list(own._processes.values()),), daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As the standard pool."""
+        self._ending = True
+        self._let_go()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(AttributeError):  # after its end, or in a Python that names it otherwise
+            own: Any = self
+            own._result_queue._writer.close()
+
+    def _watch(self, workers: list[SpawnProcess]) -> None:
+        """One worker has died while there is work: end the others, so that the pipe has no writer left."""
+        wait([worker.sentinel for worker in workers])
+        time.sleep(_NOTICE_SECONDS)
+        for worker in workers:
+            if not self._ending and worker.is_alive():
+                worker.terminate()
 
 
 def worker_context() -> WorkerContext:

@@ -108,6 +108,15 @@ def test_a_command_whose_parent_was_killed_before_it_began_ends() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "interrupted\n")
 
 
+def test_a_worker_whose_parent_was_killed_before_it_looked_ends() -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    code = (
+        f"import time; from mlx_phi3v import startup; startup.end_with_parent({int(gone.stdout)}); time.sleep(50); print('on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
 AT_START = """
 import os, signal, sys
 sys.orig_argv = [sys.executable, "-m", "mlx_phi3v.train"]

@@ -18,6 +18,8 @@ from .figures import FieldFigures, histogram, quantiles
 
 _MASK = 2**64 - 1
 
+_NONE = np.zeros(0, np.uint64)
+
 
 def _photo_key(image: str) -> int:
     """64 bits of what a photo is: its name begins with the hash of its bytes, where a writer of ours made it."""
@@ -99,10 +101,8 @@ class AllRows:
 
     def _contradictions(self) -> dict[str, int]:
         """Exact copies of a photo that are trained with different answers: the photos, and the rows that show them."""
-        photos = np.concatenate(
-            [np.asarray(found, dtype=np.uint64) for found in self._photos.values()] or [np.zeros(0, np.uint64)]
-        )
-        said = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._said.values()] or [np.zeros(0, np.uint64)])
+        photos = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._photos.values()] or [_NONE])
+        said = np.concatenate([np.asarray(found, dtype=np.uint64) for found in self._said.values()] or [_NONE])
         if not len(photos):
             return {}
         pairs = np.unique(np.stack([photos, said]), axis=1)

@@ -17,6 +17,7 @@ from .coco import CocoTable, is_coco
 from .looks_like_pictures import looks_like_picture
 from .paths_in_row import nested
 from .photo_roots import PhotoRoots
+from .reading.json_table import JsonTable
 from .row import Row, RowError
 from .tables import Table
 
@@ -46,11 +47,15 @@ class AnnotationTable(Table, Protocol):
 def annotated(table: Table) -> Table:
     """The table as the columns of its annotations, where an annotation tool wrote it; any other as it is."""
     columns = set(table.columns)
+    if is_coco(table):
+        return CocoTable(table)
+    if isinstance(table, JsonTable) and table.is_label_studio:
+        return LabelStudioTable(table)
     if "data" in columns and columns & set(_LISTS):
         return LabelStudioTable(table)
     if "annotation_id" in columns:
         return LabelStudioTable(table)
-    return CocoTable(table) if is_coco(table) else table
+    return table
 
 
 class LabelStudioTable:
@@ -63,9 +68,11 @@ class LabelStudioTable:
         self.table = table
         self.kind = table.kind
         self.count = table.count
-        self.notes = getattr(table, "notes", ())
+        self.notes = () if isinstance(table, JsonTable) else getattr(table, "notes", ())
         self.field_kinds: dict[str, FieldKind] = {}
-        self.is_whole = "data" in table.columns
+        # A JSON table knows the form and has flat columns by itself; the kinds of the controls are in its tasks.
+        self._tasks = isinstance(table, JsonTable) and table.is_label_studio
+        self.is_whole = self._tasks or "data" in table.columns
         columns: dict[str, pa.DataType] = {} if self.is_whole else dict(table.columns)
         first = [row for _, row in itertools.islice(self.rows(), _LOOKED_AT) if not isinstance(row, RowError)]
         if not first:
@@ -79,7 +86,8 @@ class LabelStudioTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each task with the values of its first annotation that was not cancelled; one without is a RowError."""
-        for number, row in self.table.rows():
+        rows = self.table.as_they_are() if self._tasks and isinstance(self.table, JsonTable) else self.table.rows()
+        for number, row in rows:
             if isinstance(row, RowError):
                 yield number, row
             else:

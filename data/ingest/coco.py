@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,22 +10,14 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import FieldKind
 
+from .reading.json_table import JsonTable
 from .row import Row, RowError, first_line, whole
 from .tables import Table
 
-_LISTS = {"images", "annotations"}
-_ROWS_OF = ({"image_id", "caption"}, {"image_id", "category_id"}, {"id", "file_name"})  # of either list, when read alone
-
 
 def is_coco(table: Table) -> bool:
-    """Whether a JSON table was made of a COCO file: its columns are COCO's, and the file holds both lists."""
-    path = getattr(table, "path", None)
-    columns = set(table.columns)
-    if table.kind != "json" or not isinstance(path, Path):
-        return False
-    if not (columns >= _LISTS or any(columns >= wanted for wanted in _ROWS_OF)):
-        return False
-    return _top_keys(path) >= _LISTS
+    """Whether a table was made of a COCO file."""
+    return isinstance(table, JsonTable) and table.shape.is_coco
 
 
 class CocoTable:
@@ -42,7 +33,8 @@ class CocoTable:
     field_kinds: dict[str, FieldKind] = {}  # noqa: RUF012 (the preset names the fields)
 
     def __init__(self, table: Table) -> None:
-        self.path: Path = getattr(table, "path")  # noqa: B009 (`is_coco` has seen it)
+        assert isinstance(table, JsonTable)
+        self.path, self._open = table.path, table.open_file
         self.notes = ()
         images = {item["id"]: item for item in self._items("images") if "id" in item}
         self._files = {
@@ -83,19 +75,8 @@ class CocoTable:
     def _items(self, name: str) -> Iterator[dict[str, Any]]:
         import ijson
 
-        with whole(self.path), open(self.path, "rb") as file:
+        with whole(self.path), self._open() as file:
             try:
                 yield from (item for item in ijson.items(file, f"{name}.item") if isinstance(item, dict))
             except (ijson.JSONError, ValueError, RecursionError) as error:
                 raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
-
-
-def _top_keys(path: Path) -> set[str]:
-    """The keys of the object in a file; none where it is compressed or no JSON."""
-    import ijson
-
-    try:
-        with open(path, "rb") as file:
-            return {value for prefix, event, value in ijson.parse(file) if event == "map_key" and prefix == ""}
-    except (OSError, ijson.JSONError, ValueError, RecursionError):
-        return set()

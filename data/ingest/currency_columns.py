@@ -23,4 +23,4 @@ def with_currency_column(field: MappedField, columns: Sequence[str], where: str)
     beside, _, _ = field.column.rpartition(".")
     names = [f"{beside}.{name}" for name in _USUAL] if beside else []
     usual = first_column([*names, *(f"{field.column} {name}" for name in _USUAL[:2]), *_USUAL], columns)
-    return dataclasses.replace(field, currency_column=usual if usual != field.column else None)
+    return dataclasses.replace(field, currency_column=usual if usual not in field.columns else None)

@@ -6,15 +6,17 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
 from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, MAX_TOKENS, short
 
+from .hub import HubOptions
 from .join import check_join
 from .mapping import PHOTOS, PRESETS, check_shape, parse_field_flag
+from .reading.options import Quoting, Reading
 
 _SHAPE = ("photos", "group", "where", "image_root")
 
@@ -80,8 +82,19 @@ class IngestConfig:
     )
     strip_html: bool = option(True, help="take tags and entities of HTML out of text")
     empty_words: bool = option(True, help="read None, nan, N/A, null, - and their like as missing, in every column")
-    encoding: str = option("utf-8", help="encoding of a CSV file")
-    delimiter: str | None = option(None, help="column delimiter of a CSV file; found in its header if not given")
+    encoding: str | None = option(None, help="encoding of a CSV file; found in its bytes if not given")
+    delimiter: str | None = option(None, help="column delimiter of a CSV file; found in its rows if not given")
+    quoting: str | None = option(
+        None,
+        help="quotes of a CSV file: doubled (rfc), escaped by a backslash, or text (none); found in all its rows if not given",
+        choices=("rfc", "backslash", "none"),
+    )
+    header_line: int | None = option(None, help="line of a CSV file that names the columns; found if not given", at_least=1)
+    sheet: str | None = option(None, help="sheet of a workbook; the one with most rows if not given")
+    hub_config: str | None = option(None, help="configuration of a hub dataset, where it has several")
+    revision: str | None = option(None, help="branch, tag or commit of a hub dataset")
+    hub_split: str | None = option(None, help="splits of a hub dataset to read, such as train or train[:10%%]")
+    streaming: bool = option(False, help="read a hub dataset as it comes, without storing it")
     validation: float = option(0.1, help="share of the rows for validation", at_least=0, below=1)
     test: float = option(0.0, help="share of the rows for the test split", at_least=0, below=1)
     seed: int = option(0, help="the same seed splits the same way", at_least=0, at_most=MAX_SEED)
@@ -116,6 +129,15 @@ class IngestConfig:
             raise UserError("--no-images and --image contradict each other; give one of them")
         check_join(self.join, self.on)
         check_shape(self.mapping_keys(), where)
+
+    def reading(self) -> Reading:
+        """How table files are read."""
+        quick = self.dry_run is not None
+        return Reading(self.encoding, self.delimiter, cast("Quoting | None", self.quoting), self.header_line, self.sheet, quick)
+
+    def hub(self) -> HubOptions:
+        """What is asked of the hub beside the data set's name."""
+        return HubOptions(self.hub_config, self.revision, self.hub_split, self.streaming)
 
     def mapping_keys(self) -> dict[str, Any]:
         """What the user says of the use of columns; `known_exports.with_preset` adds a preset's keys."""

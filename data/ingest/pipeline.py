@@ -38,6 +38,8 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     plan = make_plan(settings)
     if plan.export:
         note(f"read as {plan.export}; --preset none turns that off")
+    for found in plan.source.notes:
+        note(found)
     if not work.exists() and (made := _made(output, plan)):
         return made
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from .picture_references import is_base_url
 from .planned_rows import PlannedRows
 from .row_references import row_references
 from .sources import RawRow, Source, open_source
-from .tables import is_table, open_table
+from .tables import Reading, open_table
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
-    source = open_source(settings.source, encoding=settings.encoding, delimiter=settings.delimiter, answer_task=answer_task)
+    source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
     joined = _joined(settings, source)
     columns = source.columns | (joined.columns if joined else {})
     first = source.tables[0].table
@@ -106,9 +106,9 @@ _LOOKED_AT = 200  # rows, where columns are judged by their values
 def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
     if settings.join is None or settings.on is None:
         return None
-    if not is_table(settings.join):
-        raise UserError(f"--join {settings.join} is of no known kind; give CSV, TSV, JSON, JSONL or Parquet")
-    table = open_table(settings.join, encoding=settings.encoding)
+    if not settings.join.is_file():
+        raise UserError(f"--join {settings.join} is no file; give a table")
+    table = open_table(settings.join, Reading(settings.encoding, quick=settings.dry_run is not None))
     return JoinedTable(table, settings.join, settings.on, source.columns)
 
 

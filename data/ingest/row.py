@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def whole(path: Path) -> Iterator[None]:
     """A file that ends early, is corrupt or cannot be read is one sentence."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is cut or corrupt ({first_line(error)}); get it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; get it again") from None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.worker_context import begin_worker, worker_context
+from mlx_phi3v.worker_context import WorkerPool, begin_worker
 
 from .check_row import RejectedError, RowChecks, check_row
 from .chunk_store import NOTES, ChunkStore
@@ -50,8 +50,7 @@ def check_rows(
     """
     count = 0
     running: dict[Future[Any], int] = {}
-    context = worker_context()
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (checks, chunks)) if processes > 1 else None
+    pool = WorkerPool(processes, _start_worker, (checks, chunks)) if processes > 1 else None
     try:
         for count, chunk in enumerate(cut_into_chunks(rows), 1):
             if chunks.is_done(count - 1):

@@ -34,8 +34,7 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
     Raises UserError if no row was accepted.
     """
     categories = [field.name for field in plan.mapping.fields if field.kind == "category"]
-    judged = plan.mapping.images and plan.source.kind != "chat"  # several questions a photo are no contradiction
-    shared = find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
+    shared = _shared_photos(plan, chunks, count)
     left_out = SharedPhotos({}) if settings.keep_shared_photos else shared
     rejected, notes = _write_rejected(chunks, count, left_out), _write_unread(chunks, count)
     require_usable(notes, plan.mapping, settings.source)
@@ -68,6 +67,12 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
         }
         splitter.close()
     return writer.info
+
+
+def _shared_photos(plan: IngestPlan, chunks: ChunkStore, count: int) -> SharedPhotos:
+    """The photos of many products; several questions about a photo are no contradiction."""
+    judged = plan.mapping.images and plan.source.kind != "chat"
+    return find_shared_photos(chunks, count, plan.task) if judged else SharedPhotos({})
 
 
 def has_turns(plan: IngestPlan, notes: Notes) -> bool:

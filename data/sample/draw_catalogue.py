@@ -7,7 +7,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 from mlx_phi3v.task import Task
-from mlx_phi3v.worker_context import begin_worker, worker_context
+from mlx_phi3v.worker_context import WorkerPool, begin_worker
 
 from ..writer import CatalogueWriter, made_before
 from .brands import BRANDS, get_brand
@@ -93,7 +92,7 @@ def draw_products(brand: str, seed: int, count: int, processes: int) -> Iterator
         for span in spans:
             yield from draw(span)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=worker_context(), initializer=_start_worker)
+    pool = WorkerPool(processes, _start_worker)
     try:
         with contextlib.closing(prefetch(draw, spans, ahead=processes * _AHEAD, pool=pool)) as chunks:
             for chunk in chunks:

@@ -1,11 +1,13 @@
 """Compare two finished runs: the verdict, every measure with its interval, and why answers diverge.
 
     python -m eval.compare RUN_A RUN_B                            two runs
+    python -m eval.compare RUN_A RUN_B --one-sided                only a loss of RUN_B counts
     python -m eval.compare RUN --baseline baseline.jsonl          a regression gate: only a loss counts
     python -m eval.compare RUN_A RUN_B RUN_C --reference RUN_A    a table over any number of runs
 
-It needs neither torch nor mlx. Exit status: 0 EQUIVALENT (or NO WORSE), 1 DIFFERENT (or WORSE), 3 INCONCLUSIVE,
-2 wrong usage or runs that must not be compared. A table exits 0.
+It needs neither torch nor mlx. Exit status: 0 EQUIVALENT or NO WORSE, 1 WORSE or BETTER by more than a margin, or a guard
+is raised (a measure that is not judged got worse; --guards off), 3 INCONCLUSIVE, 4 NOT MEANINGFUL (a run does not beat a
+simple predictor), 2 wrong usage or runs that must not be compared. A table exits 0.
 """
 
 from __future__ import annotations
@@ -58,6 +60,12 @@ class CompareConfig:
     )
     allow: tuple[str, ...] = option((), help="differences between the runs to accept, by the name in the error message")
     baseline: Path | None = option(None, help="a baseline (eval.score RUN --baseline FILE) to compare one run with")
+    one_sided: bool = option(False, help="only a loss of RUN_B counts: NO WORSE, WORSE or INCONCLUSIVE")
+    guards: str = option(
+        "on",
+        help="whether a measure that is not judged but got worse keeps the exit status from being 0",
+        choices=("on", "off"),
+    )
     floor: tuple[Path, ...] = option((), help="other runs of the reference (RUN_A), for the noise floor")
     reference: Path | None = option(None, help="of a table: the run to compare the others with (default: the first)")
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
@@ -94,7 +102,7 @@ def read_config(argv: Sequence[str] | None) -> CompareConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status 1 means DIFFERENT here, so every error leaves with 2."""
+    """Run the command. Exit status 1 means WORSE or BETTER here, so every error leaves with 2."""
     try:
         return _run(read_config(argv))
     except UserError as error:
@@ -117,7 +125,8 @@ def _run(config: CompareConfig) -> int:
             allow=config.allow,
             near_tie=config.near_tie,
             floor=[Run.load(path) for path in config.floor],
-            one_sided=config.baseline is not None,
+            one_sided=config.one_sided or config.baseline is not None,
+            guards=config.guards == "on",
             say=say,
         )
         if config.trace:

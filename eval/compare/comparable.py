@@ -27,7 +27,7 @@ _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
     "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", "made_from",
-    *_MUST_MATCH,
+    "split_rows", *_MUST_MATCH,
 )  # fmt: skip
 _SHOWN_IDS = 5
 
@@ -93,6 +93,12 @@ def manifest_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Run
     for name in sorted((set(a) | set(b)) - set(_SILENT)):
         found += [RunDifference(key, left, right, False) for key, left, right in _walk(name, a.get(name), b.get(name))]
     return sorted(found, key=lambda item: not item.refuses)
+
+
+def other_model(differences: Collection[RunDifference]) -> bool:
+    """Whether the differences show other weights, another adapter or another model."""
+    subjects = (*_SUBJECT_HASHES.values(), "quantization", "adapter_config", "model_config")
+    return any(item.name in subjects or item.name.split(".")[0] in subjects for item in differences)
 
 
 def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:

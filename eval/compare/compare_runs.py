@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..runs.columns import read_columns
 from ..runs.run import Run
 from . import divergence, verdict
-from .comparable import RunDifference, check_comparable, join, manifest_differences, row_differences
+from .absent_rows import AbsentRows, count_absent
+from .comparable import RunDifference, check_comparable, join, manifest_differences, other_model, row_differences
 from .comparison import Comparison
+from .decoded_pixels import PixelChange, find_pixel_change
 from .diverged_rows import explain_rows
+from .guards import stand_guard
 from .metrics import Metric
-from .noise import Floor, compare_with_floor, measure_noise
-from .paired_measures import measure, measure_both_parsed, measure_by_category
+from .misjoined import find_misjoined
+from .noise import Floor, LogitNoise, compare_with_floor, measure_logit_noise, measure_noise
+from .paired_measures import judged_difference, measure, measure_both_parsed, measure_by_category
 from .paired_runs import PairedRuns, pair_runs
-from .statistics import PairedDifference
-from .verdict import Gate
+from .remarks import make_remarks
+from .simple_predictors import SimpleCheck, check_floor, shortfalls
+from .verdict import Decision, Gate
 
 RESAMPLES = 2000
+_MOST_OF_SLIGHT_PIXELS = 0.1  # nats
 
 
 def compare_runs(
     run_a: Run, run_b: Run, *, margins: Mapping[str, float | None] | None = None, seed: int = 0, resamples: int = RESAMPLES,
     allow: Collection[str] = (), near_tie: float | None = None, floor: Sequence[Run] = (), one_sided: bool = False,
-    breakdown: bool = True, say: Callable[[str], None] = lambda stage: None,
+    guards: bool = True, breakdown: bool = True, say: Callable[[str], None] = lambda stage: None,
 ) -> Comparison:  # fmt: skip
     """Compare two runs row by row.
 
@@ -34,7 +41,8 @@ def compare_runs(
         allow: names of differences between the runs that do not refuse the comparison.
         near_tie: widest margin in nats called a near-tie; by dtype where None.
         floor: the reference (A) run again, for the noise floor.
-        one_sided: B against a baseline A: only a loss of B counts.
+        one_sided: only a loss of B counts, as against a baseline.
+        guards: whether a guard that is raised (see `guards`) keeps the exit status from being 0.
         breakdown: also measure rows both parsed, and each category.
         say: called with each stage's name, for a progress display.
     Raises UserError where the runs differ in data, prompt or decoding, share no row, or a line is no prediction.
@@ -42,18 +50,24 @@ def compare_runs(
     gated = verdict.gated_metrics(run_a.task, margins)
     data, differences = _join_runs(run_a, run_b, allow, say)
     say("measuring all rows")
-    metrics, paired = measure(data, np.arange(len(data.join.ids)), seed=seed, resamples=resamples)
-    gates = _judge(gated, paired, data, one_sided)
+    metrics = measure(data, np.arange(len(data.join.ids)), seed=seed, resamples=resamples)
+    absent, simple = count_absent(data, allow), check_floor(data, gated)
+    decision = _decide(_judge(gated, data, absent, one_sided), simple, one_sided)
     say("finding why rows diverge")
     nats = divergence.near_tie_nats(run_a.manifest, run_b.manifest) if near_tie is None else near_tie
-    diverged = explain_rows(data, nats)
+    noise = _logit_noise(data, near_tie)
+    (misjoined, slipped), pixels = find_misjoined(data), find_pixel_change(data)
+    differ = other_model(differences) or _differ_beyond_pixels(data, noise, pixels)
+    diverged = explain_rows(data, noise, slipped, other_model=differ)
+    remarks = make_remarks(data, differences, absent, misjoined, pixels)
     say("measuring rows both parsed and each category")
     both_parsed = measure_both_parsed(data, metrics, seed=seed, resamples=resamples) if breakdown else []
     by_category = measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {}
     return Comparison(
-        decision=verdict.decide(gates, one_sided=one_sided), differences=differences, metrics=metrics, both_parsed=both_parsed,
-        by_category=by_category, diverged=diverged, floors=_floors(data, floor), near_tie=nats, seed=seed, resamples=resamples,
-        one_sided=one_sided, data=data,
+        decision=decision, differences=differences, metrics=metrics, both_parsed=both_parsed, by_category=by_category,
+        diverged=diverged, floors=_floors(data, floor), near_tie=nats, logit_noise=noise, seed=seed, resamples=resamples,
+        one_sided=one_sided, remarks=remarks, guards=stand_guard(data, gated, one_sided=one_sided), simple=simple,
+        absent=absent, guards_count=guards, data=data,
     )  # fmt: skip
 
 
@@ -72,27 +86,54 @@ def _join_runs(
 
 
 def _judge(
-    gated: Sequence[tuple[str, Metric, float]],
-    paired: Mapping[tuple[str, str], PairedDifference],
-    data: PairedRuns,
-    one_sided: bool,
-) -> list[Gate]:
+    gated: Sequence[tuple[str, Metric, float]], data: PairedRuns, absent: AbsentRows, one_sided: bool
+) -> list[Gate]:  # fmt: skip
     """The gates of the fields that both runs have."""
-    only_a, only_b = len(data.join.only_a), len(data.join.only_b)
     return [
         verdict.judge(
             name,
             metric,
             margin,
-            paired[name, metric.name],
+            judged_difference(metric, data.fields_a[name], data.fields_b[name]),
             gates=len(gated),
-            only_a=only_a,
-            only_b=only_b,
+            absent=absent.counted,
             one_sided=one_sided,
         )
         for name, metric, margin in gated
         if name in data.fields_a
     ]
+
+
+def _decide(gates: list[Gate], simple: list[SimpleCheck], one_sided: bool) -> Decision:
+    """The verdict of the gates, unless a run does not beat a simple predictor."""
+    decision = verdict.decide(gates, one_sided=one_sided)
+    if shortfalls(simple, as_good=decision.verdict in ("EQUIVALENT", "NO WORSE")):
+        return replace(decision, verdict="NOT MEANINGFUL", more_rows=None)
+    return decision
+
+
+def _logit_noise(data: PairedRuns, near_tie: float | None) -> LogitNoise:
+    """The noise of the two runs; with `near_tie` given, that is the widest near-tie whatever the noise."""
+    coarse = divergence.near_tie_nats(data.run_a.manifest, data.run_b.manifest) > divergence.NEAR_TIE_NATS["float32"]
+    nats = divergence.NEAR_TIE_NATS["other" if coarse else "float32"]
+    noise = measure_logit_noise(data.columns_a, data.columns_b, data.join, coarse=coarse, near_tie=nats)
+    return noise if near_tie is None else replace(noise, rounding=True, near_tie=near_tie)
+
+
+def _differ_beyond_pixels(data: PairedRuns, noise: LogitNoise, pixels: PixelChange | None) -> bool:
+    """Whether more than the pixels differs: shown by rows whose pixels are equal, or where the pixels differ too slightly.
+
+    One level of brightness moves the tiny model's logits by 0.01 nats in the median; so slight a change does not explain
+    ten times as much.
+    """
+    if pixels and pixels.slight and noise.median is not None and noise.median > _MOST_OF_SLIGHT_PIXELS:
+        return True
+    a, b = data.digests("pixel_values")
+    equal = np.flatnonzero((a == b) & (a != 0))
+    if len(equal) in (0, len(a)):
+        return False
+    joined = replace(data.join, ids=[data.join.ids[i] for i in equal], a=data.join.a[equal], b=data.join.b[equal])
+    return not _logit_noise(replace(data, join=joined), None).rounding
 
 
 def _floors(data: PairedRuns, runs: Sequence[Run]) -> list[Floor]:

@@ -11,20 +11,27 @@ from typing import Any
 import numpy as np
 
 from . import verdict
+from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .cross_scores import CrossScores
-from .diverged_rows import DivergedRow, count_causes
-from .noise import Floor, Noise, measure_noise
+from .diverged_rows import DivergedRow, count_all_causes, count_causes
+from .guards import Guard
+from .noise import Floor, LogitNoise, Noise, measure_noise
 from .notes import make_notes
 from .paired_measures import PairedMeasure
 from .paired_runs import PairedRuns
 from .run_summary import RunSummary, summarize_run
+from .simple_predictors import SimpleCheck, shortfalls
+from .trainings import Trainings, compare_trainings
 from .verdict import Decision, Gate
+from .wording import first_line
 
 # What `--json` holds after schema, verdict and exit_status.
 _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
+    "first_line", "remarks", "guards", "guards_count", "simple", "absent",
+    "logit_noise", "all_cause_counts", "trainings",
 )  # fmt: skip
 # Keys of the JSON report (schema 1) that are not called as the attributes.
 _JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
@@ -41,16 +48,22 @@ class Comparison:
     by_category: dict[str, list[PairedMeasure]]
     diverged: list[DivergedRow]  # worst first
     floors: list[Floor]
-    near_tie: float  # nats
+    near_tie: float  # nats: the widest near-tie by the dtype or the user; `logit_noise` has what these runs allow
+    logit_noise: LogitNoise
     seed: int
     resamples: int
     one_sided: bool
+    remarks: list[str]  # what is said before the verdict's reasons
+    guards: list[Guard]  # the raised ones first
+    simple: list[SimpleCheck]
+    absent: AbsentRows
+    guards_count: bool = True  # whether a raised guard keeps the exit status from being 0
     trace: list[CrossScores] | None = None
     data: PairedRuns = field(repr=False, kw_only=True)
 
     @property
     def verdict(self) -> str:
-        """EQUIVALENT, DIFFERENT or INCONCLUSIVE; against a baseline NO WORSE, WORSE or INCONCLUSIVE."""
+        """One of `verdict.Verdict`."""
         return self.decision.verdict
 
     @property
@@ -65,8 +78,31 @@ class Comparison:
 
     @property
     def exit_status(self) -> int:
-        """0 EQUIVALENT or NO WORSE, 1 DIFFERENT or WORSE, 3 INCONCLUSIVE."""
-        return verdict.EXIT_STATUS[self.verdict]
+        """0 EQUIVALENT or NO WORSE, 1 WORSE, BETTER or a guard raised, 3 INCONCLUSIVE, 4 NOT MEANINGFUL."""
+        status = verdict.EXIT_STATUS[self.verdict]
+        return 1 if not status and self.guards_count and self.raised else status
+
+    @property
+    def raised(self) -> list[Guard]:
+        """The guards that are raised, without the categories of a measure that is worse as a whole."""
+        worse = {(gate.field, gate.metric) for gate in self.gates if gate.state == "worse"}
+        return [
+            guard
+            for guard in self.guards
+            if guard.raised and not (guard.category is not None and (guard.field, guard.metric) in worse)
+        ]
+
+    @property
+    def shortfalls(self) -> list[SimpleCheck]:
+        """Where the verdict is NOT MEANINGFUL: which run does not beat which simple predictor."""
+        if self.verdict != "NOT MEANINGFUL":
+            return []
+        return shortfalls(self.simple, as_good=False) or shortfalls(self.simple, as_good=True)
+
+    @property
+    def first_line(self) -> str:
+        """The verdict and what stands beside it, in one line."""
+        return first_line(self.verdict, self.gates, self.raised, self.shortfalls)
 
     @cached_property
     def a(self) -> RunSummary:
@@ -109,6 +145,16 @@ class Comparison:
         return count_causes(self.diverged)
 
     @cached_property
+    def all_cause_counts(self) -> dict[str, int]:
+        """Rows of which each cause is one."""
+        return count_all_causes(self.diverged)
+
+    @cached_property
+    def trainings(self) -> Trainings | None:
+        """Both runs' trainings, where their folders are here."""
+        return compare_trainings(self.data.run_a, self.data.run_b)
+
+    @cached_property
     def noise(self) -> Noise:
         """How far apart the two runs' log-probabilities are."""
         return measure_noise(self.data.columns_a, self.data.columns_b, self.data.join)
@@ -123,7 +169,8 @@ class Comparison:
 def _plain(value: Any) -> Any:
     """Dataclasses, tuples and numpy scalars as JSON; NaN and infinity as null."""
     if is_dataclass(value):
-        return {_JSON_KEYS.get(item.name, item.name): _plain(getattr(value, item.name)) for item in fields(value)}
+        shown = (item for item in fields(value) if item.metadata.get("json", True))
+        return {_JSON_KEYS.get(item.name, item.name): _plain(getattr(value, item.name)) for item in shown}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

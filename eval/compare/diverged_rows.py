@@ -1,4 +1,4 @@
-"""The rows on which two runs diverge, each with its one cause, the worst first."""
+"""The rows on which two runs diverge, each with its causes, the worst first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from ..runs.columns import Bools, FieldColumn, Floats
 from ..runs.prediction import Prediction
 from . import divergence, metrics
+from .noise import LogitNoise
 from .paired_runs import PairedRuns
 
 
 @dataclass(frozen=True)
 class DivergedRow:
-    """A row on which the runs diverge, with its one cause. `position` counts tokens from 0; `margin` is in nats."""
+    """A row on which the runs diverge, with its causes. `position` counts tokens from 0; `margin` is in nats."""
 
     id: str
     cause: str
@@ -26,22 +27,41 @@ class DivergedRow:
     outcome: str
     category: str | None
     severity: float
+    causes: tuple[str, ...]  # all that hold, `cause` first
+    fields: dict[str, str]  # field -> which runs are right in it
 
 
-def explain_rows(data: PairedRuns, near_tie: float) -> list[DivergedRow]:
-    """The rows on which the runs diverge, worst first: by severity (see `_severity`), then by the widest margin."""
+def explain_rows(data: PairedRuns, noise: LogitNoise, misjoined: Bools, *, other_model: bool) -> list[DivergedRow]:
+    """The rows on which the runs diverge, worst first: by severity (see `_severity`), then by the widest margin.
+
+    Args:
+        noise: of the two runs; says what is called a near-tie.
+        misjoined: which joined rows hold the answer of another [n].
+        other_model: whether weights or adapters are known to differ.
+    """
     sampled = any((run.manifest.get("settings") or {}).get("temperature") for run in (data.run_a, data.run_b))
     severity = _severities(data)
     numbers = np.flatnonzero(_differing(data)).tolist()
-    found = [
-        _explain_row(data, i, a, b, float(severity[i]), near_tie, sampled) for i, (a, b) in zip(numbers, data.rows(numbers))
-    ]
+    found = []
+    for i, (a, b) in zip(numbers, data.rows(numbers)):
+        cause = divergence.explain_divergence(
+            a, b, near_tie=noise.near_tie, sampled=sampled, rounding=noise.rounding, other_model=other_model
+        )
+        if misjoined[i]:
+            cause = divergence.as_misjoined()
+        found.append(_diverged_row(data, i, a, b, float(severity[i]), cause))
     return sorted(found, key=lambda row: (-row.severity, -(row.margin or 0.0), row.id))
 
 
 def count_causes(diverged: list[DivergedRow]) -> dict[str, int]:
     """Cause -> rows, in the order of `divergence.CAUSES`."""
     counts = Counter(row.cause for row in diverged)
+    return {cause: counts[cause] for cause in divergence.CAUSES if counts[cause]}
+
+
+def count_all_causes(diverged: list[DivergedRow]) -> dict[str, int]:
+    """Cause -> rows of which it is one of the causes, in the order of `divergence.CAUSES`."""
+    counts = Counter(cause for row in diverged for cause in row.causes)
     return {cause: counts[cause] for cause in divergence.CAUSES if counts[cause]}
 
 
@@ -54,10 +74,9 @@ def _differing(data: PairedRuns) -> Bools:
     return differing
 
 
-def _explain_row(
-    data: PairedRuns, i: int, a: Prediction, b: Prediction, severity: float, near_tie: float, sampled: bool
-) -> DivergedRow:
-    found = divergence.explain_divergence(a, b, near_tie=near_tie, sampled=sampled)
+def _diverged_row(
+    data: PairedRuns, i: int, a: Prediction, b: Prediction, severity: float, found: divergence.Divergence
+) -> DivergedRow:  # fmt: skip
     return DivergedRow(
         id=data.join.ids[i],
         cause=found.cause,
@@ -68,6 +87,8 @@ def _explain_row(
         outcome=data.outcome(i),
         category=data.category[i],
         severity=severity,
+        causes=found.causes,
+        fields=data.field_outcomes(i),
     )
 
 

@@ -1,31 +1,41 @@
-"""Why two answers for one row diverge: one cause a row, from the recorded inputs, tokens and log-probabilities.
+"""Why two answers for one row diverge, from the recorded inputs, tokens and log-probabilities.
 
-The first of these that holds:
+All causes that hold are listed; the first of them is the row's cause:
 - score only:             the same answer, parsed to the same values, but another true value
 - parse only:             the same answer, parsed to other values
+- misjoined:              the answer is that of the row beside it in the other run (see `misjoined`)
+- case or Unicode form:   the answers differ in capitals or in how a letter is encoded, and in nothing else
+- not its first choice:   a run did not take the token that it held likeliest: its answers were drawn, or its choice is wrong
 - pixels:                 the model saw other pixels; the detail names the first stage that diverges
 - token ids:              the model was given other token ids
 - sampling:               answers were drawn, not greedy: nothing to explain
-- near-tie:               at the first differing token both runs gave the two tokens almost equal log-probabilities
+- near-tie:               at the first differing token both runs gave the two tokens almost equal log-probabilities, and before
+                          it the runs differ by no more than rounding
 - length or end token:    one answer ended where the other went on
 - log-probability gap:    the runs disagree by more than a near-tie: the models differ
 - not recorded:           a run has too few tokens or log-probabilities to find the cause
+
+Other pixels do not acquit the models: where the weights or the adapter are known to differ too, a gap comes first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_phi3v.task import ParsedField
 
 from ..runs.columns import STAGES
 from ..runs.prediction import Prediction
+from .spelling import alike
 
 SCORE_ONLY = "score only"
 PARSE_ONLY = "parse only"
+MISJOINED = "misjoined"
+SPELLING = "case or Unicode form"
+NOT_FIRST = "not its first choice"
 PIXELS = "pixels"
 TOKEN_IDS = "token ids"
 SAMPLING = "sampling"
@@ -33,10 +43,11 @@ NEAR_TIE = "near-tie"
 END = "length or end token"
 GAP = "log-probability gap"
 NOT_RECORDED = "not recorded"
-CAUSES = (PIXELS, TOKEN_IDS, GAP, END, NEAR_TIE, SAMPLING, PARSE_ONLY, SCORE_ONLY, NOT_RECORDED)
+CAUSES = (MISJOINED, SPELLING, NOT_FIRST, PIXELS, TOKEN_IDS, GAP, END, NEAR_TIE, SAMPLING, PARSE_ONLY, SCORE_ONLY, NOT_RECORDED)
 
 # Two steps of bf16 at logits of 16 to 32 make 0.25 nats; fp32 sums in another order differ by far less than 0.01.
 NEAR_TIE_NATS = {"float32": 0.01, "other": 0.25}
+_SAME_NATS = 1e-4  # two tokens that tie are both first
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Divergence:
     detail: str
     position: int | None = None
     margin: float | None = None
+    causes: tuple[str, ...] = ()  # all that hold, `cause` first
 
 
 def near_tie_nats(manifest_a: Mapping[str, Any], manifest_b: Mapping[str, Any]) -> float:
@@ -58,28 +70,81 @@ def near_tie_nats(manifest_a: Mapping[str, Any], manifest_b: Mapping[str, Any]) 
     return NEAR_TIE_NATS["float32" if all(dtype in ("float32", "fp32") for dtype in dtypes) else "other"]
 
 
-def explain_divergence(a: Prediction, b: Prediction, *, near_tie: float, sampled: bool = False) -> Divergence:
-    """The cause for which two predictions of one row diverge.
+def explain_divergence(
+    a: Prediction, b: Prediction, *, near_tie: float, sampled: bool = False, rounding: bool = True, other_model: bool = False
+) -> Divergence:  # fmt: skip
+    """The causes for which two predictions of one row diverge.
 
     Args:
         near_tie: widest margin in nats called a near-tie.
         sampled: whether answers were drawn at a temperature above 0.
+        rounding: whether the two runs differ by no more than rounding where their answers still agree.
+        other_model: whether the runs are known to have other weights or another adapter.
     """
-    tokens_a, tokens_b = a.token_ids, b.token_ids
-    same_answer = a.text == b.text and a.text is not None and (not tokens_a or not tokens_b or tokens_a == tokens_b)
-    if same_answer:
+    if _same_answer(a, b):
         if a.predicted != b.predicted:
-            return Divergence(PARSE_ONLY, "the same answer, parsed differently")
-        return Divergence(SCORE_ONLY, "the same answer, other true values: " + _differing(a.true, b.true))
-    if found := _input_cause(a.fingerprints, b.fingerprints):
-        return found
-    if not tokens_a or not tokens_b:
+            return _only(Divergence(PARSE_ONLY, "the same answer, parsed differently"))
+        return _only(Divergence(SCORE_ONLY, "the same answer, other true values: " + _differing(a.true, b.true)))
+    tokens = _token_divergence(a, b, near_tie, sampled, rounding)
+    inputs = _input_cause(a.fingerprints, b.fingerprints)
+    found = [item for item in (_spelling_cause(a, b), inputs, tokens) if item is not None]
+    if inputs and tokens.cause == GAP and other_model:
+        found = [tokens, inputs]
+    if tokens.cause == NOT_FIRST:
+        found.insert(0, found.pop())
+    if len(found) > 1 and found[-1].cause == NOT_RECORDED:
+        found.pop()
+    causes = tuple(dict.fromkeys(item.cause for item in found))
+    also = "".join(f"; also {item.cause}: {item.detail}" for item in found[1:])
+    return replace(found[0], detail=found[0].detail + also, position=tokens.position, margin=tokens.margin, causes=causes)
+
+
+def _only(found: Divergence) -> Divergence:
+    return replace(found, causes=(found.cause,))
+
+
+def _same_answer(a: Prediction, b: Prediction) -> bool:
+    tokens_a, tokens_b = a.token_ids, b.token_ids
+    return a.text == b.text and a.text is not None and (not tokens_a or not tokens_b or tokens_a == tokens_b)
+
+
+def _token_divergence(a: Prediction, b: Prediction, near_tie: float, sampled: bool, rounding: bool) -> Divergence:
+    """What the two answers' tokens show."""
+    if not a.token_ids or not b.token_ids:
         return Divergence(NOT_RECORDED, "a run recorded no token ids")
-    if tokens_a == tokens_b:
+    if a.token_ids == b.token_ids:
         return Divergence(PARSE_ONLY, "the same tokens, decoded to other text")
     if sampled:
         return Divergence(SAMPLING, "the temperature is not 0")
-    return _token_cause(a, b, near_tie)
+    k = first_difference(a.token_ids, b.token_ids)
+    others = [name for name, row in (("A", a), ("B", b)) if not _took_its_first_choice(row, k)]
+    if others:
+        found = _token_cause(a, b, near_tie, rounding)
+        return replace(
+            found, cause=NOT_FIRST, detail=f"{' and '.join(others)} did not take its own first choice; {found.detail}"
+        )
+    return _token_cause(a, b, near_tie, rounding)
+
+
+def _took_its_first_choice(row: Prediction, k: int) -> bool:
+    """Whether token k is the likeliest that the run lists there; True where it is not recorded."""
+    if k >= min(len(row.token_ids), len(row.logprobs), len(row.top_k)) or not row.top_k[k]:
+        return True
+    return max(logprob for _, logprob in row.top_k[k]) <= row.logprobs[k] + _SAME_NATS
+
+
+def _spelling_cause(a: Prediction, b: Prediction) -> Divergence | None:
+    """Whether the answers' fields differ in case or Unicode form and in nothing else."""
+    names = [name for name in sorted(set(a.predicted) | set(b.predicted)) if a.predicted.get(name) != b.predicted.get(name)]
+    pairs = [(a.predicted.get(name), b.predicted.get(name)) for name in names]
+    if not pairs or not all(x and y and x.status == y.status == "ok" and alike(x.value, y.value) for x, y in pairs):
+        return None
+    return Divergence(SPELLING, "differ in case or Unicode form only: " + ", ".join(names))
+
+
+def as_misjoined() -> Divergence:
+    """The divergence of a row that holds the answer of another row."""
+    return Divergence(MISJOINED, "the answer is that of another row", None, None, (MISJOINED,))
 
 
 def fields_parsed_differently(a: Prediction, b: Prediction) -> str:
@@ -105,7 +170,7 @@ def first_input_stage(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
 
 _STAGE_DETAILS = {
     "file": "the photo's file differs",
-    "pixels": "the file is the same, its decoded pixels differ: another image decoder",
+    "pixels": "the file is the same, its decoded pixels differ",
     "pixel_values": "the decoded pixels are the same, the model's pixel values differ: resize, crop order or scaling",
 }
 
@@ -126,7 +191,7 @@ def first_difference(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def _token_cause(a: Prediction, b: Prediction, near_tie: float) -> Divergence:
+def _token_cause(a: Prediction, b: Prediction, near_tie: float, rounding: bool) -> Divergence:
     tokens_a, tokens_b = a.token_ids, b.token_ids
     k = first_difference(tokens_a, tokens_b)
     if k == min(len(tokens_a), len(tokens_b)):
@@ -140,14 +205,16 @@ def _token_cause(a: Prediction, b: Prediction, near_tie: float) -> Divergence:
     shown = f"token {k}: A {tokens_a[k]} | B {tokens_b[k]}"
     if margin is not None:
         shown += f"; A by {_nats(margin_a, exact_a)}, B by {_nats(margin_b, exact_b)}"
-    if margin is not None and exact_a and exact_b and margin <= near_tie:
+    close = margin is not None and exact_a and exact_b and margin <= near_tie
+    if close and rounding:
         return Divergence(NEAR_TIE, shown, k, margin)
     ends = [row.finish == "end" and k == len(row.token_ids) - 1 for row in (a, b)]
     if any(ends):
         who = "both" if all(ends) else "A" if ends[0] else "B"
         return Divergence(END, f"{who} ended; {shown}", k, margin)
-    if margin is not None and margin > near_tie:
-        return Divergence(GAP, shown, k, margin)
+    if margin is not None and (margin > near_tie or close):
+        before = "" if rounding else "; before it the runs differ by more than rounding"
+        return Divergence(GAP, shown + before, k, margin)
     return Divergence(NOT_RECORDED, f"{shown}; too few log-probabilities were recorded", k, margin)
 
 

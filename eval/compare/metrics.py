@@ -46,6 +46,11 @@ class Metric:
     unit: Unit = "share"
     bounded: bool = False  # each row's value is in [0, 1]
 
+    @property
+    def judged(self) -> bool:
+        """Whether a verdict may rest on it: a share, or a mean of values in [0, 1], tested by a score statistic."""
+        return self.form == "proportion" or (self.form == "mean" and self.bounded)
+
     def statistics(self, columns: Sequence[FieldColumn]) -> list[Statistic]:
         """The metric of several runs (their columns aligned), as statistics to be resampled together."""
         if self.rows is None:

@@ -13,7 +13,7 @@ from ..runs.columns import FieldColumn, Ints
 from . import statistics
 from .metrics import METRICS, Metric
 from .paired_runs import PairedRuns
-from .statistics import Floats, Mean, PairedDifference, PairedProportion, PairedResamples, Statistic, finite
+from .statistics import Floats, PairedDifference, PairedMean, PairedProportion, PairedResamples, Statistic, finite
 
 LEVEL = 0.95
 NO_CATEGORY = "(none)"
@@ -59,8 +59,8 @@ class _Pair:
 
 def measure(
     data: PairedRuns, rows: Ints, *, seed: int, resamples: int, only: str | None = None, one_category: bool = False
-) -> tuple[list[PairedMeasure], dict[tuple[str, str], PairedDifference]]:
-    """Every metric of every field (or of field `only`) on these joined rows: what a report shows, and each difference.
+) -> list[PairedMeasure]:
+    """Every metric of every field (or of field `only`) on these joined rows.
 
     `one_category` leaves out macro-F1, which means nothing where all true values are one class.
     """
@@ -69,8 +69,7 @@ def measure(
         if only in (None, name):
             pairs += _pairs(name, column.take(rows), data.fields_b[name].take(rows), one_category=one_category)
     gaps = _resampled_gaps(pairs, len(rows), seed=seed, resamples=resamples)
-    paired = {(pair.field, pair.metric.name): _difference(pair, gaps) for pair in pairs}
-    return [_metric_row(pair, paired[pair.field, pair.metric.name]) for pair in pairs], paired
+    return [_metric_row(pair, _difference(pair, gaps)) for pair in pairs]
 
 
 def _pairs(field: str, a: FieldColumn, b: FieldColumn, *, one_category: bool) -> Iterator[_Pair]:
@@ -94,13 +93,21 @@ def _resampled_gaps(pairs: list[_Pair], n: int, *, seed: int, resamples: int) ->
 def _difference(pair: _Pair, gaps: dict[tuple[str, str], Floats]) -> PairedDifference:
     a, b = pair.sides
     if pair.metric.form == "proportion":
-        assert isinstance(a, Mean) and isinstance(b, Mean)
-        mask = a.mask & b.mask
-        x, y = a.values[mask] > 0, b.values[mask] > 0
-        return PairedProportion(int((x & ~y).sum()), int((~x & y).sum()), int(mask.sum()))
+        return judged_difference(pair.metric, pair.a, pair.b)
     rows = int((pair.a.has_truth & pair.b.has_truth).sum())
     samples = gaps[pair.field, pair.metric.name]
     return PairedResamples(b.point() - a.point(), samples, rows, _parsed_alike(pair.a, pair.b), pair.metric.bounded)
+
+
+def judged_difference(metric: Metric, a: FieldColumn, b: FieldColumn) -> PairedProportion | PairedMean:
+    """The difference of a judged metric (see `Metric.judged`) over rows that count in both runs, to be tested."""
+    assert metric.rows is not None
+    (x, mask_a), (y, mask_b) = metric.rows(a), metric.rows(b)
+    mask = mask_a & mask_b
+    x, y = x[mask], y[mask]
+    if metric.form == "proportion":
+        return PairedProportion(int(((x > 0) & ~(y > 0)).sum()), int((~(x > 0) & (y > 0)).sum()), len(x))
+    return PairedMean.of(y - x)
 
 
 def _parsed_alike(a: FieldColumn, b: FieldColumn) -> bool:
@@ -140,7 +147,7 @@ def measure_both_parsed(data: PairedRuns, everything: list[PairedMeasure], *, se
         both = column.parsed & data.fields_b[name].parsed
         rows = everything
         if not both.all():
-            rows = measure(data, np.flatnonzero(both), seed=seed, resamples=resamples, only=name)[0]
+            rows = measure(data, np.flatnonzero(both), seed=seed, resamples=resamples, only=name)
         found += [row for row in rows if row.field == name and row.metric != "parse_failures"]
     return found
 
@@ -152,6 +159,6 @@ def measure_by_category(data: PairedRuns, *, seed: int, resamples: int) -> dict[
     names = np.array([NO_CATEGORY if value is None else value for value in data.category], dtype=object)
     sizes = Counter(names.tolist())
     return {
-        name: measure(data, np.flatnonzero(names == name), seed=seed, resamples=resamples, one_category=True)[0]
+        name: measure(data, np.flatnonzero(names == name), seed=seed, resamples=resamples, one_category=True)
         for name, _ in sizes.most_common()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -48,6 +49,24 @@ class PairedRuns:
     def outcome(self, i: int) -> str:
         """Which runs are right on joined row i."""
         return OUTCOMES[(0 if self.right_b[i] else 1) if self.right_a[i] else (2 if self.right_b[i] else 3)]
+
+    def field_outcomes(self, i: int) -> dict[str, str]:
+        """Field -> which runs are right in it on joined row i, of the fields that have a true value."""
+        return {
+            name: OUTCOMES[2 * (not self.field_right_a[name][i]) + (not self.field_right_b[name][i])]
+            for name, column in self.fields_a.items()
+            if column.has_truth[i]
+        }
+
+    @cached_property
+    def field_right_a(self) -> dict[str, Bools]:
+        """Field -> which joined rows A has right [n]."""
+        return {name: metrics.right(column) for name, column in self.fields_a.items()}
+
+    @cached_property
+    def field_right_b(self) -> dict[str, Bools]:
+        """Field -> which joined rows B has right [n]."""
+        return {name: metrics.right(column) for name, column in self.fields_b.items()}
 
     def outcome_counts(self) -> dict[str, int]:
         """How many rows each of `OUTCOMES` has."""

@@ -1,4 +1,8 @@
-"""Several runs in one table, each against a reference: what quantisation or another backend costs."""
+"""Several runs in one table, each against a reference: what quantisation or another backend costs.
+
+A table asks many questions at once. Holm's correction (1979) over its runs keeps the chance that any of its EQUIVALENT is
+false at 5 %, and that any of its WORSE and BETTER is: a verdict that does not pass it is INCONCLUSIVE.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from typing import Any
 from mlx_phi3v.errors import UserError
 
 from ..runs.run import Run
+from . import verdict
 from .compare_runs import RESAMPLES, compare_runs
 from .comparison import Comparison
 from .paired_measures import PairedMeasure
+from .statistics.multiplicity import holm
+from .wording import guard_words
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,9 @@ class RunTableRow:
     measures: list[PairedMeasure]  # `b` is this run, `a` the reference
     same_text: float | None  # share of rows with the same text
     rows_per_second: float | None
+    alone: str = ""  # the verdict of this comparison by itself, before the correction
+    first_line: str = ""
+    raised: tuple[str, ...] = ()  # the guards that are raised, in words
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ def tabulate(
         raise UserError(f"{reference.path} is the only run; give another to compare with it")
     rows: list[RunTableRow] = []
     gated: list[tuple[str, str]] = []
+    compared: list[Comparison] = []
     for run in others:
         say(f"comparing {run.label}")
         comparison = compare_runs(reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, breakdown=False)
@@ -66,7 +77,21 @@ def tabulate(
             gated = [(gate.field, gate.metric) for gate in comparison.gates]
             rows.append(_reference_row(reference, comparison))
         rows.append(_compared_row(run, comparison))
-    return RunTable(reference.label, gated, rows)
+        compared.append(comparison)
+    words = ["", *corrected(compared)]
+    return RunTable(reference.label, gated, [replace(row, verdict=word) for row, word in zip(rows, words, strict=True)])
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[str]:
+    """Each comparison's verdict after Holm's correction over all of them."""
+    # EQUIVALENT rests on the weakest of its gates, WORSE and BETTER on the strongest of k (Bonferroni).
+    same = holm([max(gate.p_same for gate in item.gates) for item in comparisons])
+    beyond = holm([min(1.0, len(item.gates) * min(gate.p_beyond for gate in item.gates)) for item in comparisons])
+    found = []
+    for item, p_same, p_beyond in zip(comparisons, same, beyond, strict=True):
+        p = {"EQUIVALENT": p_same, "NO WORSE": p_same, "WORSE": p_beyond, "BETTER": p_beyond}.get(item.verdict, 0.0)
+        found.append(item.verdict if p < verdict.ALPHA else "INCONCLUSIVE")
+    return found
 
 
 def _compared_row(run: Run, comparison: Comparison) -> RunTableRow:
@@ -79,6 +104,9 @@ def _compared_row(run: Run, comparison: Comparison) -> RunTableRow:
         comparison.metrics,
         alike / known if known else None,
         comparison.b.rows_per_second,
+        comparison.verdict,
+        comparison.first_line,
+        tuple(guard_words(guard) for guard in comparison.raised),
     )
 
 

@@ -1,23 +1,26 @@
-"""EQUIVALENT, DIFFERENT or INCONCLUSIVE, measure by measure and overall.
+"""The verdict on two runs, measure by measure and overall.
 
 A gated measure (category accuracy, price within 10 %, or what the user adds) is
-- `same`       where the 90 % interval of B - A is inside the margin: two one-sided tests at 5 % each;
-- `different`  where it is not `same` and equality is rejected at 5 % over all gates together (Bonferroni):
-               exact McNemar for a share, else the bootstrap interval leaves out zero;
-- `open`       otherwise.
-Overall: DIFFERENT where any gate is different, EQUIVALENT where all are same, else INCONCLUSIVE. Rows that one run
-lacks count against `same` in the worst way they could fall. So equal systems are called DIFFERENT at most one time
-in twenty, systems at the margin EQUIVALENT at most one time in twenty, and a difference that is real but inside the
-margin is EQUIVALENT.
+- `same`           where the 90 % interval of B - A is inside the margin: two one-sided tests at 5 % each;
+- `worse`, `better` where B is shown to be worse, or better, than A by more than the margin: a one-sided test at 5 % / gates,
+                   corrected for skewness. The interval at 1 - 10 % / gates (95 % for two gates) then excludes the margin;
+- `open`           otherwise. Where equality is rejected at 5 % over all gates together (Bonferroni; exact McNemar for a
+                   share) it says that the measure differs and that its size is not settled.
+Overall: WORSE where any gate is worse, BETTER where any is better, EQUIVALENT where all are same, else INCONCLUSIVE.
+Rows that are absent (that one run lacks, or both) count against `same` in the worst way they could turn out. So runs
+whose true difference is the margin are called EQUIVALENT at most one time in twenty, and WORSE or BETTER at most one
+time in twenty. A difference that is real but inside the margin is EQUIVALENT.
 
-Against a baseline only a loss counts: NO WORSE where every gate's 95 % one-sided bound is above minus the margin,
-WORSE where any gate is different and lower.
+Against a baseline, or with --one-sided, only a loss counts: NO WORSE where every gate's 95 % one-sided bound is above
+minus the margin, WORSE where any gate is worse.
+
+NOT MEANINGFUL stands before all of these where a run does not beat a simple predictor (see `simple_predictors`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,16 +30,17 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
 
 from .metrics import METRICS, Metric
-from .statistics import Interval, PairedDifference, PairedProportion, normal_quantile, tango
+from .power import ALPHA, rows_needed, rows_to_decide
+from .statistics import Interval, JudgedDifference, normal_quantile
 
-ALPHA = 0.05
-POWER = 0.80
 MARGINS: dict[str, float] = {"accuracy": 0.02, "within_10": 0.02}
 _TEXT_MARGINS = {"ratio": 0.02}  # where a task has neither category nor price
 
-State = Literal["same", "different", "open"]
-Verdict = Literal["EQUIVALENT", "DIFFERENT", "INCONCLUSIVE", "NO WORSE", "WORSE"]
-EXIT_STATUS: dict[str, int] = {"EQUIVALENT": 0, "NO WORSE": 0, "DIFFERENT": 1, "WORSE": 1, "INCONCLUSIVE": 3}
+State = Literal["same", "worse", "better", "open"]
+Verdict = Literal["EQUIVALENT", "BETTER", "WORSE", "INCONCLUSIVE", "NO WORSE", "NOT MEANINGFUL"]
+EXIT_STATUS: dict[str, int] = {
+    "EQUIVALENT": 0, "NO WORSE": 0, "WORSE": 1, "BETTER": 1, "INCONCLUSIVE": 3, "NOT MEANINGFUL": 4
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,20 @@ class Gate:
     margin: float
     difference: float
     interval: Interval  # 90 %: what is held inside the margin
-    p_value: float | None  # exact McNemar; None for a bootstrapped measure
+    p_value: float | None  # of equality: exact McNemar for a share
     state: State
     better: int
     rows: int
     rows_to_same: int | None  # of an open gate: rows in all at which `same` is found with 80 % power, these rates being true
-    rows_to_different: int | None
+    rows_to_different: int | None  # and at which any difference is
+    rows_to_beyond: int | None  # and at which one beyond the margin is
+    differs: bool  # whether equality is rejected at 5 % over all gates together
+    beyond: Interval  # the interval that is held outside the margin
+    beyond_level: float  # its level: 0.95 for two gates
+    p_same: float  # one-sided: of a difference of the margin or more, absent rows at their worst
+    p_beyond: float  # one-sided: of a difference of the margin or less
+    absent: int  # rows that one run lacks or both, counted against `same`
+    evidence: JudgedDifference = dataclasses.field(repr=False, compare=False, metadata={"json": False})
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,10 @@ class Decision:
 def gated_metrics(task: Task, margins: Mapping[str, float | None] | None) -> list[tuple[str, Metric, float]]:
     """(field, metric, margin) of every gate: `margins` over the defaults; None as a margin takes a default gate out.
 
-    Raises UserError for an unknown measure, a margin outside (0, 1), or a task on which nothing is gated.
+    Raises UserError for a measure that has no test at a margin, a margin outside (0, 1), or a task on which nothing is
+    gated. Macro-F1, medians and errors have bootstrap intervals only, which do not hold their level on few rows.
     """
-    known = {metric.name for group in METRICS.values() for metric in group if metric.form == "proportion" or metric.bounded}
+    known = {metric.name for group in METRICS.values() for metric in group if metric.judged}
     for name, margin in (margins or {}).items():
         if name not in known:
             raise UserError(f"no margin can be set on {name!r}; choose one of {', '.join(sorted(known))}")
@@ -93,44 +106,43 @@ def gated_metrics(task: Task, margins: Mapping[str, float | None] | None) -> lis
 
 
 def judge(
-    field: str,
-    metric: Metric,
-    margin: float,
-    difference: PairedDifference,
-    *,
-    gates: int,
-    only_a: int = 0,
-    only_b: int = 0,
-    one_sided: bool = False,
-    project: bool = True,
-) -> Gate:
+    field: str, metric: Metric, margin: float, difference: JudgedDifference, *, gates: int, absent: int = 0,
+    one_sided: bool = False, project: bool = True,
+) -> Gate:  # fmt: skip
     """Judge one measure.
 
     Args:
-        gates: how many measures the verdict rests on; each is tested for a difference at ALPHA / gates.
-        only_a, only_b: rows that only one run has; they widen the interval to where they could move it.
+        gates: how many measures the verdict rests on; each is tested beyond its margin at ALPHA / gates.
+        absent: rows that one run lacks or both; they widen the interval to where they could move it.
         one_sided: only a loss of B counts (a baseline).
         project: also find how many rows would decide an open gate.
     """
-    better = metric.better if one_sided else 0
-    z = normal_quantile(1 - 2 * ALPHA)
-    interval = _worst_case(difference, z, only_a, only_b) if difference.n else (-1.0, 1.0)
-    state = _state(difference, interval, margin, ALPHA / gates, better)
-    needed: tuple[int | None, int | None] = (None, None)
+    better, judged = metric.better if one_sided else 0, bool(difference.n)
+    lowest, highest = difference.with_absent(absent) if absent and judged else (difference, difference)
+    z, z_beyond = normal_quantile(1 - 2 * ALPHA), normal_quantile(1 - 2 * ALPHA / gates)
+    interval = (lowest.interval(z)[0], highest.interval(z)[1]) if judged else (-1.0, 1.0)
+    beyond = difference.interval(z_beyond) if judged else (-1.0, 1.0)
+    below, above = difference.beyond(margin) if judged else (1.0, 1.0)
+    state = _state(inside(interval, margin, better), below, above, ALPHA / gates, metric.better)
+    needed: tuple[int | None, int | None, int | None] = (None, None, None)
     if state == "open" and project:
         needed = rows_needed(difference, margin, gates=gates, better=better)
     return Gate(
         field, metric.name, metric.label, margin, difference.estimate, interval,
-        difference.p_value() if difference.n else None, state, metric.better, int(difference.n), *needed,
+        difference.p_value() if judged else None, state, metric.better, int(difference.n), *needed,
+        differs=judged and difference.differs(ALPHA / gates), beyond=beyond, beyond_level=1 - 2 * ALPHA / gates,
+        p_same=_p_same(lowest, highest, margin, better) if judged else 1.0,
+        p_beyond=min(below, above), absent=absent, evidence=difference,
     )  # fmt: skip
 
 
-def _state(difference: PairedDifference, interval: Interval, margin: float, alpha: float, better: int) -> State:
-    """`same`, `different` at level alpha, or `open`; with `better`, a gain of B is never `different`."""
-    if inside(interval, margin, better):
+def _state(same: bool, below: float, above: float, alpha: float, better: int) -> State:
+    """The state of a gate from its tests: `below`, `above` are the p-values of a difference that is not beyond the margin."""
+    if same:
         return "same"
-    gain = difference.estimate * better > 0
-    return "different" if difference.n and not gain and difference.differs(alpha) else "open"
+    if min(below, above) >= alpha:
+        return "open"
+    return "worse" if (below < above) == (better >= 0) else "better"
 
 
 def inside(interval: Interval, margin: float, better: int = 0) -> bool:
@@ -143,97 +155,57 @@ def inside(interval: Interval, margin: float, better: int = 0) -> bool:
     return -margin < low and high < margin
 
 
-def _worst_case(difference: PairedDifference, z: float, only_a: int, only_b: int) -> Interval:
-    low, high = difference.interval(z)
-    if not only_a + only_b:
-        return low, high
-    if isinstance(difference, PairedProportion):
-        n = difference.n + only_a + only_b
-        low = tango(difference.only_a + only_a + only_b, difference.only_b, n, z)[0]
-        high = tango(difference.only_a, difference.only_b + only_a + only_b, n, z)[1]
-        return low, high
-    shift = (only_a + only_b) / (difference.n + only_a + only_b)
-    return low - shift, high + shift
+def _p_same(lowest: JudgedDifference, highest: JudgedDifference, margin: float, better: int) -> float:
+    ends = [] if better < 0 else [float(stats.norm.sf(lowest.score(-margin)))]
+    ends += [] if better > 0 else [float(stats.norm.sf(-highest.score(margin)))]
+    return max(ends)
 
 
-def rows_needed(
-    difference: PairedDifference, margin: float, *, gates: int = 1, better: int = 0
-) -> tuple[int | None, int | None]:
-    """Rows in all at which the measure is found `same`, and `different`, with 80 % power, these rates being true.
-
-    Normal approximations; for exact McNemar with Fleiss's continuity correction (2 / |difference| more rows).
-    None where no number of rows does: a difference beyond the margin is never `same`, none at all never `different`.
-    """
-    if not difference.n or math.isnan(difference.estimate):
-        return None, None
-    estimate = difference.estimate
-    z_same = normal_quantile(1 - 2 * ALPHA)
-    z_different = normal_quantile(1 - ALPHA / gates)
-
-    def error(n: int) -> float:
-        low, high = difference.at(n).interval(z_same)
-        return (high - low) / (2 * z_same)
-
-    def finds_same(n: int) -> bool:
-        ends = [math.inf if better < 0 else margin + estimate, math.inf if better > 0 else margin - estimate]
-        return sum(float(stats.norm.cdf(end / max(error(n), 1e-12) - z_same)) for end in ends) - 1 >= POWER
-
-    def finds_different(n: int) -> bool:
-        fewer = n - 2 / abs(estimate) if isinstance(difference, PairedProportion) else n
-        return fewer > 0 and abs(estimate) / error(int(max(fewer, 1))) - z_different >= float(stats.norm.ppf(POWER))
-
-    start = int(difference.n)
-    return _first_n(finds_same, start), _first_n(finds_different, start) if abs(estimate) > 1e-12 else None
-
-
-def _first_n(decided: Callable[[int], bool], n: int) -> int | None:
-    """The fewest rows, from n on, at which `decided` holds; None beyond a hundred million."""
-    low, high = n, max(n, 1)
-    while not decided(high):
-        low, high = high, high * 2
-        if high > 100_000_000:
-            return None
-    while high - low > max(1, low // 500):
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(middle) else (middle, high)
-    return high
-
-
-def decide(gates: list[Gate], *, one_sided: bool = False) -> Decision:
-    """The overall verdict and its reasons, one sentence each."""
-    if any(gate.state == "different" for gate in gates):
-        verdict: Verdict = "WORSE" if one_sided else "DIFFERENT"
-    elif all(gate.state == "same" for gate in gates):
+def decide(gates: list[Gate], *, one_sided: bool = False, project: bool = True) -> Decision:
+    """The overall verdict and its reasons, one sentence each; `project`: also how many rows would decide."""
+    states = {gate.state for gate in gates}
+    if "worse" in states:
+        verdict: Verdict = "WORSE"
+    elif "better" in states and not one_sided:
+        verdict = "BETTER"
+    elif states == {"same"}:
         verdict = "NO WORSE" if one_sided else "EQUIVALENT"
     else:
         verdict = "INCONCLUSIVE"
-    more = _more_rows(gates) if verdict == "INCONCLUSIVE" else None
+    more = _more_rows(gates, one_sided) if verdict == "INCONCLUSIVE" and project else None
     return Decision(verdict, gates, [_reason(gate, one_sided) for gate in gates], more)
 
 
-def _more_rows(gates: list[Gate]) -> int | None:
-    """Rows beyond those at hand: all gates same, or any different, whichever comes first."""
-    waiting = [gate for gate in gates if gate.state == "open"]
-    totals = [gate.rows_to_different - gate.rows for gate in waiting if gate.rows_to_different is not None]
-    same = [gate.rows_to_same - gate.rows for gate in waiting if gate.rows_to_same is not None]
-    if len(same) == len(waiting):
-        totals.append(max(same))
-    return max(1, min(totals)) if totals else None
+def _more_rows(gates: list[Gate], one_sided: bool) -> int | None:
+    """Rows beyond those at hand: all gates same, or any beyond its margin, whichever comes first."""
+    totals = rows_to_decide(
+        [gate.evidence for gate in gates],
+        [gate.margin for gate in gates],
+        [gate.better if one_sided else 0 for gate in gates],
+    )
+    wanted = [total for total in totals if total is not None]
+    return max(1, min(wanted) - max(gate.rows for gate in gates)) if wanted else None
 
 
 def _reason(gate: Gate, one_sided: bool) -> str:
-    low, high = (100 * end for end in gate.interval)
     name = f"{gate.field} {gate.label}"
     if gate.rows == 0:
         return f"{name}: no row has a true value"
-    spread = f"{100 * gate.difference:+.2f} points, 90 % interval {low:+.2f} to {high:+.2f}"
+    interval = gate.beyond if gate.state in ("worse", "better") else gate.interval
+    level = gate.beyond_level if gate.state in ("worse", "better") else 1 - 2 * ALPHA
+    low, high = (100 * end for end in interval)
+    spread = f"{100 * gate.difference:+.2f} points, {100 * level:.3g} % interval {low:+.2f} to {high:+.2f}"
+    return f"{name}: {spread}: {_found(gate, one_sided)}"
+
+
+def _found(gate: Gate, one_sided: bool) -> str:
     margin = f"{100 * gate.margin:g} points"
-    test = f", exact McNemar p = {gate.p_value:.2g}" if gate.p_value is not None else ""
+    test = f" (p = {gate.p_value:.2g})" if gate.p_value is not None else ""
     if gate.state == "same":
-        bound = f"not more than {margin} worse" if one_sided else f"inside the margin of {margin}"
-        return f"{name}: {spread}: {bound}"
-    if gate.state == "different":
-        beyond = min(abs(low), abs(high)) > 100 * gate.margin and low * high > 0
-        where = f"beyond the margin of {margin}" if beyond else f"not shown to be inside {margin}"
-        return f"{name}: {spread}: a real difference{test}, {where}"
-    return f"{name}: {spread}: neither inside the margin of {margin} nor a significant difference{test}"
+        return f"not more than {margin} worse" if one_sided else f"inside the margin of {margin}"
+    if gate.state != "open":
+        return f"{gate.state} by more than the margin of {margin}"
+    absent = f"; the {gate.absent:,} rows that are absent count as badly as they could" if gate.absent else ""
+    if gate.differs:
+        return f"differs{test}, size not settled: neither inside nor beyond the margin of {margin}{absent}"
+    return f"neither inside nor beyond the margin of {margin}, no difference shown{test}{absent}"

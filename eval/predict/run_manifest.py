@@ -43,6 +43,7 @@ def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedMode
         "task": task.to_dict(),
         "catalogue": str(config.data.resolve()),
         "split": config.split,
+        "split_rows": len(catalogue.split(config.split)),
         "limit": config.limit,
         "shard": list(shard) if shard else None,
         "model": config.model,

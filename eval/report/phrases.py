@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..compare import statistics
 from ..compare.comparable import RunDifference
 from ..compare.comparison import Comparison
 from ..compare.cross_scores import CrossScores
+from ..compare.diverged_rows import DivergedRow
+from ..compare.divergence import GAP, PIXELS
+from ..compare.guards import Guard
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
+from ..compare.trainings import Trainings
+from ..compare.verdict import Gate
+from ..compare.wording import guard_words
 
 
 def value(unit: str, number: float | None) -> str:
@@ -47,21 +53,26 @@ def share(count: int, of: int) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """The verdict in one sentence."""
-    a, b = comparison.a.label, comparison.b.label
+    """What the verdict says of the two runs, in one sentence."""
+    b = comparison.b.label
+    a = f"the baseline {comparison.a.label}" if comparison.data.run_a.path.is_file() else comparison.a.label
     sentences = {
         "EQUIVALENT": f"{b} is as good as {a}, within the margins",
-        "DIFFERENT": f"{b} is not the same as {a}{_better(comparison)}",
-        "INCONCLUSIVE": f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}",
-        "NO WORSE": f"{b} is no worse than the baseline {a}, within the margins",
-        "WORSE": f"{b} is worse than the baseline {a}",
+        "WORSE": f"{b} is worse than {a}, by more than a margin",
+        "BETTER": f"{b} is better than {a}, by more than a margin",
+        "INCONCLUSIVE": _inconclusive(comparison, a, b),
+        "NO WORSE": f"{b} is no worse than {a}, within the margins",
+        "NOT MEANINGFUL": "a run that does not beat a simple predictor says nothing about the other",
     }
     return sentences[comparison.verdict]
 
 
-def _better(comparison: Comparison) -> str:
-    signs = {math.copysign(1, gate.difference * gate.better) for gate in comparison.gates if gate.state == "different"}
-    return "" if len(signs) != 1 else ": it is better" if signs == {1.0} else ": it is worse"
+def _inconclusive(comparison: Comparison, a: str, b: str) -> str:
+    if any(gate.state == "open" and gate.differs for gate in comparison.gates):
+        return f"{b} differs from {a}, but whether by more than the margin is not settled"
+    if comparison.absent.counted:
+        return f"{comparison.absent.counted:,} rows are absent: whether {b} is as good as {a} hangs on them"
+    return f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}"
 
 
 def more_rows(comparison: Comparison) -> str | None:
@@ -71,7 +82,58 @@ def more_rows(comparison: Comparison) -> str | None:
     more = comparison.decision.more_rows
     if more is None:
         return "No number of rows would decide it at these rates. Set a wider margin."
-    return f"About {more:,} more rows would decide it (80 % power, if the rates seen here are the true ones)."
+    absent = comparison.absent.counted
+    if absent and more <= absent:
+        return f"Answer the {absent:,} absent rows first."
+    return (
+        f"About {more:,} more rows would decide it (80 % power for all measures together, if the rates seen here are the true "
+        "ones). Ask for them at once: each further look is a further chance of a false answer."
+    )
+
+
+def gate_figures(gate: Gate) -> str:
+    """A gate's difference and the interval that was judged."""
+    if not gate.rows:
+        return "no row has a true value"
+    level, (low, high) = judged_interval(gate)
+    test = "" if gate.p_value is None else f", p = {gate.p_value:.2g} that nothing differs"
+    return (
+        f"{100 * gate.difference:+.2f} points ({level:.3g} % interval {100 * low:+.2f} to {100 * high:+.2f}), "
+        f"margin {100 * gate.margin:g}{test}"
+    )
+
+
+def judged_interval(gate: Gate) -> tuple[float, tuple[float, float]]:
+    """(level in per cent, interval) that a gate's state rests on: what is held inside the margin, or outside it."""
+    return (100 * gate.beyond_level, gate.beyond) if gate.state in ("worse", "better") else (90.0, gate.interval)
+
+
+def judged_levels(comparison: Comparison) -> str:
+    """The levels of the intervals that are judged: "90 %"."""
+    levels = sorted({judged_interval(gate)[0] for gate in comparison.gates})
+    return " or ".join(f"{level:.3g} %" for level in levels)
+
+
+def gate_state(gate: Gate) -> str:
+    """What was found of a gate, in a few words."""
+    if gate.state == "open":
+        return "differs, size not settled" if gate.differs else "undecided"
+    return {"same": "within the margin", "worse": "worse by more than the margin", "better": "better by more than the margin"}[
+        gate.state
+    ]
+
+
+def guard_lines(comparison: Comparison) -> list[str]:
+    """The raised guards, one sentence each."""
+    return [
+        f"guard: {guard_words(guard)}, shown to be worse by more than {_guard_margin(guard)} (p = {guard.p_adjusted:.2g}, "
+        f"{guard.rows:,} rows)"
+        for guard in comparison.raised
+    ]
+
+
+def _guard_margin(guard: Guard) -> str:
+    return f"{100 * math.expm1(guard.margin):g} %" if guard.unit == "log" else f"{100 * guard.margin:g} points"
 
 
 def differences(comparison: Comparison) -> tuple[list[RunDifference], list[RunDifference]]:
@@ -137,6 +199,56 @@ def _times(item: Floor) -> str:
     if item.times_diverged is not None:
         multiples.append(f"{item.times_diverged:.3g} times in diverging answers")
     return ", ".join(multiples)
+
+
+def cause_notes(comparison: Comparison) -> list[str]:
+    """What the causes rest on: the noise that a near-tie is judged by, and what was not tested."""
+    item, notes = comparison.logit_noise, []
+    if not comparison.diverged:
+        return []
+    if item.median is None:
+        notes.append(f"A near-tie is a margin of at most {item.near_tie:.3g} nats between the two tokens, by the dtype.")
+    elif item.rounding:
+        notes.append(
+            f"Where the answers still agree, the logits differ by {item.median:.2g} nats in the median "
+            f"({item.tokens:,} tokens): no more than rounding (up to {item.most:g}). "
+            f"A near-tie is a margin of at most {item.near_tie:.3g} nats."
+        )
+    else:
+        notes.append(
+            f"Where the answers still agree, the logits already differ by {item.median:.2g} nats in the median "
+            f"({item.tokens:,} tokens): more than rounding (up to {item.most:g}). No divergence is called a near-tie."
+        )
+    masked = sum({PIXELS, GAP} <= set(row.causes) for row in comparison.diverged)
+    pixels = comparison.all_cause_counts.get(PIXELS, 0)
+    if masked:
+        notes.append(
+            f"In {masked:,} of these rows other pixels and a log-probability gap meet. Which of them explains a row is not "
+            f"tested: pixels explain at most {pixels:,} rows. Answer again from the same pixels to tell."
+        )
+    return notes
+
+
+def outcome(row: DivergedRow) -> str:
+    """Which runs are right, field by field where they differ: "category3_code only A, full_price both wrong"."""
+    return outcome_words(row.outcome, row.fields)
+
+
+def outcome_words(whole: str, fields: Mapping[str, str]) -> str:
+    """`whole` where all fields say the same, else each field."""
+    return whole if len(set(fields.values())) < 2 else ", ".join(f"{name} {said}" for name, said in fields.items())
+
+
+def training_lines(found: Trainings) -> list[str]:
+    """Both trainings' settings that differ, those of the most weight that are alike, and where their losses ended."""
+    lines = [str(item) for item in found.differences] or ["no setting differs"]
+    if found.same:
+        lines.append("the same: " + ", ".join(f"{name} {value}" for name, value in found.same.items()))
+    for name, a, b in (("loss", found.a.loss, found.b.loss), ("validation loss", found.a.val_loss, found.b.val_loss)):
+        if a and b:
+            ends = [f"{curve[-1][1]:.4g} at step {curve[-1][0]:,}" for curve in (a, b)]
+            lines.append(f"last {name}: {ends[0]} | {ends[1]}")
+    return lines
 
 
 def trace_line(item: CrossScores) -> str:

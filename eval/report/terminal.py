@@ -21,7 +21,10 @@ from ..runs.run import Run
 from . import phrases
 
 WIDTH = 80
-_COLOURS = {"EQUIVALENT": "green", "NO WORSE": "green", "DIFFERENT": "red", "WORSE": "red", "INCONCLUSIVE": "yellow"}
+_COLOURS = {
+    "EQUIVALENT": "green", "NO WORSE": "green", "BETTER": "cyan", "WORSE": "red", "INCONCLUSIVE": "yellow",
+    "NOT MEANINGFUL": "magenta",
+}  # fmt: skip
 _CATEGORIES = 12
 
 
@@ -53,7 +56,11 @@ def _heading(text: str) -> Text:
 
 def _verdict(comparison: Comparison) -> RenderableType:
     colour = _COLOURS[comparison.verdict]
-    lines = [_text(phrases.headline(comparison), "bold")]
+    if comparison.raised and colour == "green":
+        colour = "yellow"
+    lines = [_text(comparison.first_line, f"bold {colour}"), _text(phrases.headline(comparison))]
+    lines += [_text(f"! {remark}", "yellow") for remark in comparison.remarks]
+    lines += [_text(f"! {line}", "yellow") for line in phrases.guard_lines(comparison)]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
     if needed := phrases.more_rows(comparison):
         lines.append(_text(needed))
@@ -62,7 +69,7 @@ def _verdict(comparison: Comparison) -> RenderableType:
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
         )
     )
-    return Panel(Group(*lines), title=Text(comparison.verdict, style=f"bold {colour}"), border_style=colour)
+    return Panel(Group(*lines), border_style=colour)
 
 
 def _warnings(comparison: Comparison) -> RenderableType | None:
@@ -148,21 +155,23 @@ def _agreement(comparison: Comparison) -> RenderableType:
 def _causes(comparison: Comparison) -> RenderableType:
     if not comparison.diverged:
         return Group(_heading("Why answers diverge"), _text("no row differs in answer, parsed fields or true values"))
-    grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("", 40, "left"))
+    grid = _grid(("Why answers diverge", 24, "left"), ("rows", 8, "right"), ("also in", 8, "right"), ("", 34, "left"))
     most = max(comparison.cause_counts.values())
-    for cause, count in comparison.cause_counts.items():
-        grid.add_row(_text(cause), f"{count:,}", Text("█" * max(1, round(36 * count / most)), style="cyan"))
-    return grid
+    for cause, count in comparison.all_cause_counts.items():
+        first = comparison.cause_counts.get(cause, 0)
+        also = f"{count - first:,}" if count > first else ""
+        grid.add_row(_text(cause), f"{first:,}", also, Text("█" * round(30 * first / most), style="cyan"))
+    return Group(grid, *(_text(line, "dim") for line in phrases.cause_notes(comparison)))
 
 
 def _worst(comparison: Comparison, rows: int) -> RenderableType | None:
     shown = comparison.diverged[:rows]
     if not shown:
         return None
-    grid = _grid((f"Worst {len(shown)}", 18, "left"), ("", 10, "left"), ("cause", 48, "left"))
+    grid = _grid((f"Worst {len(shown)}", 15, "left"), ("right", 17, "left"), ("cause", 44, "left"))
     for row in shown:
         cause = row.cause if row.margin is None else f"{row.cause} ({row.margin:.3g} nats)"
-        grid.add_row(_text(row.id), row.outcome, _text(f"{cause}: {row.parsed_differently or row.detail}"))
+        grid.add_row(_text(row.id), _text(phrases.outcome(row)), _text(f"{cause}: {row.parsed_differently or row.detail}"))
     left = len(comparison.diverged) - len(shown)
     return Group(grid, _text(f"and {left:,} more in --json and --html", "dim")) if left else grid
 
@@ -174,8 +183,15 @@ def _numbers(comparison: Comparison) -> RenderableType:
     lines += [_text(phrases.trace_line(item)) for item in comparison.trace or []]
     if subjects:
         lines += [_heading("The runs differ in (A | B)"), *(_text(f"{item}") for item in subjects)]
+    lines += _trainings(comparison)
     lines.append(_text(f"\n{phrases.method(comparison)}", "dim"))
     return Group(*lines)
+
+
+def _trainings(comparison: Comparison) -> list[Text]:
+    if comparison.trainings is None:
+        return []
+    return [_heading("The trainings (A | B)"), *(_text(line) for line in phrases.training_lines(comparison.trainings))]
 
 
 def print_table(console: Console, runs: Sequence[Run], reference: Run) -> None:
@@ -204,11 +220,18 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
         )
     console.print(grid, width=min(WIDTH, console.width))
     console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
+    if len(found.rows) > 2:
+        console.print(
+            _text(f"verdicts hold over all {len(found.rows) - 1} comparisons together at 5 % (Holm)", "dim"), soft_wrap=True
+        )
 
 
 def _run_cell(row: run_table.RunTableRow) -> Text:
     name = _text(row.label, "bold")
     verdict = row.verdict or "reference"
+    if row.raised:
+        more = f" and {len(row.raised) - 1} more" if len(row.raised) > 1 else ""
+        verdict += f"; {printable(row.raised[0])}{more}"
     return name.append("\n").append(verdict, style=_COLOURS.get(row.verdict, "dim")).append(f"\n{row.rows:,} rows", style="dim")
 
 

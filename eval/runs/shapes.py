@@ -103,6 +103,7 @@ class ManifestShape(msgspec.Struct):
     settings: SettingsShape = msgspec.field(default_factory=SettingsShape)
     catalogue: str | None = None
     split: str | None = None
+    split_rows: Count | None = None
     limit: Count | None = None
     shard: tuple[Count, Count] | None = None
     model: str | None = None

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,6 +18,8 @@ from .lines import read_lines
 from .manifest import SCHEMA, check_manifest, check_same_run, now, read_task
 from .prediction import Prediction, PredictionReader
 from .run import Run, vocabulary_of
+
+_KEPT_TOP_K = 2  # of a baseline
 
 
 class RunWriter:
@@ -205,9 +208,13 @@ def _whole_rows(file: BinaryIO, path: Path, reader: PredictionReader) -> tuple[d
 
 
 def write_baseline(run: Run, path: Path | str) -> None:
-    """Write `run` as one small file without tokens, to compare later runs with. Raises UserError where a row repeats."""
+    """Write `run` as one file, to compare later runs with: all that verdict and causes need.
+
+    Of each token's likeliest tokens it keeps two. Times and paths of photos are left out. Raises UserError where a row repeats.
+    """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps({"manifest": run.manifest}, ensure_ascii=False) + "\n")
         for row in run.distinct():
-            small = Prediction(row.id, row.true, row.predicted, row.text, finish=row.finish)
-            file.write(json.dumps(small.to_dict(), ensure_ascii=False) + "\n")
+            top_k = [sorted(step, key=lambda item: -item[1])[:_KEPT_TOP_K] for step in row.top_k]
+            small = replace(row, top_k=top_k, seconds=None, image=None)
+            file.write(json.dumps(small.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n")

@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_every_step_leaves_its_folder_and_the_verdict_is_told(demo: tuple[Path, dict[str, Any]]) -> None:
     output, done = demo
     assert done["event"] == "done" and done["output"] == str(output)
-    assert done["verdict"] in ("EQUIVALENT", "DIFFERENT", "INCONCLUSIVE")
+    assert done["verdict"] in ("EQUIVALENT", "WORSE", "BETTER", "INCONCLUSIVE", "NOT MEANINGFUL")
     rows = json.loads((output / "catalogue" / "catalogue.json").read_text())["splits"]
     assert {name: split["rows"] for name, split in rows.items()} == {"train": 30, "validation": 100, "test": 5}
     assert (output / "model" / "config.json").is_file()

@@ -98,7 +98,7 @@ def make_rows(n: int = 200, *, seed: int = 0, right: float = 0.9, task: Task = T
 
 def write_run(folder: Path, rows: list[Row], *, finish: bool = True, raw: bool = False, **changes: Any) -> Run:
     """Write rows as a run folder and load it. `raw` writes lines as they are (repeats too)."""
-    written = manifest(**changes)
+    written = manifest(**{"split_rows": len({row["id"] for row in rows}), **changes})
     with RunWriter.open(folder, written) as writer:
         for row in rows:
             if raw:

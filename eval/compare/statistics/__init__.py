@@ -4,15 +4,17 @@ proportions  Wilson, exact McNemar, Tango's score interval
 estimators   mean, median, macro-F1, as statistics that can be resampled
 resampling   the percentile bootstrap over rows or clusters
 effective    the difference where rows come in clusters or from several trainings: as of fewer rows
-paired       the difference of two systems, from discordant counts or from paired resamples
+bounded_mean score statistic of a mean difference in [-1, 1]
+paired       the difference of two systems, from discordant counts, bounded differences or paired resamples
 
 Needs numpy and scipy alone.
 """
 
+from .bounded_mean import PairedMean
 from .effective import EffectiveEstimate, EffectiveProportion, Ints, Spread, clustered, seeded, seeded_estimate, sign_flip
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
-from .paired import PairedDifference, PairedProportion, PairedResamples
-from .proportions import Interval, mcnemar, normal_quantile, tango, wilson
+from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples
+from .proportions import Interval, mcnemar, normal_quantile, tango, tango_beyond, tango_score, wilson
 from .resampling import bootstrap, percentile_interval, resample_weights
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "Floats",
     "Interval",
     "Ints",
+    "JudgedDifference",
     "MacroF1",
     "Mean",
     "Median",
     "PairedDifference",
+    "PairedMean",
     "PairedProportion",
     "PairedResamples",
     "Spread",
@@ -41,5 +45,7 @@ __all__ = [
     "seeded_estimate",
     "sign_flip",
     "tango",
+    "tango_beyond",
+    "tango_score",
     "wilson",
 ]

@@ -1,6 +1,7 @@
 """The difference between two systems on the same rows, with its interval and its test of equality.
 
-`PairedProportion` rests on the discordant counts, `PairedResamples` on paired bootstrap samples. An interval at level
+`PairedProportion` rests on the discordant counts, `PairedMean` on one bounded difference a row (`bounded_mean`),
+`PairedResamples` on paired bootstrap samples: it is shown, and decides nothing. An interval at level
 1 - 2 alpha inside the margin is two one-sided tests at alpha (Schuirmann 1987).
 """
 
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from scipy import stats
 
+from .bounded_mean import PairedMean
 from .estimators import Floats
-from .proportions import Interval, mcnemar, normal_quantile, tango
+from .proportions import Interval, mcnemar, normal_quantile, tango, tango_beyond, tango_score
 from .resampling import percentile_interval
 
 
@@ -42,10 +45,23 @@ class PairedProportion:
         """Exact McNemar p-value."""
         return mcnemar(round(self.only_a), round(self.only_b))
 
+    def score(self, delta: float) -> float:
+        """Signed score statistic of the hypothesis that the difference is `delta` (see `tango_score`)."""
+        return tango_score(self.only_a, self.only_b, self.n, delta)
+
+    def beyond(self, margin: float) -> tuple[float, float]:
+        """One-sided p-values that the difference is not below -margin, and not above it (see `tango_beyond`)."""
+        return tango_beyond(self.only_a, self.only_b, self.n, margin)
+
     def at(self, n: int) -> PairedProportion:
         """The same rates on n rows."""
         scale = n / self.n
         return PairedProportion(self.only_a * scale, self.only_b * scale, n)
+
+    def with_absent(self, rows: int) -> tuple[PairedProportion, PairedProportion]:
+        """The difference with `rows` more rows that only A has right, and with as many that only B has right."""
+        n = self.n + rows
+        return PairedProportion(self.only_a + rows, self.only_b, n), PairedProportion(self.only_a, self.only_b + rows, n)
 
 
 @dataclass(frozen=True)
@@ -82,12 +98,38 @@ class PairedResamples:
         """None: the bootstrap interval is the test."""
         return None
 
-    def at(self, n: int) -> PairedResamples:
-        """The same spread on n rows: the samples drawn in towards the estimate by sqrt(n)."""
-        scale = math.sqrt(self.n / n)
-        return PairedResamples(
-            self.estimate, self.estimate + (self.samples - self.estimate) * scale, n, self.identical, self.bounded
-        )
+
+class JudgedDifference(Protocol):
+    """What a verdict may rest on: a difference that any hypothesis about it can be tested against."""
+
+    @property
+    def n(self) -> float:
+        """Rows judged."""
+
+    @property
+    def estimate(self) -> float:
+        """B minus A; NaN where no row is judged."""
+
+    def interval(self, z: float) -> Interval:
+        """Interval at normal quantile z."""
+
+    def score(self, delta: float) -> float:
+        """Signed score statistic of the hypothesis that the difference is `delta`."""
+
+    def beyond(self, margin: float) -> tuple[float, float]:
+        """One-sided p-values that the difference is not below -margin, and not above it."""
+
+    def differs(self, alpha: float) -> bool:
+        """Whether equality is rejected at `alpha`."""
+
+    def p_value(self) -> float | None:
+        """Of equality."""
+
+    def at(self, n: int) -> JudgedDifference:
+        """The same rates on n rows."""
+
+    def with_absent(self, rows: int) -> tuple[JudgedDifference, JudgedDifference]:
+        """The difference with `rows` more rows, all lost by B, and all lost by A."""
 
 
-PairedDifference = PairedProportion | PairedResamples
+PairedDifference = PairedProportion | PairedMean | PairedResamples

@@ -21,6 +21,7 @@ from ...compare.comparison import Comparison
 from ...compare.paired_measures import PairedMeasure
 from .. import phrases
 from .charts import confusion_grids, forest_scale, interval_bar, scatters
+from .losses import draw_losses
 from .rows import pick_rows
 
 _FOLDER = Path(__file__).parent
@@ -55,11 +56,12 @@ def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> st
         script=script,
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
-        margins={(gate.field, gate.metric): gate.margin for gate in comparison.gates},
+        gates={(gate.field, gate.metric): gate for gate in comparison.gates},
         by_field=by_field,
-        bar=lambda row, margin=None: interval_bar(row, scale, margin),
+        bar=lambda row, gate=None: interval_bar(row, scale, gate),
         scatters=scatters(comparison, seed=seed),
         confusions=confusion_grids(comparison),
+        curves=draw_losses(comparison.trainings) if comparison.trainings else "",
         categories=list(comparison.by_category.items())[:_CATEGORIES],
         most=max(comparison.cause_counts.values(), default=1),
         rows=rows,

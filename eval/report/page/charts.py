@@ -13,11 +13,13 @@ from markupsafe import Markup
 from ...compare.comparison import Comparison
 from ...compare.paired_measures import PairedMeasure
 from ...compare.score_run import NOT_PARSED
+from ...compare.verdict import Gate
+from .. import phrases
 
 _POINTS = 400  # points drawn of each run
 _CLASSES = 12  # classes a confusion matrix names
 _SIDE = 320  # of the scatter's drawing
-_LEFT, _BOTTOM = 44, 34
+_LEFT, _BOTTOM = 60, 34  # room for a tick's label beside the axis' name
 OTHER = "(other)"
 
 
@@ -27,9 +29,13 @@ def forest_scale(rows: Sequence[PairedMeasure]) -> float:
     return min(1.0, max(0.05, 1.05 * float(np.quantile(ends, 0.9)))) if ends else 0.05
 
 
-def interval_bar(row: PairedMeasure, scale: float, margin: float | None = None) -> Markup:
-    """The interval of one difference on a line around zero; the margin as a band. 200 x 16 units, stretched to fit."""
-    low, high = row.interval
+def interval_bar(row: PairedMeasure, scale: float, gate: Gate | None = None) -> Markup:
+    """The interval of one difference on a line around zero. 200 x 16 units, stretched to fit.
+
+    Of a measure that decides: the margin as a band, and over it the interval that is judged.
+    """
+    low, high = row.interval if gate is None else phrases.judged_interval(gate)[1]
+    margin = gate.margin if gate else None
     if low is None or high is None or row.difference is None:
         return Markup("")
     # A log error has no share of the scale: one tenth is drawn as ten points.
@@ -142,16 +148,29 @@ def _grid_lines(axes: _Axes) -> Iterator[str]:
     bottom = 8 + axes.size
     for tick in _ticks(axes.low, axes.high):
         x, y = axes.x(tick), axes.y(tick)
-        label = f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
+        label = tick_label(tick)
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{bottom}"/>'
         yield f'<line class="grid" y1="{y:.1f}" y2="{y:.1f}" x1="{_LEFT}" x2="{_LEFT + axes.size}"/>'
         yield f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{label}</text>'
         yield f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
 
 
+def tick_label(tick: float) -> str:
+    """A short label, so that it stays clear of the axis' name.
+
+    >>> [tick_label(tick) for tick in (0.5, 200, 5000, 20_000, 1e6)]
+    ['0.5', '200', '5,000', '20k', '1M']
+    """
+    if tick >= 1e6:
+        return f"{tick / 1e6:,.0f}M"
+    if tick >= 1e4:
+        return f"{tick / 1e3:.0f}k"
+    return f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
+
+
 def _axis_names(axes: _Axes) -> Iterator[str]:
     yield f'<text x="{_LEFT + axes.size / 2}" y="{8 + axes.size + 29}" text-anchor="middle">true</text>'
-    yield f'<text transform="translate(11 {8 + axes.size / 2}) rotate(-90)" text-anchor="middle">predicted</text>'
+    yield f'<text class="axis" transform="translate(10 {8 + axes.size / 2}) rotate(-90)" text-anchor="middle">predicted</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,10 +11,11 @@ from mlx_phi3v.photo import thumbnail
 
 from ...compare.comparison import Comparison
 from ...compare.diverged_rows import DivergedRow
+from ...compare.own_photos import own_photo
 from ...compare.paired_measures import NO_CATEGORY
 from ...compare.paired_runs import OUTCOMES
 from ...runs.prediction import Prediction
-from ...runs.run import Run
+from .. import phrases
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together
@@ -39,6 +39,7 @@ class ShownRow:
 
     id: str
     outcome: str
+    fields: str  # which runs are right, field by field where they differ
     category: str
     cause: str
     detail: str
@@ -84,6 +85,7 @@ def _show(
     return ShownRow(
         id=data.join.ids[i],
         outcome=data.outcome(i),
+        fields=phrases.outcome_words(data.outcome(i), data.field_outcomes(i)),
         category=data.category[i] or NO_CATEGORY,
         cause=diverged.cause if diverged else SAME,
         detail=f"{diverged.cause}{margin}: {diverged.detail}" if diverged else SAME,
@@ -95,30 +97,12 @@ def _show(
 
 
 def _thumbnail(comparison: Comparison, row_a: Prediction, row_b: Prediction) -> str | None:
-    path = own_photo(comparison.data.run_a, row_a.image) or own_photo(comparison.data.run_b, row_b.image)
-    return thumbnail(path, _THUMBNAIL) if path else None
-
-
-def own_photo(run: Run, image: str | None) -> Path | None:
-    """The photo that a run's row names, where it lies in the run's own catalogue or in the run's folder; else None.
-
-    A run may come from someone else, and a page is passed on: no other file of this machine goes into it.
-    """
-    if not isinstance(image, str) or not image:
-        return None
-    try:
-        path = Path(image).resolve()
-        return path if any(path.is_relative_to(folder) for folder in _own_folders(run)) else None
-    except (OSError, ValueError, RuntimeError):  # a NUL, too long a name, links in a circle
-        return None
-
-
-def _own_folders(run: Run) -> Iterator[Path]:
-    if run.path.is_dir():
-        yield run.path.resolve()
-    catalogue = run.manifest.get("catalogue")
-    if isinstance(catalogue, str) and catalogue and (Path(catalogue) / "catalogue.json").is_file():
-        yield Path(catalogue).resolve()
+    """Of A's photo; of B's where A's is not on this machine."""
+    for run, row in ((comparison.data.run_a, row_a), (comparison.data.run_b, row_b)):
+        path = own_photo(run, row.image)
+        if path and (made := thumbnail(path, _THUMBNAIL)):
+            return made
+    return None
 
 
 def _answer(row: Prediction) -> str:

@@ -466,13 +466,12 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
     ("name", "content", "message"),
     [
         ("empty.csv", b"", "is empty"),
-        ("latin.csv", "Name,Kind,Price,photo,sku\nCaf\xe9,hat,1,p,1\n".encode("latin-1"), "--encoding cp1252"),
-        ("twice.csv", b"Name,Name\n1,2\n", "two columns named 'Name'"),
-        ("noname.csv", b"Name,,Kind\n1,2,3\n", "no name for column 2"),
+        ("odd.csv", b"Name,Kind,Price,photo,sku\nCaf\x81\xff\xd6,hat,1,p,1\n", "--encoding cp1252"),
         ("cut.parquet", b"PAR1....", "not a whole Parquet file"),
         ("cut.json", b'[{"Name": "a"}, {"Na', "not valid JSON"),
         ("empty.jsonl", b"", "holds no rows"),
-        ("rows.xlsx", b"PK", "no known kind"),
+        ("rows.xlsx", b"PK", "save the sheet as CSV UTF-8"),
+        ("rows.doc", b"\x00\x01\x02", "no known kind"),
     ],
 )
 def test_a_corrupt_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
+from eval.compare.own_photos import own_photo
 from eval.report import page
-from eval.report.page.rows import own_photo, split_answers
+from eval.report.page.charts import interval_bar
+from eval.report.page.rows import pick_rows, split_answers
 from mlx_phi3v.photo import thumbnail
 from tests.helpers.page_example import CHROMIUM_FLAGS, chromium, example_comparison
 from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
@@ -200,3 +202,36 @@ def test_a_page_takes_photos_of_the_run_and_of_its_catalogue_and_no_others(tmp_p
     assert own_photo(run, str(tmp_path / "run" / "a.png")) == tmp_path / "run" / "a.png"
     for name in (secret, shop / "link.png", shop / ".." / "secret.png", "/etc/passwd", "a\0b", "x" * 5000, "", None, 5):
         assert own_photo(run, name if name is None or isinstance(name, int) else str(name)) is None  # type: ignore[arg-type]
+
+
+def test_no_tick_lies_under_an_axis_name(browser: Browser, report: Path) -> None:
+    script = """() => [...document.querySelectorAll('svg.scatter')].flatMap(drawing => {
+      const texts = [...drawing.querySelectorAll('text')].map(item => [item, item.getBoundingClientRect()]);
+      const names = texts.filter(([item]) => /true|predicted/.test(item.textContent));
+      const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+      return names.flatMap(([name, a]) => texts.filter(([item, b]) => item !== name && meet(a, b)))
+        .map(([item]) => item.textContent); })"""
+    for width in (390, 1280):
+        tab, _ = open_page(browser, report, width)
+        assert tab.locator("svg.scatter").count() == 2 and tab.evaluate(script) == []
+
+
+def test_over_a_margin_the_interval_that_is_judged_is_drawn(comparison: Comparison) -> None:
+    gate = next(gate for gate in comparison.gates if gate.metric == "accuracy")
+    row = next(row for row in comparison.metrics if row.metric == "accuracy")
+    drawn = interval_bar(row, 0.2, gate)
+    low, high = gate.beyond if gate.state in ("worse", "better") else gate.interval
+    assert f'x1="{100 + 500 * low:.1f}" x2="{100 + 500 * high:.1f}"' in drawn and 'class="margin"' in drawn
+    assert row.interval[0] is not None and f'x1="{100 + 500 * row.interval[0]:.1f}"' in interval_bar(row, 0.2)
+
+
+def test_a_photo_that_only_b_has_here_is_shown(tmp_path: Path) -> None:
+    example = example_comparison(tmp_path, rows=40)
+    reference = [row.to_dict() for row in example.data.run_a.rows]
+    for row in reference:
+        row["image"] = "/elsewhere/catalogue/" + Path(row["image"]).name
+    moved = write_run(tmp_path / "moved", reference, catalogue="/elsewhere/catalogue")
+    for a, b in ((moved, example.data.run_b), (example.data.run_b, moved)):
+        found = compare_runs(a, b, resamples=20, allow=("truth",))
+        rows = pick_rows(found, worst=10, sampled=10, seed=0)
+        assert rows and all(row.thumbnail for row in rows)

@@ -249,12 +249,16 @@ def test_scoring_parses_answers_again(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_baseline_is_one_small_file_that_loads_as_a_run(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", make_rows(20))
+    rows = make_rows(20)
+    for row in rows:
+        row["top_k"] = [[[token + i, -1.5 * (i + 1)] for i in range(5)] for token in row["token_ids"]]
+    run = write_run(tmp_path / "run", rows)
     write_baseline(run, tmp_path / "baseline.jsonl")
     again = Run.load(tmp_path / "baseline.jsonl")
     assert [row.predicted for row in again.rows] == [row.predicted for row in run.rows]
     assert again.manifest == run.manifest
-    assert (tmp_path / "baseline.jsonl").stat().st_size < (run.path / "predictions.jsonl").stat().st_size / 3
+    assert (tmp_path / "baseline.jsonl").stat().st_size < (run.path / "predictions.jsonl").stat().st_size / 1.5
+    assert {len(step) for row in again.rows for step in row.top_k} == {2}  # the chosen token and its runner-up
     offset = list(again.stream())[4][0]
     with again.reader() as read:
         assert read(offset).id == run.rows[4].id

@@ -1,0 +1,1 @@
+"""How a file becomes rows: bytes, encodings, CSV dialects, JSON, sheets, XML and archives."""

@@ -1,0 +1,74 @@
+"""The names of a table's columns: which of its first rows holds them, and what a column without a name is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .csv_records import is_number, is_place
+
+MOST_TITLES = 10
+
+
+def is_blank(cells: Sequence[Any]) -> bool:
+    """Whether no cell of a row holds anything."""
+    return not any(cell is not None and str(cell).strip() for cell in cells)
+
+
+def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
+    """The place of the row with the names: the first that is not blank, or the one below a title.
+
+    A title is a row with a first cell and no other, above a row of several cells of which none is a number or a photo.
+    None: all rows are blank.
+    """
+    filled = [place for place, cells in enumerate(rows) if not is_blank(cells)]
+    if not filled:
+        return None
+    for place in filled[: MOST_TITLES + 1]:
+        cells = [str(cell).strip() for cell in rows[place] if cell is not None and str(cell).strip()]
+        if len(cells) > 1:
+            return filled[0] if any(is_number(cell) or is_place(cell) for cell in cells) else place
+        if not str(rows[place][0] or "").strip():
+            break
+    return filled[0]
+
+
+def column_names(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str | None]:
+    """A name for each cell of a row, or None for a column that is left out; `rows` are some of those below the header.
+
+    A nameless column is left out where it is the first and counts the rows, as pandas writes it, or where it is one of
+    the last and empty; else it is `column_N`, from 1. A name that is there already gets `_2`, `_3`.
+    """
+    names: list[str | None] = [" ".join(str(name).split()) if name is not None else "" for name in header]
+    filled = [cells for cells in rows if not is_blank(cells)]
+    width = max((len(cells) for cells in filled), default=0)
+    usual = sorted(len(cells) for cells in filled)[len(filled) // 2] if filled else 0
+    if usual == len(names) + 1 and _counts([cells[0] for cells in filled if cells]):
+        names.insert(0, "")  # R writes no name at all
+    names += [""] * (max(usual, len(names)) - len(names))
+    last = max((place for place, name in enumerate(names) if name), default=-1)
+    taken = {name for name in names if name}
+    given: set[str] = set()
+    for place, name in enumerate(names):
+        values = [cells[place] for cells in filled if place < len(cells)]
+        if not name and ((place > last and is_blank(values)) or (place == 0 and len(names) > 1 and _counts(values))):
+            names[place] = None
+            continue
+        base, names[place] = name or f"column_{place + 1}", name or f"column_{place + 1}"
+        number = 1
+        while names[place] in given or (number > 1 and names[place] in taken) or (not name and names[place] in taken):
+            number += 1
+            names[place] = f"{base}_{number}"
+        given.add(names[place] or "")
+    while names and names[-1] is None and len(names) > width:
+        names.pop()
+    return names
+
+
+def _counts(values: Sequence[Any]) -> bool:
+    """Whether values are the numbers of rows, one up from each to the next, from 0 or 1."""
+    try:
+        numbers = [int(value) for value in values]
+    except (TypeError, ValueError):
+        return False
+    return bool(numbers) and numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))

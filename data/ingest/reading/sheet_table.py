@@ -1,0 +1,119 @@
+"""A sheet of a workbook: XLSX, XLS, XLSB and ODS, by python-calamine."""
+
+from __future__ import annotations
+
+import datetime
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mlx_phi3v.errors import UserError
+
+from ..row import Row, RowError, first_line
+from .byte_streams import missing_package
+from .header import column_names, find_header, is_blank
+
+SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memory
+_MOST_RATIO = 1032  # of deflate; a smaller file cannot hold more
+_SAMPLE_ROWS = 2000
+
+
+class SheetTable:
+    """The rows of one sheet. Numbers stay numbers, whole ones without a point; dates become ISO text."""
+
+    kind = "sheet"
+
+    def __init__(self, path: Path, *, sheet: str | None = None, header_line: int | None = None) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        _refuse_bomb(path)
+        self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
+        place = find_header(self._rows[:_SAMPLE_ROWS]) if header_line is None else header_line - 1 - first
+        if place is None or not 0 <= place < len(self._rows):
+            raise UserError(f"{path}: the sheet {self._name!r} is empty; it needs a row with the names of its columns")
+        if header_line is None and any(not is_blank(row) for row in self._rows[:place]):
+            self.notes.append(
+                f"the columns of {path.name} are named in row {first + place + 1}, below a title; --header-line says otherwise"
+            )
+        self.names = column_names(self._rows[place], self._rows[place + 1 : place + 1 + _SAMPLE_ROWS])
+        self._start, self._first = place + 1, first
+        self.columns = {name: pa.string() for name in self.names if name is not None}
+        while len(self._rows) > self._start and is_blank(self._rows[-1]):
+            self._rows.pop()
+        self.count = len(self._rows) - self._start
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row with its number in the sheet. Empty rows at the end are none."""
+        for place in range(self._start, len(self._rows)):
+            cells = self._rows[place]
+            number = self._first + place + 1
+            if is_blank(cells):
+                yield number, RowError("empty_row")
+            elif not is_blank(cells[len(self.names) :]):
+                yield number, RowError("wrong_number_of_columns", f"{len(cells)} cells for {len(self.names)} columns")
+            else:
+                yield number, {name: _value(cell) for name, cell in zip(self.names, cells) if name is not None}
+
+
+def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int]:
+    """(name, rows, the number of empty rows above them) of the sheet that is wanted, or of the one with most rows."""
+    try:
+        import python_calamine as calamine
+    except ImportError:
+        raise missing_package(path, "python-calamine") from None
+    try:
+        with open(path, "rb") as file, calamine.CalamineWorkbook.from_filelike(file) as book:
+            names = [
+                item.name
+                for item in book.sheets_metadata
+                if item.typ == calamine.SheetTypeEnum.WorkSheet
+                and (item.name == wanted or item.visible == calamine.SheetVisibleEnum.Visible)
+            ]
+            if wanted is not None and wanted not in names:
+                raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, names))}")
+            heights = {name: book.get_sheet_by_name(name).height for name in ([wanted] if wanted else names)}
+            if not heights:
+                raise UserError(f"{path} has no sheet with rows")
+            name = max(heights, key=lambda sheet: heights[sheet])
+            others = [f"{other!r} ({height})" for other, height in heights.items() if other != name and height]
+            if others:
+                notes.append(f"the rows of {path.name} are those of the sheet {name!r}, not {', '.join(others)}; see --sheet")
+            sheet = book.get_sheet_by_name(name)
+            return name, sheet.to_python(skip_empty_area=True), sheet.start[0] if sheet.start else 0
+    except UserError:
+        raise
+    except calamine.PasswordError:
+        raise UserError(f"{path} has a password; save it without one, or as CSV UTF-8") from None
+    except Exception as error:  # calamine has errors of many kinds, and Rust's own panic
+        raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
+
+
+def _value(cell: Any) -> Any:
+    if cell == "" or cell is None:
+        return None
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        return int(cell)
+    if isinstance(cell, (datetime.date, datetime.time)):
+        return cell.isoformat()
+    return str(cell) if isinstance(cell, datetime.timedelta) else cell
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise UserError for a workbook that unpacks to more than memory should hold."""
+    if path.stat().st_size * _MOST_RATIO < _MOST_UNPACKED or not zipfile.is_zipfile(path):
+        return
+    unpacked = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                with archive.open(item) as file:
+                    while unpacked <= _MOST_UNPACKED and (block := file.read(1 << 20)):
+                        unpacked += len(block)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
+    if unpacked > _MOST_UNPACKED:
+        raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED >> 30} GiB; save the sheet as CSV UTF-8")

@@ -1,0 +1,175 @@
+"""XML with an element for each row: RSS and Atom feeds of shops, and any file in which one repeated element dominates.
+
+Read by lxml without network, DTD or entities.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mlx_phi3v.errors import UserError
+
+from ..row import Row, RowError, first_line
+from .byte_streams import missing_package, open_bytes
+
+_USUAL = ("item", "entry", "product", "offer", "row", "record")
+_QUICK_ROWS = 2000
+_MOST_DEPTH = 50
+
+
+class XmlTable:
+    """The rows of an XML file: each child of the row's element is a column, named without its namespace.
+
+    A child that is there several times is a list, one with children an object; an attribute of the row is a column, one
+    of a child is `CHILD_ATTRIBUTE`. `quick`: columns and count are those of the first rows.
+    """
+
+    kind = "xml"
+
+    def __init__(self, path: Path, *, quick: bool = False) -> None:
+        self.path = path
+        try:
+            import lxml.etree  # noqa: F401
+        except ImportError:
+            raise missing_package(path, "lxml") from None
+        self._row_path = self._find_rows(_QUICK_ROWS * 50 if quick else None)
+        name = _local(self._row_path[-1])
+        self.notes = [] if name in _USUAL else [f"the rows of {path.name} are its elements {name!r}"]
+        self.columns: dict[str, pa.DataType] = {}
+        self.count = 0
+        for _, row in itertools.islice(self.rows(), _QUICK_ROWS if quick else None):
+            self.count += 1
+            if isinstance(row, dict):
+                self.columns.update((name, pa.string()) for name in row.keys() - self.columns.keys())
+        if not self.columns:
+            raise UserError(f"{path} has no rows: its elements {self._row_path[-1]!r} are empty")
+        self.columns = dict(sorted(self.columns.items()))
+
+    def _events(self) -> Iterator[tuple[str, Any]]:
+        from lxml import etree
+
+        with open_bytes(self.path) as file:
+            try:
+                events = etree.iterparse(
+                    file,
+                    events=("start", "end"),
+                    resolve_entities=False,
+                    no_network=True,
+                    load_dtd=False,
+                    remove_comments=True,
+                    remove_pis=True,
+                )
+                for event, element in events:
+                    if isinstance(element.tag, str):
+                        if event == "start" and element.getparent() is None:
+                            self._refuse_entities(element)
+                        yield event, element
+            except etree.XMLSyntaxError as error:
+                raise UserError(f"{self.path} is not well-formed XML ({first_line(error)}); get it again") from None
+
+    def _refuse_entities(self, root: Any) -> None:
+        declared = root.getroottree().docinfo.internalDTD
+        if declared is not None and any(True for _ in declared.iterentities()):
+            raise UserError(f"{self.path} declares entities, which is refused; save it without a DOCTYPE")
+
+    def _find_rows(self, most: int | None) -> tuple[str, ...]:
+        """The path of the element that a row is: of all that are repeated under one parent, the one that holds most."""
+        path: list[str] = []
+        repeated: Counter[tuple[str, ...]] = Counter()  # most of one kind under one parent
+        inside: Counter[tuple[str, ...]] = Counter()  # elements below, of all of that path
+        children: list[Counter[str]] = [Counter()]
+        for event, element in itertools.islice(self._events(), most):
+            if event == "start":
+                path.append(element.tag)
+                if len(path) > _MOST_DEPTH:
+                    raise UserError(f"{self.path} is nested more than {_MOST_DEPTH} levels deep; it is no table")
+                children[-1][element.tag] += 1
+                repeated[tuple(path)] = max(repeated[tuple(path)], children[-1][element.tag])
+                children.append(Counter())
+                for depth in range(1, len(path)):
+                    inside[tuple(path[:depth])] += 1
+                if element.attrib:
+                    inside[tuple(path)] += len(element.attrib)
+            else:
+                path.pop()
+                children.pop()
+                _forget(element)
+        found = [key for key, count in repeated.items() if count > 1 and inside[key] and len(key) > 1]
+        found = found or [key for key in repeated if _local(key[-1]).lower() in _USUAL and inside[key]]
+        if not found:
+            raise UserError(f"{self.path} has no element that is repeated as the rows of a table are; save it as CSV")
+        return max(found, key=lambda key: (inside[key], -len(key)))
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row's element with its line."""
+        wanted = list(self._row_path)
+        path: list[str] = []
+        for event, element in self._events():
+            if event == "start":
+                path.append(element.tag)
+                continue
+            if path == wanted:
+                line = int(element.sourceline or 0)
+                row = _row(element)
+                yield line, row or RowError("empty_row")
+            path.pop()
+            if path[: len(wanted)] != wanted:
+                _forget(element)
+
+
+def _forget(element: Any) -> None:
+    """Free an element that is read, and those before it."""
+    element.clear(keep_tail=False)
+    while element.getprevious() is not None:
+        del element.getparent()[0]
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _row(element: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {_local(name): value for name, value in element.attrib.items()}
+    names: dict[str, str] = {}  # tag -> column: `title` and `g:title` are two
+    for child in element:
+        if not isinstance(child.tag, str):
+            continue
+        name = names.get(child.tag)
+        if name is None:
+            name = _local(child.tag)
+            if name in names.values():
+                name = f"{child.prefix or 'other'}_{name}"
+            names[child.tag] = name
+        _put(row, name, _content(child))
+        if len(child) == 0 and (child.text or "").strip():
+            for attribute, value in child.attrib.items():
+                _put(row, f"{name}_{_local(attribute)}", value)
+    text = (element.text or "").strip()
+    return row | {"text": text} if text and not len(element) else row
+
+
+def _put(row: dict[str, Any], name: str, value: Any) -> None:
+    if name not in row:
+        row[name] = value
+    elif isinstance(row[name], list):
+        row[name].append(value)
+    else:
+        row[name] = [row[name], value]
+
+
+def _content(element: Any) -> Any:
+    """The text of a leaf, or its one attribute where it has no text; what has children is an object."""
+    children = [child for child in element if isinstance(child.tag, str)]
+    text = "".join(element.itertext()).strip() if not children else (element.text or "").strip()
+    if children:
+        return _row(element)
+    if text:
+        return text
+    values = list(element.attrib.values())
+    return values[0] if len(values) == 1 else {_local(name): value for name, value in element.attrib.items()} or None

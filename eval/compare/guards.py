@@ -1,0 +1,148 @@
+"""Measures that do not decide the verdict but stand guard: what gets worse behind the deciding measures is reported.
+
+guard                            margin      test that B is worse by more than the margin
+text ratio                       5 points    score (`PairedMean`)
+answers that do not parse        2 points    score (Tango)
+mean absolute percentage error   5 points    paired t, over rows that both parsed
+price bias, mean of ln(B / A)    2 %         paired t, in either direction (with one_sided: away from zero)
+the same, over prices that both  1 %         likewise; a factor on what is right hides in the spread of what is wrong
+runs have within 10 %
+a deciding measure, one category 10 points   score
+
+A guard is raised where its one-sided p-value stays below 5 % after Holm's correction (1979): half of the 5 % over the guards
+of all rows, half over those of the categories, so that many categories do not blunt the others. Errors of prices have heavy
+tails, which a t-test takes badly where few rows differ: there the sign-flip test (Fisher 1935), which is exact where both
+runs are alike, must reject equality too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from ..runs.columns import FieldColumn, Ints
+from .metrics import METRICS, Metric, right
+from .paired_measures import NO_CATEGORY, judged_difference
+from .paired_runs import PairedRuns
+from .statistics import Floats
+from .statistics.multiplicity import holm
+
+ALPHA = 0.05
+GUARD_MARGINS = {"ratio": 0.05, "parse_failures": 0.02, "mean_ape": 0.05, "log_error": math.log(1.02)}
+RIGHT_BIAS, RIGHT_BIAS_MARGIN = "right_bias", math.log(1.01)
+CATEGORY_MARGIN = 0.10
+_FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
+_FLIPS = 5_000
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard. `difference` is B - A as a share, or ln(B / A) of a bias; so is the margin."""
+
+    field: str
+    metric: str
+    label: str
+    category: str | None  # of a guard of one category
+    difference: float
+    margin: float
+    unit: Literal["points", "log"]
+    rows: int
+    p_value: float  # one-sided, of B worse by the margin or less
+    p_adjusted: float  # after Holm, over both families together
+    raised: bool
+
+
+def stand_guard(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]], *, one_sided: bool = False) -> list[Guard]:
+    """Every guard of two runs, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
+    deciding = {(name, metric.name) for name, metric, _ in gated}
+    overall = [guard for guard in _overall(data, one_sided) if (guard.field, guard.metric) not in deciding]
+    families = [overall, list(_categories(data, gated))]
+    adjusted = [
+        replace(guard, p_adjusted=min(1.0, 2 * p), raised=2 * p < ALPHA)
+        for family in families
+        for guard, p in zip(family, holm([guard.p_value for guard in family]))
+    ]
+    return sorted(adjusted, key=lambda guard: not guard.raised)
+
+
+def _overall(data: PairedRuns, one_sided: bool) -> Iterator[Guard]:
+    for name, a in data.fields_a.items():
+        b = data.fields_b[name]
+        for metric in METRICS[a.kind]:
+            if metric.name not in GUARD_MARGINS:
+                continue
+            margin = GUARD_MARGINS[metric.name]
+            if metric.judged:
+                yield _bounded(name, metric, margin, a, b)
+            else:
+                yield _unbounded(name, metric, margin, a, b, one_sided)
+            if metric.name == "log_error":
+                both = np.flatnonzero(right(a) & right(b))
+                bias = replace(metric, name=RIGHT_BIAS, label="bias of right prices")
+                yield _unbounded(name, bias, RIGHT_BIAS_MARGIN, a.take(both), b.take(both), one_sided)
+
+
+def _bounded(
+    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, category: str | None = None
+) -> Guard:  # fmt: skip
+    difference = judged_difference(metric, a, b)
+    score = difference.score(-margin * metric.better) * metric.better if difference.n else 0.0
+    p = float(stats.norm.cdf(score)) if difference.n else 1.0
+    return Guard(
+        name, metric.name, metric.label, category, difference.estimate, margin, "points", int(difference.n), p, 1.0, False
+    )
+
+
+def _unbounded(name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, one_sided: bool) -> Guard:
+    assert metric.rows is not None
+    (x, mask_a), (y, mask_b) = metric.rows(a), metric.rows(b)
+    mask = mask_a & mask_b
+    gaps = (y - x)[mask]
+    mean = float(gaps.mean()) if len(gaps) else math.nan
+    if metric.better:
+        p = p_beyond(-metric.better * gaps, margin)
+    elif one_sided and len(gaps) and abs(float(y[mask].mean())) <= abs(float(x[mask].mean())) + margin:
+        p = 1.0  # B is hardly further from zero than A
+    else:
+        p = min(1.0, 2 * min(p_beyond(gaps, margin), p_beyond(-gaps, margin)))
+    unit: Literal["points", "log"] = "points" if metric.unit == "share" else "log"
+    return Guard(name, metric.name, metric.label, None, mean, margin, unit, len(gaps), p, 1.0, False)
+
+
+def p_beyond(gaps: Floats, margin: float) -> float:
+    """One-sided p-value of the hypothesis that the mean of `gaps` [n] is at most `margin`; 1 where there is no spread to test.
+
+    Paired t; where few rows differ, the larger of that and of the sign-flip test of a mean of zero.
+    """
+    n, mean = len(gaps), float(gaps.mean()) if len(gaps) else 0.0
+    if n < 2 or mean <= margin + 1e-9:
+        return 1.0
+    error = float(gaps.std(ddof=1)) / math.sqrt(n)
+    p = float(stats.t.sf((mean - margin) / error, n - 1)) if error > 1e-12 * mean else 0.0
+    apart = gaps[gaps != 0]
+    return max(p, _sign_flips(apart)) if p < ALPHA and len(apart) <= _FEW_ROWS else p
+
+
+def _sign_flips(gaps: Floats) -> float:
+    """One-sided p-value of the hypothesis that each of `gaps` [k] could as well have the other sign."""
+    generator = np.random.default_rng(0)
+    signs = generator.choice([-1.0, 1.0], (_FLIPS, len(gaps)))
+    return (1 + int((signs @ gaps >= gaps.sum() * (1 - 1e-12)).sum())) / (_FLIPS + 1)
+
+
+def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
+    names = np.array([NO_CATEGORY if value is None else value for value in data.category], dtype=object)
+    present = sorted(set(names.tolist()))
+    if len(present) < 2:
+        return
+    for category in present:
+        rows: Ints = np.flatnonzero(names == category)
+        for name, metric, _ in gated:
+            if name in data.fields_a and metric.better > 0:
+                a, b = data.fields_a[name].take(rows), data.fields_b[name].take(rows)
+                yield _bounded(name, metric, CATEGORY_MARGIN, a, b, category)

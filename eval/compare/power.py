@@ -1,0 +1,128 @@
+"""How many rows would decide: the power of a measure's tests, and of all deciding measures together.
+
+Normal approximations to the score tests. A measure's rates are taken as seen; more rows have the same rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+from .statistics import JudgedDifference, PairedProportion, normal_quantile
+
+ALPHA = 0.05
+POWER = 0.80
+_MOST_ROWS = 100_000_000
+_NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
+
+
+def power_same(difference: JudgedDifference, margin: float, n: float, *, better: int = 0) -> float:
+    """The chance that n rows show a measure within its margin; with `better`, that B is no worse."""
+    z = normal_quantile(1 - 2 * ALPHA)
+    more, estimate = difference.at(max(1, round(n))), difference.estimate
+    error = _error(difference, n, _NARROW)
+    power = 1.0
+    for end, counts in ((-margin, better >= 0), (margin, better <= 0)):
+        if counts:
+            # The score test measures by the error that a difference at the margin would have, not by the one it has.
+            score = more.score(end)
+            there = (estimate - end) / score if score else math.inf
+            power += float(stats.norm.cdf((abs(estimate - end) * _sign(estimate, end) - z * there) / error)) - 1
+    return max(0.0, power)
+
+
+def _sign(estimate: float, end: float) -> float:
+    """1 where the estimate is on the inner side of this end of the margin, else -1."""
+    return 1.0 if (estimate - end) * -end > 0 else -1.0
+
+
+def power_beyond(difference: JudgedDifference, margin: float, n: float, *, gates: int, better: int = 0) -> float:
+    """The chance that n rows show a difference beyond the margin; with `better`, a loss of B beyond it."""
+    estimate = difference.estimate
+    if better and estimate * better >= 0:
+        return 0.0
+    z = normal_quantile(1 - 2 * ALPHA / gates)
+    return float(stats.norm.cdf((abs(estimate) - margin) / _error(difference, n, z) - z))
+
+
+def _error(difference: JudgedDifference, n: float, z: float) -> float:
+    low, high = difference.at(max(1, round(n))).interval(z)
+    return max((high - low) / (2 * z), 1e-12)
+
+
+def rows_needed(
+    difference: JudgedDifference, margin: float, *, gates: int = 1, better: int = 0
+) -> tuple[int | None, int | None, int | None]:
+    """Rows in all at which one measure is found within its margin, to differ at all, and to differ beyond its margin.
+
+    Each with 80 % power, these rates being true. To differ at all is judged by the exact McNemar test, with Fleiss's
+    continuity correction (2 / |difference| more rows). None where no number of rows does it: a difference beyond the
+    margin is never within it, one inside never beyond it, none at all never a difference.
+    """
+    if not difference.n or math.isnan(difference.estimate):
+        return None, None, None
+    start, estimate = int(difference.n), abs(difference.estimate)
+    z = normal_quantile(1 - ALPHA / gates)
+    z_same = normal_quantile(1 - 2 * ALPHA)
+
+    def finds_difference(n: int) -> bool:
+        fewer = n - 2 / estimate if isinstance(difference, PairedProportion) else n
+        return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
+
+    def finds_same(n: int) -> bool:
+        ends = [
+            math.inf if better < 0 else margin + difference.estimate,
+            math.inf if better > 0 else margin - difference.estimate,
+        ]
+        error = _error(difference, n, z_same)
+        return sum(float(stats.norm.cdf(end / error - z_same)) for end in ends) - 1 >= POWER
+
+    same = _first_n(finds_same, start)
+    differs = _first_n(finds_difference, start) if estimate > 1e-12 else None
+    beyond = None
+    if estimate > margin:
+        beyond = _first_n(lambda n: power_beyond(difference, margin, n, gates=gates, better=better) >= POWER, start)
+    return same, differs, beyond
+
+
+def rows_to_decide(
+    differences: Sequence[JudgedDifference], margins: Sequence[float], better: Sequence[int]
+) -> tuple[int | None, int | None]:
+    """Rows in all at which every measure is found within its margin, and at which any is found beyond it.
+
+    Each with 80 % power for all measures together: the product of the single powers, as if the measures moved
+    independently. Measures of the same rows move together, which only raises the chance that all are within.
+    """
+    start = int(max(item.n for item in differences))
+    if any(not item.n or math.isnan(item.estimate) for item in differences):
+        return None, None
+    triples = list(zip(differences, margins, better))
+
+    def all_same(n: int) -> bool:
+        powers = [power_same(item, margin, n * item.n / start, better=sign) for item, margin, sign in triples]
+        return float(np.prod(powers)) >= POWER
+
+    def any_beyond(n: int) -> bool:
+        powers = [
+            power_beyond(item, margin, n * item.n / start, gates=len(triples), better=sign) for item, margin, sign in triples
+        ]
+        return 1 - float(np.prod([1 - power for power in powers])) >= POWER
+
+    outside = any(abs(item.estimate) > margin for item, margin, _ in triples)
+    return _first_n(all_same, start), _first_n(any_beyond, start) if outside else None
+
+
+def _first_n(decided: Callable[[int], bool], n: int) -> int | None:
+    """The fewest rows, from n on, at which `decided` holds; None beyond a hundred million."""
+    low, high = n, max(n, 1)
+    while not decided(high):
+        low, high = high, high * 2
+        if high > _MOST_ROWS:
+            return None
+    while high - low > max(1, low // 500):
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high

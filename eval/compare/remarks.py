@@ -1,0 +1,70 @@
+"""What a reader must know before the verdict itself: said in the first lines of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from .absent_rows import AbsentRows
+from .comparable import RunDifference
+from .decoded_pixels import PixelChange
+from .misjoined import Misjoined
+from .paired_runs import PairedRuns
+from .spelling import spelling_remarks
+
+# What may differ between two runs of one system: where and how fast it ran.
+_NO_OTHER_SYSTEM = ("batch_size", "processes", "code", "device", "packages", "adapter", "model", "merged")
+
+
+def make_remarks(
+    data: PairedRuns, differences: Collection[RunDifference], absent: AbsentRows, misjoined: Misjoined | None,
+    pixels: PixelChange | None,
+) -> list[str]:  # fmt: skip
+    """The remarks, one sentence each."""
+    remarks = [*_same_run(data, differences), *absent.sentences()]
+    if misjoined:
+        remarks.append(misjoined.sentence())
+    remarks += spelling_remarks(data)
+    if pixels:
+        remarks.append(pixels.sentence())
+    return remarks
+
+
+def _same_run(data: PairedRuns, differences: Collection[RunDifference]) -> list[str]:
+    """Whether a run is compared with itself, or one adapter with itself."""
+    if data.run_a.path.resolve() == data.run_b.path.resolve():
+        return ["A and B are the same run: it is compared with itself"]
+    if _same_content(data):
+        return ["A and B hold the same answers to the last digit: a run is compared with itself, or with its copy"]
+    a, b = data.run_a.manifest, data.run_b.manifest
+    hashes = a.get("hashes") or {}
+    other = [item.name for item in differences if item.name.split(".")[0] not in _NO_OTHER_SYSTEM]
+    if hashes.get("base") and a.get("backend") == b.get("backend") and not other and _same_weights(data):
+        what = "adapter" if hashes.get("adapter") else "model"
+        return [f"A and B are the same {what} with the same settings on the same backend: this shows how far it repeats itself"]
+    return []
+
+
+def _same_weights(data: PairedRuns) -> bool:
+    a, b = (run.manifest.get("hashes") or {} for run in (data.run_a, data.run_b))
+    return all(a.get(name) == b.get(name) for name in ("base", "adapter"))
+
+
+def _same_content(data: PairedRuns) -> bool:
+    """Whether all rows, their answers and their log-probabilities are equal."""
+    if data.join.only_a or data.join.only_b:
+        return False
+    for name in ("text", "tokens", "predicted", "true"):
+        left, right = data.digests(name)
+        if not np.array_equal(left, right):
+            return False
+    return np.array_equal(_logprobs(data, 0), _logprobs(data, 1), equal_nan=True)
+
+
+def _logprobs(data: PairedRuns, side: int) -> np.ndarray:
+    """All log-probabilities of the joined rows, in A's order."""
+    columns, rows = ((data.columns_a, data.join.a), (data.columns_b, data.join.b))[side]
+    bounds = columns.tokens.bounds
+    parts = [columns.tokens.logprobs[bounds[i] : bounds[i + 1]] for i in rows.tolist()]
+    return np.concatenate(parts) if parts else np.zeros(0)

@@ -1,0 +1,99 @@
+"""Sheets of workbooks become rows like those of a CSV file."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data.ingest.reading import sheet_table
+from data.ingest.reading.options import Reading
+from data.ingest.tables import open_table
+from mlx_phi3v.errors import UserError
+from tests.helpers.workbooks import Cell, write_ods, write_xlsx
+
+ROWS: list[list[Cell]] = [
+    ["sku", "title", "price", "new"],
+    ["007", "Pot, 5\" & <b>", 12.5, True],
+    [8, "two\nlines", 25.0, None],
+    [None, None, None, None],
+    ["9", "Pan", "1.250,00 €", False],
+]  # fmt: skip
+VALUES = [
+    {"sku": "007", "title": 'Pot, 5" & <b>', "price": 12.5, "new": True},
+    {"sku": 8, "title": "two\nlines", "price": 25, "new": None},
+    "empty_row",
+    {"sku": "9", "title": "Pan", "price": "1.250,00 €", "new": False},
+]
+
+
+def test_a_sheet_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    table = open_table(write_xlsx(tmp_path / "t.xlsx", {"Sheet": ROWS}))
+    assert [row for _, row in table.rows()] == VALUES
+    assert [line for line, _ in table.rows()] == [2, 3, 4, 5] and table.count == 4
+    assert isinstance(list(table.rows())[1][1]["sku"], int)  # type: ignore[index]  # codes have no point
+
+
+def test_an_open_document_sheet_is_read(tmp_path: Path) -> None:
+    rows: list[list[Cell]] = [["sku", "title"], ["007", "Pot"], [8.0, "Pan"]]
+    assert [row for _, row in open_table(write_ods(tmp_path / "t.ods", rows)).rows()] == [
+        {"sku": "007", "title": "Pot"}, {"sku": 8, "title": "Pan"},
+    ]  # fmt: skip
+
+
+def test_a_workbook_by_any_name_is_read(tmp_path: Path) -> None:
+    for name in ("t.csv", "t.xls", "t", "t.zip"):
+        assert len(list(open_table(write_xlsx(tmp_path / name, {"A": ROWS})).rows())) == 4
+
+
+def test_the_sheet_with_most_rows_is_taken_or_the_one_that_is_named(tmp_path: Path) -> None:
+    few: list[list[Cell]] = [["name", "phone"], ["Ann", 1]]
+    path = write_xlsx(tmp_path / "t.xlsx", {"Notes": few, "Products": ROWS, "Old": ROWS + ROWS}, hidden=["Old"])
+    table = open_table(path)
+    assert list(table.columns) == ["sku", "title", "price", "new"]
+    assert "'Products'" in table.notes[0] and "'Notes' (2)" in table.notes[0]  # type: ignore[attr-defined]
+    assert list(open_table(path, Reading(sheet="Notes")).columns) == ["name", "phone"]
+    assert open_table(path, Reading(sheet="Old")).count == 9
+    with pytest.raises(UserError, match="has no sheet 'Price'; it has 'Notes', 'Products'"):
+        open_table(path, Reading(sheet="Price"))
+
+
+def test_a_title_above_the_header_is_none_of_the_rows(tmp_path: Path) -> None:
+    rows: list[list[Cell]] = [[None], ["Pots of autumn"], [], ["", "title", "price", ""], [1, "Pot", 5], [2, "Pan", 6]]
+    path = write_xlsx(tmp_path / "t.xlsx", {"A": rows})
+    table = open_table(path)
+    assert [(line, row) for line, row in table.rows()] == [(5, {"title": "Pot", "price": 5}), (6, {"title": "Pan", "price": 6})]
+    assert next(iter(open_table(path, Reading(header_line=2)).columns)) == "Pots of autumn"
+
+
+def test_a_cell_beyond_the_header_is_kept_under_the_number_of_its_column(tmp_path: Path) -> None:
+    rows: list[list[Cell]] = [["title", "price"], ["Pot", 5], ["Pan", 6], ["Cup", 7], ["Jug", 8, None, "x"]]
+    found = [row for _, row in open_table(write_xlsx(tmp_path / "t.xlsx", {"A": rows})).rows()]
+    assert found[-1] == {"title": "Jug", "price": 8, "column_4": "x"} and len(found) == 4
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheet_table, "_MOST_UNPACKED", 1 << 20)
+    path = write_xlsx(tmp_path / "t.xlsx", {"A": [["title"], ["x" * (2 << 20)]]})
+    with pytest.raises(UserError, match="unpacks to more than"):
+        open_table(path)
+
+
+def test_a_broken_workbook_is_one_sentence(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "t.xlsx", {"A": ROWS})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"save the sheet as CSV UTF-8|no whole zip"):
+        open_table(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook")
+    with pytest.raises(UserError, match="save the sheet as CSV UTF-8"):
+        open_table(path)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_xlsx(tmp_path / "t.xlsx", {"A": ROWS})
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(UserError, match="pip install python-calamine"):
+        open_table(path)

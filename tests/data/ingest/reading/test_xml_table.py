@@ -1,0 +1,113 @@
+"""Any XML with an element for each row is a table; entities, DTDs and the network are never followed."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.ingest.tables import open_table
+from mlx_phi3v.errors import UserError
+
+GOOGLE = """<?xml version="1.0"?>
+<rss version="2.0" xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop</title><link>https://a.example</link>
+<item><g:id>1</g:id><title>Pot &amp; lid</title><g:price>12.50 EUR</g:price><link>https://a.example/1</link>
+<g:image_link>https://a.example/1.jpg</g:image_link><g:additional_image_link>https://a.example/1b.jpg</g:additional_image_link>
+<g:additional_image_link>https://a.example/1c.jpg</g:additional_image_link>
+<g:shipping><g:country>DE</g:country><g:price>4.90 EUR</g:price></g:shipping></item>
+<item><g:id>2</g:id><title><![CDATA[Pan <b>big</b>]]></title><g:price>9.00 EUR</g:price>
+<g:image_link>https://a.example/2.jpg</g:image_link></item></channel></rss>"""
+ATOM = """<feed xmlns="http://www.w3.org/2005/Atom" xmlns:g="http://base.google.com/ns/1.0"><title>Shop</title>
+<entry><g:id>1</g:id><title>Pot</title><g:title>Big pot</g:title><link href="https://a.example/1"/></entry>
+<entry><g:id>2</g:id><title>Pan</title><link href="https://a.example/2"/></entry></feed>"""
+YANDEX = """<yml_catalog><shop><categories><category id="1">Pots</category><category id="2">Pans</category></categories><offers>
+<offer id="7" available="true"><name>Pot</name><price currency="RUB">1200</price>
+<picture>a.jpg</picture><picture>b.jpg</picture>
+<param name="Colour">red</param></offer>
+<offer id="8" available="false"><name>Pan</name><price currency="RUB">900</price>
+<picture>c.jpg</picture></offer>
+</offers></shop></yml_catalog>"""
+
+
+def rows_of(folder: Path, text: str, name: str = "t.xml") -> list[Any]:
+    (folder / name).write_text(text, encoding="utf-8")
+    return [row for _, row in open_table(folder / name).rows()]
+
+
+def test_a_google_merchant_feed(tmp_path: Path) -> None:
+    assert rows_of(tmp_path, GOOGLE) == [
+        {
+            "id": "1",
+            "title": "Pot & lid",
+            "price": "12.50 EUR",
+            "link": "https://a.example/1",
+            "image_link": "https://a.example/1.jpg",
+            "additional_image_link": ["https://a.example/1b.jpg", "https://a.example/1c.jpg"],
+            "shipping": {"country": "DE", "price": "4.90 EUR"},
+        },
+        {"id": "2", "title": "Pan <b>big</b>", "price": "9.00 EUR", "image_link": "https://a.example/2.jpg"},
+    ]
+    table = open_table(tmp_path / "t.xml")
+    assert table.count == 2 and {"id", "title", "price", "shipping"} <= set(table.columns)
+    assert [line for line, _ in table.rows()] == [3, 7]
+
+
+def test_an_atom_feed_and_names_of_two_namespaces(tmp_path: Path) -> None:
+    assert rows_of(tmp_path, ATOM, "feed") == [
+        {"id": "1", "title": "Pot", "g_title": "Big pot", "link": "https://a.example/1"},
+        {"id": "2", "title": "Pan", "link": "https://a.example/2"},
+    ]
+
+
+def test_the_element_that_dominates_is_the_row(tmp_path: Path) -> None:
+    first, second = rows_of(tmp_path, YANDEX)
+    assert first == {
+        "id": "7", "available": "true", "name": "Pot", "price": "1200", "price_currency": "RUB", "picture": ["a.jpg", "b.jpg"],
+        "param": "red", "param_name": "Colour",
+    }  # fmt: skip
+    assert second["picture"] == "c.jpg"
+
+
+def test_rows_given_by_attributes_and_one_row_alone(tmp_path: Path) -> None:
+    assert rows_of(tmp_path, '<rows><row a="1" b="x"/><row a="2"/></rows>') == [{"a": "1", "b": "x"}, {"a": "2"}]
+    assert rows_of(tmp_path, "<rss><channel><item><title>Fork</title></item></channel></rss>") == [{"title": "Fork"}]
+
+
+def test_a_compressed_feed(tmp_path: Path) -> None:
+    (tmp_path / "t.xml.gz").write_bytes(gzip.compress(GOOGLE.encode()))
+    assert open_table(tmp_path / "t.xml.gz").count == 2
+
+
+ENTITY = "<!DOCTYPE r [<!ENTITY {name} {value}>]><r><item><t>{use}</t></item><item><t>b</t></item></r>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ENTITY.format(name="x", value='SYSTEM "file:///etc/passwd"', use="&x;"), "declares entities"),
+        (ENTITY.format(name="% x", value='SYSTEM "http://a.example/x"', use="a"), "declares entities"),
+        ('<!DOCTYPE r [<!ENTITY a "xxxx"><!ENTITY b "&a;&a;">]><r><item><t>&b;</t></item></r>', "declares entities"),
+        ("<r><item><t>a</t></item><item>", "not well-formed"),
+        ("<r><item><t>a & b</t></item></r>", "not well-formed"),
+        ("<a>" * 300, "levels deep|not well-formed"),
+        ("<r><a/><b/></r>", "no element that is repeated"),
+        ("<html><body><table><tr><td>a</td></tr></table></body></html>", "is a web page"),
+    ],
+)
+def test_what_is_no_table_or_dangerous_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        rows_of(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_external_dtd_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.dtd").write_text('<!ENTITY x "secret">')
+    text = f'<!DOCTYPE r SYSTEM "file://{tmp_path}/x.dtd"><r><item><t>a&x;</t></item><item><t>b</t></item></r>'
+    try:
+        rows = rows_of(tmp_path, text)
+    except UserError as error:
+        assert "well-formed" in str(error)
+    else:
+        assert "secret" not in str(rows)
