@@ -144,6 +144,8 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
             f"2 | Steel shelf | | https://shop.example/2 | {u}27.jpg | | in stock | 1,089.00 GBP | | Acme | | 464 | Home > Shelves | S | new",
             delimiter="\t",
         ), [("Pine shelf", "Home > Shelves", 49.0), ("Steel shelf", "Home > Shelves", 1089.0)]),
+        "google merchant as XML": ("feed.xml", google_xml(u),
+                                   [("Pine shelf", "Home > Shelves", 59.0), ("Étagère & pied", "Home > Shelves", 1089.0)]),
         "amazon": ("flat.file.txt.tsv", table(
             AMAZON,
             f"SHIRT | P1 | Acme | Work shirt | | | shirts | | | {u}28.jpg | | | parent | | | Color | | ",

@@ -25,7 +25,7 @@ def shop(tmp_path: Path) -> Path:
 
 
 def take(source: Path, output: Path, **settings: Any) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"images": False, "fields": {"title": {"column": "title"}}, "processes": 1}
+    defaults: dict[str, Any] = {"fields": {"title": {"column": "title"}}, "images": False, "processes": 1}
     return ingest(IngestConfig(source=str(source), output=output, **(defaults | settings)))
 
 
