@@ -52,7 +52,7 @@ def wait_for(mark: str, count: int) -> None:
 # Command -> its flags, and how many processes show that it is at work: itself, multiprocessing's helper, two workers.
 COMMANDS: dict[str, tuple[list[object], int]] = {
     "data.sample": (["--products", 20000, "--processes", 2], 4),
-    "data.ingest": (["--processes", 2], 4),
+    "data.ingest": (["--no-images", "--processes", 2], 4),
     "eval": (["--products", 150, "--test", 20], 2),
 }
 

@@ -48,6 +48,7 @@ class IngestPlan:
     rules: ValueRules
     export: str | None = None  # what the source was read as, where its columns show it
     chat: ChatPrompt | None = None  # what the task asks, where rows are conversations
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict)  # the settings that decide the content, by their text
 
     @property
     def count(self) -> int:
@@ -57,7 +58,8 @@ class IngestPlan:
     def digest(self) -> str:
         """Changes when the source's data, the mapping or a setting that matters does."""
         joined = self.rows.joined.identity if self.rows.joined else None
-        return sha256_json([self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings), joined])
+        parts = [self.source.identity, self.mapping.to_dict(), dict(self.extras), dict(self.settings), joined, self.given]
+        return sha256_json(parts)
 
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
@@ -93,14 +95,23 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         settings.strip_html, settings.empty_words, read_rates(settings.currency_rates) if settings.currency_rates else None
     )
     chosen |= rules.to_dict()
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export, chat)
+    given = _given(settings)
+    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export, chat, given)
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
 _MATTERS = ("validation", "test", "seed", "near_duplicates", "csv", "max_bytes", "max_pixels", "min_side", "preset",
             "encoding", "delimiter")  # fmt: skip
 _MATTERS_IF_SET = ("limit", "on", "keep_shared_photos")
+# What does not decide it: where things are, how fast they come, what is shown.
+_FREE = {"source", "output", "processes", "downloads", "connections", "per_host", "timeout", "retries", "allow_private",
+         "allow_hosts", "json", "dry_run", "streaming"}  # fmt: skip
 _LOOKED_AT = 200  # rows, where columns are judged by their values
+
+
+def _given(settings: IngestConfig) -> dict[str, Any]:
+    """All settings but the free ones, by their text: one that is added later counts until it is known to be free."""
+    return {item.name: repr(getattr(settings, item.name)) for item in dataclasses.fields(settings) if item.name not in _FREE}
 
 
 def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:

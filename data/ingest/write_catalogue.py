@@ -58,13 +58,8 @@ def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore
             bar.advance(1)
         if published:
             published.close()
-        writer.info |= {
-            **tally.report(splitter, rejected),
-            "products": products,
-            "shared_photos": shared.report(kept=settings.keep_shared_photos),
-            "values": notes.report(),
-            "plan": plan.digest(),
-        }
+        writer.info |= {**tally.report(splitter, rejected), "products": products, "plan": plan.digest()}
+        writer.info |= {"shared_photos": shared.report(kept=settings.keep_shared_photos), "values": notes.report()}
         splitter.close()
     return writer.info
 

@@ -42,7 +42,7 @@ def test_the_same_ingest_again_finds_its_catalogue(
         assert take(path, out) == info
     assert capsys.readouterr().err.count("out is there already, made of the same source with the same settings") == 2
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times and not work.exists()
-    for other in ({"seed": 7}, {"encoding": "latin-1"}, {"fields": {"title": {"column": "code"}}}):
+    for other in ({"seed": 7}, {"encoding": "latin-1"}, {"quoting": "none"}, {"fields": {"title": {"column": "code"}}}):
         with pytest.raises(UserError, match="out exists and is not empty"):
             take(path, out, **other)
     path.write_text(path.read_text() + "\n")
