@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,17 @@ _TAG = re.compile(r"<\|image_(\d+)\|>")
 _STOPS = (END, "<|endoftext|>", "</s>")
 
 
+@contextmanager
+def _using(path: Path) -> Iterator[None]:
+    """Turn what a tokenizer raises, a bare Exception or Rust's panic, which is none, into a UserError that names its file."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{path} cannot be read as a tokenizer ({error}); copy it again from the published model") from None
+
+
 class PromptProcessor:
     """Tokenises prompts that hold `<|image_k|>` tags. Reads `tokenizer.json` only, never remote code.
 
@@ -27,12 +39,9 @@ class PromptProcessor:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{folder} has no tokenizer.json; copy it from the published model")
-        try:
+        self.path = path
+        with _using(path):
             self.tokenizer = Tokenizer.from_file(str(path))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # tokenizers raises a bare Exception, or what Rust's panic is in Python
-            raise UserError(f"{path} cannot be read as a tokenizer ({error}); copy it again from the published model") from None
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         stops = (self.tokenizer.token_to_id(token) for token in _STOPS)
@@ -53,11 +62,15 @@ class PromptProcessor:
     def _encode(self, text: str, image_tokens: Sequence[int]) -> list[int]:
         """Ids of the beginning of a text, whose later tags may be missing."""
         pieces = _TAG.split(text)
-        ids = list(self.tokenizer.encode(pieces[0]).ids)
+        ids = self._ids(pieces[0])
         for tag, piece in zip(map(int, pieces[1::2]), pieces[2::2]):
             ids += [-tag] * image_tokens[tag - 1]
-            ids += self.tokenizer.encode(piece).ids
+            ids += self._ids(piece)
         return ids
+
+    def _ids(self, text: str) -> list[int]:
+        with _using(self.path):
+            return list(self.tokenizer.encode(text).ids)
 
     def example(self, prompt: str, answer: str, image_tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and labels of prompt + answer + `<|end|>`; labels are -100 up to where the answer starts. int64 [T] each."""
@@ -88,10 +101,12 @@ class PromptProcessor:
         The answers hold no `<|image_k|>` tags, as `Task.answer` makes them.
         """
         *pieces, last = _TAG.split(prompt)
-        fixed = sum(len(self.tokenizer.encode(piece)) for piece in pieces[::2])
-        before = self.tokenizer.encode(last).ids
+        fixed = sum(len(self._ids(piece)) for piece in pieces[::2])
+        before = self._ids(last)
         lengths = np.zeros((len(answers), 2), np.int64)
-        for i, encoded in enumerate(self.tokenizer.encode_batch_fast([last + answer + END for answer in answers])):
+        with _using(self.path):
+            every = self.tokenizer.encode_batch_fast([last + answer + END for answer in answers])
+        for i, encoded in enumerate(every):
             ids = encoded.ids
             start = next((k for k, (a, b) in enumerate(zip(ids, before)) if a != b), len(before))
             lengths[i] = fixed + len(ids), max(0, len(ids) - start)
@@ -99,7 +114,8 @@ class PromptProcessor:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        with _using(self.path):
+            return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 
 def _tag_message(tags: list[int], images: int) -> str:

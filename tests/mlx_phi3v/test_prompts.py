@@ -146,3 +146,13 @@ def test_a_tokenizer_that_stops_its_reader_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         PromptProcessor(tmp_path)
+
+
+def test_a_tokenizer_whose_unknown_token_is_not_in_its_vocabulary_is_refused_when_it_is_needed(tmp_path: Path) -> None:
+    whole = json.loads((tokenizer_folder() / "tokenizer.json").read_text())
+    whole["model"] |= {"unk_token": "nowhere", "byte_fallback": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    prompts = PromptProcessor(tmp_path)
+    for use in (lambda: prompts.tokenize("日", []), lambda: prompts.answer_lengths("a", ["日"])):
+        with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer \(Unk token `nowhere`"):
+            use()
