@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
+from mlx_phi3v.progress import note
 from mlx_phi3v.task import Task, chat_prompt
 from mlx_phi3v.turns import TURNS, TURNS_TYPE
 
@@ -83,7 +84,9 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source, keys)
     rows = PlannedRows(source, mapping, joined, settings.limit)
     if not mapping.images and settings.images:
-        raise _no_pictures(settings, rows)
+        if set(columns) - _mapped(mapping):
+            raise _no_pictures(settings, rows)
+        note(f"every column of {settings.source} is a field, so there are no pictures: the catalogue is text alone")
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
     if chat is not None:
@@ -134,6 +137,12 @@ def _with_photos(mapping: FieldMapping, source: Source, keys: Mapping[str, Any])
 
 def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
     return itertools.islice(rows, _LOOKED_AT)
+
+
+def _mapped(mapping: FieldMapping) -> set[str | None]:
+    """The columns that are in use, and so hold no pictures."""
+    fields = (column for field in mapping.fields for column in (*field.columns, field.currency_column))
+    return {*fields, mapping.code, mapping.split, mapping.group}
 
 
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:

@@ -213,6 +213,15 @@ def test_a_table_without_a_known_picture_column_names_those_that_look_like_one(f
     assert info["counts"]["pictures"] == 0 and "<|image_1|>" not in info["task"]["prompt"]
 
 
+def test_a_table_whose_columns_are_all_fields_has_no_pictures_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info, _ = take(write(folder / "s.csv", "title|price", "Clock|5", "Lamp|7"))
+    assert info["counts"]["kept"] == 2 and "the catalogue is text alone" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no column of .* is known to hold pictures"):
+        take(write(folder / "t.csv", "title|price|sku", "Clock|5|c"), preset="none", fields={"title": {"column": "title"}})
+
+
 def test_a_table_of_unknown_names_says_which_to_learn(folder: Path) -> None:
     path = write(folder / "s.csv", "a|b", "1|p0.jpg")
     with pytest.raises(UserError, match=r"has the columns a, b; say which to learn, for instance --field title=a:text"):
