@@ -11,6 +11,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import random
+import signal
 import sys
 import zlib
 from collections.abc import Callable
@@ -28,6 +29,10 @@ from tests.helpers.wheel import Installed, installed_once
 
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
+
+# A shell's background job ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 set_up("mlx")  # before a test imports mlx: it imports neither framework
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
-from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED, MAX_TOKENS, short
+from mlx_phi3v.ranges import MAX_PROCESSES, MAX_ROWS, MAX_SEED, MAX_TOKENS, short
 
 from .hub import HubOptions
 from .join import check_join
@@ -89,7 +89,9 @@ class IngestConfig:
         help="quotes of a CSV file: doubled (rfc), escaped by a backslash, or text (none); found in all its rows if not given",
         choices=("rfc", "backslash", "none"),
     )
-    header_line: int | None = option(None, help="line of a CSV file that names the columns; found if not given", at_least=1)
+    header_line: int | None = option(
+        None, help="line of a CSV file that names the columns; found if not given", at_least=1, at_most=MAX_ROWS
+    )
     sheet: str | None = option(None, help="sheet of a workbook; the one with most rows if not given")
     hub_config: str | None = option(None, help="configuration of a hub dataset, where it has several")
     revision: str | None = option(None, help="branch, tag or commit of a hub dataset")

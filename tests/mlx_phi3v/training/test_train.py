@@ -395,7 +395,7 @@ def test_a_rate_that_is_far_too_high_leaves_no_unusable_checkpoint(config: Train
         ({"adam_betas": (0.9,)}, "--adam-betas takes two numbers"),
         ({"max_steps": None, "epochs": 0.0}, r"--epochs is 0\.0"),
         ({"language": "off", "vision": "off", "projector": "full"}, "set at least one of them to lora"),
-        ({"max_length": 10}, "row 'train-.*more than 10; lower num_crops or raise max_length"),
+        ({"max_length": 10}, "12 of 12 rows of split 'train' take more than 10 tokens .*row 'train-.*raise --max-length"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(config: TrainConfig, change: dict[str, Any], message: str) -> None:
