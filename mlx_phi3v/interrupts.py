@@ -97,14 +97,22 @@ def end_children() -> None:
     import psutil
 
     try:
-        children = psutil.Process().children(recursive=True)
-        # multiprocessing's own helper ends by itself, and ignores SIGTERM.
-        children = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+        children = [child for child in psutil.Process().children(recursive=True) if not _ends_by_itself(child)]
     except psutil.Error:
         return
     _each(children, "terminate")
     _, alive = psutil.wait_procs(children, _GRACE_SECONDS)
     _each(alive, "kill")
+
+
+def _ends_by_itself(process: Any) -> bool:
+    """Whether it has ended already, or is multiprocessing's own helper, which ignores SIGTERM and ends with its parent."""
+    import psutil
+
+    try:
+        return "resource_tracker" in " ".join(process.cmdline())
+    except psutil.Error:  # one that has ended must not keep the others alive
+        return True
 
 
 def _each(processes: list[Any], verb: str) -> None:

@@ -193,3 +193,19 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         assert startup.is_default(signal.SIGHUP) and interrupts.received() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_child_that_has_ended_does_not_keep_the_others_alive() -> None:
+    """A worker that was started as the signal came is known to nobody; once it ends it stays as a zombie."""
+    code = """
+import subprocess, sys, time
+import psutil
+from mlx_phi3v import interrupts
+ended = subprocess.Popen([sys.executable, "-c", ""])
+time.sleep(0.5)
+runs = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+interrupts.end_children()
+print(psutil.pid_exists(runs.pid))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stderr
