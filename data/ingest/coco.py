@@ -34,7 +34,7 @@ class CocoTable:
 
     def __init__(self, table: Table) -> None:
         assert isinstance(table, JsonTable)
-        self.path, self._open = table.path, table.open_file
+        self.path, self._open = table.path, table.open_guarded
         self.notes = ()
         images = {item["id"]: item for item in self._items("images") if "id" in item}
         self._files = {

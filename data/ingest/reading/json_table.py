@@ -20,6 +20,7 @@ from .byte_streams import open_bytes
 from .encodings import read_mark
 from .json_forms import COCO, LABEL_STUDIO, CocoRows, is_label_studio, label_studio_row
 from .json_shape import JsonShape, find_shape
+from .long_numbers import NumberGuard
 
 MAX_LINE = 256_000_000  # bytes of a line: a photo of 50 MB in base64 fits several times
 _MAX_DEPTH = 50  # of the lists and objects in one row
@@ -37,7 +38,7 @@ class JsonTable:
     def __init__(self, path: Path, *, quick: bool = False) -> None:
         self.path = path
         self.notes: list[str] = []
-        with whole(path), self.open_file() as file:
+        with whole(path), self.open_guarded() as file:
             self.shape: JsonShape = find_shape(
                 file, path, lines=path.name.lower().split(".json", 1)[-1].startswith("l") or ".ndjson" in path.name.lower()
             )
@@ -70,6 +71,10 @@ class JsonTable:
             return io.BufferedReader(_AsUtf8(io.TextIOWrapper(file, encoding=mark, newline="")))
         return file
 
+    def open_guarded(self) -> IO[bytes]:
+        """As `open_file`, for ijson: see `long_numbers`."""
+        return io.BufferedReader(NumberGuard(self.open_file(), self.path), 1 << 18)
+
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each object with its line (JSON lines) or its place in the list, from 1."""
         if not self.is_label_studio:
@@ -87,7 +92,7 @@ class JsonTable:
 
         try:
             with whole(self.path):
-                return CocoRows(self.open_file)
+                return CocoRows(self.open_guarded)
         except (ijson.JSONError, ValueError, RecursionError) as error:
             raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None
 
@@ -110,7 +115,7 @@ class JsonTable:
     def _items(self) -> Iterator[tuple[int, Row]]:
         import ijson
 
-        with whole(self.path), self.open_file() as file:
+        with whole(self.path), self.open_guarded() as file:
             values = enumerate(self.shape.items(file), 1)
             while True:
                 try:
