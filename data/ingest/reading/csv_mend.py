@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 
 
 class Mended(list[str]):
     """The cells of a record that was mended."""
 
 
-def mended(text: str, delimiter: str) -> list[str] | None:
-    """The cells of one record, or None.
+def readings(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The cells of one record in every way there is, the likelier first; which one it is shows by their number.
 
-    First a quote closes a cell only where a delimiter or the end follows. Where that is no record, a cell that is not
-    closed as it should be is text up to the next delimiter, if its quotes are paired.
+    First a quote closes a cell only where a delimiter or the end follows. Then a cell that is not closed as it should be
+    is text up to the next delimiter, if its quotes are paired.
 
-    >>> mended('1,"24" monitor",30', ",")
-    ['1', '24" monitor', '30']
-    >>> mended('"Blue" shirt,"L",5', ",")
-    ['"Blue" shirt', 'L', '5']
-    >>> mended('1,"12 inch TV,25', ",") is None
-    True
+    >>> list(readings('1,"24" monitor",30', ","))
+    [['1', '24" monitor', '30']]
+    >>> list(readings('"Blue" shirt,"L",5', ","))
+    [['Blue" shirt,"L', '5'], ['"Blue" shirt', 'L', '5']]
+    >>> list(readings('1,"12 inch TV,25', ","))
+    []
     """
     closed, strict, bare = _patterns(delimiter)
-    found = _cells(text, delimiter, closed, bare, quotes_in_bare=False)
-    return found or _cells(text, delimiter, strict, bare, quotes_in_bare=True)
+    first = _cells(text, delimiter, closed, bare, quotes_in_bare=False)
+    second = _cells(text, delimiter, strict, bare, quotes_in_bare=True)
+    if first:
+        yield first
+    if second and second != first:
+        yield second
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..row import RowError
-from .csv_mend import Mended, mended
+from .csv_mend import Mended, readings
 
 MAX_LINE = 256_000_000  # characters of a line, and of a cell: a photo of 50 MB in base64 fits several times
 _MOST_HELD = 256_000_000  # characters of a record
@@ -169,8 +169,9 @@ def _recovered(lines: Lines, delimiter: str, shape: Shape | None, problem: str, 
     if mend and shape is not None:
         for count in (1, len(held)):
             text = "".join(held[:count])
-            cells = mended(text, delimiter) if count <= _MOST_MENDED and "\\" not in text else None
-            if cells is not None and shape.fits_cells(cells) and not (count > 1 and lines.spans_rows()):
+            ways = readings(text, delimiter) if count <= _MOST_MENDED and "\\" not in text else iter(())
+            cells = next(filter(shape.fits_cells, ways), None)
+            if cells is not None and not (count > 1 and lines.spans_rows()):
                 lines.give_back(count)
                 return first, Mended(cells)
     value = f"line {first}: {problem}: {held[0][:120].strip()}"
