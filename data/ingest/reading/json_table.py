@@ -38,7 +38,7 @@ class JsonTable:
     def __init__(self, path: Path, *, quick: bool = False) -> None:
         self.path = path
         self.notes: list[str] = []
-        with whole(path), self.open_guarded() as file:
+        with whole(path), self.open_file() as file:
             self.shape: JsonShape = find_shape(
                 file, path, lines=path.name.lower().split(".json", 1)[-1].startswith("l") or ".ndjson" in path.name.lower()
             )
