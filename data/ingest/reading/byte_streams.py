@@ -47,17 +47,31 @@ def _unpacked(path: Path, kind: str) -> IO[bytes]:
     return io.BufferedReader(_Zstandard(path, zstandard.ZstdDecompressor))
 
 
-class _Zstandard(io.RawIOBase):
+class WrappedFile(io.RawIOBase):
+    """Bytes made of another file's, which is closed with it."""
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        """As a file."""
+        return True
+
+    def close(self) -> None:
+        """Close both."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+class _Zstandard(WrappedFile):
     """The frames of a .zst file; one that is cut is an error, which zstandard's own reader lets pass."""
 
     def __init__(self, path: Path, decompressor: Any) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115
+        super().__init__(open(path, "rb"))  # noqa: SIM115
         self._new = decompressor
         self._frame: Any = None
         self._left = b""
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._left:
@@ -77,25 +91,18 @@ class _Zstandard(io.RawIOBase):
         buffer[: len(piece)] = piece
         return len(piece)
 
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
-
 
 def missing_package(path: Path, package: str) -> UserError:
     """The sentence where the extra `ingest` lacks a package that this kind of file needs."""
     return UserError(f"{path} needs the package {package}; pip install {package}, or install the extra ingest")
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded(WrappedFile):
     """Reads on, and refuses to go on where far more comes out than a table of that size can hold."""
 
     def __init__(self, path: Path, file: IO[bytes], most: int) -> None:
-        self._path, self._file, self._left = path, file, most
-
-    def readable(self) -> bool:
-        return True
+        super().__init__(file)
+        self._path, self._left = path, most
 
     def readinto(self, buffer: Any) -> int:
         data = self._file.read(len(buffer))
@@ -104,8 +111,3 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise UserError(f"{self._path} unpacks to more than {MOST_RATIO} times its size; it is refused, unpack it yourself")
         return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import IO, Any
 from mlx_phi3v.errors import UserError
 
 from ..row import first_line
-from .long_numbers import NumberGuard
+from .long_numbers import guarded
 
 _MOST_FIRST_LINE = 256_000_000
 _TURNS = ("messages", "conversations")
@@ -67,7 +66,7 @@ def find_shape(file: IO[bytes], path: Path, *, lines: bool) -> JsonShape:
     if first is None and rest[:1] == b"{" and line.rstrip()[-1:] in (b"}", b","):
         return JsonShape(is_lines=True)  # one object a line, of which the first is broken
     file.seek(0)
-    return _inside(io.BufferedReader(NumberGuard(file, path), 1 << 18), path)
+    return _inside(guarded(file, path), path)
 
 
 def _holds_objects(value: dict[str, Any]) -> bool:

@@ -16,11 +16,11 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import storable
 
 from ..row import Row, RowError, first_line, whole
-from .byte_streams import open_bytes
+from .byte_streams import WrappedFile, open_bytes
 from .encodings import read_mark
 from .json_forms import COCO, LABEL_STUDIO, CocoRows, is_label_studio, label_studio_row
 from .json_shape import JsonShape, find_shape
-from .long_numbers import NumberGuard
+from .long_numbers import guarded
 
 MAX_LINE = 256_000_000  # bytes of a line: a photo of 50 MB in base64 fits several times
 _MAX_DEPTH = 50  # of the lists and objects in one row
@@ -73,7 +73,7 @@ class JsonTable:
 
     def open_guarded(self) -> IO[bytes]:
         """As `open_file`, for ijson: see `long_numbers`."""
-        return io.BufferedReader(NumberGuard(self.open_file(), self.path), 1 << 18)
+        return guarded(self.open_file(), self.path)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each object with its line (JSON lines) or its place in the list, from 1."""
@@ -132,29 +132,22 @@ def _task_row(row: Row) -> Row:
     return label_studio_row(row) if not isinstance(row, RowError) and is_label_studio(row) else row
 
 
-class _AsUtf8(io.RawIOBase):
+class _AsUtf8(WrappedFile):
     """A text file's bytes as if it were written in UTF-8."""
 
     def __init__(self, file: io.TextIOWrapper) -> None:
-        self._file, self._left = file, b""
-
-    def readable(self) -> bool:
-        return True
+        super().__init__(file)
+        self._encoding, self._left = file.encoding, b""
 
     def readinto(self, buffer: Any) -> int:
         if not self._left:
             try:
                 self._left = self._file.read(1 << 16).encode("utf-8", "replace")
             except UnicodeError as error:
-                raise OSError(f"its text is not {self._file.encoding} ({error})") from None
+                raise OSError(f"its text is not {self._encoding} ({error})") from None
         piece, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
         buffer[: len(piece)] = piece
         return len(piece)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
 
 
 def _bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:

@@ -9,20 +9,24 @@ from typing import IO, Any
 
 from mlx_phi3v.errors import UserError
 
+from .byte_streams import WrappedFile
+
 MOST_DIGITS = 4300  # of a whole number, as Python's int() takes them by default (sys.int_info.default_max_str_digits)
 _STEP = 4096  # a longer run of digits holds a byte at one of these distances
 _DIGITS = re.compile(rb"[0-9]*")
 
 
-class NumberGuard(io.RawIOBase):
+def guarded(file: IO[bytes], path: Path) -> IO[bytes]:
+    """`file` for ijson; reading raises UserError that names `path` for a number of more than MOST_DIGITS digits."""
+    return io.BufferedReader(_NumberGuard(file, path), 1 << 18)
+
+
+class _NumberGuard(WrappedFile):
     """Reads from `file`; raises UserError that names `path` for a run of more than MOST_DIGITS digits."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file, self._path, self._tail = file, path, b""
-
-    def readable(self) -> bool:
-        """As a file."""
-        return True
+        super().__init__(file)
+        self._path, self._tail = path, b""
 
     def seekable(self) -> bool:
         """As the file itself."""
@@ -42,11 +46,6 @@ class NumberGuard(io.RawIOBase):
         self._tail = seen[-MOST_DIGITS:]
         buffer[: len(data)] = data
         return len(data)
-
-    def close(self) -> None:
-        """Close both."""
-        self._file.close()
-        super().close()
 
 
 def has_long_number(data: bytes) -> bool:

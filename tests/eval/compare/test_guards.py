@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +14,7 @@ from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.guards import p_beyond
 from eval.compare.statistics.multiplicity import holm
-from tests.helpers.paths import ROOT
+from tests.helpers.scripts import load_script
 from tests.helpers.synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
 
 ROWS = make_rows(300)
@@ -147,13 +145,7 @@ def test_holm_is_stepwise_and_never_below_the_raw_value() -> None:
 
 @pytest.fixture(scope="module")
 def simulate() -> ModuleType:
-    path = ROOT / "scripts" / "measure" / "simulate_guards.py"
-    spec = importlib.util.spec_from_file_location("simulate_guards", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure/simulate_guards.py")
 
 
 def test_equally_good_runs_raise_a_guard_at_most_one_time_in_twenty(simulate: ModuleType) -> None:

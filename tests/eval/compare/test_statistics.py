@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from eval.compare.statistics import (
 )
 from eval.compare.verdict import Gate, decide, judge
 from tests.helpers.paths import ROOT
+from tests.helpers.scripts import load_script
 
 Z95 = statistics.normal_quantile(0.95)
 ACCURACY = METRICS["category"][0]
@@ -38,13 +38,7 @@ ACCURACY = METRICS["category"][0]
 
 @pytest.fixture(scope="module")
 def simulate() -> ModuleType:
-    path = ROOT / "scripts" / "measure" / "simulate_statistics.py"
-    spec = importlib.util.spec_from_file_location("simulate_statistics", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure/simulate_statistics.py")
 
 
 def test_score_interval_matches_a_published_example() -> None:
