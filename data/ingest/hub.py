@@ -92,7 +92,7 @@ def saved_dataset(folder: Path, split: str | None, place: str) -> Iterator[Sourc
 
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:
+    except Exception as error:  # of a file that it did not write, datasets raises nearly anything
         raise UserError(f"{folder} cannot be read as a saved dataset ({_short(error)}); save it again") from None
     yield from dataset_tables(loaded, split, folder.resolve(), place)
 
@@ -103,7 +103,7 @@ def load_hub(name: str, options: HubOptions) -> tuple[list[SourceTable], list[An
 
     try:
         loaded = datasets.load_dataset(name, **options.given())
-    except Exception as error:
+    except Exception as error:  # the network, the hub and each builder raise errors of their own
         raise UserError(
             f"{name} is neither a local path nor on the hub ({_short(error)}); check the name, the network and HF_TOKEN"
         ) from None
@@ -155,9 +155,11 @@ def _folder_it_was_made_of(dataset: Any) -> Path | None:
     table = DatasetTable(dataset)
     paths = set()
     for _, row in table.rows():
-        photo = row["image"] if isinstance(row, Mapping) else None
+        if not isinstance(row, Mapping):
+            return None
+        photo = row["image"]
         path = photo.get("path") if isinstance(photo, Mapping) and photo.get("bytes") is None else None
-        if not isinstance(path, str) or not os.path.isabs(path) or Path(path).parent.name != row["label"]:  # type: ignore[index]
+        if not isinstance(path, str) or not os.path.isabs(path) or Path(path).parent.name != row["label"]:
             return None
         paths.add(path)
     if not paths:

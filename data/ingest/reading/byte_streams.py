@@ -85,7 +85,7 @@ class _Zstandard(WrappedFile):
                 self._frame = self._new().decompressobj()
             try:
                 self._left = self._frame.decompress(data)
-            except Exception as error:
+            except Exception as error:  # ZstdError, which only the package knows
                 raise EOFError(str(error)) from None
         piece, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
         buffer[: len(piece)] = piece
