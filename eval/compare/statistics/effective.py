@@ -19,8 +19,8 @@ from .estimators import Floats
 from .proportions import Interval, mcnemar, tango
 
 Ints = NDArray[np.int64]
-# Clusters of discordant rows at which the design effect they show weighs as much as the worst one there can be, found
-# by scripts/measure/simulate_statistics.py: with fewer, false EQUIVALENT reached 27 % at clusters of ten photos.
+# Clusters of discordant rows at which the design effect they show weighs as much as the worst one there can be. Without
+# it false EQUIVALENT reached 27 % in a cell of scripts/measure/simulate_seeds.py (1,000 rows, ten a cluster, 1 % discordant).
 _TRUST_CLUSTERS = 10
 
 
@@ -188,7 +188,8 @@ def seeded(a: Floats, b: Floats, clusters: Ints, *, paired: bool) -> EffectivePr
     Crossed random effects: variance of the products' mean differences over products plus that of the trainings' mean
     differences over trainings. Each holds the residual once, so the sum is cautious, and a sum of independent mean
     squares, as Satterthwaite's degrees of freedom ask for. A paired t over seeds alone leaves out the products that
-    all trainings of one side get wrong: it called equal pipelines different in up to 61 % of simulations.
+    all trainings of one side get wrong: it called equal pipelines different in more than half of the
+    comparisons of 12 trainings (`python scripts/measure/simulate_seeds.py seeds`).
     """
     if paired:
         only_a, only_b = (a > b).mean(axis=0), (b > a).mean(axis=0)
