@@ -100,9 +100,9 @@ def tidy_amount(amount: Decimal, currency: str | None) -> Decimal:
     """
     if amount >= 10**_EXACT_DIGITS:
         raise PriceError("price_too_large")
-    if len(amount.as_tuple().digits) > 9:
-        amount = _without_noise(amount)
     minor = decimals(currency)
+    if len(amount.as_tuple().digits) > 9 or _places(amount) > minor:
+        amount = _without_noise(amount, minor)
     if _places(amount) > minor + _WRITTEN:
         amount = amount.quantize(Decimal(1).scaleb(-minor), ROUND_HALF_EVEN) or amount
     return amount
@@ -117,13 +117,16 @@ def _places(amount: Decimal) -> int:
     return max(0, -exponent)
 
 
-def _without_noise(amount: Decimal) -> Decimal:
-    number = float(amount)
+def _without_noise(amount: Decimal, minor: int) -> Decimal:
+    number, digits = float(amount), len(amount.as_tuple().digits)
     if number != int(number) and struct.unpack("f", struct.pack("f", number))[0] == number:
         import numpy as np
 
-        return Decimal(str(np.float32(number)))  # the shortest decimal that is this float32
-    if len(amount.as_tuple().digits) > _EXACT_DIGITS:
+        shortest = Decimal(str(np.float32(number)))  # the shortest decimal that is this float32
+        # Few digits may have been written by hand, unless they hide an amount in the currency's own unit: from 65,536
+        # on, float32 writes 75612.56 as 75612.5625.
+        return shortest if digits > 9 or _places(shortest) <= minor else amount
+    if digits > _EXACT_DIGITS:
         return Decimal(f"{number:.{_EXACT_DIGITS}g}")
     return amount
 

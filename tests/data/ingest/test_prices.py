@@ -221,6 +221,11 @@ def test_binary_noise_never_reaches_an_amount(cents: int, factor: float) -> None
     assert parse_price(float(np.float32(cents / 100))).amount == Decimal(str(np.float32(cents / 100)))
 
 
+def test_a_large_float32_with_few_digits_is_its_shortest_decimal_too() -> None:
+    assert parse_price(float(np.float32(75612.56))).amount == Decimal("75612.56")  # 75612.5625
+    assert parse_price("0.0625").amount == Decimal("0.0625")  # a float32 as well, but no shorter decimal is it
+
+
 @settings(deadline=None)
 @given(
     st.from_regex(r"[$€£]?[0-9]{1,9}(\.[0-9]{1,2})?", fullmatch=True, alphabet=st.characters(codec="utf-8")),
