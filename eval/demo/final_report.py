@@ -23,11 +23,10 @@ def print_final_report(config: DemoConfig, console: Console) -> int:
         return 0
     # Two trainings made two adapters, of two base models on disk: these are under test.
     comparison = compare_runs(runs[-2], runs[-1], allow=("adapter", "base"))
-    report = config.output / "report.html"
-    page.write_page(report, comparison)
+    page.write_page(config.report, comparison)
     if not config.json:
         console.rule(f"{runs[-2].label} against {runs[-1].label}")
         terminal.print_comparison(console, comparison)
-        console.print(f"The same as a page: {report}", highlight=False, markup=False)
+        console.print(f"The same as a page: {config.report}", highlight=False, markup=False)
     result(config.json, event="done", output=str(config.output), verdict=comparison.verdict)
     return 0

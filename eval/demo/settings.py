@@ -11,6 +11,7 @@ from data.sample.products import MAX_PRODUCTS
 from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import build, option, own_keys, read_yaml
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.outputs import output_path
 from mlx_phi3v.ranges import MAX_SEED
 from mlx_phi3v.training.train_config import TrainConfig
 
@@ -50,6 +51,11 @@ class DemoConfig:
     def converted(self) -> Path:
         """The folder of the model converted to MLX."""
         return self.output / "model"
+
+    @property
+    def report(self) -> Path:
+        """The page of the comparison."""
+        return self.output / "report.html"
 
     def model_for(self, backend: str) -> str:
         """MLX reads the converted folder, torch the published one: the comparison covers the conversion too."""
@@ -94,3 +100,4 @@ def check_settings(config: DemoConfig) -> None:
             f"--products {config.products} leaves too few to train on, after {VALIDATION} to validate and --test {config.test}"
         )
     _ = config.training
+    output_path(config.report, "html", "the report's page")
