@@ -9,9 +9,9 @@ import msgspec
 
 from mlx_phi3v.checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
-from mlx_phi3v.documents import read_as
+from mlx_phi3v.documents import plain, read_as
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import write_json
+from mlx_phi3v.files import content_of, write_json
 from mlx_phi3v.ranges import short
 from mlx_phi3v.training.resume import FREE
 from mlx_phi3v.training.train_config import as_json
@@ -19,6 +19,7 @@ from mlx_phi3v.training.train_config import as_json
 from .settings import DemoConfig
 
 RECORD = "job.json"
+CATALOGUE_FILE = "catalogue.json"
 
 
 class JobRecord(msgspec.Struct):
@@ -57,15 +58,25 @@ def record_of(config: DemoConfig) -> JobRecord:
 def begin(output: Path, asked: JobRecord) -> None:
     """Store the record in `output`, where the job begins.
 
-    Raises UserError, naming every setting that differs, where `output` was begun with others.
+    Raises UserError, naming every setting that differs, where `output` was begun with others, or no job wrote what it holds.
     """
     path = output / RECORD
+    _require_ours(output)
     began = read_as(path, "record of the job", JobRecord) if path.exists() else _of_earlier_version(output)
     changes = _changes(began, asked)
     if changes:
         raise UserError(f"{output} was begun with other settings: {'; '.join(changes)}; give the old ones or another --output")
     if not path.exists():
         write_json(path, msgspec.to_builtins(asked))
+
+
+def _require_ours(output: Path) -> None:
+    names = content_of(output)
+    ours = (RECORD, f"catalogue/{CATALOGUE_FILE}", f"model/{SOURCE_FILE}")  # the last two: of an earlier version
+    if names and not any((output / name).exists() for name in ours):
+        raise UserError(
+            f"{output} holds what this job did not write ({plain(names[0])}); give --output a new or an empty folder"
+        )
 
 
 def _changes(began: JobRecord, asked: JobRecord) -> list[str]:
@@ -88,7 +99,7 @@ def _changes(began: JobRecord, asked: JobRecord) -> list[str]:
 def _of_earlier_version(output: Path) -> JobRecord:
     """What the catalogue and the converted model say, where the job was begun without a record or not at all."""
     record = JobRecord()
-    catalogue, origin = output / "catalogue" / "catalogue.json", output / "model" / SOURCE_FILE
+    catalogue, origin = output / "catalogue" / CATALOGUE_FILE, output / "model" / SOURCE_FILE
     if catalogue.exists():
         drawn = read_as(catalogue, "catalogue", _Catalogue).settings
         record.products, record.test, record.seed = drawn.products, drawn.test, drawn.seed

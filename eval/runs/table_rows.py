@@ -21,6 +21,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises UserError where the file is missing or of another kind; and, on the way, for a line that cannot be parsed.
     """
+    if not path.exists():
+        raise UserError(f"--input {path} does not exist; check the path")
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl"):
         raise UserError(f"--input {path} is neither .csv, .tsv nor .jsonl; rename or convert it")
