@@ -66,6 +66,10 @@ class CompareConfig:
         help="whether a measure that is not judged but got worse keeps the exit status from being 0",
         choices=("on", "off"),
     )
+    cluster: str | None = option(
+        None, help="what rows of one product share: a field or a column of the catalogue, or none (default: the product that "
+        "data.ingest found)",
+    )  # fmt: skip
     floor: tuple[Path, ...] = option((), help="other runs of the reference (RUN_A), for the noise floor")
     reference: Path | None = option(None, help="of a table: the run to compare the others with (default: the first)")
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
@@ -127,6 +131,7 @@ def _run(config: CompareConfig) -> int:
             floor=[Run.load(path) for path in config.floor],
             one_sided=config.one_sided or config.baseline is not None,
             guards=config.guards == "on",
+            cluster=config.cluster,
             say=say,
         )
         if config.trace:
@@ -151,6 +156,7 @@ def _table(console: Console, config: CompareConfig) -> int:
             allow=config.allow,
             seed=config.seed,
             resamples=config.resamples,
+            cluster=config.cluster,
             say=say,
         )
     _write(console, config, found.to_dict(), lambda: terminal.print_rows(console, found))

@@ -20,6 +20,7 @@ from .noise import Floor, LogitNoise, Noise, measure_noise
 from .notes import make_notes
 from .paired_measures import PairedMeasure
 from .paired_runs import PairedRuns
+from .products import Products
 from .run_summary import RunSummary, summarize_run
 from .simple_predictors import SimpleCheck, shortfalls
 from .trainings import Trainings, compare_trainings
@@ -31,7 +32,7 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-    "logit_noise", "all_cause_counts", "trainings",
+    "logit_noise", "all_cause_counts", "trainings", "products",
 )  # fmt: skip
 # Keys of the JSON report (schema 1) that are not called as the attributes.
 _JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
@@ -118,6 +119,11 @@ class Comparison:
     def joined(self) -> int:
         """Rows that both runs have."""
         return len(self.data.join.ids)
+
+    @property
+    def products(self) -> Products:
+        """Which rows count as one."""
+        return self.data.products
 
     @cached_property
     def notes(self) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from .statistics import JudgedDifference, PairedProportion, normal_quantile
+from .statistics import EffectiveProportion, JudgedDifference, PairedProportion, normal_quantile
 
 ALPHA = 0.05
 POWER = 0.80
@@ -67,9 +67,10 @@ def rows_needed(
     start, estimate = int(difference.n), abs(difference.estimate)
     z = normal_quantile(1 - ALPHA / gates)
     z_same = normal_quantile(1 - 2 * ALPHA)
+    step = _step(difference)
 
     def finds_difference(n: int) -> bool:
-        fewer = n - 2 / estimate if isinstance(difference, PairedProportion) else n
+        fewer = n - 2 * step / estimate
         return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
 
     def finds_same(n: int) -> bool:
@@ -86,6 +87,13 @@ def rows_needed(
     if estimate > margin:
         beyond = _first_n(lambda n: power_beyond(difference, margin, n, gates=gates, better=better) >= POWER, start)
     return same, differs, beyond
+
+
+def _step(difference: JudgedDifference) -> float:
+    """Rows by which the sum of an exact test moves at once: one, or those that move together; 0 of a test that is not exact."""
+    if isinstance(difference, EffectiveProportion):
+        return max(1.0, difference.n / difference.effective_rows) if difference.exact_p is not None else 0.0
+    return float(isinstance(difference, PairedProportion))
 
 
 def rows_to_decide(

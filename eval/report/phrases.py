@@ -72,7 +72,7 @@ def _inconclusive(comparison: Comparison, a: str, b: str) -> str:
         return f"{b} differs from {a}, but whether by more than the margin is not settled"
     if comparison.absent.counted:
         return f"{comparison.absent.counted:,} rows are absent: whether {b} is as good as {a} hangs on them"
-    return f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}"
+    return f"{comparison.products.count()} are too few to show whether {b} is as good as {a}"
 
 
 def more_rows(comparison: Comparison) -> str | None:
@@ -86,9 +86,16 @@ def more_rows(comparison: Comparison) -> str | None:
     if absent and more <= absent:
         return f"Answer the {absent:,} absent rows first."
     return (
-        f"About {more:,} more rows would decide it (80 % power for all measures together, if the rates seen here are the true "
-        "ones). Ask for them at once: each further look is a further chance of a false answer."
+        f"About {more:,} more rows{_products_of(comparison, more)} would decide it (80 % power for all measures together, "
+        "if the rates seen here are the true ones). Ask for them at once: each further look is a further chance of a false "
+        "answer."
     )
+
+
+def _products_of(comparison: Comparison, rows: int) -> str:
+    """ " (of 120 more products)" where rows are not products."""
+    found = comparison.products
+    return "" if found.clusters is None else f" (of {max(1, round(rows * found.products / found.rows)):,} more products)"
 
 
 def gate_figures(gate: Gate) -> str:
@@ -276,7 +283,8 @@ def speed(comparison: Comparison) -> str:
 
 def method(comparison: Comparison) -> str:
     """How the intervals were made."""
+    by = "row" if comparison.products.clusters is None else "row, by product"
     return (
-        f"95 % intervals, paired by row: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
-        f"seed {comparison.seed}) for the rest. Differences are B - A, shares in points."
+        f"95 % intervals, paired by {by}: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
+        f"seed {comparison.seed}) for the rest. Differences are B - A, shares in points. {comparison.products.sentence()}"
     )

@@ -64,6 +64,8 @@ def _verdict(comparison: Comparison) -> RenderableType:
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
     if needed := phrases.more_rows(comparison):
         lines.append(_text(needed))
+    if comparison.products.clusters is not None:
+        lines.append(_text(comparison.products.sentence()))
     lines.append(
         _text(
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
