@@ -1,10 +1,16 @@
-"""Import predictions made elsewhere (by another tool, by hand) as a run: CSV, TSV or JSONL.
+"""Import predictions made elsewhere (by another tool, by hand) as a run: a table, or the sample log of a harness.
 
     python -m eval.import_run --input preds.csv --data CATALOGUE --split test --output RUN --text answer
     python -m eval.import_run --input preds.jsonl --data CATALOGUE --output RUN --fields title=name full_price=price
+    python -m eval.import_run --input samples_gsm8k_2026-01-01.jsonl --output RUN
+    python -m eval.import_run --input 2026-01-01_mmlu.eval --output RUN --score choice
 
-One column holds the whole answer (`--text`), which the catalogue's task parses, or each field has its own column
-(`--fields`; by default the columns named as the fields). True values come from the catalogue, by id.
+Of a table (CSV, TSV or JSONL), one column holds the whole answer (`--text`), which the catalogue's task parses, or each field
+has its own column (`--fields`; by default the columns named as the fields). True values come from the catalogue, by id.
+
+Without `--data`, the input is a sample log of lm-evaluation-harness, lmms-eval or Inspect. Each of its scores from 0 to 1 is
+a field of the run, which eval.compare judges; `--score` chooses among them. Of a log without scores the answers are held
+against the target.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
 from mlx_phi3v.task import Field, ParsedField, Task, clean_text, is_missing
 
+from .runs.harness_logs import as_run, read_log
 from .runs.made_from import KEY, is_made, made_from, said
 from .runs.manifest import split_hash
 from .runs.prediction import Prediction, true_values
@@ -40,15 +47,16 @@ _SHOWN_COLUMNS = 30
 class ImportConfig:
     """Settings of an import."""
 
-    input: Path = option(help="predictions as .csv, .tsv or .jsonl")
-    data: Path = option(help="the catalogue of the predictions")
-    output: Path = option(help="the run folder to write", writes="new")
+    input: Path = option(help="predictions as .csv, .tsv or .jsonl, or the sample log of a harness")
+    data: Path | None = option(None, help="the catalogue of the predictions; none for the log of a harness")
+    output: Path | None = option(None, help="the run folder to write", writes="new")
     split: str = option("test", help="the catalogue's split")
     id: str = option("id", help="column with the row's id")
     text: str | None = option(None, help="column with the whole answer")
     fields: tuple[str, ...] = option((), help="FIELD=COLUMN pairs, where each field has its own column")
     label: str | None = option(None, help="what to call the run (default: the input's name)")
     partial: bool = option(False, help="accept rows of the split without a prediction")
+    score: tuple[str, ...] = option((), help="of a harness' log: the scores to take (default: all from 0 to 1)")
 
 
 def parse_field(item: Field, value: Any) -> ParsedField:
@@ -76,9 +84,40 @@ def import_run(settings: ImportConfig) -> Run:
     """Write the run folder; one that was made from the same input stays as it is.
 
     Raises UserError for a missing column, an id that is not in the split, one that repeats, or (unless `partial`)
-    rows of the split without a prediction.
+    rows of the split without a prediction; without `data`, for a file that is no log of a known harness.
     """
-    task = (catalogue := Catalogue(settings.data)).task
+    if settings.output is None:
+        raise UserError("--output is missing; give the run folder to write")
+    if settings.data is None:
+        return _import_log(settings, settings.output)
+    return _import_table(settings, Catalogue(settings.data), settings.output)
+
+
+def _import_log(settings: ImportConfig, output: Path) -> Run:
+    """Write the run of a harness' log. Raises UserError where it is none, or for flags that belong to a table."""
+    for flag, given in (("--text", settings.text), ("--fields", settings.fields)):
+        if given:
+            raise UserError(f"{flag} is of a table, which needs its catalogue: give --data")
+    log = read_log(settings.input)
+    log.choose(settings.score)
+    note(f"{settings.input} is {log.sentence()}")
+    manifest = as_run.manifest_of(log, settings.label or log.model or settings.input.stem)
+    entry = made_from("eval.import_run", [settings.input], manifest=sha256_json(manifest))
+    if is_made(output, entry):
+        note(said(output))
+        return Run.load(output)
+    with RunWriter.create(output, manifest | {KEY: entry}) as writer:
+        for row in as_run.predictions_of(log):
+            writer.write(row)
+        writer.finish(seconds=0.0)
+    return Run.load(output)
+
+
+def _import_table(settings: ImportConfig, catalogue: Catalogue, output: Path) -> Run:
+    """Write the run of a table."""
+    if settings.score:
+        raise UserError("--score is of a harness' log; leave --data out to read one")
+    task = catalogue.task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
     numbered = read_rows(settings.input)  # refuses what is no table before anything is hashed or made
@@ -96,11 +135,11 @@ def import_run(settings: ImportConfig) -> Run:
     }
     how = {"id": settings.id, "text": settings.text, "columns": columns, "partial": settings.partial}
     entry = made_from("eval.import_run", [settings.input], manifest=sha256_json(manifest), **how)
-    if is_made(settings.output, entry):
-        note(said(settings.output))
-        return Run.load(settings.output)
+    if is_made(output, entry):
+        note(said(output))
+        return Run.load(output)
     seen: dict[str, int] = {}
-    with RunWriter.create(settings.output, manifest | {KEY: entry}) as writer:
+    with RunWriter.create(output, manifest | {KEY: entry}) as writer:
         for number, given in numbered:
             identity = str(_cell(given, settings.id, settings.input, number))
             if identity not in rows:
@@ -111,7 +150,7 @@ def import_run(settings: ImportConfig) -> Run:
             writer.write(_prediction(identity, rows[identity], given, settings, task, columns, number))
         _check_all_there(settings, [identity for identity in rows if identity not in seen])
         writer.finish(seconds=0.0)
-    return Run.load(settings.output)
+    return Run.load(output)
 
 
 def _check_all_there(settings: ImportConfig, missing: list[str]) -> None:
