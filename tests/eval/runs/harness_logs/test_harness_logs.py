@@ -205,5 +205,5 @@ def test_flags_of_a_table_and_of_a_log_are_not_mixed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [generated(0, True)])
     with pytest.raises(UserError, match="--text is of a table"):
         imported(path, tmp_path / "run", text="resps")
-    with pytest.raises(UserError, match="--output is missing"):
+    with pytest.raises(UserError, match="--output is required"):
         import_run(ImportConfig(path))
