@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from .metrics import get_metric
 from .statistics import Floats, JudgedDifference, PairedMean, PairedProportion
-from .verdict import Decision, decide, judge
+from .verdict import Decision, Gate, decide, judge
 
 
 def judge_scores(
@@ -47,16 +47,18 @@ def judge_scores(
     """
     if not scores:
         raise ValueError("no measure is given")
-    gates = []
-    for name, (a, b) in scores.items():
-        width = margin[name] if isinstance(margin, Mapping) else margin
-        if not 0 < width < 1:
-            raise ValueError(f"the margin of {name} is {width:g}; it must be above 0 and below 1")
-        difference = _difference(name, a, b)
-        gates.append(
-            judge(name, get_metric("score", "score"), width, difference, gates=len(scores), absent=absent, one_sided=one_sided)
-        )
+    gates = [
+        _gate(name, a, b, margin[name] if isinstance(margin, Mapping) else margin, len(scores), absent, one_sided)
+        for name, (a, b) in scores.items()
+    ]
     return decide(gates, one_sided=one_sided)
+
+
+def _gate(name: str, a: ArrayLike, b: ArrayLike, margin: float, gates: int, absent: int, one_sided: bool) -> Gate:
+    if not 0 < margin < 1:
+        raise ValueError(f"the margin of {name} is {margin:g}; it must be above 0 and below 1")
+    score = get_metric("score", "score")
+    return judge(name, score, margin, _difference(name, a, b), gates=gates, absent=absent, one_sided=one_sided)
 
 
 def _difference(name: str, a: ArrayLike, b: ArrayLike) -> JudgedDifference:
