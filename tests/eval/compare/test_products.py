@@ -159,13 +159,13 @@ def test_a_column_of_the_catalogue_groups_rows_while_it_is_that_catalogue(
     with CatalogueWriter(tmp_path / "shop", Task(), name="shop", source={}, settings={}, extra=extra) as writer:
         for i, row in enumerate(rows):
             writer.add("test", {"id": row["id"], "images": [], **row["true"], "shop": f"s{i // 10}" if i else None})
-    same = {"catalogue": str(tmp_path / "shop"), "hashes": {"catalogue": writer.info["fingerprint"]}}
+    same: dict[str, Any] = {"catalogue": str(tmp_path / "shop"), "hashes": {"catalogue": writer.info["fingerprint"]}}
     a, b = write_run(tmp_path / "a", rows, **same), write_run(tmp_path / "b", rows, **same)
     found = compare_runs(a, b, resamples=20, cluster="shop")
     assert found.products.products == 4 and found.products.largest == 10  # the row without a shop is alone
     assert main([str(a.path), str(b.path), "--cluster", "colour", "--resamples", "20"]) == 2
     assert "has no such column; it has id, images" in capsys.readouterr().err
-    other = {"catalogue": str(tmp_path / "shop")}
+    other: dict[str, Any] = {"catalogue": str(tmp_path / "shop")}
     c, d = write_run(tmp_path / "c", rows, **other), write_run(tmp_path / "d", rows, **other)
     assert main([str(c.path), str(d.path), "--cluster", "shop", "--resamples", "20"]) == 2
     assert "holds another catalogue by now" in capsys.readouterr().err
