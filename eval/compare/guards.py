@@ -37,7 +37,7 @@ ALPHA = 0.05
 GUARD_MARGINS = {"ratio": 0.05, "parse_failures": 0.02, "mean_ape": 0.05, "log_error": math.log(1.02)}
 RIGHT_BIAS, RIGHT_BIAS_MARGIN = "right_bias", math.log(1.01)
 CATEGORY_MARGIN = 0.10
-_FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
+FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
 _FLIPS = 5_000
 
 
@@ -62,13 +62,17 @@ def stand_guard(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]], *,
     """Every guard of two runs, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
     deciding = {(name, metric.name) for name, metric, _ in gated}
     overall = [guard for guard in _overall(data, one_sided) if (guard.field, guard.metric) not in deciding]
-    families = [overall, list(_categories(data, gated))]
-    adjusted = [
-        replace(guard, p_adjusted=min(1.0, 2 * p), raised=2 * p < ALPHA)
+    return adjusted(overall, list(_categories(data, gated)))
+
+
+def adjusted(*families: list[Guard]) -> list[Guard]:
+    """The guards after Holm's correction within each family, the 5 % shared by the families; the raised ones first."""
+    found = [
+        replace(guard, p_adjusted=min(1.0, len(families) * p), raised=len(families) * p < ALPHA)
         for family in families
         for guard, p in zip(family, holm([guard.p_value for guard in family]))
     ]
-    return sorted(adjusted, key=lambda guard: not guard.raised)
+    return sorted(found, key=lambda guard: not guard.raised)
 
 
 def _overall(data: PairedRuns, one_sided: bool) -> Iterator[Guard]:
@@ -132,11 +136,11 @@ def p_beyond(gaps: Floats, margin: float, clusters: Ints | None = None) -> float
     error = float(gaps.std(ddof=1)) / math.sqrt(n) if clusters is None else math.sqrt(cluster_variance(gaps, clusters))
     p = float(stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0
     apart = totals[totals != 0]
-    return max(p, _sign_flips(apart)) if p < ALPHA and len(apart) <= _FEW_ROWS else p
+    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= FEW_ROWS else p
 
 
-def _sign_flips(gaps: Floats) -> float:
-    """One-sided p-value of the hypothesis that each of `gaps` [k] could as well have the other sign."""
+def sign_flips(gaps: Floats) -> float:
+    """By simulation, the one-sided p-value of the hypothesis that each of `gaps` [k] could as well have the other sign."""
     generator = np.random.default_rng(0)
     signs = generator.choice([-1.0, 1.0], (_FLIPS, len(gaps)))
     return (1 + int((signs @ gaps >= gaps.sum() * (1 - 1e-12)).sum())) / (_FLIPS + 1)

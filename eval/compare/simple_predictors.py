@@ -28,7 +28,7 @@ from ..runs.columns import FieldColumn, Ints
 from .metrics import Metric
 from .paired_measures import judged_difference
 from .paired_runs import PairedRuns
-from .statistics import Floats, normal_quantile
+from .statistics import Floats, JudgedDifference, normal_quantile
 
 _Z = normal_quantile(0.9)  # one-sided 5 %
 PREDICTORS = {
@@ -67,12 +67,18 @@ def _check(
     clusters: Ints | None,
 ) -> SimpleCheck:  # fmt: skip
     simple = simple_column(column, category, clusters)
-    gain = judged_difference(metric, simple, column, clusters)
+    return check_value(side, name, metric, margin, simple, judged_difference(metric, simple, column, clusters))
+
+
+def check_value(
+    side: str, name: str, metric: Metric, margin: float, simple: FieldColumn, gain: JudgedDifference
+) -> SimpleCheck:  # fmt: skip
+    """A check from the simple predictor's column and what the run, or the side, gains over it."""
     assert metric.rows is not None
     values, mask = metric.rows(simple)
     floor = float(values[mask].mean())
     return SimpleCheck(
-        side, name, metric.name, metric.label, PREDICTORS[column.kind], floor, floor + gain.estimate,
+        side, name, metric.name, metric.label, PREDICTORS[simple.kind], floor, floor + gain.estimate,
         beats=gain.score(0.0) > _Z, fails=gain.score(margin) < -_Z,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from ..compare.cross_scores import CrossScores
 from ..compare.diverged_rows import DivergedRow
 from ..compare.divergence import GAP, PIXELS
 from ..compare.guards import Guard
+from ..compare.judged import Judged
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
 from ..compare.trainings import Trainings
@@ -115,7 +116,7 @@ def judged_interval(gate: Gate) -> tuple[float, tuple[float, float]]:
     return (100 * gate.beyond_level, gate.beyond) if gate.state in ("worse", "better") else (90.0, gate.interval)
 
 
-def judged_levels(comparison: Comparison) -> str:
+def judged_levels(comparison: Judged) -> str:
     """The levels of the intervals that are judged: "90 %"."""
     levels = sorted({judged_interval(gate)[0] for gate in comparison.gates})
     return " or ".join(f"{level:.3g} %" for level in levels)
@@ -130,7 +131,7 @@ def gate_state(gate: Gate) -> str:
     ]
 
 
-def guard_lines(comparison: Comparison) -> list[str]:
+def guard_lines(comparison: Judged) -> list[str]:
     """The raised guards, one sentence each."""
     return [
         f"guard: {guard_words(guard)}, shown to be worse by more than {_guard_margin(guard)} (p = {guard.p_adjusted:.2g}, "

@@ -59,6 +59,7 @@ def _verdict(comparison: Comparison) -> RenderableType:
     if comparison.raised and colour == "green":
         colour = "yellow"
     lines = [_text(comparison.first_line, f"bold {colour}"), _text(phrases.headline(comparison))]
+    lines += [_text(comparison.claim.sentence)] if comparison.claim.sentence else []
     lines += [_text(f"! {remark}", "yellow") for remark in comparison.remarks]
     lines += [_text(f"! {line}", "yellow") for line in phrases.guard_lines(comparison)]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]

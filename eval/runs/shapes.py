@@ -112,6 +112,7 @@ class ManifestShape(msgspec.Struct):
     adapter: str | None = None
     model_config: ModelShape | None = None
     adapter_config: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
     code: dict[str, str | bool | None] | None = None
     packages: dict[str, str | None] = {}
     device: DeviceShape | None = None

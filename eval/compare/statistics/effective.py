@@ -195,9 +195,9 @@ class EffectiveEstimate:
         return self.estimate - reach, self.estimate + reach
 
     def above(self, margin: float) -> float:
-        """One-sided p-value of the hypothesis that the difference is at most `margin`; 1 where there is no spread."""
-        if self.spread.total <= 0:
-            return 1.0
+        """One-sided p-value of the hypothesis that the difference is at most `margin`."""
+        if self.spread.total <= 1e-24 * self.estimate**2:
+            return float(self.estimate <= margin)
         return float(special.stdtr(self.spread.df, (margin - self.estimate) / math.sqrt(self.spread.total)))
 
     def p_value(self) -> float:
