@@ -47,10 +47,12 @@ def feature_index(input_ids: np.ndarray, grids: Sequence[Sequence[int]], args: M
         for k in range(1, int(-min(ids.min(), 0)) + 1):
             h, w = next(photos, (0, 0))
             where = np.flatnonzero(ids == -k)
-            if not h or not len(where):
-                raise ValueError("the prompt names more photos than were given, or not all of them")
+            if not h:
+                raise ValueError("the prompt names more photos than were given")
             last_crop = first_crop + encoded_crops((h, w)) - 1
             source = image_token_index((h, w), first_crop, last_crop, total, args.vision, args.hd_transform_order)
+            if not len(where) or len(where) % len(source):
+                raise ValueError(f"the prompt has {len(where)} ids of photo {k}, which takes {len(source)}")
             index[row, where] = np.tile(source, len(where) // len(source))  # a tag may appear twice
             first_crop = last_crop + 1
     if first_crop != total:
@@ -71,6 +73,8 @@ def causal_mask(cached: Cached, after: Cached) -> mx.array | str | None:
 
 class Model(nn.Module):
     """Phi-3-V with mlx-vlm's names; attribute paths are the checkpoint's keys."""
+
+    supports_logits_to_keep = True  # LM Studio's engine asks
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -14,21 +14,20 @@ import mlx_vlm.models.phi3_v  # noqa: F401 (its own processor is registered on i
 import numpy as np
 from mlx_vlm.models.base import install_auto_processor_patch
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 
 from ..config import ModelArgs
 from ..crops import ProcessedImage, image_token_count, process_image
 from ..errors import UserError
+from ..model_file.chat_template import CHAT_TEMPLATE
 from ..prompts import PromptProcessor
 from ..task import END, defused
 from .config import read_args
 
 _TAG_TEXT = re.compile(r"(<\|image_\d+\|>)")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
+# A text that was made of ids again, as LM Studio does, has a blank where the ids of a piece begin with one.
+_DECODED = re.compile(r"(<\|(?:user|system|end)\|>) (?=\n)")
 
 
 def chat_text(messages: Sequence[Any], add_generation_prompt: bool) -> str:
@@ -63,7 +62,7 @@ class Phi3VProcessor:
     """
 
     image_processor = None
-    chat_template = CHAT_TEMPLATE
+    chat_template = CHAT_TEMPLATE  # mlx-vlm asks `apply_chat_template` where there is one
 
     def __init__(self, tokenizer: Any, prompts: PromptProcessor, args: ModelArgs, num_crops: int) -> None:
         self.tokenizer = tokenizer
@@ -82,7 +81,7 @@ class Phi3VProcessor:
         for name in ("preprocessor_config.json", "task.json"):
             if (folder / name).is_file():
                 num_crops = json.loads((folder / name).read_text(encoding="utf-8")).get("num_crops") or num_crops
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         return cls(tokenizer, PromptProcessor(folder), read_args(config), num_crops)
 
     def __call__(
@@ -99,7 +98,8 @@ class Phi3VProcessor:
         Each prompt takes as many of the photos as its tags name, in order; prompts with all photos each share them.
         Raises UserError where tags and photos do not fit, or a prompt is longer than the model's context.
         """
-        prompts = [text] if isinstance(text, str) else list(text or [])
+        texts = [text] if isinstance(text, str) else text or ()
+        prompts = [_DECODED.sub(r"\1", prompt).removeprefix("<s>") for prompt in texts]  # each piece gets its own
         photos = images if isinstance(images, (list, tuple)) else [] if images is None else [images]
         done = [process_image(_rgb(photo), num_crops or self.num_crops) for photo in photos]
         shares = self._shares(prompts, done)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import sha256_bytes, write_text
+from ..files import read_json, sha256_bytes, write_json, write_text
+from .chat_template import CHAT_TEMPLATE
 from .source import MODEL_FILE, model_source
 
 README = "README.md"
@@ -52,8 +53,11 @@ def model_file_entries(raw: dict[str, Any], wanted: bool) -> None:
 
 
 def write_model_file(folder: Path) -> None:
-    """Write the file and the README into a folder whose `config.json` names it."""
+    """Write the file, the README and the chat template into a folder whose `config.json` names the file."""
     text = model_source()
     write_text(folder / MODEL_FILE, text)
     digest = sha256_bytes(text.encode())
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        write_json(settings, {**read_json(settings, "tokenizer settings"), "chat_template": CHAT_TEMPLATE})
     write_text(folder / README, _README.format(version=__version__, name=MODEL_FILE, digest=digest))

@@ -20,6 +20,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("errors", ("UserError",)),
     ("config", ("CROP_SIZE", "CROPS_AT_ONCE", "IMAGE_MEAN", "IMAGE_STD", "VisionArgs", "Quantization", "ModelArgs")),
     ("task", ("END", "_SPECIAL", "defused")),
+    ("model_file.chat_template", ()),
     ("prompts", ()),
     ("crops", ("ProcessedImage", "encoded_crops", "crop_grid", "hd_transform", "_cubic_taps", "_weighted_sum", "resize_bicubic",
                "_NORMALISED", "normalise", "process_image", "image_token_count", "image_token_index")),
