@@ -10,11 +10,12 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import UserError
 
-FieldKind = Literal["text", "category", "number"]
+FieldKind = Literal["text", "category", "number", "score"]
+NUMBERS = ("number", "score")  # the kinds whose values are numbers
 ParseStatus = Literal["ok", "missing", "duplicate", "malformed", "truncated"]
 
 QUESTION = "What is shown in this image?"  # the published training example's, as is its answer's template
@@ -51,7 +52,10 @@ _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Field:
-    """One thing to read off a photo: `text` (free), `category` (one of a set) or `number` (a price)."""
+    """One thing to read off a photo: `text` (free), `category` (one of a set) or `number` (a price).
+
+    `score` is of imported runs alone: what another harness gave the answer, 0 to 1; its true value is 1.
+    """
 
     name: str
     kind: FieldKind
@@ -112,7 +116,7 @@ class Task:
 
     def format(self, item: Field, value: Any) -> str:
         """The text of one value: a number as Python's float, text on one line with special tokens defused."""
-        return str(float(value)) if item.kind == "number" else clean_text(str(value))
+        return str(float(value)) if item.kind in NUMBERS else clean_text(str(value))
 
     def parse(self, text: str, *, truncated: bool = False) -> dict[str, ParsedField]:
         """Read an answer back, field by field.
@@ -199,7 +203,7 @@ def _field(item: Any) -> Field:
     extra = set(item) - {"name", "kind", "currency"}
     if extra:
         raise UserError(f"unknown key {min(map(str, extra))!r} in field {item['name']!r}; known keys: currency, kind, name")
-    if item.get("kind") not in ("text", "category", "number"):
+    if item.get("kind") not in get_args(FieldKind):
         raise UserError(f"field {item['name']!r} is of kind {item.get('kind')!r}; choose text, category or number")
     currency = item.get("currency")
     if currency is not None and not isinstance(currency, str):
@@ -232,7 +236,7 @@ def clean_text(text: str) -> str:
 def _read(item: Field, raw: str) -> ParsedField:
     if not raw:
         return ParsedField(None, "malformed")
-    if item.kind != "number":
+    if item.kind not in NUMBERS:
         return ParsedField(raw, "ok")
     if not _NUMBER.fullmatch(raw) or len(raw) > _LONGEST_NUMBER:
         return ParsedField(None, "malformed")

@@ -185,6 +185,16 @@ def _run_commands(folder: Path, variant: int) -> object:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
 
+_LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
+
+
+def _import_log(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _LOGS[variant % len(_LOGS)]
+    return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -218,5 +228,10 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "harness logs": Target(
+        sound.harness_logs,
+        {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
+        _import_log,
     ),
 }
