@@ -15,6 +15,7 @@ from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .cross_scores import CrossScores
 from .diverged_rows import DivergedRow, count_all_causes, count_causes
+from .error_places import ErrorPlaces, find_error_places
 from .guards import Guard
 from .noise import Floor, LogitNoise, Noise, measure_noise
 from .notes import make_notes
@@ -31,7 +32,7 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-    "logit_noise", "all_cause_counts", "trainings",
+    "logit_noise", "all_cause_counts", "trainings", "error_places",
 )  # fmt: skip
 # Keys of the JSON report (schema 1) that are not called as the attributes.
 _JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
@@ -153,6 +154,11 @@ class Comparison:
     def trainings(self) -> Trainings | None:
         """Both runs' trainings, where their folders are here."""
         return compare_trainings(self.data.run_a, self.data.run_b)
+
+    @cached_property
+    def error_places(self) -> ErrorPlaces:
+        """In which prices and categories the runs err, and how sure they were."""
+        return find_error_places(self.data, self.gates, seed=self.seed, resamples=self.resamples)
 
     @cached_property
     def noise(self) -> Noise:
