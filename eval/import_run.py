@@ -25,7 +25,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from data.ingest.reading.options import Quoting, Reading
-from mlx_phi3v.catalogue import Catalogue, iterate
+from mlx_phi3v.catalogue import PRODUCT, Catalogue, iterate
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.documents import plain, shown
 from mlx_phi3v.errors import UserError, run_cli
@@ -207,17 +207,17 @@ def _prediction(
     columns: Mapping[str, str],
     number: int,
 ) -> Prediction:
-    true, image = true_values(task, row), next(iter(row["images"]), None)
+    true, image, product = true_values(task, row), next(iter(row["images"]), None), row.get(PRODUCT)
     if settings.text:
         text = str(_cell(given, settings.text, settings.input, number) or "")
-        return Prediction(identity, true, task.parse(text), text, image=image)
+        return Prediction(identity, true, task.parse(text), text, image=image, product=product)
     predicted = {
         item.name: parse_field(item, _cell(given, columns[item.name], settings.input, number))
         if item.name in columns
         else ParsedField(None, "missing")
         for item in task.fields
     }
-    return Prediction(identity, true, predicted, image=image)
+    return Prediction(identity, true, predicted, image=image, product=product)
 
 
 def _cell(given: Mapping[str, Any], column: str, path: Path, number: int) -> Any:

@@ -45,8 +45,8 @@ def _fault(info: Any) -> str | None:
     except (ValueError, RecursionError):
         return "holds text that is not Unicode, or is nested too deeply"
     name = info.get("name", "")
-    if not isinstance(name, str) or any(unicodedata.category(character) == "Cc" for character in name):
-        return f"has the name {name!r}; a name is text without control characters"
+    if not isinstance(name, str) or any(unicodedata.category(character) == "Cc" or character == "/" for character in name):
+        return f"has the name {name!r}; a name is one that a folder may have: text without slashes and control characters"
     if not isinstance(info.get("task"), dict):
         return f"has the task {_short(info.get('task'))}, not an object"
     if not isinstance(info.get("fingerprint"), str):

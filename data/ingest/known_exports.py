@@ -15,9 +15,10 @@ from typing import Any
 
 from mlx_phi3v.cli import read_yaml
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import short
 
-from .column_names import find_column, first_column, folded
+from .column_names import find_column, first_column, folded, priced_column
 
 _FOLDER = Path(__file__).parent / "presets"
 # In the order they are looked for: what names few columns comes last.
@@ -76,8 +77,10 @@ def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     """The columns of one key as `{column: ...}` or `{columns: [...]}`, with what else it says; None where there is none."""
     spec = dict(given) if isinstance(given, Mapping) else {"columns": given}
     listed = spec.pop("columns", spec.pop("column", None))
-    found = [_column(item, columns) for item in (listed if isinstance(listed, (list, tuple)) else [listed])]
-    names = list(dict.fromkeys(name for name in found if name))
+    choices = listed if isinstance(listed, (list, tuple)) else [listed]
+    names = list(dict.fromkeys(name for item in choices if (name := _column(item, columns))))
+    if not names and spec.get("kind") == "number" and (priced := _priced(choices, columns)):
+        names, spec = [priced[0]], ({"currency": priced[1]} if priced[1] else {}) | spec
     if not names:
         return None
     return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
@@ -87,6 +90,15 @@ def _column(spelled: Any, columns: Sequence[str]) -> str | None:
     if isinstance(spelled, (list, tuple)):
         return first_column([str(name) for name in spelled], columns)
     return find_column(str(spelled), columns) if spelled is not None else None
+
+
+def _priced(choices: Sequence[Any], columns: Sequence[str]) -> tuple[str, str | None] | None:
+    """The column of a price with its currency in its name."""
+    for item in choices:
+        names = item if isinstance(item, (list, tuple)) else [item]
+        if (found := priced_column([str(name) for name in names], columns)) is not None:
+            return found
+    return None
 
 
 def _group(given: Any, columns: Sequence[str]) -> dict[str, str] | None:
@@ -119,12 +131,28 @@ def with_preset(
         keys["fields"] = fitted(load_preset("generic"), columns).get("fields", {})
     if not own.get("fields") and found in (None, "generic", "imagefolder"):
         keys["fields"] = _usual_fields(columns, keys.get("fields") or {})
+    if own.get("fields") and preset is None and known:
+        own = dict(own) | {"fields": _with_further_prices(own["fields"], keys.get("fields") or {}, columns)}
     if own.get("fields") and preset is None:
         keys = {key: value for key, value in keys.items() if key in ("image", "photos", "group")}
     if own.get("image") and "photos" not in own:
         keys.pop("photos", None)  # the user's columns: as many photos as there are of them
     export = str(given["export"]) if preset is None and known and "export" in given else None
     return keys | dict(own), export
+
+
+def _with_further_prices(own: Mapping[str, Any], known: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The user's fields; a price of one column goes on to those that the known export reads where that one is blank."""
+    fields = dict(own)
+    tiers = [spec["columns"] for spec in known.values() if spec.get("kind") == "number" and "columns" in spec]
+    for name, spec in own.items():
+        column = spec.get("column") if isinstance(spec, Mapping) and spec.get("kind", "") == "number" else None
+        found = find_column(str(column), columns) if column else None
+        further: list[str] = next((listed[listed.index(found) + 1 :] for listed in tiers if found in listed), [])
+        if further:
+            note(f"{name} is read from {', '.join(further)} where {found} is blank; --preset none turns that off")
+            fields[name] = {key: value for key, value in spec.items() if key != "column"} | {"columns": [found, *further]}
+    return fields
 
 
 def _of_annotations(keys: dict[str, Any], table: object) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class FieldMapping:
         """How many photos the prompt shows."""
         return len(set(_TAG.findall(self._prompt())))
 
+    def prompt_is_open(self) -> bool:
+        """Whether the prompt leaves open how many photos it shows."""
+        return self.prompt is None or "<|user|>" not in self.prompt
+
     def _prompt(self) -> str:
         return full_prompt(self.prompt, self.shown if self.images else 0)
 

@@ -15,6 +15,7 @@ from . import statistics
 from .metrics import get_metric
 from .paired_measures import NO_CATEGORY, judged_difference
 from .paired_runs import PairedRuns
+from .products import within
 from .statistics import Interval
 from .statistics.multiplicity import holm
 from .verdict import Gate
@@ -56,7 +57,7 @@ def category_forest(data: PairedRuns, gates: Sequence[Gate]) -> list[CategoryDif
         for gate in gates:
             if gate.field in data.fields_a:
                 a, b = data.fields_a[gate.field].take(rows), data.fields_b[gate.field].take(rows)
-                difference = judged_difference(get_metric(a.kind, gate.metric), a, b)
+                difference = judged_difference(get_metric(a.kind, gate.metric), a, b, within(data.products.clusters, rows))
                 if difference.n:
                     tests.append((category, gate, difference))
     if not tests:

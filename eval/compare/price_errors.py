@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runs.columns import Bools, FieldColumn
-from . import statistics
+from ..runs.columns import Bools, FieldColumn, Ints
+from . import products, statistics
 from .metrics import absolute_percentage_error, get_metric, log_error, within
 from .paired_measures import LEVEL, judged_difference
 from .paired_runs import PairedRuns
@@ -79,12 +79,16 @@ def price_errors(data: PairedRuns, *, seed: int, resamples: int) -> list[PriceEr
             apart = np.abs(_floats(b.predicted) - _floats(a.predicted))[both]
             near = apart <= 0.1 * np.abs(_floats(a.predicted))[both]
             shares = (float((apart == 0).mean()), float(near.mean())) if both.any() else (None, None)
-            money = _money(a, b, seed=seed, resamples=resamples)
-            found.append(PriceErrors(name, currencies.get(name), list(_bands(a, b)), money, int(both.sum()), *shares))
+            money = _money(a, b, data.products.clusters, seed=seed, resamples=resamples)
+            found.append(
+                PriceErrors(
+                    name, currencies.get(name), list(_bands(a, b, data.products.clusters)), money, int(both.sum()), *shares
+                )
+            )
     return found
 
 
-def _bands(a: FieldColumn, b: FieldColumn) -> Iterator[PriceBand]:
+def _bands(a: FieldColumn, b: FieldColumn, clusters: Ints | None) -> Iterator[PriceBand]:
     """Up to five bands with as many rows each, by the true price; rows of one price are in one band."""
     true = _floats(a.true)
     judged = a.has_truth & b.has_truth
@@ -95,11 +99,11 @@ def _bands(a: FieldColumn, b: FieldColumn) -> Iterator[PriceBand]:
     for number in range(len(highest)):
         rows = np.flatnonzero(place == number)
         if len(rows):
-            yield _band(a.take(rows), b.take(rows))
+            yield _band(a.take(rows), b.take(rows), products.within(clusters, rows))
 
 
-def _band(a: FieldColumn, b: FieldColumn) -> PriceBand:
-    difference = judged_difference(get_metric("number", "within_10"), a, b)
+def _band(a: FieldColumn, b: FieldColumn, clusters: Ints | None) -> PriceBand:
+    difference = judged_difference(get_metric("number", "within_10"), a, b, clusters)
     share_a, share_b = (float(within(column, 10)[0].mean()) for column in (a, b))
     error_a, error_b = (_middle(*absolute_percentage_error(column)) for column in (a, b))
     bias_a, bias_b = (_bias(*log_error(column)) for column in (a, b))
@@ -118,7 +122,7 @@ def _bias(values: Floats, mask: Bools) -> float | None:
     return math.expm1(float(values[mask].mean())) if mask.any() else None
 
 
-def _money(a: FieldColumn, b: FieldColumn, *, seed: int, resamples: int) -> Money | None:
+def _money(a: FieldColumn, b: FieldColumn, clusters: Ints | None, *, seed: int, resamples: int) -> Money | None:
     """None where no row counts, or the true prices have no positive total."""
     mask = a.has_truth & b.has_truth & a.parsed & b.parsed
     true = np.where(mask, _floats(a.true), 0.0)
@@ -127,7 +131,8 @@ def _money(a: FieldColumn, b: FieldColumn, *, seed: int, resamples: int) -> Mone
         return None
     gaps = [np.where(mask, _floats(column.predicted) - _floats(a.true), 0.0) for column in (a, b)]
     columns = [np.abs(gaps[0]), np.abs(gaps[1]), *gaps, true]
-    samples = statistics.bootstrap([Mean(column, mask) for column in columns], len(true), seed=seed, resamples=resamples)
+    means: list[statistics.Statistic] = [Mean(column, mask) for column in columns]
+    samples = statistics.bootstrap(means, len(true), seed=seed, resamples=resamples, clusters=clusters)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = samples[:, :4] / samples[:, 4:]
     error_a, error_b, bias_a, bias_b = (float(column.sum()) / total for column in columns[:4])

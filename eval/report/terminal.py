@@ -61,11 +61,14 @@ def _verdict(comparison: Comparison) -> RenderableType:
     if comparison.raised and colour == "green":
         colour = "yellow"
     lines = [_text(comparison.first_line, f"bold {colour}"), _text(phrases.headline(comparison))]
+    lines += [_text(comparison.claim.sentence)] if comparison.claim.sentence else []
     lines += [_text(f"! {remark}", "yellow") for remark in comparison.remarks]
     lines += [_text(f"! {line}", "yellow") for line in phrases.guard_lines(comparison)]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
     if needed := phrases.more_rows(comparison):
         lines.append(_text(needed))
+    if comparison.products.clusters is not None:
+        lines.append(_text(comparison.products.sentence()))
     lines.append(
         _text(
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"

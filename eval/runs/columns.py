@@ -87,6 +87,7 @@ class RunColumns:
     digests: dict[str, Ints]  # "text", "tokens", "predicted", "true" and one per input stage; 0 where not recorded
     tokens: TokenColumns
     seconds: Floats
+    products: list[str | None]  # what all rows of the same product share; None where not recorded
     duplicates: list[tuple[str, bool]]  # (id, whether the repeated row is equal); the first row is used
 
     def position(self) -> dict[str, int]:
@@ -113,6 +114,7 @@ class _RunBuilder:
         self.position: dict[str, int] = {}
         self.offsets = array("q")
         self.seconds = array("d")
+        self.products: list[str | None] = []
         self.digests = {name: array("q") for name in ("text", "tokens", "predicted", "true", *STAGES)}
         self.token_ids, self.logprobs, self.bounds = array("q"), array("d"), array("q", [0])
         self.duplicates: list[tuple[str, bool]] = []
@@ -128,6 +130,7 @@ class _RunBuilder:
         self.position[row.id] = len(self.position)
         self.offsets.append(offset)
         self.seconds.append(row.seconds or 0.0)
+        self.products.append(row.product)
         length = len(row.token_ids)
         self.token_ids.extend(row.token_ids)
         self.logprobs.extend(row.logprobs if len(row.logprobs) == length else [math.nan] * length)
@@ -146,6 +149,7 @@ class _RunBuilder:
             digests={name: np.array(values, dtype=np.int64) for name, values in self.digests.items()},
             tokens=TokenColumns(np.array(self.token_ids), np.array(self.logprobs), np.array(self.bounds)),
             seconds=np.array(self.seconds),
+            products=self.products,
             duplicates=self.duplicates,
         )
 

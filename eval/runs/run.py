@@ -1,10 +1,11 @@
 """A run: a folder with its manifest (`manifest.json`) and one line for each row (`predictions.jsonl`).
 
     RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, split_rows, limit, shard,
-                             code, packages, device, batch_size, start, end, rows, seconds; where a command made the
-                             run of others or of a table, made_from (see `eval.runs.made_from`)
-    RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image
-                             (see `Prediction`)
+                             training (the settings of the adapter's training), code, packages, device, batch_size, start,
+                             end, rows, seconds; where a command made the run of others or of a table, made_from (see
+                             `eval.runs.made_from`)
+    RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image,
+                             product (see `Prediction`)
     RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.runs.scored_tokens`)
 
 Rows may come in any order: everything joins by id. A baseline is the same in one file: the manifest as the first

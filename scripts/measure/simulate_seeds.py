@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eval.compare.statistics import Floats, PairedProportion, normal_quantile
-from eval.compare.statistics.effective import EffectiveProportion, Ints, clustered, seeded
+from eval.compare.statistics import EffectiveProportion, Floats, Ints, PairedProportion, clustered, normal_quantile, seeded
 
 MARGIN = 0.02
 # Of the table over seeds: discordance, rows, share of products on which the trainings of a side agree.

@@ -110,6 +110,7 @@ def _configs() -> list[tuple[type, str]]:
     from eval.import_run import ImportConfig
     from eval.merge import MergeConfig
     from eval.parity.__main__ import ParityConfig
+    from eval.plan.__main__ import PlanConfig as EvalPlanConfig
     from eval.predict.settings import PredictConfig
     from eval.score import ScoreConfig
     from mlx_phi3v.convert import ConvertConfig
@@ -123,6 +124,7 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
+        (EvalPlanConfig, "eval.plan"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
 
