@@ -126,6 +126,13 @@ def open_shard(folder: Path, name: str, task: Task | None) -> list[pa.RecordBatc
         raise UserError(f"catalogue shard {path} cannot be read ({_first_line(error)}); {_MEND}") from None
 
 
+def check_kinds(task: Task) -> None:
+    """Raises UserError for a field of a kind that no catalogue has: a score is of imported runs."""
+    for item in task.fields:
+        if item.kind == "score":
+            raise UserError(f"field {item.name!r} is of kind 'score'; choose text, category or number")
+
+
 def _check_schema(schema: pa.Schema, path: Path, task: Task | None) -> None:
     for kind in schema.types:
         _check_names(kind)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.files import require_new, sweep, write_json
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import read_json, require_new, sweep, write_json
 from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
 
@@ -56,7 +56,12 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
-        info = write_catalogue(settings, plan, chunks, count)
+        try:
+            info = write_catalogue(settings, plan, chunks, count)
+        except UserError:
+            if not count:  # no row, so nothing that could be looked up
+                shutil.rmtree(work)
+            raise
         shutil.rmtree(work)
     return info
 
@@ -80,8 +85,8 @@ def _prepare_work(work: Path, plan: IngestPlan) -> None:
     digest = plan.digest()
     sweep(work)
     try:
-        same = json.loads((work / "plan.json").read_text(encoding="utf-8")).get("digest") == digest
-    except (OSError, ValueError):
+        same = read_json(work / "plan.json", "plan of an ingest") == {"digest": digest}
+    except UserError:
         same = False
     if not same:
         for name in ("pieces", "catalogue", "failures"):
