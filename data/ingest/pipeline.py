@@ -70,13 +70,19 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
-        try:
-            info = write_catalogue(settings, plan, chunks, count)
-        except UserError:
-            if not count:  # no row, so nothing that could be looked up
-                shutil.rmtree(work)
-            raise
-        shutil.rmtree(work)
+        info = _write(settings, plan, chunks, count)
+    return info
+
+
+def _write(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:
+    """Write the catalogue and remove what it was made of; of a source without a row nothing is left to be looked up."""
+    try:
+        info = write_catalogue(settings, plan, chunks, count)
+    except UserError:
+        if not count:
+            shutil.rmtree(chunks.work)
+        raise
+    shutil.rmtree(chunks.work)
     return info
 
 
