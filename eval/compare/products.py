@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_phi3v.catalogue import PRODUCT
+from mlx_phi3v.catalogue_columns import PRODUCT
 from mlx_phi3v.errors import UserError
 
 from ..runs.columns import FieldColumn, Ints, RunColumns
