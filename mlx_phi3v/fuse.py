@@ -28,6 +28,7 @@ from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 from .trained_task import TASK_FILE, TrainedTask
 
@@ -40,6 +41,7 @@ class FuseConfig:
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
+    model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -106,12 +108,14 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
                 progress.advance()
         writer.close()
         raw = read_json(source / "config.json", "model configuration")
-        raw.pop("auto_map", None)  # it names remote code, which nothing here runs
+        model_file_entries(raw, config.model_file)
         if config.dequantize:
             raw.pop("quantization", None)
         write_json(folder / "config.json", raw)
         copy_processor(source, folder)
         _carry_task(adapter_folder, folder)
+        if config.model_file:
+            write_model_file(folder)
         write_json(folder / SOURCE_FILE, origin)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
@@ -126,7 +130,7 @@ def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base
         "adapter": config.adapter,
         "adapter_sha256": digest,
         "adapter_scale": adapter.scale,
-        "settings": {"dequantize": config.dequantize},
+        "settings": {"dequantize": config.dequantize, "model_file": config.model_file},
         "version": __version__,
     }
 

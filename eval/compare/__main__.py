@@ -63,6 +63,9 @@ class CompareConfig:
     margin_title: float | None = option(
         None, help="points of title ratio by which equal runs may differ (default: not judged)", at_least=0, at_most=100
     )
+    margin_score: float | None = option(
+        2.0, help="points of a harness' score by which equal runs may differ", at_least=0, at_most=100
+    )
     margin_parse: float | None = option(
         None,
         help="points of answers not parsed by which equal runs may differ (default: not judged)",
@@ -96,7 +99,7 @@ class CompareConfig:
     @property
     def margins(self) -> dict[str, float | None]:
         """Metric name -> margin as a share; None takes a measure out of the verdict."""
-        points = {"accuracy": self.margin_category, "within_10": self.margin_price}
+        points = {"accuracy": self.margin_category, "within_10": self.margin_price, "score": self.margin_score}
         more = {"ratio": self.margin_title, "parse_failures": self.margin_parse}
         points |= {name: value for name, value in more.items() if value is not None}
         return {name: None if value is None else value / 100 for name, value in points.items()}

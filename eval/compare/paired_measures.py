@@ -139,7 +139,7 @@ def judged_difference(
 
 def _parsed_alike(a: FieldColumn, b: FieldColumn) -> bool:
     """Whether every row was parsed to the same value in both runs."""
-    numbers = a.kind == "number"
+    numbers = a.kind in ("number", "score")
     return np.array_equal(a.status, b.status) and np.array_equal(a.predicted, b.predicted, equal_nan=numbers)
 
 

@@ -3,7 +3,8 @@
 - category: always the most frequent category of the rows compared;
 - number: the median of the other products of the same true category (of all others where there is none), leave-one-out:
   a category's only product would else be its own prediction. Knowing the true category is to the predictor's advantage;
-- text: always the most frequent text.
+- text: always the most frequent text;
+- score of another harness: 0. What chance gives there is not known.
 The two constants are not made leave-one-out: where the categories are balanced, leaving a row out makes its own category
 the rarer one, and the predictor is always wrong. One constant chosen out of n rows gains little by having seen them.
 
@@ -31,7 +32,8 @@ from .statistics import Floats, JudgedDifference, normal_quantile
 
 _Z = normal_quantile(0.9)  # one-sided 5 %
 PREDICTORS = {
-    "category": "the most frequent category", "number": "the median of its category", "text": "the most frequent text"
+    "category": "the most frequent category", "number": "the median of its category", "text": "the most frequent text",
+    "score": "an answer that is always wrong",
 }  # fmt: skip
 
 
@@ -86,6 +88,8 @@ def simple_column(column: FieldColumn, category: Sequence[str | None], clusters:
     parsed = np.zeros(len(column.true), dtype=np.int8)
     if column.kind == "number":
         return replace(column, predicted=_medians(column.true, column.has_truth, category, clusters), status=parsed)
+    if column.kind == "score":
+        return replace(column, predicted=np.zeros(len(column.true)), status=parsed)
     counts = Counter(value for value in column.true.tolist() if value is not None)
     constant = min(counts, key=lambda value: (-counts[value], value))
     predicted = np.full(len(column.true), constant, dtype=object)

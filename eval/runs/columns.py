@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz
 
-from mlx_phi3v.task import Field, FieldKind, ParsedField, Task, clean_text, is_missing
+from mlx_phi3v.task import NUMBERS, Field, FieldKind, ParsedField, Task, clean_text, is_missing
 
 from .prediction import STATUSES, Prediction
 from .run import Run
@@ -32,7 +32,7 @@ STAGES = ("file", "pixels", "pixel_values", "input_ids")
 class FieldColumn:
     """One field of one run, all arrays [n] in the run's own row order.
 
-    `true` and `predicted` are floats (NaN where absent) for a number, text (None where absent) otherwise.
+    `true` and `predicted` are floats (NaN where absent) for a number or a score, text (None where absent) otherwise.
     `ratio` and `exact` compare a text field's two values; they are zeros for the other kinds.
     """
 
@@ -194,14 +194,15 @@ class _FieldBuilder:
         self.ratio.append(fuzz.ratio(true, value) / 100 if both else 0.0)
 
     def _clean(self, value: Any) -> Any:
-        if self.item.kind == "number":
+        if self.item.kind in NUMBERS:
             return _number(value)
         return None if is_missing(value) else sys.intern(clean_text(str(value)))
 
     def column(self) -> FieldColumn:
-        dtype = np.float64 if self.item.kind == "number" else object
+        numbers = self.item.kind in NUMBERS
+        dtype = np.float64 if numbers else object
         true = np.array(self.true, dtype=dtype)
-        missing = np.isnan(true) if self.item.kind == "number" else np.array([value is None for value in true], dtype=bool)
+        missing = np.isnan(true) if numbers else np.array([value is None for value in true], dtype=bool)
         return FieldColumn(
             self.item.name,
             self.item.kind,

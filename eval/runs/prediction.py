@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from mlx_phi3v.documents import shown
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import ParsedField, ParseStatus, Task, is_missing
+from mlx_phi3v.task import NUMBERS, ParsedField, ParseStatus, Task, is_missing
 
 from .lines import LineDecoder
 from .shapes import PredictionShape, TopK
@@ -110,7 +110,7 @@ class PredictionReader:
 
     def __init__(self, path: Path, task: Task, vocabulary: int | None) -> None:
         self._path = path
-        self._numbers = [item.name for item in task.fields if item.kind == "number"]
+        self._numbers = [item.name for item in task.fields if item.kind in NUMBERS]
         self._vocabulary = vocabulary
         self._decoder = LineDecoder(PredictionShape, "prediction")
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlx_phi3v.documents import MOST_BYTES, check_shape, parse_json, read_json
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
-from mlx_phi3v.task import ParsedField, Task
+from mlx_phi3v.task import NUMBERS, ParsedField, Task
 
 from .lines import read_lines
 from .manifest import check_manifest
@@ -147,7 +147,7 @@ class Run:
         frame = pd.DataFrame.from_records(records, columns=list(names))
         numbers = ["seconds"]
         for item in self.task.fields:
-            if item.kind == "number":
+            if item.kind in NUMBERS:
                 numbers += [f"true_{item.name}", f"predicted_{item.name}"]
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
