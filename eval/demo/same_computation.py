@@ -45,14 +45,17 @@ class SameComputation:
 def same_computation(comparison: Comparison) -> SameComputation:
     """Judge a comparison of one model on two backends.
 
-    Shown where the comparison is EQUIVALENT, no guard is raised and the gap before the answers diverge is no more than
-    rounding. Not settled where the rows are too few, or the model answers too badly for a verdict.
+    Shown where the comparison is EQUIVALENT, no guard is raised, and both compute the same (`claims`): the gap before the
+    answers diverge is no more than rounding. Not settled where the rows are too few, or the model answers too badly for a
+    verdict.
     """
     noise, rounding = comparison.noise, comparison.logit_noise.rounding
+    claim = comparison.claim
+    alike = claim.answer if claim.kind == "computation" else rounding  # base models on disk have other hashes
     same, recorded = comparison.agreement["tokens"]
     floor = next((item.noise.mean for item in comparison.floors), None)
-    if not rounding or comparison.raised or comparison.verdict in ("WORSE", "BETTER"):
+    if alike is False or comparison.raised or comparison.verdict in ("WORSE", "BETTER"):
         state: State = "NOT SHOWN"
     else:
-        state = "SHOWN" if comparison.verdict == "EQUIVALENT" else "NOT SETTLED"
+        state = "SHOWN" if alike and comparison.verdict == "EQUIVALENT" else "NOT SETTLED"
     return SameComputation(state, comparison.joined, same, recorded, noise.mean, noise.largest, floor, rounding)

@@ -58,3 +58,16 @@ def test_a_pilot_of_one_adapter_and_one_of_two(tmp_path: Path, capsys: pytest.Ca
 def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         main(flags)
+
+
+def test_a_pilot_of_several_photos_a_product_counts_products(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row | {"id": f"{row['id']}-{i}", "product": row["id"]} for row in make_rows(60, right=0.9) for i in range(3)]
+    lost = changed(rows, lambda i, row: i // 3 % 10 == 0, lambda row: answer(row, "no idea"))  # all photos of six products
+    write_run(tmp_path / "a", rows)
+    write_run(tmp_path / "b", lost, hashes={"adapter": "other"})
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    powers = []
+    for flags in ([], ["--cluster-size", "3"], ["--cluster-size", "1"]):
+        assert main([*runs, "--rows", "3000", "--json", *flags]) == 0
+        powers.append(json.loads(capsys.readouterr().out)["two_adapters"]["power"])
+    assert powers[0] == pytest.approx(powers[1], abs=0.03) and powers[0] < powers[2] - 0.1
