@@ -17,8 +17,16 @@ def test_flags_give_a_plan_of_each_claim(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "(a) The same computation" in out and "(b) As good a training" in out
     assert "discordant rows 5 % (category accuracy) and 15 % (price within 10 %), margin 2 points" in out
-    assert "304 rows: EQUIVALENT in under 0.01 % of comparisons" in out  # what the README says of 304 rows
-    assert "304 rows: EQUIVALENT in 86 % of comparisons" in out
+    assert "304 rows: EQUIVALENT in under 0.01 % of comparisons" in out
+    assert "304 rows: EQUIVALENT in 86 % of comparisons" in out  # at 0.5 % discordant
+
+
+def test_the_readme_says_what_the_rows_of_its_recipe_show(capsys: pytest.CaptureFixture[str]) -> None:
+    for rows, share in ((304, 53), (608, 97)):
+        assert main(["--rows", str(rows), "--same-discordance", "1"]) == 0
+        assert f"{rows} rows: EQUIVALENT in {share} % of comparisons" in capsys.readouterr().out
+    assert main(["--rows", "608", "--discordance", "7", "20"]) == 0
+    assert "At 608 rows no number of trainings up to 200 is enough" in capsys.readouterr().out
 
 
 def test_without_discordance_only_the_same_computation_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
