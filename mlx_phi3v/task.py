@@ -125,6 +125,34 @@ class Task:
         `truncated` (the answer hit its length limit) the last field found is "truncated", as its end may be missing.
         """
         text = text.split(END)[0]
+        found, starts = self._labels_in(text)
+        parsed: dict[str, ParsedField] = {}
+        last = max(starts, default=0)
+        for item in self.fields:
+            spots = found[item.name]
+            if len(spots) != 1:
+                parsed[item.name] = ParsedField(None, "duplicate" if spots else "missing")
+                continue
+            if truncated and spots[0][0] == last:
+                parsed[item.name] = ParsedField(None, "truncated")
+            else:
+                first, end = _value_span(text, spots[0], starts)
+                parsed[item.name] = _read(item, text[first:end])
+        return parsed
+
+    def spans(self, text: str) -> dict[str, tuple[int, int]]:
+        """Where in an answer `parse` reads each field's value: [first character, end); a field not found once has none.
+
+        >>> Task().spans("Product: wool scarf, Category: SCARVES, Full Price: 12.0")["category3_code"]
+        (31, 38)
+        """
+        text = text.split(END)[0]
+        found, starts = self._labels_in(text)
+        spans = {name: _value_span(text, spots[0], starts) for name, spots in found.items() if len(spots) == 1}
+        return {name: (first, end) for name, (first, end) in spans.items() if first < end}
+
+    def _labels_in(self, text: str) -> tuple[dict[str, list[tuple[int, int]]], dict[int, str]]:
+        """(field -> where its label stands in the text, where a label starts -> what the template puts before it)."""
         found: dict[str, list[tuple[int, int]]] = {}
         for item, label in zip(self.fields, self._labels):
             bare = label.strip(_GLUE)
@@ -134,26 +162,7 @@ class Task:
             spots = [(m.start(), m.end()) for m in re.finditer(r"(?:^|(?<=[\s,;|]))" + re.escape(bare), text)]
             found[item.name] = spots
         glues = {start: _glue_before(label) for (name, label) in zip(found, self._labels) for start, _ in found[name]}
-        starts = sorted(glues)
-        parsed: dict[str, ParsedField] = {}
-        last = max(starts, default=0)
-        for item in self.fields:
-            spots = found[item.name]
-            if len(spots) != 1:
-                parsed[item.name] = ParsedField(None, "duplicate" if spots else "missing")
-                continue
-            start, end = spots[0]
-            following = next((s for s in starts if s > start), None)
-            raw = text[end:following]
-            if following is not None:
-                # What the template puts before the next label; of another separator, one sign.
-                glue = glues[following]
-                raw = raw.removesuffix(glue) if glue and raw.endswith(glue) else re.sub(r"[,;|]\s*$", "", raw)
-            if truncated and start == last:
-                parsed[item.name] = ParsedField(None, "truncated")
-            else:
-                parsed[item.name] = _read(item, raw.strip())
-        return parsed
+        return found, glues
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as stored in `catalogue.json`."""
@@ -216,6 +225,19 @@ _GLUE = " ,;|\n\t"
 
 def _glue_before(label: str) -> str:
     return label[: len(label) - len(label.lstrip(_GLUE))]
+
+
+def _value_span(text: str, label: tuple[int, int], starts: Mapping[int, str]) -> tuple[int, int]:
+    """Where the value behind a label is: up to the next label, without white space and what separates the two."""
+    start, end = label
+    following = min((s for s in starts if s > start), default=None)
+    raw = text[end:following]
+    if following is not None:
+        # What the template puts before the next label; of another separator, one sign.
+        glue = starts[following]
+        raw = raw.removesuffix(glue) if glue and raw.endswith(glue) else re.sub(r"[,;|]\s*$", "", raw)
+    first = end + len(raw) - len(raw.lstrip())
+    return first, first + len(raw.strip())
 
 
 def default_template(fields: list[Field]) -> str:

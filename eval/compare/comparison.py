@@ -11,6 +11,7 @@ from .claims import Claim, claim_of_runs
 from .comparable import RunDifference
 from .cross_scores import CrossScores
 from .diverged_rows import DivergedRow, count_all_causes, count_causes
+from .error_places import ErrorPlaces, find_error_places
 from .guards import Guard
 from .judged import JSON_KEYS, Judged, plain
 from .noise import Floor, LogitNoise, Noise, measure_noise
@@ -29,7 +30,7 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-    "logit_noise", "all_cause_counts", "trainings", "products", "claim",
+    "logit_noise", "all_cause_counts", "trainings", "products", "claim", "error_places",
 )  # fmt: skip
 
 
@@ -122,6 +123,11 @@ class Comparison(Judged):
     def trainings(self) -> Trainings | None:
         """Both runs' trainings, where their folders are here."""
         return compare_trainings(self.data.run_a, self.data.run_b)
+
+    @cached_property
+    def error_places(self) -> ErrorPlaces:
+        """In which prices and categories the runs err, and how sure they were."""
+        return find_error_places(self.data, self.gates, seed=self.seed, resamples=self.resamples)
 
     @cached_property
     def noise(self) -> Noise:

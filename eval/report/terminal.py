@@ -18,7 +18,8 @@ from ..compare.comparison import Comparison
 from ..compare.metrics import METRICS, Metric
 from ..compare.paired_measures import PairedMeasure
 from ..runs.run import Run
-from . import phrases
+from . import phrases, place_phrases
+from .terminal_places import error_places
 
 WIDTH = 80
 _COLOURS = {
@@ -36,6 +37,7 @@ def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10
         _measures("Measures", comparison.metrics),
         _both_parsed(comparison),
         _categories(comparison),
+        error_places(comparison),
         _agreement(comparison),
         _causes(comparison),
         _worst(comparison, rows),
@@ -130,20 +132,22 @@ def _categories(comparison: Comparison) -> RenderableType | None:
     for _, _, label in gated:
         columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
     grid = _grid(*columns)
+    forest = comparison.error_places.categories
+    sure = {(item.category, item.field, item.metric) for item in forest if item.differs}
     for name, rows in list(comparison.by_category.items())[:_CATEGORIES]:
         measured = {(row.field, row.metric): row for row in rows}
         cells: list[RenderableType] = [_text(name), f"{max((row.rows for row in rows), default=0):,}"]
         for field, metric, _ in gated:
-            cells += _category_cells(measured[field, metric])
+            cells += _category_cells(measured[field, metric], (name, field, metric) in sure)
         grid.add_row(*cells)
     left = len(comparison.by_category) - _CATEGORIES
     more = f"and {left} more in --json and --html; " if left > 0 else ""
-    return Group(grid, _text(f"{more}* this category's own 95 % interval excludes zero", "dim"))
+    return Group(grid, _text(f"{more}* differs. {place_phrases.forest_note(forest)}", "dim"))
 
 
-def _category_cells(row: PairedMeasure) -> list[RenderableType]:
-    difference = phrases.gap(row, row.difference) + ("*" if row.significant else " ")
-    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.significant else "")]
+def _category_cells(row: PairedMeasure, differs: bool) -> list[RenderableType]:
+    difference = phrases.gap(row, row.difference) + ("*" if differs else " ")
+    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if differs else "")]
 
 
 def _agreement(comparison: Comparison) -> RenderableType:
