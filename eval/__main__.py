@@ -3,6 +3,7 @@
     python -m eval                       the sample catalogue, the tiny model, both backends
     python -m eval --tune-on mlx         tune on MLX instead
     python -m eval --backends mlx        MLX alone: nothing is compared
+    python -m eval --seeds 5             also train with five seeds on each backend, and compare the trainings
 
 It shows that both backends compute the same: one adapter, tuned on one of them, answers the test split on both. A first answer,
 of the base model, comes within a minute.

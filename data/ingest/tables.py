@@ -45,8 +45,8 @@ def _table(path: Path, reading: Reading) -> Table:
             return ParquetTable(path)
         if kind == "arrow":
             return ArrowTable(path)
-        if kind == "sheet":
-            return sheet_table.SheetTable(path, sheet=reading.sheet, header_line=reading.header_line)
+        if kind in ("sheet", "html", "xml-sheet"):
+            return sheet_table.SheetTable(path, form=kind, sheet=reading.sheet, header_line=reading.header_line)
         if kind == "xml":
             return XmlTable(path, quick=reading.quick)
         if kind == "tar" and is_web_dataset(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -25,25 +26,26 @@ _WIDTH = 80
 _COLOURS = {"SHOWN": "green", "NOT SHOWN": "red", "NOT SETTLED": "yellow"}
 
 
-def print_final_report(config: DemoConfig, console: Console) -> int:
-    """Print the last screen, and write the page; 0."""
+def print_same_computation(config: DemoConfig, console: Console) -> dict[str, Any]:
+    """Print the screen of claim (a), and write the page; what the last JSON line tells."""
     if not config.other:
         if not config.json:
             terminal.print_scores(console, score_run(Run.load(config.tuned_run(config.tuned_on))))
-        result(config.json, event="done", output=str(config.output))
-        return 0
+        return {}
     runs = [Run.load(config.tuned_run(backend)) for backend in (config.tuned_on, config.other)]
     comparison = compare_runs(runs[0], runs[1], allow=("base",), floor=[Run.load(config.tuned_floor_run)])
     page.write_page(config.report, comparison)
     found = same_computation(comparison)
     if not config.json:
-        for block in (_claim(config, comparison, found), _learned(config, comparison), _not_shown(config), _next(config)):
+        more = () if config.seeds else (_not_shown(config), _next(config))
+        for block in (_claim(config, comparison, found), _learned(config, comparison), *more):
             console.print(block, width=min(_WIDTH, console.width))
-    result(
-        config.json, event="done", output=str(config.output), claim="same computation", state=found.state,
-        verdict=comparison.verdict, same_tokens=found.same, rows=found.rows, mean_gap=found.mean, largest_gap=found.largest,
-    )  # fmt: skip
-    return 0
+    told = {
+        "claim": "same computation", "state": found.state, "verdict": comparison.verdict, "same_tokens": found.same,
+        "rows": found.rows, "mean_gap": found.mean, "largest_gap": found.largest,
+    }  # fmt: skip
+    result(config.json, event="claim", **told)
+    return told
 
 
 def _claim(config: DemoConfig, comparison: Comparison, found: SameComputation) -> Panel:
@@ -99,8 +101,10 @@ def _not_shown(config: DemoConfig) -> Group:
         _heading("What this does not show"),
         Text(
             f"That a training on {config.other} is as good as one on {config.tuned_on}. Two trainings differ by chance, also "
-            "with the same arithmetic, so it takes several on each backend. How many, and how many products:"
+            "with the same arithmetic, so it takes several on each backend. This goes on from here:"
         ),
+        _command(f"{config.command} --seeds 5"),
+        Text("How many trainings and products such a verdict needs, before the work:"),
         _command("python -m eval.plan --help"),
     )
 
@@ -108,7 +112,7 @@ def _not_shown(config: DemoConfig) -> Group:
 def _next(config: DemoConfig) -> Group:
     """Where the rest is, and how to go on."""
     backend = config.tuned_on
-    model = f"--backend {backend} --model {config.model_for(backend)} --adapter {config.adapter(backend)}"
+    model = f"--backend {backend} --model {config.model_for(backend)} --adapter {config.adapter}"
     return Group(
         _heading("Next"),
         Text(f"The whole report, as a page: {config.report}"),

@@ -149,7 +149,7 @@ def run_chains(chains: Iterable[Sequence[Job]], display: Display, *, at_once: in
             if item.rest:
                 running.append(_start(item.rest, display, environment, ended))
     finally:
-        _end([item.process for item in running if item.process.poll() is None])
+        end_processes([item.process for item in running if item.process.poll() is None])
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -189,7 +189,7 @@ def _check(item: _Running, status: int) -> None:
         )
 
 
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+def end_processes(processes: Sequence[subprocess.Popen[str]]) -> None:
     """Ask them to end, all at once; a checkpoint may take a while to write, but not for ever."""
     for process in processes:
         process.terminate()

@@ -11,12 +11,15 @@ from pathlib import Path
 from rich.console import Console
 
 from mlx_phi3v.files import folder_in_place
+from mlx_phi3v.progress import result
 
-from .final_report import print_final_report
+from .final_report import print_same_computation
 from .first_answer import say_first_answer
 from .job_record import begin, record_of
 from .jobs import Display, Job, run_chains, run_jobs, unfinished
-from .settings import VALIDATION, DemoConfig, check_settings
+from .seed_sets import train_sets
+from .seeds_report import report_sets
+from .settings import ANSWER_FLAGS, VALIDATION, DemoConfig, check_settings
 
 _ALONE = ("--batch-size", "1")
 _DRAWING = 0.1  # work of drawing a row's photo, where answering the row is 1
@@ -33,13 +36,21 @@ def run_demo(config: DemoConfig) -> int:
     console = Console(stderr=config.json)
     display = Display(_total_work(config), console, config.json)
     with folder_in_place(config.output):
-        begin(config.output, record)
+        before = begin(config.output, record)
         with display.bars:
             draw(config, display)
             convert(config, display)
             answer_first(config, display)
             tune_and_answer(config, display)
-        return print_final_report(config, console)
+            if config.seeds:
+                train_sets(config.sets, display)
+        told = print_same_computation(config, console)
+        if config.seeds:
+            told = report_sets(
+                config.sets, console, config.seeds_report, before=before, command=config.command, as_json=config.json
+            )
+        result(config.json, event="done", output=str(config.output), **told)
+        return 0
 
 
 def draw(config: DemoConfig, display: Display) -> None:
@@ -74,14 +85,14 @@ def answer_first(config: DemoConfig, display: Display) -> None:
 
 def tune_and_answer(config: DemoConfig, display: Display) -> None:
     """Tune once, going on where an earlier run was stopped, and answer the test split with the adapter on every backend."""
-    adapter = ["--adapter", str(config.adapter(config.tuned_on))]
+    adapter = ["--adapter", str(config.adapter)]
     chains = {backend: [_answer(config, backend, config.tuned_run(backend), *adapter)] for backend in config.backends}
     if config.other:
         few = ["--limit", str(config.first_rows)]
         chains[config.tuned_on].append(_answer(config, config.tuned_on, config.tuned_floor_run, *adapter, *few, *_ALONE))
     if unfinished(chains.values()):
         with display.stage(f"Tuning on {config.training_rows} rows, {config.epochs:g} epochs, on {config.tuned_on}"):
-            run_jobs([_train(config)], display)
+            run_jobs([config.sets.train(config.tuned_on, config.sets.first)], display)
     _run(f"Answering {config.test} test rows with the tuned model", chains.values(), display)
 
 
@@ -96,24 +107,15 @@ def _run(stage: str, chains: Collection[list[Job]], display: Display) -> None:
 def _total_work(config: DemoConfig) -> float:
     # Counted in photos: answering a row costs about as much as training on one.
     answers = len(config.backends) * (config.first_rows + config.test) + (2 * config.first_rows if config.other else 0)
-    return answers + config.training_rows * config.epochs + _DRAWING * config.products
+    sets = config.sets.work - config.training_rows * config.epochs - config.test if config.seeds else 0.0
+    return answers + config.training_rows * config.epochs + _DRAWING * config.products + sets
 
 
 def _answer(config: DemoConfig, backend: str, output: Path, *flags: str) -> Job:
     """Answer the test split, or a part of it, into the run `output`."""
     arguments = ["--backend", backend, "--model", config.model_for(backend), "--data", str(config.catalogue)]
-    # fp32 on every machine: in bf16 two backends differ by more than their arithmetic needs to.
-    arguments += ["--output", str(output), "--label", output.name, "--dtype", "float32", *flags]
+    arguments += ["--output", str(output), "--label", output.name, *ANSWER_FLAGS, *flags]
     if flags[-2:] != _ALONE:  # for the noise floor the tower works again too
         arguments += ["--feature-cache", str(config.output / "features")]
     rows = config.first_rows if "--limit" in flags else config.test
     return Job(f"{output.name} answering", "eval.predict", arguments, float(rows), run=output)
-
-
-def _train(config: DemoConfig) -> Job:
-    backend = config.tuned_on
-    arguments = ["--config", str(config.recipe), "--backend", backend, "--model", config.model_for(backend)]
-    arguments += ["--data", str(config.catalogue), "--output", str(config.adapter(backend)), "--resume"]
-    if config.tower_frozen:
-        arguments += ["--feature-cache", str(config.output / "features")]
-    return Job(f"{backend} tuning", "mlx_phi3v.train", arguments, config.training_rows * config.epochs)

@@ -45,14 +45,16 @@ class SameComputation:
 def same_computation(comparison: Comparison) -> SameComputation:
     """Judge a comparison of one model on two backends.
 
-    Shown where the comparison is EQUIVALENT, no guard is raised and the gap before the answers diverge is no more than
-    rounding. Not settled where the rows are too few, or the model answers too badly for a verdict.
+    Shown where the comparison's claim is answered by yes (`compare.claims`), it is EQUIVALENT and no guard is raised. Not
+    settled where the rows are too few, or the model answers too badly for a verdict.
     """
-    noise, rounding = comparison.noise, comparison.logit_noise.rounding
+    noise, answer = comparison.noise, comparison.claim.answer
     same, recorded = comparison.agreement["tokens"]
     floor = next((item.noise.mean for item in comparison.floors), None)
-    if not rounding or comparison.raised or comparison.verdict in ("WORSE", "BETTER"):
+    if answer is False or comparison.raised or comparison.verdict in ("WORSE", "BETTER"):
         state: State = "NOT SHOWN"
     else:
-        state = "SHOWN" if comparison.verdict == "EQUIVALENT" else "NOT SETTLED"
-    return SameComputation(state, comparison.joined, same, recorded, noise.mean, noise.largest, floor, rounding)
+        state = "SHOWN" if answer and comparison.verdict == "EQUIVALENT" else "NOT SETTLED"
+    return SameComputation(
+        state, comparison.joined, same, recorded, noise.mean, noise.largest, floor, comparison.logit_noise.rounding
+    )

@@ -6,19 +6,22 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from data.sample.products import MAX_PRODUCTS
 from mlx_phi3v.backend import BACKENDS
-from mlx_phi3v.cli import build, option, own_keys, read_yaml
+from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_SEED
-from mlx_phi3v.training.train_config import TrainConfig
+
+from .recipe import Recipe
+from .seed_sets import MAX_SEEDS, SeedSets
 
 # The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
 RECIPE = Path(__file__).parent / "sample.yaml"
 VALIDATION = 100  # products
 FIRST_ROWS = 48  # test rows of the first answer
+# fp32 on every machine: in bf16 two backends differ by more than their arithmetic needs to.
+ANSWER_FLAGS = ("--dtype", "float32")
 _LEAST_TO_TRAIN = 10
 
 
@@ -37,6 +40,9 @@ class DemoConfig:
     backends: tuple[str, ...] = option(BACKENDS, help="backends to answer on; with one, nothing is compared", choices=BACKENDS)
     tune_on: str | None = option(
         None, help="backend to tune on; by default MLX on a Mac, torch elsewhere, as there it is the faster", choices=BACKENDS
+    )
+    seeds: int | None = option(
+        None, help="also train with so many seeds on every backend, and compare the trainings", at_least=1, at_most=MAX_SEEDS
     )
     recipe: Path = option(RECIPE, help="training settings as YAML, see mlx_phi3v.train --help")
     json: bool = option(False, help="results as JSON lines on stdout")
@@ -79,13 +85,24 @@ class DemoConfig:
         """The page."""
         return self.output / "report.html"
 
+    @property
+    def command(self) -> str:
+        """The command that goes on from what is in `output`."""
+        return "python -m eval" + ("" if self.output == DemoConfig.output else f" --output {self.output}")
+
+    @property
+    def seeds_report(self) -> Path:
+        """The page of claim (b)."""
+        return self.output / "seeds.html"
+
     def model_for(self, backend: str) -> str:
         """MLX reads the converted folder, torch the published one: the comparison covers the conversion too."""
         return str(self.converted) if backend == "mlx" else self.model
 
-    def adapter(self, backend: str) -> Path:
-        """The folder of a backend's training."""
-        return self.output / f"{backend}-adapter"
+    @property
+    def adapter(self) -> Path:
+        """The folder of the training that claim (a) uses."""
+        return self.sets.adapter(self.tuned_on, self.sets.first)
 
     def first_run(self, backend: str) -> Path:
         """The base model's answers to the first rows on a backend."""
@@ -98,8 +115,9 @@ class DemoConfig:
 
     def tuned_run(self, backend: str) -> Path:
         """The answers of the adapter on a backend."""
-        trained = self.tuned_on
-        return self.output / (f"{trained}-tuned" if backend == trained else f"{trained}-adapter-on-{backend}")
+        if backend == self.tuned_on:
+            return self.sets.run(backend, self.sets.first)
+        return self.output / f"{self.tuned_on}-adapter-on-{backend}"
 
     @property
     def tuned_floor_run(self) -> Path:
@@ -107,27 +125,23 @@ class DemoConfig:
         return self.output / f"{self.tuned_on}-tuned-batch-1"
 
     @cached_property
-    def recipe_values(self) -> dict[str, Any]:
-        """The recipe by our own names of the settings."""
-        where = f"--recipe {self.recipe}"
-        return own_keys(read_yaml(self.recipe, where), TrainConfig, "train", where)
-
-    @cached_property
-    def training(self) -> TrainConfig:
-        """The recipe as the settings of a training. Raises UserError, naming the recipe, for one that is wrong."""
-        own = {"data": self.catalogue, "output": self.output / "adapter"}  # the job gives its own
-        return build(TrainConfig, self.recipe_values | own, f"--recipe {self.recipe}")
+    def training(self) -> Recipe:
+        """The recipe."""
+        return Recipe(self.recipe, self.output)
 
     @property
     def epochs(self) -> float:
         """Epochs of training."""
-        return self.training.epochs
+        return self.training.training.epochs
 
-    @property
-    def tower_frozen(self) -> bool:
-        """Whether nothing on the image side is trained; only then may training use cached features."""
-        recipe = self.recipe_values
-        return bool(recipe.get("vision") == recipe.get("projector") == "off" == recipe.get("separators", "off"))
+    @cached_property
+    def sets(self) -> SeedSets:
+        """The trainings of claim (b), of which the first on `tuned_on` is the one that claim (a) uses."""
+        return SeedSets(
+            output=self.output, data=self.catalogue, models={backend: self.model_for(backend) for backend in self.backends},
+            seeds=self.seeds or 1, recipe=self.training, at_once=2, answer_flags=ANSWER_FLAGS,
+            training_work=self.training_rows * self.epochs, answer_work=float(self.test),
+        )  # fmt: skip
 
 
 def check_settings(config: DemoConfig) -> None:
@@ -138,4 +152,4 @@ def check_settings(config: DemoConfig) -> None:
         raise UserError(
             f"--products {config.products} leaves too few to train on, after {VALIDATION} to validate and --test {config.test}"
         )
-    _ = config.training
+    _ = config.training.training

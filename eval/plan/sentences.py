@@ -51,6 +51,7 @@ def trainings_lines(plan: TrainingsPlan | None) -> Iterator[str]:
     else:
         found = f"{plan.trainings_needed} trainings a side are enough for 80 %"
     yield f"    At {plan.rows:,} rows {found}."
+    yield "    The trainings: python -m eval.train_seeds --help"
 
 
 def _measures(measures: list[Measure]) -> str:

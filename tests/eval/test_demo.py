@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +124,24 @@ def test_too_few_products_are_named(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "--products 100 leaves too few to train on, after 100 to validate" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_trainings_with_two_seeds_survive_kills_and_more_seeds_go_on(folder: Path) -> None:
+    output = folder / "seeds"
+    command = [sys.executable, "-m", "eval", "--output", str(output), "--recipe", str(folder / "recipe.yaml"), *FLAGS]
+    for made in ("torch-adapter/last", "mlx-adapter/last", "torch-tuned-seed-1/predictions.jsonl"):
+        process = subprocess.Popen([*command, "--seeds", "2"], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None and not (output / made).exists():
+            time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = run(output, folder / "recipe.yaml", "--seeds", "2")[-1]
+    assert done["claim"] == "as good a training" and done["seeds"] == 2 and done["exit_status"] in (3, 4)
+    adapters = {path.parent.parent.name for path in output.glob("*-adapter*/last/adapter_model.safetensors")}
+    assert adapters == {f"{backend}-adapter{seed}" for backend in ("mlx", "torch") for seed in ("", "-seed-1")}
+    before = contents(output)
+    assert run(output, folder / "recipe.yaml", "--seeds", "3")[-1]["seeds"] == 3
+    after = contents(output)
+    assert {name: after[name] for name in before} == before and len(after) > len(before)

@@ -113,6 +113,7 @@ def _configs() -> list[tuple[type, str]]:
     from eval.plan.__main__ import PlanConfig as EvalPlanConfig
     from eval.predict.settings import PredictConfig
     from eval.score import ScoreConfig
+    from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
@@ -125,6 +126,7 @@ def _configs() -> list[tuple[type, str]]:
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
         (EvalPlanConfig, "eval.plan"),
+        (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
 

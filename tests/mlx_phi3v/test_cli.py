@@ -21,6 +21,7 @@ from eval.parity.__main__ import ParityConfig
 from eval.plan.__main__ import PlanConfig as EvalPlanConfig
 from eval.predict.settings import PredictConfig
 from eval.score import ScoreConfig
+from eval.train_seeds import SeedsConfig
 from mlx_phi3v import commands
 from mlx_phi3v.aliases import ALIASES, REFUSALS, aliases, refusals
 from mlx_phi3v.cli import build, option, own_keys, parse, read_yaml
@@ -133,6 +134,7 @@ CONFIGS: dict[str, type] = {
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
     "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
+    "train_seeds": SeedsConfig,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from .bounded_mean import PairedMean
 from .effective import EffectiveMean, EffectiveProportion
 from .estimators import Floats
 from .proportions import mcnemar
-from .spread import Ints, Spread, cautious_variance, cluster_totals, share_variance
+from .spread import Ints, cluster_totals, share_variance, spread_of
 
 
 def clustered(a: Floats, b: Floats, clusters: Ints) -> EffectiveProportion:
@@ -20,14 +20,13 @@ def clustered(a: Floats, b: Floats, clusters: Ints) -> EffectiveProportion:
     gap = b - a
     only_a, only_b = float((gap < 0).sum()), float((gap > 0).sum())
     p_value = sign_flip(cluster_totals(gap, clusters).astype(np.int64))
-    variance, groups = cautious_variance(gap, gap != 0, share_variance(gap != 0), clusters)
-    return EffectiveProportion(only_a, only_b, len(gap), Spread(variance, groups), p_value)
+    spread = spread_of(gap, gap != 0, share_variance(gap != 0), clusters)
+    return EffectiveProportion(only_a, only_b, len(gap), spread, p_value)
 
 
 def clustered_mean(gap: Floats, clusters: Ints) -> EffectiveMean:
     """The mean of B minus A in [-1, 1] on clustered rows: `gap` and `clusters` are [n]."""
-    variance, groups = cautious_variance(gap, gap != 0, float(gap.var()) / len(gap), clusters)
-    return EffectiveMean(PairedMean.of(gap), Spread(variance, groups))
+    return EffectiveMean(PairedMean.of(gap), spread_of(gap, gap != 0, float(gap.var()) / len(gap), clusters))
 
 
 def sign_flip(totals: Ints) -> float:

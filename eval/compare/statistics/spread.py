@@ -18,11 +18,34 @@ _TRUST_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
+class Caution:
+    """The variance of a mean over products, drawn towards that of products which move as one where few have rows that differ.
+
+    seen: products with rows that differ. plain: the variance they show. largest: the most it can be.
+    """
+
+    seen: float
+    plain: float
+    largest: float
+
+    @property
+    def variance(self) -> float:
+        """The cautious variance."""
+        trust = self.seen / (self.seen + _TRUST_CLUSTERS)
+        return trust * self.plain + (1 - trust) * max(self.plain, self.largest)
+
+    def with_rows(self, scale: float) -> Caution:
+        """With `scale` times as many products."""
+        return Caution(self.seen * scale, self.plain / scale, self.largest / scale)
+
+
+@dataclass(frozen=True)
 class Spread:
     """The variance of a difference by its sources.
 
-    rows: of products, independent groups of rows, of which there are `clusters`. seeds: of `trainings` a side, 0 where
-    seeds are no source of variation; seed_df: the degrees of freedom it is known by.
+    rows: of products, independent groups of rows, of which there are `clusters`; caution: how it was found, where few
+    products differ. seeds: of `trainings` a side, 0 where seeds are no source of variation; seed_df: the degrees of freedom
+    it is known by. residual: the part that both hold, of one training on one product.
     """
 
     rows: float
@@ -30,6 +53,8 @@ class Spread:
     seeds: float = 0.0
     trainings: int = 1
     seed_df: float = math.inf
+    residual: float = 0.0
+    caution: Caution | None = None
 
     @property
     def total(self) -> float:
@@ -65,12 +90,33 @@ class Spread:
 
     def with_rows(self, scale: float) -> Spread:
         """With `scale` times as many products."""
-        return replace(self, rows=self.rows / scale, clusters=self.clusters * scale)
+        caution = self.caution.with_rows(scale) if self.caution else None
+        both = min(self.residual, self.seeds)
+        return replace(
+            self,
+            rows=caution.variance if caution else self.rows / scale,
+            clusters=self.clusters * scale,
+            seeds=self.seeds - both + both / scale,
+            residual=self.residual / scale,
+            caution=caution,
+        )
 
     def with_trainings(self, trainings: int) -> Spread:
         """With so many trainings a side."""
-        df = self.seed_df * (trainings - 1) / (self.trainings - 1)
-        return replace(self, seeds=self.seeds * self.trainings / trainings, trainings=trainings, seed_df=df)
+        df, scale = self.seed_df * (trainings - 1) / (self.trainings - 1), trainings / self.trainings
+        kept = 1 - min(self.residual / self.rows, 1.0) * (1 - 1 / scale) if self.rows > 0 else 1.0
+        caution = self.caution
+        if caution:
+            caution = replace(caution, plain=caution.plain * kept, largest=caution.largest * kept)
+        return replace(
+            self,
+            rows=self.rows * kept,
+            seeds=self.seeds / scale,
+            trainings=trainings,
+            seed_df=df,
+            residual=self.residual / scale,
+            caution=caution,
+        )
 
 
 def cluster_totals(values: Floats, clusters: Ints) -> Floats:
@@ -86,9 +132,8 @@ def cluster_variance(values: Floats, clusters: Ints) -> float:
     return float((totals**2).sum() / len(values) ** 2 * groups / (groups - 1)) if groups > 1 else 1.0
 
 
-def cautious_variance(values: Floats, differing: Bools, alone: float, clusters: Ints) -> tuple[float, int]:
-    """(the variance of the mean of `values`, how many clusters there are), drawn towards that of clusters which move as
-    one where few clusters have differing rows.
+def spread_of(values: Floats, differing: Bools, alone: float, clusters: Ints) -> Spread:
+    """The spread of the mean of `values` [n] over clusters [n], cautious where few clusters have differing rows.
 
     alone: the variance that the mean would have if every row were a cluster.
     """
@@ -96,10 +141,10 @@ def cautious_variance(values: Floats, differing: Bools, alone: float, clusters: 
     sizes = np.unique(clusters, return_counts=True)[1]
     seen = len(np.unique(clusters[differing]))
     if not seen or len(sizes) == len(clusters):
-        return variance, len(sizes)
+        return Spread(variance, len(sizes))
     largest = alone * float((sizes.astype(np.float64) ** 2).sum()) / len(clusters)  # Kish's design effect at correlation 1
-    trust = seen / (seen + _TRUST_CLUSTERS)
-    return trust * variance + (1 - trust) * max(variance, largest), len(sizes)
+    caution = Caution(seen, variance, largest)
+    return Spread(caution.variance, len(sizes), caution=caution)
 
 
 def share_variance(differing: Bools) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data.ingest.__main__ import main
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
@@ -140,3 +141,33 @@ def test_a_blank_price_is_read_from_the_next_usual_column(folder: Path) -> None:
     path = write(folder / "s.csv", "name|image|discount_price|actual_price", "Fan|p1.jpg|₹1,499|₹2,999", "Lamp|p2.jpg||₹800")
     _, rows = take(path)
     assert [row["price"] for row in rows] == [1499.0, 800.0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "step", "expected"),
+    [
+        ("Clothing > Belts", -1, "Belts"),
+        ("Clothing, Clothing > T-shirts", 1, "Clothing"),
+        ("Clothing, Clothing > T-shirts", -1, "T-shirts"),
+        ("Default Category/Women,Default Category/Women/Shorts", -1, "Shorts"),
+        ('["Clothing >> Lingerie, Sleep >> Shorts"]', 2, "Lingerie, Sleep"),
+        ('[["Home", "Lamps"], ["Sale"]]', -1, "Lamps"),
+        ('["Home", "Lamps"]', 1, "Home"),
+        ("Belts", -1, "Belts"),
+    ],
+)
+def test_a_flag_takes_one_step_of_the_path_in_a_presets_category(cell: str, step: int, expected: str, folder: Path) -> None:
+    path = write(folder / "s.csv", "Name!Regular price!Categories!Images".replace("!", "|"), f"Belt|15|{cell}|p1.jpg")
+    _, rows = take(path, category_step=step)
+    assert [row["category"] for row in rows] == [expected] and rows[0]["price"] == 15.0
+
+
+def test_a_step_of_nothing_is_one_sentence(folder: Path) -> None:
+    path = write(folder / "s.csv", "title|category|image", "Belt|A~B|p1.jpg")
+    _, rows = take(path, category_step=1, category_separator="~")
+    assert rows[0]["category"] == "A"
+    flags = [str(path), "-o", str(folder / "x")]
+    with pytest.raises(UserError, match=r"category_step in .* is 0"):
+        main([*flags, "--category-step", "0"])
+    with pytest.raises(UserError, match="--category-separator needs"):
+        main([*flags, "--category-separator", ">"])

@@ -79,7 +79,7 @@ def test_equal_ways_to_train_are_equivalent(tmp_path: Path) -> None:
 
 
 def test_an_unlucky_seed_makes_one_pair_worse_and_the_trainings_undecided(tmp_path: Path) -> None:
-    # Equal on average (9.2 % wrong), with a deviation of 2.6 points from seed to seed.
+    # Equal on average (9.2 % wrong), with a deviation of 2.3 points from seed to seed.
     a, b = (0.06, 0.12, 0.08, 0.10, 0.10), (0.12, 0.07, 0.11, 0.09, 0.07)
     found = compared(tmp_path, a, b)
     pair = compare_runs(Run.load(tmp_path / "x0"), Run.load(tmp_path / "y0"), resamples=20)
@@ -87,8 +87,10 @@ def test_an_unlucky_seed_makes_one_pair_worse_and_the_trainings_undecided(tmp_pa
     assert "Another seed makes another adapter" in pair.claim.sentence
     assert found.verdict == "INCONCLUSIVE" and found.exit_status == 3
     assert found.settle is not None and found.settle.trainings and found.settle.rows is None
+    # The differences deviate by 4.5 points: 43 pairs have 80 % power to hold them within 2 (a t-test, no rows at work).
+    assert 38 <= found.settle.trainings <= 60
     said = settle_line(found)
-    assert said is not None and "more seeds a side, or" in said and "More rows alone would not" in said
+    assert said is not None and "more seeds a side would settle it" in said and "More rows alone would not" in said
 
 
 def test_few_rows_are_settled_by_more_rows(tmp_path: Path) -> None:
