@@ -366,9 +366,7 @@ def test_a_run_leaves_no_file_open(tmp_path: Path) -> None:
     for path in (folder, tmp_path / "baseline.jsonl"):
         run = Run.load(path)
         assert len(run.rows) == 5 and len(list(run.distinct())) == 5
-        rows = run.stream()
-        offset, first = next(rows)
-        rows.close()
+        offset, first = next(run.stream())
         with run.reader() as read:
             assert read(offset) == first
     with pytest.raises(UserError):
