@@ -24,7 +24,7 @@ class _LoraShape(msgspec.Struct, kw_only=True):
     """`adapter_config.json`: the entries that are read."""
 
     r: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
-    lora_alpha: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0, le=1e6)]  # 0 would leave the adapter out
     lora_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     target_modules: str | _Names | None = None
     exclude_modules: str | _Names | None = None

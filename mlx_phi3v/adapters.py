@@ -133,7 +133,7 @@ def _weights_file(folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is {'no file' if path.exists() else 'missing'}; copy the adapter again")
     for other in sorted(folder.iterdir()):
-        if other.suffix in (".safetensors", ".bin", ".pt", ".pth", ".npz") and not _BESIDE.fullmatch(other.name):
+        if other.suffix in _WEIGHTS and not _BESIDE.fullmatch(other.name):
             raise UserError(
                 f"{other} lies beside the adapter and is not understood: weights trained in full belong into {WEIGHTS_FILE}, "
                 "with modules_to_save; move the file elsewhere to leave it out"
@@ -141,6 +141,8 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
+# How files of weights end, in the formats that trainers use.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
 # What trainers write beside an adapter that is no part of it: their own state, the base model, other copies.
 _BESIDE = re.compile(r"(adapter|model|optimizer|scheduler|scaler|rng_state|training_args|trainer|pytorch_model|consolidated).*")
 
