@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.adapters import WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.adapters import resolve_adapter, weights_path
 from mlx_phi3v.documents import read_json
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_file
@@ -82,7 +82,7 @@ def find_training(run: Run) -> Training | None:
         return None
     try:
         folder = resolve_adapter(adapter)
-        if sha256_file(folder / WEIGHTS_FILE) != recorded:
+        if sha256_file(weights_path(folder)) != recorded:
             return None
         root = next(place for place in (folder, folder.parent) if (place / "settings.json").is_file())
         settings = read_json(root / "settings.json", "training settings")
