@@ -50,8 +50,10 @@ class ExportConfig:
     json: bool = option(False, help="the summary as a JSON line on stdout")
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
-    """Write the adapter; a summary. Raises UserError where it does not fit the model, see `adapters.load_adapter`."""
+def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the adapter, over an older one where `overwrite`; a summary.
+
+    Raises UserError where it does not fit the model, see `adapters.load_adapter`."""
     source = resolve_model(config.model)
     model, fingerprint, name = load_model_config(source), base_fingerprint(source), weights_name(source)
     opened = open_adapter(config.adapter, model, fingerprint)
@@ -61,7 +63,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     else:
         raw, peft = {key: _stored(item) for key, item in opened.stored.items()}, _peft_values(opened)
     metadata = {"format": "pt", **read_metadata(weights_path(opened.folder))}
-    with atomic_folder(config.output) as folder:
+    with atomic_folder(config.output, overwrite=overwrite) as folder:
         if config.form == "mlx":
             _write(folder / MLX_WEIGHTS_FILES[0], dict(_of_mlx(key, *value) for key, value in raw.items()), metadata)
             write_json(folder / CONFIG_FILE, mlx_config(adapter, raw, peft))

@@ -200,6 +200,23 @@ def test_mlx_vlm_answers_with_the_exported_adapter_as_we_do(checkpoint: Path, sa
     assert [served.answer(model, question, 10) for question in questions(checkpoint)] == expected != plain
 
 
+def test_training_writes_the_best_adapter_for_mlx_vlm_too(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlx.core")
+    from mlx_phi3v.train import TrainConfig, train
+
+    config = TrainConfig(
+        data=small_catalogue, output=tmp_path / "run", model=str(checkpoint), backend="mlx", max_steps=1, batch_size=2, r=2,
+        num_crops=1, val_rows=0, mlx_adapter=True,
+    )  # fmt: skip
+    assert train(config)["mlx_adapter"] == str(tmp_path / "run" / "mlx")
+    train(replace(config, max_steps=2, resume=True))
+    ours, theirs = (load(tmp_path / "run" / name, checkpoint) for name in ("best", "mlx"))
+    assert ours[0] == theirs[0]
+    for key, value in ours[1].items():
+        np.testing.assert_array_equal(theirs[1][key], value)
+    assert (tmp_path / "run" / "mlx" / "task.json").read_bytes() == (tmp_path / "run" / "best" / "task.json").read_bytes()
+
+
 def test_an_adapter_that_mlx_vlm_wrote_is_read(checkpoint: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     """By its own code, from a model that it loaded."""
     mx = pytest.importorskip("mlx.core")
