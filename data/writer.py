@@ -102,7 +102,7 @@ class CatalogueWriter:
         self.task = task
         self.info: dict[str, Any] = {
             "format": FORMAT_WITH_TURNS if TURNS in (extra or {}) else FORMAT,
-            "name": printable(name),
+            "name": printable(name).replace("/", "_"),  # as a folder may be called
             "source": dict(source),
             "settings": dict(settings),
             "task": task.to_dict(),

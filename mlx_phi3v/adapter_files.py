@@ -20,16 +20,16 @@ _BESIDE = re.compile(
 )
 
 
-def resolve_adapter(path: Path | str) -> Path:
+def resolve_adapter(path: Path | str, *, hub: bool = True) -> Path:
     """The adapter folder of `path`: itself, the best (else last) checkpoint of a training run, or a hub id's, downloaded once.
 
-    Raises UserError if there is none.
+    hub: whether to ask the hub for what is no folder here. Raises UserError if there is none.
     """
     name, path = str(path), Path(path).expanduser()
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    if path.exists() or not _HUB_ID.fullmatch(name):
+    if not hub or path.exists() or not _HUB_ID.fullmatch(name):
         raise UserError(
             f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}; give a folder with one"
         )

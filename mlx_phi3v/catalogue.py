@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .catalogue_checks import check_batch, check_info, open_shard, python_values
+from .catalogue_checks import check_batch, check_info, check_kinds, open_shard, python_values
 from .errors import UserError
 from .files import read_json
 from .photo import PhotoError, photo_size
@@ -196,6 +196,7 @@ class Catalogue:
         self.info = check_info(info, path)
         try:
             self.task = Task.from_dict(self.info["task"])
+            check_kinds(self.task)
         except UserError as error:
             raise UserError(f"catalogue {path}: {error}") from None
         self.fingerprint: str = self.info["fingerprint"]

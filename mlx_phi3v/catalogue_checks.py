@@ -45,8 +45,8 @@ def _fault(info: Any) -> str | None:
     except (ValueError, RecursionError):
         return "holds text that is not Unicode, or is nested too deeply"
     name = info.get("name", "")
-    if not isinstance(name, str) or any(unicodedata.category(character) == "Cc" for character in name):
-        return f"has the name {name!r}; a name is text without control characters"
+    if not isinstance(name, str) or any(unicodedata.category(character) == "Cc" or character == "/" for character in name):
+        return f"has the name {name!r}; a name is one that a folder may have: text without slashes and control characters"
     if not isinstance(info.get("task"), dict):
         return f"has the task {_short(info.get('task'))}, not an object"
     if not isinstance(info.get("fingerprint"), str):
@@ -112,6 +112,13 @@ def open_shard(folder: Path, name: str, task: Task | None) -> list[pa.RecordBatc
         raise UserError(f"catalogue shard {path} is missing; {_MEND}") from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise UserError(f"catalogue shard {path} cannot be read ({_first_line(error)}); {_MEND}") from None
+
+
+def check_kinds(task: Task) -> None:
+    """Raises UserError for a field of a kind that no catalogue has: a score is of imported runs."""
+    for item in task.fields:
+        if item.kind == "score":
+            raise UserError(f"field {item.name!r} is of kind 'score'; choose text, category or number")
 
 
 def _check_schema(schema: pa.Schema, path: Path, task: Task | None) -> None:

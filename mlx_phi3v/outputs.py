@@ -12,8 +12,18 @@ from .errors import UserError
 # "new": a folder that appears whole; "folder": one that is written in place; the others are single files.
 Writes = Literal["new", "folder", "html", "baseline", "csv"]
 
-# How a file begins that an earlier run of the same command wrote, and that may be written over.
-_BEGINS = {"html": (b"<!doctype html",), "baseline": (b'{"manifest"',), "csv": (b"id,true_",)}
+# How a file begins that an earlier run of the same command wrote, and that may be written over. The marker of a page, and
+# what pages of versions before the marker have in its place.
+_BEGINS = {
+    "html": re.compile(
+        rb"<!doctype html>\n.*(<meta name=\"generator\" content=\"mlx-phi3v\">|"
+        rb"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src )",
+        re.DOTALL,
+    ),
+    "baseline": re.compile(rb'\{"manifest": ?\{'),
+    "csv": re.compile(rb'id,"?true_([^"\r\n]*?)"?,"?predicted_\1"?,"?status_\1'),
+}
+_START = 1024  # bytes that are looked at
 # What marks a folder as a run or a catalogue.
 _MARKS = ("manifest.json", "catalogue.json")
 # The files of runs and catalogues themselves.
@@ -67,8 +77,8 @@ def _check_file(path: Path, writes: Writes, name: str) -> None:
     if not path.is_file() or not path.stat().st_size:
         return
     with open(path, "rb") as file:
-        start = file.read(64).lstrip().lower()
-    if not start.startswith(_BEGINS[writes]):
+        start = file.read(_START)
+    if not _BEGINS[writes].match(start):
         raise UserError(f"{name} is {path}, a file that this command did not write; choose another name or remove it first")
 
 

@@ -1,4 +1,4 @@
-"""What annotation tools export, as plain columns: Label Studio (JSON, JSON-MIN, CSV) and COCO (captions, categories)."""
+"""What Label Studio exports (JSON, JSON-MIN, CSV), as plain columns. COCO files are read by `coco`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import FieldKind
 
-from .coco import CocoTable, is_coco
 from .looks_like_pictures import looks_like_picture
 from .paths_in_row import nested
 from .photo_roots import PhotoRoots
-from .reading.json_table import JsonTable
-from .row import Row, RowError
-from .tables import Table
+from .row import Row, RowError, Table
 
 _LOOKED_AT = 1000  # rows, for the names and kinds of the controls
 # Under what key a control's value is, by the kind of field that it fills.
@@ -44,18 +41,23 @@ class AnnotationTable(Table, Protocol):
     image_column: str | None
 
 
-def annotated(table: Table) -> Table:
-    """The table as the columns of its annotations, where an annotation tool wrote it; any other as it is."""
-    columns = set(table.columns)
-    if is_coco(table):
-        return CocoTable(table)
-    if isinstance(table, JsonTable) and table.is_label_studio:
-        return LabelStudioTable(table)
-    if "data" in columns and columns & set(_LISTS):
-        return LabelStudioTable(table)
-    if "annotation_id" in columns:
-        return LabelStudioTable(table)
+def annotated(table: Table, *, quick: bool = False) -> Table:
+    """The table as the columns of its annotations, where Label Studio wrote it; any other as it is.
+
+    `quick`: columns are those of the first rows.
+    """
+    if isinstance(table, LabelStudioTable):
+        return table
+    if "annotation_id" in table.columns or _holds_tasks(table):
+        return LabelStudioTable(table, quick=quick)
     return table
+
+
+def _holds_tasks(table: Table) -> bool:
+    if "data" not in table.columns or not table.columns.keys() & set(_LISTS):
+        return False
+    first = next((row for _, row in itertools.islice(table.rows(), _LOOKED_AT) if not isinstance(row, RowError)), {})
+    return isinstance(nested(first.get("data")), Mapping) and any(isinstance(nested(first.get(name)), list) for name in _LISTS)
 
 
 class LabelStudioTable:
@@ -63,21 +65,22 @@ class LabelStudioTable:
 
     preset = "label_studio"
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, quick: bool = False) -> None:
         """Raises UserError where no task has an annotation."""
         self.table = table
         self.kind = table.kind
         self.count = table.count
-        self.notes = () if isinstance(table, JsonTable) else getattr(table, "notes", ())
+        self.notes = getattr(table, "notes", ())
         self.field_kinds: dict[str, FieldKind] = {}
-        # A JSON table knows the form and has flat columns by itself; the kinds of the controls are in its tasks.
-        self._tasks = isinstance(table, JsonTable) and table.is_label_studio
-        self.is_whole = self._tasks or "data" in table.columns
+        self.is_whole = "annotation_id" not in table.columns  # tasks, not yet one column for each control
         columns: dict[str, pa.DataType] = {} if self.is_whole else dict(table.columns)
-        first = [row for _, row in itertools.islice(self.rows(), _LOOKED_AT) if not isinstance(row, RowError)]
+        first: list[dict[str, Any]] = []
+        for _, row in itertools.islice(self.rows(), None if self.is_whole and not quick else _LOOKED_AT):
+            if not isinstance(row, RowError):
+                columns.update((name, pa.string()) for name in row if name not in columns)
+                first += [row] if len(first) < _LOOKED_AT else []
         if not first:
             raise UserError("no task of the Label Studio export has an annotation; annotate first, or export with annotations")
-        columns.update((name, pa.string()) for row in first for name in row if name not in columns)
         self.columns = columns
         self.image_column = next((name for name in columns if any(_is_picture(row.get(name)) for row in first)), None)
         if not self.is_whole:
@@ -86,8 +89,7 @@ class LabelStudioTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each task with the values of its first annotation that was not cancelled; one without is a RowError."""
-        rows = self.table.as_they_are() if self._tasks and isinstance(self.table, JsonTable) else self.table.rows()
-        for number, row in rows:
+        for number, row in self.table.rows():
             if isinstance(row, RowError):
                 yield number, row
             else:

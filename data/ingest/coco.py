@@ -7,17 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import FieldKind
 
-from .reading.json_table import JsonTable
-from .row import Row, RowError, first_line, whole
-from .tables import Table
-
-
-def is_coco(table: Table) -> bool:
-    """Whether a table was made of a COCO file."""
-    return isinstance(table, JsonTable) and table.shape.is_coco
+from .reading.json_file import JsonFile
+from .row import Row, RowError
 
 
 class CocoTable:
@@ -32,10 +25,8 @@ class CocoTable:
     image_column = "file_name"
     field_kinds: dict[str, FieldKind] = {}  # noqa: RUF012 (the preset names the fields)
 
-    def __init__(self, table: Table) -> None:
-        assert isinstance(table, JsonTable)
-        self.path, self._open = table.path, table.open_guarded
-        self.notes = ()
+    def __init__(self, file: JsonFile) -> None:
+        self._items = file.objects
         images = {item["id"]: item for item in self._items("images") if "id" in item}
         self._files = {
             key: item.get("file_name") or item.get("coco_url") or item.get("flickr_url") for key, item in images.items()
@@ -48,17 +39,23 @@ class CocoTable:
         self.count = sum(1 for _ in self._items("annotations")) if self._captions else len(self._files)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each caption, or each annotated picture, with its place in the file; one of an unknown picture is a RowError."""
+        """Each caption, or each annotated picture, with its place in the file.
+
+        An annotation of an unknown picture is a RowError, and so is a picture without one.
+        """
         yield from enumerate(self._captioned() if self._captions else self._categorised(), 1)
 
     def _captioned(self) -> Iterator[Row]:
+        unused = dict.fromkeys(self._files)
         for item in self._items("annotations"):
             key = item.get("image_id")
             if key not in self._files:
                 yield RowError("picture_unknown", str(key))
                 continue
+            unused.pop(key, None)
             row = {"file_name": self._files[key], "image_id": str(key), "caption": item.get("caption")}
             yield row | ({"category": self._names.get(item.get("category_id"))} if "category" in self.columns else {})
+        yield from (RowError("not_annotated", f"image {key}") for key in unused)
 
     def _categorised(self) -> Iterator[Row]:
         found: dict[Any, list[str]] = {}
@@ -70,13 +67,6 @@ class CocoTable:
         for key, file in self._files.items():
             if key in found:
                 yield {"file_name": file, "image_id": str(key), "category": ", ".join(found[key])}
+            else:
+                yield RowError("not_annotated", f"image {key}")
         yield from (RowError("picture_unknown", str(key)) for key in found if key not in self._files)
-
-    def _items(self, name: str) -> Iterator[dict[str, Any]]:
-        import ijson
-
-        with whole(self.path), self._open() as file:
-            try:
-                yield from (item for item in ijson.items(file, f"{name}.item") if isinstance(item, dict))
-            except (ijson.JSONError, ValueError, RecursionError) as error:
-                raise UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated") from None

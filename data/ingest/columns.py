@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from .field_spec import MappedField
 from .paths_in_row import resolve
 from .values import readable, unpacked
 
+_BETWEEN_PATHS = re.compile(r"(?<!\\),\s*|\s*\|\s*")
 _SEPARATORS = (" > ", ">", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
@@ -39,15 +41,41 @@ def is_blank(value: Any) -> bool:
 def path_step(value: Any, step: int, separator: str | None) -> str | None:
     """The step of a path such as `Home > Shelves`, from 1, or from -1 for the last; None where the path is shorter.
 
+    Of several paths of one cell the longest counts: of a list of paths, or of text such as `Home, Home > Shelves`, whose
+    paths begin alike.
+
     >>> path_step("Home > Shelves", -1, None), path_step("Home/Shelves", 1, None), path_step("Home", 2, None)
     ('Shelves', 'Home', None)
+    >>> path_step("Clothing, Clothing > T-shirts", 1, None), path_step(["Lingerie, Sleep >> Shorts"], -1, None)
+    ('Clothing', 'Shorts')
     """
-    if isinstance(value, (list, tuple)):
-        steps = [readable(item) or "" for item in value]
-    else:
-        text = str(value)
-        sign = separator or next((sign for sign in _SEPARATORS if sign in text), None)
-        steps = [part.strip() for part in text.split(sign)] if sign else [text.strip()]
-    steps = [part for part in steps if part]
+    paths = _paths(value, separator)
+    steps = max(paths, key=len, default=[])
     place = step - 1 if step > 0 else step
     return steps[place] if -len(steps) <= place < len(steps) else None
+
+
+def _paths(value: Any, separator: str | None) -> list[list[str]]:
+    """The paths of a cell, each as its steps."""
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(item, (list, tuple)) for item in value):
+            return [path for item in value for path in _paths(item, separator)]
+        texts = [readable(item) or "" for item in value]
+        if len(texts) > 1 and not any(_sign(text, separator) for text in texts):
+            return [[text for text in texts if text]]  # the steps themselves
+        return [path for text in texts for path in _paths(text, separator)]
+    text = str(value)
+    sign = _sign(text, separator)
+    if sign is None:
+        return [_steps(text, None)]
+    pieces = [_steps(piece, sign) for piece in _BETWEEN_PATHS.split(text)]
+    alike = len(pieces) > 1 and all(pieces) and len({piece[0] for piece in pieces}) == 1
+    return pieces if alike else [_steps(text, sign)]
+
+
+def _sign(text: str, separator: str | None) -> str | None:
+    return separator or next((sign for sign in _SEPARATORS if sign in text), None)
+
+
+def _steps(text: str, sign: str | None) -> list[str]:
+    return [part for piece in (text.split(sign) if sign else [text]) if (part := piece.strip())]

@@ -32,7 +32,7 @@ _LOCAL = {
     "CLP": "clp$", "ARS": "ar$", "CAD": "c$ ca$ cdn$", "AUD": "a$ au$", "NZD": "nz$", "HKD": "hk$ 港币 港元 港幣",
     "SGD": "s$ sg$", "TWD": "nt 新台幣 台幣", "DKK": "dkr", "NOK": "nkr", "SEK": "skr", "PEN": "s/. soles",
     "ZAR": "rand", "KWD": "kd k.d.", "BHD": "bd b.d.", "OMR": "r.o. ro", "QAR": "qr q.r.", "JOD": "jd j.d.",
-    "AED": "dhs dirhams", "SAR": "sar s.r.", "DOP": "rd$", "LKR": "රු", "NPR": "nrs npr रू.", "RUB": "₽ руб руб. рублей р",
+    "AED": "dhs dirhams", "SAR": "sar s.r.", "DOP": "rd$", "LKR": "රු", "NPR": "nrs npr रू.", "RUB": "rur ₽ руб руб. рублей р",
     "RON": "lei leu", "CNY": "元 rmb cn¥ 人民币 圆 yuan", "MAD": "dhs.ma",
 }  # fmt: skip
 _SHARED = {

@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from .column_names import first_column, named_column
 from .field_spec import MappedField
 
-_USUAL = ("currency", "currency code", "price currency", "currency iso", "waehrung", "währung", "devise", "moneda", "valuta")
+_USUAL = (
+    "currency",
+    "currency code",
+    "price currency",
+    "currency iso",
+    "currency id",
+    "waehrung",
+    "währung",
+    "devise",
+    "moneda",
+    "valuta",
+)
 
 
 def with_currency_column(field: MappedField, columns: Sequence[str], where: str) -> MappedField:

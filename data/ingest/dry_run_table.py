@@ -54,7 +54,7 @@ def _tokens(row: TriedRow) -> str:
 
 def _lines(found: DryRun) -> Iterator[str]:
     accepted = len(found.rows) - found.rejected.total()
-    yield f"{accepted} of {len(found.rows)} rows would be accepted"
+    yield f"{accepted} of {len(found.rows)} rows would be kept"
     if found.rejected:
         yield "rejected: " + ", ".join(f"{reason} {count}" for reason, count in found.rejected.most_common())
     for name in found.columns:

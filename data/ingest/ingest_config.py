@@ -18,7 +18,7 @@ from .join import check_join
 from .mapping import PHOTOS, PRESETS, check_shape, parse_field_flag
 from .reading.options import Quoting, Reading
 
-_SHAPE = ("photos", "group", "where", "image_root")
+_SHAPE = ("photos", "group", "where", "image_root", "category_step", "category_separator")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class IngestConfig:
     )
     group: Any = option(
         None, help="column that the rows of one product share; blanks are filled from its first row", metavar="COLUMN"
+    )
+    category_step: int | None = option(
+        None, help="of a category's path only this step: 1 is the first, -1 the last", at_least=-1000, at_most=1000, metavar="N"
+    )
+    category_separator: str | None = option(
+        None, help="text between the steps of a category's path; found if not given", metavar="TEXT"
     )
     where: Any = option(
         None, help="only rows for which this holds, such as 'Published == 1' (also !=, <, <=, >, >=)", many=True
@@ -127,6 +133,10 @@ class IngestConfig:
             raise UserError(f"--field gives {short(twice)} twice; give each field once")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
             raise UserError(f"delimiter in {where} is {short(self.delimiter)}; it must be one character, such as ; or a tab")
+        if self.category_step == 0:
+            raise UserError(f"category_step in {where} is 0; write 1 for the first step of the path, or -1 for the last")
+        if self.category_separator is not None and not (self.category_step and self.category_separator):
+            raise UserError("--category-separator needs a text and --category-step, which says what to take")
         if not self.images and self.image is not None:
             raise UserError("--no-images and --image contradict each other; give one of them")
         check_join(self.join, self.on)

@@ -13,17 +13,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mlx_phi3v.cli import read_yaml
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import short
 
-from .column_names import find_column, first_column, folded
+from .column_names import find_column, first_column, folded, priced_column
 
 _FOLDER = Path(__file__).parent / "presets"
 # In the order they are looked for: what names few columns comes last.
 KNOWN = (
-    *("shopify", "woocommerce", "magento", "prestashop", "etsy", "amazon", "google_merchant", "label_studio", "coco"),
-    *("llava", "imagefolder"),
+    *(
+        "shopify",
+        "shopify_json",
+        "woocommerce",
+        "magento",
+        "prestashop",
+        "etsy",
+        "amazon",
+        "google_merchant",
+        "yml",
+        "wix",
+        "bigcommerce",
+        "squarespace",
+    ),
+    *("label_studio", "coco", "llava", "imagefolder"),
 )
 PRESETS = ("burberry", *KNOWN, "generic", "none")
 _OWN_KEYS = ("export", "found_by")
@@ -45,13 +61,21 @@ def load_preset(name: str) -> dict[str, Any]:
     raise UserError(f"--preset {short(name)} is none of {', '.join(PRESETS)}, nor a YAML file")
 
 
-def detect(columns: Sequence[str]) -> str | None:
-    """The known export that a table with these columns is, or None."""
+def detect(columns: Sequence[str], least: int = 1) -> str | None:
+    """The known export that a table with these columns is, by at least so many of its names; None where it is none."""
     have = {folded(column) for column in columns}
     for name in KNOWN:
-        if any(all(folded(column) in have for column in wanted) for wanted in _shipped(name)["found_by"]):
+        if any(len(wanted) >= least and wanted <= have for wanted in _found_by(name)):
             return name
     return None
+
+
+@functools.lru_cache
+def _found_by(name: str) -> list[frozenset[str]]:
+    # Of all presets only this is needed for every table: libyaml, where it is there, reads it ten times as fast.
+    text = (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    preset = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return [frozenset(folded(str(column)) for column in wanted) for wanted in preset["found_by"]]
 
 
 def fitted(preset: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
@@ -76,8 +100,10 @@ def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     """The columns of one key as `{column: ...}` or `{columns: [...]}`, with what else it says; None where there is none."""
     spec = dict(given) if isinstance(given, Mapping) else {"columns": given}
     listed = spec.pop("columns", spec.pop("column", None))
-    found = [_column(item, columns) for item in (listed if isinstance(listed, (list, tuple)) else [listed])]
-    names = list(dict.fromkeys(name for name in found if name))
+    choices = listed if isinstance(listed, (list, tuple)) else [listed]
+    names = list(dict.fromkeys(name for item in choices if (name := _column(item, columns))))
+    if not names and spec.get("kind") == "number" and (priced := _priced(choices, columns)):
+        names, spec = [priced[0]], ({"currency": priced[1]} if priced[1] else {}) | spec
     if not names:
         return None
     return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
@@ -87,6 +113,15 @@ def _column(spelled: Any, columns: Sequence[str]) -> str | None:
     if isinstance(spelled, (list, tuple)):
         return first_column([str(name) for name in spelled], columns)
     return find_column(str(spelled), columns) if spelled is not None else None
+
+
+def _priced(choices: Sequence[Any], columns: Sequence[str]) -> tuple[str, str | None] | None:
+    """The column of a price with its currency in its name."""
+    for item in choices:
+        names = item if isinstance(item, (list, tuple)) else [item]
+        if (found := priced_column([str(name) for name in names], columns)) is not None:
+            return found
+    return None
 
 
 def _group(given: Any, columns: Sequence[str]) -> dict[str, str] | None:
@@ -119,12 +154,28 @@ def with_preset(
         keys["fields"] = fitted(load_preset("generic"), columns).get("fields", {})
     if not own.get("fields") and found in (None, "generic", "imagefolder"):
         keys["fields"] = _usual_fields(columns, keys.get("fields") or {})
+    if own.get("fields") and preset is None and known:
+        own = dict(own) | {"fields": _with_further_prices(own["fields"], keys.get("fields") or {}, columns)}
     if own.get("fields") and preset is None:
-        keys = {key: value for key, value in keys.items() if key in ("image", "photos", "group")}
+        keys = {key: value for key, value in keys.items() if key in ("image", "image_root", "photos", "group")}
     if own.get("image") and "photos" not in own:
         keys.pop("photos", None)  # the user's columns: as many photos as there are of them
     export = str(given["export"]) if preset is None and known and "export" in given else None
     return keys | dict(own), export
+
+
+def _with_further_prices(own: Mapping[str, Any], known: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The user's fields; a price of one column goes on to those that the known export reads where that one is blank."""
+    fields = dict(own)
+    tiers = [spec["columns"] for spec in known.values() if spec.get("kind") == "number" and "columns" in spec]
+    for name, spec in own.items():
+        column = spec.get("column") if isinstance(spec, Mapping) and spec.get("kind", "") == "number" else None
+        found = find_column(str(column), columns) if column else None
+        further: list[str] = next((listed[listed.index(found) + 1 :] for listed in tiers if found in listed), [])
+        if further:
+            note(f"{name} is read from {', '.join(further)} where {found} is blank; --preset none turns that off")
+            fields[name] = {key: value for key, value in spec.items() if key != "column"} | {"columns": [found, *further]}
+    return fields
 
 
 def _of_annotations(keys: dict[str, Any], table: object) -> dict[str, Any]:

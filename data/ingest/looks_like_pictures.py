@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .paths_in_row import leaf_paths, resolve
+from .paths_in_row import column_of, leaf_paths, resolve
 from .photo_roots import PhotoRoots
 from .picture_references import as_url, photo_references
 from .picture_suffixes import PICTURE_SUFFIXES
 from .row import Row, RowError
 
 _LEAST = 0.5  # of a column's values that must look like pictures
+_SURE = 0.9  # of those of a column that is taken unasked
 _HOSTS = ("img", "image", "images", "cdn", "media", "photo", "photos", "static", "pics", "assets", "cloudinary", "imgix")
+_NUMBER = re.compile(r"\d+")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None = None) -> list[str]:
-    """The columns, and paths into nested ones, most of whose values look like pictures; the surest first.
+# Pictures that are not the product's, and smaller copies of one that may stand in another column.
+_OTHERS = re.compile(r"logo|icon|flag|avatar|banner|swatch|seller|user|author|brand|vendor", re.IGNORECASE)
+_SMALLER = re.compile(r"thumb|small|mini|tiny|preview|low|hover|back", re.IGNORECASE)
+
+
+def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None = None) -> dict[str, float]:
+    """The columns, and paths into nested ones, most of whose values look like pictures -> the share; the surest first.
 
     rows: the values of each and the folder that its paths start from. given: the folder of --image-root.
     """
@@ -36,7 +44,29 @@ def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None =
             seen[path] += 1
             alike[path] += looks_like_picture(value, roots)
     sure = {path: alike[path] / count for path, count in seen.items() if alike[path] >= _LEAST * count}
-    return sorted(sure, key=lambda path: (-sure[path], -seen[path]))
+    return {path: sure[path] for path in sorted(sure, key=lambda path: (-sure[path], -seen[path]))}
+
+
+def sure_columns(shares: Mapping[str, float], columns: Collection[str]) -> list[str]:
+    """Of `picture_columns` the one to take, or the one series such as IMAGE1, IMAGE2; none where there is a choice.
+
+    >>> sure_columns({"Foto1": 1.0, "Foto2": 0.95, "brand_logo": 1.0}, ["Foto1", "Foto2", "brand_logo"])
+    ['Foto1', 'Foto2']
+    >>> sure_columns({"front": 1.0, "side": 1.0}, ["front", "side"]), sure_columns({"hero_thumb": 1.0, "hero": 1.0}, ["hero"])
+    ([], ['hero'])
+    """
+    series: dict[str, list[str]] = {}
+    for path, share in shares.items():
+        column = column_of(path, columns) or path
+        name = column if re.search(r"\.\d+(\.|$)", path) else path  # all of a list's pictures, not the first alone
+        listed = series.setdefault(_NUMBER.sub("#", name), [])
+        if share >= _SURE and not _OTHERS.search(name) and name not in listed:
+            listed.append(name)
+    found = [key for key, names in series.items() if names]
+    found = [key for key in found if not _SMALLER.search(key)] or found if len(found) > 1 else found
+    return (
+        sorted(series[found[0]], key=lambda name: [int(number) for number in _NUMBER.findall(name)]) if len(found) == 1 else []
+    )
 
 
 def looks_like_picture(value: Any, roots: PhotoRoots) -> bool:

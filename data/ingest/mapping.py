@@ -67,6 +67,10 @@ class FieldMapping:
         """How many photos the prompt shows."""
         return len(set(_TAG.findall(self._prompt())))
 
+    def prompt_is_open(self) -> bool:
+        """Whether the prompt leaves open how many photos it shows."""
+        return self.prompt is None or "<|user|>" not in self.prompt
+
     def _prompt(self) -> str:
         return full_prompt(self.prompt, self.shown if self.images else 0)
 
@@ -90,13 +94,14 @@ def full_prompt(question: str | None, photos: int) -> str:
 
 
 def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str) -> FieldMapping:
-    """Build the mapping from the keys fields, image, code, split, group, photos, where, prompt, template, currency.
+    """Build the mapping from the keys fields, image, code, split, group, photos, where, prompt, template, currency and
+    category_step.
 
     `columns` are the source's; what is not named falls back on usual names. `where` names the source in errors.
     Raises UserError for an unknown key, an unknown column or a field that makes no sense.
     """
     fields = tuple(_in_source(item, columns, where) for item in fields_of(settings, where))
-    fields = fields or _usual_fields(settings.get("currency"), columns, where)
+    fields = _with_step(fields or _usual_fields(settings.get("currency"), columns, where), settings)
     images, separator = _images(settings.get("image"), columns, where)
     group, group_key = _group(settings.get("group"), where)
 
@@ -153,6 +158,17 @@ def _in_source(field: MappedField, columns: Sequence[str], where: str) -> Mapped
         whole = find_column(given, columns) is not None or "|" not in given
         names += [named_column(name.strip(), columns, where) for name in ([given] if whole else given.split("|"))]
     return dataclasses.replace(field, column=names[0], further=tuple(dict.fromkeys(names[1:])))
+
+
+def _with_step(fields: tuple[MappedField, ...], settings: Mapping[str, Any]) -> tuple[MappedField, ...]:
+    """The fields, categories with the step of their path that is asked of all that name none."""
+    step, separator = settings.get("category_step"), settings.get("category_separator")
+    if step is None:
+        return fields
+    return tuple(
+        dataclasses.replace(item, step=step, separator=separator) if item.kind == "category" and item.step is None else item
+        for item in fields
+    )
 
 
 def _usual_fields(currency: str | None, columns: Sequence[str], where: str) -> tuple[MappedField, ...]:

@@ -12,8 +12,8 @@ from mlx_phi3v.task import is_missing
 from .column_names import named_column
 from .paths_in_row import resolve
 
-# A column, and how much of it: `.3` its first three characters, `010` ten digits with leading zeros.
-_PLACE = re.compile(r"\{([^{}:]+)(?::(\.\d{1,3}|0\d{1,3}))?\}")
+# A column, and how much of it: `.3` its first three characters, `010` ten digits with leading zeros, `010.3` three of these.
+_PLACE = re.compile(r"\{([^{}:]+)(?::(?=[.0])(0\d{1,3})?(\.\d{1,3})?)?\}")
 
 
 def is_pattern(name: str) -> bool:
@@ -36,7 +36,7 @@ def with_columns(pattern: str, columns: Sequence[str], where: str) -> str:
         raise UserError(f"the image pattern {pattern!r} has a brace that names no column; write it as images/{{id}}.jpg")
 
     def named(place: re.Match[str]) -> str:
-        return f"{{{named_column(place[1].strip(), columns, where)}{':' + place[2] if place[2] else ''}}}"
+        return f"{{{named_column(place[1].strip(), columns, where)}{_form(place)}}}"
 
     return _PLACE.sub(named, pattern)
 
@@ -46,17 +46,23 @@ def fill_pattern(pattern: str, row: Mapping[str, Any]) -> str | None:
 
     >>> fill_pattern("images/{id:.3}/{id:010}.jpg", {"id": 108775015})
     'images/108/0108775015.jpg'
+    >>> fill_pattern("images/{id:010.3}/{id:010}.jpg", {"id": 108775015})
+    'images/010/0108775015.jpg'
     """
     values = {name: resolve(row, name) for name in pattern_columns(pattern)}
     if any(is_missing(value) for value in values.values()):
         return None
-    return _PLACE.sub(lambda place: _written(values[place[1].strip()], place[2]), pattern)
+    return _PLACE.sub(lambda place: _written(values[place[1].strip()], place[2], place[3]), pattern)
 
 
-def _written(value: Any, form: str | None) -> str:
+def _form(place: re.Match[str]) -> str:
+    form = (place[2] or "") + (place[3] or "")
+    return f":{form}" if form else ""
+
+
+def _written(value: Any, zeros: str | None, first: str | None) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas writes whole numbers beside a blank as 1501.0
     text = str(value).strip()
-    if not form:
-        return text
-    return text[: int(form[1:])] if form.startswith(".") else text.zfill(int(form))
+    text = text.zfill(int(zeros)) if zeros else text
+    return text[: int(first[1:])] if first else text

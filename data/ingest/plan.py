@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .join import JoinedTable
 from .known_exports import load_preset, with_preset
-from .looks_like_pictures import picture_columns
+from .looks_like_pictures import picture_columns, sure_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
+from .photos_by_name import photo_pattern
 from .picture_references import is_base_url
 from .planned_rows import PlannedRows
+from .row import Row
 from .row_references import row_references
 from .sources import RawRow, Source, open_source
 from .tables import Reading, open_table
@@ -81,7 +83,9 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     else:
         keys, export = with_preset(keys, list(columns), settings.preset, first)
-    mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source, keys)
+        if "image" not in keys and settings.preset != "none":
+            keys |= _photos_by_value(settings, PlannedRows(source, _NO_MAPPING, joined, settings.limit), columns)
+    mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source)
     rows = PlannedRows(source, mapping, joined, settings.limit)
     if not mapping.images and settings.images:
         if set(columns) - _mapped(mapping):
@@ -110,6 +114,8 @@ _MATTERS_IF_SET = ("limit", "on", "keep_shared_photos")
 _FREE = {"source", "output", "processes", "downloads", "connections", "per_host", "timeout", "retries", "allow_private",
          "allow_hosts", "json", "dry_run", "streaming"}  # fmt: skip
 _LOOKED_AT = 200  # rows, where columns are judged by their values
+_FEW_SHORT = 0.1  # of the rows may lack a photo and be rejected for it
+_NO_MAPPING = FieldMapping((), (), None, None, None, None)
 
 
 def _given(settings: IngestConfig) -> dict[str, Any]:
@@ -126,13 +132,26 @@ def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
     return JoinedTable(table, settings.join, settings.on, source.columns)
 
 
-def _with_photos(mapping: FieldMapping, source: Source, keys: Mapping[str, Any]) -> FieldMapping:
-    """With `--photos all` and one column: the prompt shows as many photos as at least half of the rows have."""
-    if mapping.photos != "all" or len(mapping.images) != 1:
+def _with_photos(mapping: FieldMapping, source: Source) -> FieldMapping:
+    """The mapping with what the first rows say of several photos, where the user does not.
+
+    With `--photos all` and one column the prompt shows as many as at least half of the rows have. Of several columns
+    each photo has a row, where the prompt shows one, or where many rows have fewer photos than there are columns.
+    """
+    all_of_one = mapping.photos == "all" and len(mapping.images) == 1
+    of_several = mapping.photos is None and len(mapping.images) > 1
+    if not all_of_one and not of_several:
         return mapping
     found = [row_references(mapping, row.values) for row in _looked_at(source.rows()) if isinstance(row.values, dict)]
     counts = sorted((len(references) for references in found if references), reverse=True)
-    return dataclasses.replace(mapping, shown=counts[len(counts) // 2] if counts else 1)
+    if all_of_one:
+        return dataclasses.replace(mapping, shown=counts[len(counts) // 2] if counts else 1)
+    shown = mapping.photos_per_row()
+    short = sum(count < shown for count in counts)
+    if counts and (shown == 1 < counts[0] or (shown > 1 and mapping.prompt_is_open() and short > _FEW_SHORT * len(counts))):
+        note(f"rows have {counts[-1]} to {counts[0]} photos, so each photo has a row; --photos all or first says otherwise")
+        return dataclasses.replace(mapping, photos="rows", shown=1)
+    return mapping
 
 
 def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
@@ -145,9 +164,37 @@ def _mapped(mapping: FieldMapping) -> set[str | None]:
     return {*fields, mapping.code, mapping.split, mapping.group}
 
 
+def _given_folder(settings: IngestConfig) -> Path | None:
+    return Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
+
+
+def _look_like_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> dict[str, float]:
+    return picture_columns(_values_and_roots(rows), _given_folder(settings))
+
+
+def _values_and_roots(rows: Iterable[RawRow]) -> Iterator[tuple[Row, str | None]]:
+    return ((row.values, row.root) for row in _looked_at(rows))
+
+
+def _photos_by_value(settings: IngestConfig, rows: Iterable[RawRow], columns: Collection[str]) -> dict[str, Any]:
+    """The keys for the one column, or the one series of columns, whose values are pictures or name the files of some.
+
+    None where there is a choice.
+    """
+    shares = _look_like_pictures(settings, rows)
+    found = sure_columns(shares, columns)
+    if not found and not shares and (pattern := photo_pattern(_values_and_roots(rows), _given_folder(settings))):
+        note(f"the photos are the files {pattern}; --image says otherwise")
+        return {"image": pattern}
+    if not found:
+        return {}
+    names = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    note(f"the photos are taken from {names}, by the values there; --image says otherwise")
+    return {"image": {"columns": found}} | ({} if settings.photos else {"photos": "first"})
+
+
 def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
-    folder = Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
-    found = picture_columns(((row.values, row.root) for row in _looked_at(rows)), folder)
+    found = list(_look_like_pictures(settings, rows))
     names = ", ".join(found[:3])
     alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
     return UserError(

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .columns import is_blank
 from .join import JoinedTable
 from .mapping import FieldMapping
 from .paths_in_row import column_of, resolve
+from .product_groups import Group, Groups
 from .row import RowError
 from .row_references import row_references
 from .sources import RawRow, Source
-
-_MOST_GROUPS = 50_000  # whose first rows are remembered; of more the oldest is forgotten
-
-
-@dataclass
-class _Group:
-    """A product's name, and for the columns of each field the first values that a row of it has."""
-
-    name: str
-    first: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
 
 class GroupFiller:
@@ -36,7 +26,7 @@ class GroupFiller:
         alone = [*(item.column for item in mapping.where), *([mapping.code] if mapping.code else [])]
         # The columns of one field belong together: another variant's sale price must not hide this one's own price.
         self.filled = tuple(dict.fromkeys([*(item.columns for item in mapping.fields), *((column,) for column in alone)]))
-        self._groups: OrderedDict[str, _Group] = OrderedDict()
+        self._groups = Groups()
 
     def fill(self, values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         """(the row, filled, its product); products come in any order, a product's own row before what continues it."""
@@ -48,17 +38,13 @@ class GroupFiller:
             name = name or own[-1]
         if name is None:
             return values, None
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = _Group(name)
-            if len(self._groups) > _MOST_GROUPS:
-                self._groups.popitem(last=False)
+        group = self._groups.get(name) or self._groups.add(name)
         if is_blank(named):
             for alias in own:
-                self._groups.setdefault(alias, group)
+                self._groups.add_alias(alias, group)
         return self._filled(values, group), group.name
 
-    def _filled(self, values: dict[str, Any], group: _Group) -> dict[str, Any]:
+    def _filled(self, values: dict[str, Any], group: Group) -> dict[str, Any]:
         filled = dict(values)
         for paths in self.filled:
             columns = [column_of(path, values.keys()) or path for path in paths]

@@ -1,4 +1,4 @@
-"""One row of a table as it is read, or the reason why it cannot be."""
+"""One row of a table as it is read, or the reason why it cannot be, and what a table is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
@@ -25,6 +27,17 @@ class RowError(str):
 
 
 Row = dict[str, Any] | RowError
+
+
+class Table(Protocol):
+    """Rows with named columns. `rows` starts again at each call; `count` may be an estimate."""
+
+    kind: str
+    columns: dict[str, pa.DataType]
+    count: int
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """(line or row number as an editor shows it, values by column or the RowError)."""
 
 
 @contextlib.contextmanager

@@ -101,7 +101,8 @@ def open_source(
     tables = _without_lone_train(tables)
     if not tables:
         raise UserError(f"{source} holds neither photos nor a table; put photos into folders named after their category")
-    tables = [SourceTable(annotated(i.table), i.split, i.root, i.place, i.notes) for i in tables]
+    # What open_table gave stays as it is; tables of `datasets` have not been looked at.
+    tables = [SourceTable(annotated(i.table, quick=reading.quick), i.split, i.root, i.place, i.notes) for i in tables]
     tables = [SourceTable(ChatTable(i.table, answer_task), *_rest(i)) if is_chat(i.table) else i for i in tables]
     said = {key: value for options in (reading, hub or HubOptions()) for key, value in asdict(options).items() if value}
     return Source(source, tuple(tables), sha256_json([stamps, said] if said else stamps))

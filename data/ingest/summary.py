@@ -35,7 +35,7 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
     counts, products = info["counts"], info["products"]
     splits = ", ".join(f"{name} {entry['rows']}" for name, entry in info["splits"].items())
     lines = [
-        f"{output}: {counts['kept']} of {counts['read']} rows accepted, {counts['pictures']} photos; {splits}",
+        f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} photos; {splits}",
         f"{products['rows_held_together']} rows joined with others into {products['products']} products "
         f"(links by {', '.join(f'{cause}: {count}' for cause, count in products['joined_by'].items())})",
     ]

@@ -2,54 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
-
-import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
+from .annotations import annotated
 from .arrow_tables import ArrowTable, ParquetTable
+from .coco import CocoTable
 from .reading import sheet_table
 from .reading.byte_streams import COMPRESSED
 from .reading.csv_table import CsvTable
 from .reading.file_kind import file_kind
+from .reading.json_file import JsonFile
 from .reading.json_table import JsonTable
 from .reading.options import Reading as Reading
 from .reading.web_dataset import WebDatasetTable, is_web_dataset
 from .reading.xml_table import XmlTable
-from .row import Row, whole
+from .row import Table as Table
+from .row import whole
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".arrow", ".feather", *sheet_table.SUFFIXES)
 
 
-class Table(Protocol):
-    """Rows with named columns. `rows` starts again at each call; `count` may be an estimate."""
-
-    kind: str
-    columns: dict[str, pa.DataType]
-    count: int
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """(line or row number as an editor shows it, values by column or the RowError)."""
-
-
 def open_table(path: Path, reading: Reading | None = None) -> Table:
-    """A table file by its content and its suffix; text may be compressed. Raises UserError where it cannot be read."""
+    """A table file by its content and its suffix; text may be compressed. Raises UserError where it cannot be read.
+
+    What an annotation tool wrote has the columns of its annotations.
+    """
     reading = reading or Reading()
+    return annotated(_table(path, reading), quick=reading.quick)
+
+
+def _table(path: Path, reading: Reading) -> Table:
     try:
         with whole(path):
             kind = file_kind(path, suffix_of(path))
         if kind == "json":
-            return JsonTable(path, quick=reading.quick)
+            file = JsonFile(path)
+            return CocoTable(file) if file.shape.is_coco else JsonTable(file, quick=reading.quick)
         if kind == "parquet":
             return ParquetTable(path)
         if kind == "arrow":
             return ArrowTable(path)
-        if kind == "sheet":
-            return sheet_table.SheetTable(path, sheet=reading.sheet, header_line=reading.header_line)
+        if kind in ("sheet", "html", "xml-sheet"):
+            return sheet_table.SheetTable(path, form=kind, sheet=reading.sheet, header_line=reading.header_line)
         if kind == "xml":
             return XmlTable(path, quick=reading.quick)
         if kind == "tar" and is_web_dataset(path):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_phi3v.batches import Example, ExampleMaker
-from mlx_phi3v.catalogue import Catalogue, Split
+from mlx_phi3v.catalogue import PRODUCT, Catalogue, Split
 from mlx_phi3v.cli import check_ranges
 from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, generate, load_model
 from mlx_phi3v.files import sha256_bytes, sha256_json
@@ -158,4 +158,5 @@ def _prediction(task: Task, prepared: PreparedRow, answer: Generation, text: str
         fingerprints=prepared.fingerprints,
         seconds=round(seconds, 4),
         image=row["images"][0] if row["images"] else None,
+        product=row.get(PRODUCT),
     )

@@ -17,6 +17,7 @@ from mlx_phi3v.files import read_json, sha256_file, sha256_json
 from mlx_phi3v.task import Task
 
 from ..runs.manifest import split_hash
+from ..runs.training_settings import recorded_settings
 from .settings import PredictConfig, parse_shard
 
 _PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow", "tokenizers")
@@ -50,6 +51,7 @@ def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedMode
         "adapter": config.adapter,
         "model_config": asdict(backend.config),
         "adapter_config": read_json(adapter.folder / CONFIG_FILE, "adapter") if adapter else None,
+        "training": recorded_settings(adapter.folder) if adapter else None,
         "code": code_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "device": backend.device_info(),

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from mlx_phi3v.documents import shown
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import ParsedField, ParseStatus, Task, is_missing
+from mlx_phi3v.task import NUMBERS, ParsedField, ParseStatus, Task, is_missing
 
 from .lines import LineDecoder
 from .shapes import PredictionShape, TopK
@@ -36,6 +36,7 @@ class Prediction:
     fingerprints: input stage (see `eval.runs.columns.STAGES`) -> hex SHA-256.
     seconds: work on this row; a batch's time is shared out evenly.
     image: path of the first photo.
+    product: what all rows of the same product share (`mlx_phi3v.catalogue.PRODUCT`).
     """
 
     id: str
@@ -49,6 +50,7 @@ class Prediction:
     fingerprints: dict[str, str | None] = field(default_factory=dict)
     seconds: float | None = None
     image: str | None = None
+    product: str | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
@@ -74,6 +76,7 @@ class Prediction:
             {} if line.fingerprints is UNSET else line.fingerprints,
             None if line.seconds is UNSET else line.seconds,
             None if line.image is UNSET else line.image,
+            None if line.product is UNSET else line.product,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class Prediction:
             "fingerprints": self.fingerprints or None,
             "seconds": self.seconds,
             "image": self.image,
+            "product": self.product,
         }
         return {
             "id": self.id,
@@ -106,7 +110,7 @@ class PredictionReader:
 
     def __init__(self, path: Path, task: Task, vocabulary: int | None) -> None:
         self._path = path
-        self._numbers = [item.name for item in task.fields if item.kind == "number"]
+        self._numbers = [item.name for item in task.fields if item.kind in NUMBERS]
         self._vocabulary = vocabulary
         self._decoder = LineDecoder(PredictionShape, "prediction")
 

@@ -162,3 +162,15 @@ def runs(folder: Path) -> None:
             row["top_k"] = [[[token, -0.01], [token + 1, -5.0]] for token in row["token_ids"]]
         write_run(folder / name, rows, label=name)
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
+
+
+def harness_logs(folder: Path) -> None:
+    """Logs of the harnesses that are read."""
+    from tests.helpers import harness_logs as logs
+
+    logs.write_lines(folder / "lm.jsonl", [logs.generated(0, True), logs.generated(1, False), logs.chosen(2, 1)])
+    logs.write_lines(folder / "lmms.jsonl", [logs.multimodal(i, i > 0) for i in range(3)])
+    samples = [logs.inspect_sample(i, "C", epoch=n) for i in (1, 2) for n in (1, 2)]
+    logs.write_lines(folder / "inspect.json", [{**logs.inspect_header(2), "samples": samples}])
+    logs.write_eval(folder / "inspect.eval", samples)
+    logs.write_eval(folder / "zstd.eval", samples, method=93)

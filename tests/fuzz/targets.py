@@ -110,8 +110,10 @@ def _configs() -> list[tuple[type, str]]:
     from eval.import_run import ImportConfig
     from eval.merge import MergeConfig
     from eval.parity.__main__ import ParityConfig
+    from eval.plan.__main__ import PlanConfig as EvalPlanConfig
     from eval.predict.settings import PredictConfig
     from eval.score import ScoreConfig
+    from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
@@ -123,6 +125,8 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
+        (EvalPlanConfig, "eval.plan"),
+        (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
 
@@ -181,6 +185,16 @@ def _run_commands(folder: Path, variant: int) -> object:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
 
+_LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
+
+
+def _import_log(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _LOGS[variant % len(_LOGS)]
+    return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -219,5 +233,10 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "harness logs": Target(
+        sound.harness_logs,
+        {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
+        _import_log,
     ),
 }

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import scratch_folder
 from mlx_phi3v.text import printable
 
 from ..row import first_line, whole
@@ -44,9 +42,7 @@ def unpack(path: Path, kind: str, wanted: Callable[[str], bool]) -> Path:
 
     Raises UserError for a name that leads out of the folder, a bomb, a password, a truncated archive.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f"mlx_phi3v-{kind}-"))
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    folder = temporary / path.name  # the rows' places name the archive
+    folder = scratch_folder() / path.name  # the rows' places name the archive
     folder.mkdir()
     left = FREE_BYTES + MOST_RATIO * path.stat().st_size
     files = _zip_files(path) if kind == "zip" else _tar_files(path)

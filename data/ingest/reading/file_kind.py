@@ -10,6 +10,7 @@ from mlx_phi3v.errors import UserError
 from .archives import archive_kind
 from .byte_streams import open_bytes
 from .encodings import read_mark
+from .markup_sheets import has_table, is_xml_sheet
 from .sheet_table import SUFFIXES as SHEETS
 
 _BY_SUFFIX = {
@@ -23,7 +24,10 @@ _MARKUP = (b"<?xml", b"<rss", b"<feed", b"<products", b"<items", b"<catalog", b"
 
 
 def file_kind(path: Path, suffix: str) -> str:
-    """csv, tsv, json, parquet, arrow, sheet, xml, zip, tar, or "" where it is none. Raises UserError for a web page."""
+    """csv, tsv, json, parquet, arrow, sheet, html, xml-sheet, xml, zip, tar, or "" where it is none.
+
+    Raises UserError for a web page without a table.
+    """
     with open_bytes(path) as file:
         start = file.read(512)
     for magic, kind in _BY_START.items():
@@ -35,7 +39,11 @@ def file_kind(path: Path, suffix: str) -> str:
         return "tar"
     named = _BY_SUFFIX.get(suffix, "")
     text = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if is_xml_sheet(start):
+        return "xml-sheet"
     if text.startswith(_PAGES):
+        if has_table(path):
+            return "html"
         raise UserError(f"{path} is a web page; open it in a spreadsheet and save its table as CSV UTF-8 or XLSX")
     if text.startswith(_MARKUP) and named in ("", "csv", "tsv", "sheet"):
         return "xml"

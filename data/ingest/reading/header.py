@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..known_exports import detect
 from .csv_records import is_number, is_place
 
 MOST_TITLES = 10
+_LEAST_NAMES = 3  # of a header that is not in the first line
+_LONGEST_NAME = 60
 
 
 def is_blank(cells: Sequence[Any]) -> bool:
@@ -18,19 +21,43 @@ def is_blank(cells: Sequence[Any]) -> bool:
 def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
     """The place of the row with the names: the first that is not blank, or the one below a title.
 
-    A title is a row with a first cell and no other, above a row of several cells of which none is a number or a photo.
-    None: all rows are blank.
+    A title is a row with a first cell and no other, above a row of several cells of which none is a number or a photo; a
+    row of which one below has at least twice as many cells, all names; or one above the names of a known export, as
+    Amazon's templates begin. None: all rows are blank.
     """
     filled = [place for place, cells in enumerate(rows) if not is_blank(cells)]
     if not filled:
         return None
-    for place in filled[: MOST_TITLES + 1]:
-        cells = [str(cell).strip() for cell in rows[place] if cell is not None and str(cell).strip()]
+    first = filled[: MOST_TITLES + 1]
+    known = next((place for place in first if _names_an_export(rows[place])), None)
+    if known is not None:
+        return known
+    for place in first:
+        cells = _written(rows[place])
         if len(cells) > 1:
+            below = [other for other in first if other > place and len(_written(rows[other])) >= 2 * len(cells)]
+            if below and len(_written(rows[below[0]])) > _LEAST_NAMES and _are_names(rows[below[0]]):
+                return below[0]
             return filled[0] if any(is_number(cell) or is_place(cell) for cell in cells) else place
         if not str(rows[place][0] or "").strip():
             break
     return filled[0]
+
+
+def _written(cells: Sequence[Any]) -> list[str]:
+    return [text for cell in cells if cell is not None and (text := str(cell).strip())]
+
+
+def _are_names(cells: Sequence[Any]) -> bool:
+    """Whether the cells of a row may be names of columns: all different, short, none a number or a photo."""
+    names = _written(cells)
+    return len(set(names)) == len(names) and not any(
+        len(name) > _LONGEST_NAME or is_number(name) or is_place(name) for name in names
+    )
+
+
+def _names_an_export(cells: Sequence[Any]) -> bool:
+    return len(cells) > _LEAST_NAMES and detect(_written(cells), least=_LEAST_NAMES) is not None
 
 
 def column_names(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str | None]:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from mlx_phi3v.errors import UserError
 
 from ..row import first_line
+from .json_columns import by_columns, read_columns
 from .long_numbers import guarded
 
 _MOST_FIRST_LINE = 256_000_000
 _TURNS = ("messages", "conversations")
+# Under what key an API puts the row itself, and what else it puts there.
+_WRAPPERS = ("node", "item", "product", "_source", "row", "attributes")
+_AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta"})
+# Lists of columns, which stand beside the rows of pandas and of the hub's viewer.
+_DESCRIPTIONS = {"schema.fields.item": "data.item", "features.item": "rows.item"}
 
 
 @dataclass(frozen=True)
 class JsonShape:
     """How rows follow each other: one on each line, in the list at `prefix`, or as values of the object at `prefix`.
 
-    key: where rows are an object's values, the column that gets their keys. inner: a row is the value of this one key.
+    key: where rows are an object's values, or in lists that are, the column that gets their keys. inner: a row is the
+    value of this one key. by_columns: a list of each column's values. is_coco: see `coco`.
     """
 
     is_lines: bool = False
@@ -30,19 +37,32 @@ class JsonShape:
     key: str | None = None
     inner: str | None = None
     is_coco: bool = False
+    by_columns: bool = False
     note: str = ""
 
-    def items(self, file: IO[bytes]) -> Iterator[Any]:
-        """The rows of a file that is no JSON lines, as ijson gives them."""
+    def items(self, file: IO[bytes], path: Path) -> Iterator[Any]:
+        """The rows of an opened file that is no JSON lines, as ijson gives them."""
         import ijson
 
+        if self.by_columns:
+            yield from by_columns(read_columns(file, path))
+            return
         if self.key is not None:
             for name, value in ijson.kvitems(file, self.prefix):
-                yield {self.key: name, **value} if isinstance(value, dict) else value
+                for row in value if isinstance(value, list) else [value]:
+                    yield {self.key: name, **row} if isinstance(row, dict) else row
             return
         # With use_float, a number of 20 digits would end it.
         for value in ijson.items(file, self.prefix, multiple_values=True):
-            yield value[self.inner] if self.inner and isinstance(value, dict) and self.inner in value else value
+            yield self._unwrapped(value)
+
+    def _unwrapped(self, value: Any) -> Any:
+        if self.inner and isinstance(value, dict) and isinstance(value.get(self.inner), dict):
+            return {name: item for name, item in value.items() if name != self.inner} | value[self.inner]
+        return value
+
+
+_BY_COLUMNS = JsonShape(by_columns=True, note="it is written by columns, as pandas does")
 
 
 def find_shape(file: IO[bytes], path: Path, *, lines: bool) -> JsonShape:
@@ -50,23 +70,39 @@ def find_shape(file: IO[bytes], path: Path, *, lines: bool) -> JsonShape:
 
     Raises UserError where it holds no objects.
     """
-    start = file.read(1)
-    while start and start in b" \t\r\n\x1e":
-        start = file.read(1)
+    start = _next_sign(file)
+    if start == b"[":
+        return _of_list(file)
     if start != b"{":
-        return JsonShape(is_lines=start != b"[")
+        return JsonShape(is_lines=True)
     line = start + file.readline(_MOST_FIRST_LINE)
     try:
         first = json.loads(line)
     except (ValueError, RecursionError):
         first = None
     rest = next(iter(lambda: file.read(1 << 16).strip(), b""), b"")
+    if isinstance(first, dict) and not (rest or lines) and next(by_columns(first), None) is not None:
+        return _BY_COLUMNS
     if first is not None and (rest or lines or not _holds_objects(first)):
         return JsonShape(is_lines=True)
     if first is None and rest[:1] == b"{" and line.rstrip()[-1:] in (b"}", b","):
         return JsonShape(is_lines=True)  # one object a line, of which the first is broken
     file.seek(0)
     return _inside(guarded(file, path), path)
+
+
+def _next_sign(file: IO[bytes]) -> bytes:
+    sign = file.read(1)
+    while sign and sign in b" \t\r\n\x1e":
+        sign = file.read(1)
+    return sign
+
+
+def _of_list(file: IO[bytes]) -> JsonShape:
+    """A list of objects, of lists of these (the pages of a scrape), or of lists of which the first has the names."""
+    if _next_sign(file) != b"[":
+        return JsonShape()
+    return JsonShape(prefix="item.item", note="its rows are in lists of lists") if _next_sign(file) == b"{" else _BY_COLUMNS
 
 
 def _holds_objects(value: dict[str, Any]) -> bool:
@@ -82,40 +118,88 @@ def _holds_objects(value: dict[str, Any]) -> bool:
     )
 
 
+@dataclass
+class _Outline:
+    """What is where in a document.
+
+    keys: of the first objects of each list. plain: whether a list, or an object with the key 0, at its top holds values.
+    """
+
+    lists: Counter[str] = field(default_factory=Counter)  # objects by the path of the list they are in
+    maps: Counter[str] = field(default_factory=Counter)  # objects by the path of the object they are values of
+    keys: dict[str, Counter[str]] = field(default_factory=dict)
+    documents: int = 0
+    plain: bool = False
+
+    def add(self, prefix: str, event: str, value: Any) -> None:
+        """Take one event of ijson's."""
+        if event == "start_map":
+            parts = prefix.split(".")
+            if not prefix:
+                self.documents += 1
+            elif "item" not in parts[:-1]:
+                if parts[-1] == "item":
+                    self.lists[prefix] += 1
+                else:
+                    self.maps[".".join(parts[:-1])] += 1
+        elif event == "map_key":
+            if prefix.endswith("item") and self.lists.get(prefix, 0) <= 20:
+                self.keys.setdefault(prefix, Counter())[value] += 1
+        elif event not in ("end_map", "end_array", "start_array") and not self.plain:
+            column = prefix.removesuffix(".item") if prefix.endswith(".item") else prefix.removesuffix(".0")
+            self.plain = column != prefix and "." not in column.removesuffix(".item")
+
+
 def _inside(file: IO[bytes], path: Path) -> JsonShape:
-    """The list of objects that dominates a document: of those that are in no other list, the longest."""
+    """The list of objects that dominates a document: of those that are in no other list, the longest, and those alike."""
     import ijson
 
-    lists: Counter[str] = Counter()  # objects by the path of the list they are in
-    maps: Counter[str] = Counter()  # objects by the path of the object they are values of
-    documents = 0
-    keys: dict[str, Counter[str]] = {}
+    found = _Outline()
     try:
         for prefix, event, value in ijson.parse(file, multiple_values=True):
-            if event == "start_map":
-                parts = prefix.split(".")
-                if not prefix:
-                    documents += 1
-                elif "item" not in parts[:-1]:
-                    if parts[-1] == "item":
-                        lists[prefix] += 1
-                    else:
-                        maps[".".join(parts[:-1])] += 1
-            elif event == "map_key" and prefix.endswith("item") and lists.get(prefix, 0) <= 20:
-                keys.setdefault(prefix, Counter())[value] += 1
+            found.add(prefix, event, value)
     except (ijson.JSONError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated") from None
-    if documents > 1:
+    lists, maps = found.lists, found.maps
+    if found.documents > 1:
         return JsonShape(prefix="")
-    if lists["images.item"] and lists["annotations.item"] and "image_id" in keys.get("annotations.item", {}):
+    if lists["images.item"] and lists["annotations.item"] and "image_id" in found.keys.get("annotations.item", {}):
         return JsonShape(is_coco=True)
-    if lists:
-        prefix, count = max(lists.items(), key=lambda item: (item[1], -item[0].count(".")))
+    if found.plain and not +lists and _is_by_columns(file, path):
+        return _BY_COLUMNS
+    if +lists:
+        prefix, count = max(_of_rows(lists).items(), key=lambda item: (item[1], -item[0].count(".")))
         if count > 1 or not maps or max(maps.values()) <= 1:
-            own = keys.get(prefix, Counter())
-            inner = next(iter(own)) if len(own) == 1 and next(iter(own)) in ("node", "item", "product", "_source") else None
-            return JsonShape(prefix=prefix, inner=inner, note=f"its rows are those of the list {prefix.removesuffix('.item')}")
+            return _list_shape(prefix, found)
     if maps and max(maps.values()) > 1:
         prefix = max(maps, key=lambda name: (maps[name], -name.count(".")))
         return JsonShape(prefix=prefix, key="key", note="its rows are the objects of an object; their keys are the column key")
     return JsonShape(prefix="")
+
+
+def _is_by_columns(file: IO[bytes], path: Path) -> bool:
+    file.seek(0)
+    return next(by_columns(read_columns(file, path)), None) is not None
+
+
+def _of_rows(lists: Mapping[str, int]) -> dict[str, int]:
+    described = {name for name, rows in _DESCRIPTIONS.items() if lists.get(rows)}
+    return {name: count for name, count in lists.items() if count and name not in described}
+
+
+def _list_shape(prefix: str, found: _Outline) -> JsonShape:
+    """The rows of the list at `prefix`, and of the lists beside it whose objects have the same keys."""
+    parent = prefix.removesuffix(".item").rpartition(".")[0]
+    own = found.keys.get(prefix, Counter())
+    beside = [name for name in _of_rows(found.lists) if name.removesuffix(".item").rpartition(".")[0] == parent]
+    alike = [name for name in beside if len(own & found.keys.get(name, Counter())) * 5 >= 4 * len(own)]
+    if len(alike) > 1 and len(alike) == len(beside):
+        names = ", ".join(name.removesuffix(".item") for name in alike[:4])
+        return JsonShape(
+            prefix=parent, key="key", note=f"its rows are those of the lists {names}; a list's name is the column key"
+        )
+    most = max(own.values(), default=0)
+    around = [name for name, count in own.items() if name in _WRAPPERS and count == most]
+    others = [name for name in own if name not in around[:1] and name not in _AROUND and not name.startswith("_")]
+    inner = around[0] if around and not others else None
+    return JsonShape(prefix=prefix, inner=inner, note=f"its rows are those of the list {prefix.removesuffix('.item')}")

@@ -1,4 +1,4 @@
-"""A sheet of a workbook: XLSX, XLS, XLSB and ODS, by python-calamine."""
+"""A sheet of a workbook: XLSX, XLS, XLSB and ODS, by python-calamine; and sheets that are text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mlx_phi3v.errors import UserError
 from ..row import Row, RowError, first_line
 from .byte_streams import missing_package
 from .header import column_names, find_header, is_blank
+from .markup_sheets import html_sheets, xml_sheets
 
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memory
@@ -27,11 +28,17 @@ class SheetTable:
 
     kind = "sheet"
 
-    def __init__(self, path: Path, *, sheet: str | None = None, header_line: int | None = None) -> None:
+    def __init__(self, path: Path, *, form: str = "sheet", sheet: str | None = None, header_line: int | None = None) -> None:
+        """`form`: "sheet" of a workbook, "html" of a web page, "xml-sheet" of Excel's XML of 2003."""
         self.path = path
         self.notes: list[str] = []
-        _refuse_bomb(path)
-        self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
+        if form == "sheet":
+            _refuse_bomb(path)
+            self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
+        else:
+            sheets, first = (html_sheets if form == "html" else xml_sheets)(path), 0
+            self._name = _chosen(path, {name: len(rows) for name, rows in sheets.items()}, sheet, self.notes)
+            self._rows = sheets[self._name]
         place = find_header(self._rows[:_SAMPLE_ROWS]) if header_line is None else header_line - 1 - first
         if place is None or not 0 <= place < len(self._rows):
             raise UserError(f"{path}: the sheet {self._name!r} is empty; it needs a row with the names of its columns")
@@ -73,15 +80,7 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
                 if item.typ == calamine.SheetTypeEnum.WorkSheet
                 and (item.name == wanted or item.visible == calamine.SheetVisibleEnum.Visible)
             ]
-            if wanted is not None and wanted not in names:
-                raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, names))}")
-            heights = {name: book.get_sheet_by_name(name).height for name in ([wanted] if wanted else names)}
-            if not heights:
-                raise UserError(f"{path} has no sheet with rows")
-            name = max(heights, key=lambda sheet: heights[sheet])
-            others = [f"{other!r} ({height})" for other, height in heights.items() if other != name and height]
-            if others:
-                notes.append(f"the rows of {path.name} are those of the sheet {name!r}, not {', '.join(others)}; see --sheet")
+            name = _chosen(path, {name: book.get_sheet_by_name(name).height for name in names}, wanted, notes)
             sheet = book.get_sheet_by_name(name)
             return name, sheet.to_python(skip_empty_area=True), sheet.start[0] if sheet.start else 0
     except UserError:
@@ -90,6 +89,19 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
         raise UserError(f"{path} has a password; save it without one, or as CSV UTF-8") from None
     except Exception as error:  # calamine has errors of many kinds, and Rust's own panic
         raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
+
+
+def _chosen(path: Path, heights: dict[str, int], wanted: str | None, notes: list[str]) -> str:
+    """The sheet that is wanted, or the one with most rows."""
+    if wanted is not None and wanted not in heights:
+        raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, heights))}")
+    if not heights:
+        raise UserError(f"{path} has no sheet with rows")
+    name = wanted or max(heights, key=lambda sheet: heights[sheet])
+    others = [f"{other!r} ({height})" for other, height in heights.items() if other != name and height]
+    if others and wanted is None:
+        notes.append(f"the rows of {path.name} are those of the sheet {name!r}, not {', '.join(others)}; see --sheet")
+    return name
 
 
 def _value(cell: Any) -> Any:

@@ -14,7 +14,7 @@ from mlx_phi3v.errors import UserError
 
 from ..row import Row, RowError
 from .archives import tar_members
-from .json_table import json_row
+from .json_file import json_row
 
 PHOTOS = ("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "ppm")
 _TEXTS = ("txt", "text", "caption", "cls", "cls2", "label", "id", "index", "title", "price", "category")

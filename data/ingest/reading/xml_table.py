@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
-from ..row import Row, RowError, first_line
-from .byte_streams import missing_package, open_bytes
+from ..row import Row, RowError
+from .markup import local_name, xml_events
+from .yml_feed import YmlCategories, is_yml
 
 _USUAL = ("item", "entry", "product", "offer", "row", "record")
 _QUICK_ROWS = 2000
@@ -34,12 +35,9 @@ class XmlTable:
 
     def __init__(self, path: Path, *, quick: bool = False) -> None:
         self.path = path
-        try:
-            import lxml.etree  # noqa: F401
-        except ImportError:
-            raise missing_package(path, "lxml") from None
-        self._row_path = self._find_rows(_QUICK_ROWS * 50 if quick else None)
-        name = _local(self._row_path[-1])
+        self._categories: YmlCategories | None = None
+        self._row_path = self._find_yml_rows() or self._find_rows(_QUICK_ROWS * 50 if quick else None)
+        name = local_name(self._row_path[-1])
         self.notes = [] if name in _USUAL else [f"the rows of {path.name} are its elements {name!r}"]
         self.columns: dict[str, pa.DataType] = {}
         self.count = 0
@@ -51,32 +49,20 @@ class XmlTable:
             raise UserError(f"{path} has no rows: its elements {self._row_path[-1]!r} are empty")
         self.columns = dict(sorted(self.columns.items()))
 
-    def _events(self) -> Iterator[tuple[str, Any]]:
-        from lxml import etree
-
-        with open_bytes(self.path) as file:
-            try:
-                events = etree.iterparse(
-                    file,
-                    events=("start", "end"),
-                    resolve_entities=False,
-                    no_network=True,
-                    load_dtd=False,
-                    remove_comments=True,
-                    remove_pis=True,
-                )
-                for event, element in events:
-                    if isinstance(element.tag, str):
-                        if event == "start" and element.getparent() is None:
-                            self._refuse_entities(element)
-                        yield event, element
-            except etree.XMLSyntaxError as error:
-                raise UserError(f"{self.path} is not well-formed XML ({first_line(error)}); get it again") from None
-
-    def _refuse_entities(self, root: Any) -> None:
-        declared = root.getroottree().docinfo.internalDTD
-        if declared is not None and any(True for _ in declared.iterentities()):
-            raise UserError(f"{self.path} declares entities, which is refused; save it without a DOCTYPE")
+    def _find_yml_rows(self) -> tuple[str, ...] | None:
+        """The path of the offers of a YML feed, whose categories are read then; None of any other file."""
+        path: list[str] = []
+        for event, element in xml_events(self.path):
+            if event == "end":
+                path.pop()
+                continue
+            path.append(element.tag)
+            if len(path) == 1 and not is_yml(element):
+                return None
+            if local_name(element.tag) == "offer":
+                self._categories = YmlCategories(xml_events(self.path))
+                return tuple(path)
+        raise UserError(f"{self.path} is a YML feed without an offer; get it again")
 
     def _find_rows(self, most: int | None) -> tuple[str, ...]:
         """The path of the element that a row is: of all that are repeated under one parent, the one that holds most."""
@@ -84,7 +70,7 @@ class XmlTable:
         repeated: Counter[tuple[str, ...]] = Counter()  # most of one kind under one parent
         inside: Counter[tuple[str, ...]] = Counter()  # elements below, of all of that path
         children: list[Counter[str]] = [Counter()]
-        for event, element in itertools.islice(self._events(), most):
+        for event, element in itertools.islice(xml_events(self.path), most):
             if event == "start":
                 path.append(element.tag)
                 if len(path) > _MOST_DEPTH:
@@ -101,7 +87,7 @@ class XmlTable:
                 children.pop()
                 _forget(element)
         found = [key for key, count in repeated.items() if count > 1 and inside[key] and len(key) > 1]
-        found = found or [key for key in repeated if _local(key[-1]).lower() in _USUAL and inside[key]]
+        found = found or [key for key in repeated if local_name(key[-1]).lower() in _USUAL and inside[key]]
         if not found:
             raise UserError(f"{self.path} has no element that is repeated as the rows of a table are; save it as CSV")
         return max(found, key=lambda key: (inside[key], -len(key)))
@@ -110,13 +96,15 @@ class XmlTable:
         """Each row's element with its line."""
         wanted = list(self._row_path)
         path: list[str] = []
-        for event, element in self._events():
+        for event, element in xml_events(self.path):
             if event == "start":
                 path.append(element.tag)
                 continue
             if path == wanted:
                 line = int(element.sourceline or 0)
                 row = _row(element)
+                if self._categories is not None:
+                    row = self._categories.filled(row)
                 yield line, row or RowError("empty_row")
             path.pop()
             if path[: len(wanted)] != wanted:
@@ -130,26 +118,22 @@ def _forget(element: Any) -> None:
         del element.getparent()[0]
 
 
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]
-
-
 def _row(element: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {_local(name): value for name, value in element.attrib.items()}
+    row: dict[str, Any] = {local_name(name): value for name, value in element.attrib.items()}
     names: dict[str, str] = {}  # tag -> column: `title` and `g:title` are two
     for child in element:
         if not isinstance(child.tag, str):
             continue
         name = names.get(child.tag)
         if name is None:
-            name = _local(child.tag)
+            name = local_name(child.tag)
             if name in names.values():
                 name = f"{child.prefix or 'other'}_{name}"
             names[child.tag] = name
         _put(row, name, _content(child))
         if len(child) == 0 and (child.text or "").strip():
             for attribute, value in child.attrib.items():
-                _put(row, f"{name}_{_local(attribute)}", value)
+                _put(row, f"{name}_{local_name(attribute)}", value)
     text = (element.text or "").strip()
     return row | {"text": text} if text and not len(element) else row
 
@@ -172,4 +156,4 @@ def _content(element: Any) -> Any:
     if text:
         return text
     values = list(element.attrib.values())
-    return values[0] if len(values) == 1 else {_local(name): value for name, value in element.attrib.items()} or None
+    return values[0] if len(values) == 1 else {local_name(name): value for name, value in element.attrib.items()} or None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from data.ingest.annotations import annotated
+from data.ingest.dry_run import dry_run
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
+from data.ingest.row import RowError
 from data.ingest.sources import open_source
+from data.ingest.tables import Reading, open_table
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
@@ -102,6 +106,7 @@ def test_captions_are_rows_with_their_picture_and_category(tmp_path: Path) -> No
         {"file_name": "b.jpg", "image_id": "8", "caption": "A cap", "category": "cap"},
         {"file_name": "a.jpg", "image_id": "7", "caption": "A blue shirt", "category": "shirt"},
         "picture_unknown",
+        "not_annotated",
     ]
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_bytes(photo_bytes(ord(name)))
@@ -118,7 +123,44 @@ def test_boxes_are_one_row_for_each_picture(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "c.json") == [
         {"file_name": "a.jpg", "image_id": "7", "category": "shirt, cap"},
         {"file_name": "b.jpg", "image_id": "8", "category": "cap"},
+        "not_annotated",
     ]
+
+
+LATE = [task({"id": k, "result": [result("kind", choices=["Shirt"])]}, image="p.jpg", sku=f"K{k}") for k in range(1200)] + [
+    task({"id": 1200, "result": [result("colour", choices=["Blue"])]}, image="p.jpg", sku="K1200")
+]
+CAPTIONS = [{"id": k, "image_id": 7, "caption": f"A shirt {k}", "category_id": 1} for k in range(3)]
+FORMS: dict[str, tuple[Any, str]] = {
+    "label studio": (LATE, "kind"),
+    "label studio, JSON-MIN": ([{"id": 1, "image": "p.jpg", "kind": "Shirt", "annotation_id": 5, "sku": "K1"}], "kind"),
+    "coco": (COCO | {"annotations": CAPTIONS}, "caption"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_columns_rows_count_dry_run_and_join_see_one_form(form: str, tmp_path: Path) -> None:
+    content, name = FORMS[form]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(content))
+    table = open_table(path)
+    rows = [row for _, row in table.rows() if not isinstance(row, RowError)]
+    assert set(table.columns) == {column for row in rows for column in row}
+    assert table.count == len(content if isinstance(content, list) else CAPTIONS)
+    assert (
+        name in open_table(path, Reading(quick=True)).columns and open_source(str(path)).columns.keys() == table.columns.keys()
+    )
+    (tmp_path / "p.jpg").write_bytes(photo_bytes(1))
+    (tmp_path / "a.jpg").write_bytes(photo_bytes(2))
+    found = dry_run(IngestConfig(str(path), dry_run=2))
+    assert not found.rejected and any(name in columns for columns in found.columns.values())
+    key = "image_id" if form == "coco" else "sku"
+    (tmp_path / "s.csv").write_text(f"{key},title,image\n{rows[0][key]},Work shirt,p.jpg\n")
+    settings = IngestConfig(
+        str(tmp_path / "s.csv"), field=("title=title", f"found={name}"), image=("image",), join=path, on=key
+    )
+    (joined,) = dry_run(dataclasses.replace(settings, dry_run=5)).rows
+    assert joined.fields["found"] == ", ".join(row[name] for row in rows if row.get(key) == rows[0][key])
 
 
 def test_any_other_table_stays_as_it_is(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_bad_json_row_is_rejected_and_the_rest_kept(line: str, reason: str, tm
 
 @pytest.mark.parametrize("end", [[], GOOD[:1]])
 def test_a_line_without_end_is_rejected_and_not_held(end: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.ingest.reading.json_table.MAX_LINE", 1000)
+    monkeypatch.setattr("data.ingest.reading.json_file.MAX_LINE", 1000)
     (tmp_path / "s.jsonl").write_text("\n".join([*GOOD, '{"title": "' + "x" * 3_000_000 + '"}', *end]))
     info, rejected = run(tmp_path / "s.jsonl")
     assert info["counts"]["kept"] == len(GOOD) + len(end)

@@ -54,7 +54,7 @@ def test_the_table_names_columns_rejected_rows_and_what_is_left_over(shop: Path,
     for text in (
         "Blue mug",
         "picture_missing_in_row",
-        "rows would be accepted",
+        "rows would be kept",
         "Vendor (Acme)",
         "preset: none",
         "Variant Price",

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from data.ingest.__main__ import IngestConfig, main
+from data.ingest.dry_run import dry_run
 from data.ingest.known_exports import KNOWN, PRESETS, detect, fitted, load_preset
 from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
@@ -79,6 +80,44 @@ AMAZON = (
     "relationship_type | variation_theme | list_price | sale_price"
 )
 AMAZON_REPORT = "item-name | item-description | listing-id | seller-sku | price | quantity | open-date | image-url | product-id"
+
+
+ETSY_IT = (
+    "TITOLO | DESCRIZIONE | PREZZO | CURRENCY_CODE | QUANTITÀ | TAG | MATERIALI | IMMAGINE1 | IMMAGINE2 | IMMAGINE3 | "
+    "TIPO VARIANTE 1 | NOME VARIANTE 1 | VALORI VARIANTE 1 | SKU"
+)
+BIGCOMMERCE = (
+    "Item Type | Product ID | Product Name | Product Type | Product Code/SKU | Price | Cost Price | Sale Price | Category | "
+    "Product Image File - 1 | Product Image File - 2"
+)
+SQUARESPACE = (
+    "Product ID [Non Editable] | Variant ID [Non Editable] | Product Type [Non Editable] | Product Page | Product URL | Title | "
+    "Description | SKU | Option Name 1 | Option Value 1 | Price | Sale Price | On Sale | Categories | Hosted Image URLs"
+)
+
+
+def amazon_template(u: str) -> bytes:
+    """A category's template: settings, the names that people read, the names of the fields."""
+    rows = [
+        "TemplateType=fptcustom|Version=2021.0909|TemplateSignature=U0hJUlQ=|The top 3 rows are for Amazon.com use only.||||",
+        "Product Type|Seller SKU|Brand Name|Product Name|Standard Price|Main Image URL|Parentage|Parent SKU",
+        "feed_product_type|item_sku|brand_name|item_name|standard_price|main_image_url|parent_child|parent_sku",
+        f"shirt|P1|Acme|Work shirt||{u}28.jpg|parent|",
+        f"shirt|P1-B|Acme|Work shirt (blue)|29.90|{u}29.jpg|child|P1",
+    ]
+    return "\n".join(row.replace("|", "\t") for row in rows).encode()
+
+
+def yml(u: str) -> bytes:
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><yml_catalog date="2024-01-01"><shop><name>Shop</name>'
+        '<currencies><currency id="RUR" rate="1"/></currencies>'
+        '<categories><category id="1">Дом</category><category id="7" parentId="1">Лампы</category></categories><offers>'
+        '<offer id="a" available="true"><name>Настольная лампа</name><price>1620.00</price><currencyId>RUR</currencyId>'
+        f"<categoryId>7</categoryId><picture>{u}56.jpg</picture><picture>{u}57.jpg</picture></offer>"
+        '<offer id="b" type="vendor.model"><typePrefix>Лампа</typePrefix><vendor>Acme</vendor><model>L2</model><price>590</price>'
+        f"<currencyId>RUR</currencyId><categoryId>1</categoryId><picture>{u}58.jpg</picture></offer></offers></shop></yml_catalog>"
+    ).encode()
 
 
 def google_xml(u: str) -> bytes:
@@ -170,6 +209,38 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
             "annotations": [{"id": 1, "image_id": 33, "caption": "A work shirt"}, {"id": 2, "image_id": 34, "caption": "A red cap"},
                             {"id": 3, "image_id": 33, "caption": "A blue shirt"}],
         }).encode(), [("A work shirt", None, None), ("A red cap", None, None), ("A blue shirt", None, None)]),
+        "etsy in Italian": ("EtsyListingsDownload.csv", table(
+            ETSY_IT, f"Vaso di ceramica | Fatto a mano | 46 | EUR | 1 | vaso | Ceramica | {u}41.jpg | {u}42.jpg",
+            f"Tazza | Blu | 1.018,50 | EUR | 2 | tazza | Ceramica | {u}43.jpg",
+        ), [("Vaso di ceramica", None, 46.0), ("Tazza", None, 1018.5)]),
+        "amazon's template with its three first lines": ("Shirts.txt", amazon_template(u),
+                                                         [("Work shirt", "shirt", None), ("Work shirt (blue)", "shirt", 29.9)]),
+        "yml": ("feed.xml", yml(u), [("Настольная лампа", "Дом > Лампы", 1620.0), ("Лампа Acme L2", "Дом", 590.0)]),
+        "bigcommerce": ("products.csv", table(
+            BIGCOMMERCE, f"Product | 77 | Mug | P | MUG-1 | 12.00 | 0.00 | 0.00 | Kitchen/Mugs | {u}44.jpg | {u}45.jpg",
+            "SKU | 77 | | | MUG-2 | | | | | |", f"Product | 78 | Tray | P | TRAY | 39.00 | 0.00 | 35.00 | Kitchen | {u}46.jpg |",
+        ), [("Mug", "Kitchen/Mugs", 12.0), ("Tray", "Kitchen", 39.0)]),
+        "squarespace": ("products_Nov.csv", table(
+            SQUARESPACE, f"a1 | v1 | PHYSICAL | store | mug | Mug | <p>Blue</p> | SQ1 | Size | S | 12.00 | 0.00 | No | /mugs | {u}47.jpg {u}48.jpg",
+            "a1 | v2 | | | | | | SQ2 | Size | L | 14.00 | 0.00 | No | | ",
+        ), [("Mug", "/mugs", 12.0)]),
+        "a web page that is called .xls": ("export.xls", (
+            "<html><head><meta charset='utf-8'></head><body><table><tr><th>Produkt</th><th>Titel</th><th>Preis (EUR)</th><th>Bild</th>"
+            f"</tr><tr><td>1</td><td>Grüner Stuhl</td><td>1.250</td><td><img src='{u}49.jpg'></td></tr></table></body></html>"
+        ).encode(), [("Grüner Stuhl", None, 1250.0)]),
+        "by columns, as pandas writes it": ("products.json", json.dumps({
+            "title": {"0": "Pot", "1": "Pan"}, "price": {"0": 5.5, "1": 7.0}, "img_link": {"0": f"{u}50.jpg", "1": f"{u}51.jpg"},
+        }).encode(), [("Pot", None, 5.5), ("Pan", None, 7.0)]),
+        "a shop's products.json": ("products.json", json.dumps({"products": [
+            {"id": 1, "title": "Mug", "handle": "mug", "product_type": "Mugs", "variants": [{"id": 7, "price": "12.50"}, {"id": 8, "price": "14"}],
+             "images": [{"id": 3, "src": f"{u}52.jpg"}, {"id": 4, "src": f"{u}53.jpg"}]},
+            {"id": 2, "title": "Tray", "handle": "tray", "product_type": "Trays", "variants": [{"id": 9, "price": "39.00"}],
+             "images": [{"id": 5, "src": f"{u}54.jpg"}]},
+        ]}).encode(), [("Mug", "Mugs", 12.5), ("Tray", "Trays", 39.0)]),
+        "a shop's API": ("wc.json", json.dumps([
+            {"id": 1, "name": "Cap", "price": "18", "regular_price": "20", "sale_price": "18", "categories": [{"id": 3, "name": "Hats"}],
+             "images": [{"id": 9, "src": f"{u}55.jpg", "name": "cap", "alt": ""}]},
+        ]).encode(), [("Cap", "Hats", 18.0)]),
         "image folder": ("metadata.jsonl", "\n".join(json.dumps(row) for row in (
             {"file_name": f"{u}35.jpg", "text": "A work shirt"}, {"file_name": f"{u}36.jpg", "text": "A red cap"},
         )).encode(), [("A work shirt", None, None), ("A red cap", None, None)]),
@@ -218,6 +289,20 @@ def test_relative_pictures_are_found_below_the_image_root(tmp_path: Path) -> Non
     assert ingest(settings)["counts"]["kept"] == 1
 
 
+def test_the_pictures_of_a_wix_export_are_files_at_wix_or_below_the_image_root(tmp_path: Path) -> None:
+    (tmp_path / "a~mv2.jpg").write_bytes(photo_bytes(1))
+    rows = ["product_1,Product,Bloom,,a~mv2.jpg;b~mv2.jpg,Wedding,115", "product_1,Variant,,,,,120"]
+    (tmp_path / "c.csv").write_text("\n".join(["handleId,fieldType,name,description,productImageUrl,collection,price", *rows]))
+    found = dry_run(IngestConfig(str(tmp_path / "c.csv"), dry_run=5))
+    assert found.rows[0].photos == ("https://static.wixstatic.com/media/a~mv2.jpg",)
+    assert (found.rows[0].fields, found.rows[1].rejected) == (
+        {"title": "Bloom", "category": "Wedding", "price": 115.0},
+        "picture_missing_in_row",
+    )
+    settings = IngestConfig(str(tmp_path / "c.csv"), tmp_path / "out", image_root=str(tmp_path), processes=1)
+    assert ingest(settings)["counts"]["kept"] == 1
+
+
 def test_an_export_is_named_and_can_be_turned_off(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, content, _ = formats(f"{server.url}/ok/")["shopify"]
     (tmp_path / file).write_bytes(content)
@@ -256,7 +341,18 @@ def test_each_set_of_columns_finds_its_own_export(name: str) -> None:
 def test_every_preset_is_read_and_names_what_there_is() -> None:
     for name in PRESETS:
         preset = load_preset(name)
-        assert set(preset) <= {"export", "found_by", "fields", "image", "photos", "group", "code", "prompt", "template"}
+        assert set(preset) <= {
+            "export",
+            "found_by",
+            "fields",
+            "image",
+            "photos",
+            "group",
+            "code",
+            "prompt",
+            "template",
+            "image_root",
+        }
         assert name == "none" or fitted(preset, ["title"]) is not None
 
 

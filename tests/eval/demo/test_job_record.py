@@ -24,15 +24,15 @@ def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path, checkpoint
     config = DemoConfig(tmp_path, products=150, test=10)
     begin(tmp_path, record_of(config))
     stored = (tmp_path / RECORD).read_bytes()
-    begin(tmp_path, record_of(dataclasses.replace(config, backends=("mlx",), json=True)))
+    begin(tmp_path, record_of(dataclasses.replace(config, backends=("mlx",), tune_on="mlx", json=True)))
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.read_text().replace("epochs: 3", "epochs: 2"))
+    recipe.write_text(RECIPE.read_text().replace("epochs: 4", "epochs: 2"))
     changes: dict[str, tuple[Any, str]] = {
         "products": (151, "--products was 150 and is now 151;"),
         "test": (11, "--test was 10 and is now 11;"),
         "seed": (2, "--seed was 1 and is now 2;"),
         "model": (str(checkpoint), f"--model was tiny and is now {checkpoint};"),
-        "recipe": (recipe, "epochs of --recipe was 3.0 and is now 2.0;"),
+        "recipe": (recipe, "epochs of --recipe was 4.0 and is now 2.0;"),
     }
     for name, (value, said) in changes.items():
         with pytest.raises(UserError, match=re.escape(said)) as refused:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from data.writer import CatalogueWriter
 from eval.predict.__main__ import main
 from mlx_phi3v import photo as photo_module
 from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
-from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.catalogue import PRODUCT, Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
@@ -62,6 +63,15 @@ def test_each_photo_is_read_once_and_decoded_at_most_once(
         assert {path: _opened[path] for path in photos} == dict.fromkeys(photos, 1)
         assert set(decoded) == photos and set(decoded.values()) == {1}
     assert [row["token_ids"] for row in found[0]] == [row["token_ids"] for row in found[1]]
+
+
+def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: Path) -> None:
+    with CatalogueWriter(tmp_path / "shop", Task(), name="shop", source={}, settings={}, products=True) as writer:
+        for i in range(3):
+            row = {"id": f"p{i}", "images": [], "title": "Scarf", "category3_code": "SCARVES", "full_price": 1.0}
+            writer.add("test", row | {PRODUCT: "p0" if i < 2 else None})
+    rows = run(backend_name, tmp_path / "shop", tmp_path / "run")
+    assert [row.get("product") for row in rows] == ["p0", "p0", None]
 
 
 @pytest.fixture

@@ -220,7 +220,8 @@ def test_imported_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path,
         ("p.csv", "id,answer\np00000,x\n", "no prediction for 5 rows"),
         ("p.csv", "id,answer\np00000,x,y,z\n", "more cells"),
         ("p.jsonl", "{]\n", "line 1 is not JSON"),
-        ("p.xlsx", "", "neither .csv"),
+        ("p.xlsx", "", "cannot be read as a workbook"),
+        ("p.bin", "", "is of no known kind"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, catalogue: Path, name: str, content: str, message: str) -> None:

@@ -82,6 +82,7 @@ LINES: list[tuple[Callable[[Row], Any], str]] = [
     (put("seconds", value="x"), 'seconds is "x"'),
     (put("seconds", value=-1), "seconds is -1"),
     (put("image", value=["a"]), r'image is \["a"\]'),
+    (put("product", value=7), "product is 7"),
     (put("text", value="abc\ud83d"), "text is .* half a surrogate pair"),
     (text('"id": ', '"id": "twice", "id": '), "id is given twice"),
     (text('"id": ', '"id"  : "twice", "id": '), "id is given twice"),

@@ -40,6 +40,16 @@ def refused(table: CsvTable) -> list[tuple[int, str]]:
         ('"sep=|"\ntitle|price\nPot|5\n', ["title", "price"], 1),
         ("Pots of autumn,\ntitle,price\nPot,5\nPan,6\nCup,7\n", ["title", "price"], 3),
         ("Pots of autumn\nprinted on Monday\n\ntitle,price\nPot,5\nPan,6\nCup,7\n", ["title", "price"], 3),
+        (
+            "Export of products:;03/12/2025 14:30\n\nid;title;price;stock;image\n1;Pot;5;1;a.png\n2;Pan;6;2;b.png\n",
+            ["id", "title", "price", "stock", "image"],
+            2,
+        ),
+        (
+            "Template=x,Version=2,Only for use,\nType,SKU,Name,Image\nfeed,item_sku,item_name,main_image_url\nA,P1,Pot,a.png\n",
+            ["feed", "item_sku", "item_name", "main_image_url"],
+            1,
+        ),
         (",title,price\n0,Pot,5\n1,Pan,6\n", ["title", "price"], 2),
         ("title,price,\nPot,5,\nPan,6,\n", ["title", "price"], 2),
         ("title,price,,\nPot,5,x,\nPan,6,,\n", ["title", "price", "column_3"], 2),

@@ -12,18 +12,11 @@ from data.ingest.row import RowError
 from data.ingest.tables import open_table
 from mlx_phi3v.errors import UserError
 
-ROWS = [{"title": "Pot", "price": {"amount": 5.5}}, {"title": "Pan", "images": [{"src": "a.jpg"}, {"src": "b.jpg"}]}]
+ROWS: list[dict[str, Any]] = [
+    {"title": "Pot", "price": {"amount": 5.5}},
+    {"title": "Pan", "images": [{"src": "a.jpg"}, {"src": "b.jpg"}]},
+]
 MANY = [{"title": f"Pot {k}", "images": [{"src": "a"}, {"src": "b"}, {"src": "c"}]} for k in range(5)]
-COCO = {
-    "info": {"year": 2020},
-    "images": [{"id": 1, "file_name": "a.jpg", "width": 9}, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "file_name": "c.jpg"}],
-    "annotations": [
-        {"id": 7, "image_id": 2, "caption": "A red cap", "category_id": 1},
-        {"id": 8, "image_id": 1, "caption": "A shirt", "category_id": 2, "area": 1.5},
-        {"id": 9, "image_id": 99, "caption": "?"},
-    ],
-    "categories": [{"id": 1, "name": "cap"}, {"id": 2, "name": "shirt"}],
-}
 
 
 def lines(rows: list[Any], join: str = "\n") -> str:
@@ -89,45 +82,61 @@ def test_the_one_line_of_a_file_of_lines_is_a_row(tmp_path: Path) -> None:
     assert [row for _, row in open_table(tmp_path / "t.jsonl").rows()] == MANY[:1]
 
 
-def test_coco(tmp_path: Path) -> None:
-    (tmp_path / "t.json").write_text(json.dumps(COCO))
-    rows = [row for _, row in open_table(tmp_path / "t.json").rows()]
-    assert rows[:2] == [
-        {"file_name": "b.jpg", "annotation_id": 7, "image_id": 2, "caption": "A red cap", "category_id": 1, "category": "cap"},
-        {
-            "file_name": "a.jpg", "width": 9, "annotation_id": 8, "image_id": 1, "caption": "A shirt", "category_id": 2,
-            "category": "shirt", "area": 1.5,
-        },
-    ]  # fmt: skip
-    assert rows[2:] == ["image_id_unknown", "no_annotation"]
+BY_COLUMNS = {
+    "pandas": {"title": {"0": "Pot", "1": "Pan"}, "price": {"0": {"amount": 5.5}, "1": None}},
+    "lists": {"title": ["Pot", "Pan"], "price": [5.5, None]},
+    "split": {"columns": ["title", "price"], "index": [0, 1], "data": [["Pot", 5.5], ["Pan", None]]},
+    "a sheet's values": {"range": "A1:B3", "values": [["title", "price"], ["Pot", 5.5], ["Pan"]]},
+    "lists below their names": [["title", "price"], ["Pot", 5.5], ["Pan", None]],
+}
 
 
-def label(name: str, kind: str, **value: Any) -> dict[str, Any]:
-    return {"from_name": name, "to_name": "image", "type": kind, "value": value}
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", BY_COLUMNS)
+def test_what_is_written_by_columns_is_read_by_rows(form: str, indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(BY_COLUMNS[form], indent=indent))
+    table = open_table(tmp_path / "t.json")
+    price = {"amount": 5.5} if form == "pandas" else 5.5
+    assert [row for _, row in table.rows()] == [{"title": "Pot", "price": price}, {"title": "Pan", "price": None}]
+    assert table.count == 2 and list(table.columns) == ["price", "title"]
 
 
-def test_label_studio(tmp_path: Path) -> None:
-    results = [
-        label("kind", "choices", choices=["Shirt"]), label("name", "textarea", text=["Blue shirt"]),
-        label("stars", "rating", rating=4), label("tree", "taxonomy", taxonomy=[["Clothes", "Tops"]]),
-        label("box", "rectanglelabels", x=1, rectanglelabels=["logo"]),
-        label("box", "rectanglelabels", rectanglelabels=["tag"]),
-    ]  # fmt: skip
-    cancelled = {"was_cancelled": True, "result": [label("kind", "choices", choices=["Wrong"])]}
-    tasks = [
-        {"id": 1, "data": {"image": "a.png"}, "annotations": [cancelled, {"result": results}]},
-        {"id": 2, "data": {"image": "b.png"}, "annotations": [cancelled]},
-        {"id": 3, "data": {"image": "c.png"}, "completions": [{"result": [label("kind", "choices", choices=["A", "B"])]}]},
-    ]
-    (tmp_path / "t.json").write_text(json.dumps(tasks))
+def test_columns_that_are_too_large_to_hold_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.ingest.reading.json_columns._MOST_BYTES", 1000)
+    numbers = {str(k): "x" * 50 for k in range(50)}
+    (tmp_path / "t.json").write_text(json.dumps({"title": numbers, "image": numbers}, indent=1))
+    with pytest.raises(UserError, match="is JSON by columns, of more than"):
+        open_table(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_the_row_inside_what_an_api_wraps_around_it_is_the_row(indent: int | None, tmp_path: Path) -> None:
+    fields: list[Any] = [{"feature_idx": k, "name": name, "type": {}} for k, name in enumerate(("title", "price", "image"))]
+    viewer = {"features": fields, "rows": [{"row_idx": 0, "row": ROWS[0], "truncated_cells": []}]}
+    search = {"hits": {"hits": [{"_index": "shop", "_id": str(k), "_source": row} for k, row in enumerate(ROWS)]}}
+    api = {"data": [{"id": str(k), "type": "products", "attributes": row} for k, row in enumerate(ROWS)]}
+    pandas = {"schema": {"fields": fields, "primaryKey": ["index"]}, "data": [{"index": k, **r} for k, r in enumerate(ROWS)]}
+    for name, found in (("viewer", viewer), ("search", search), ("api", api), ("pandas", pandas)):
+        (tmp_path / name).write_text(json.dumps(found, indent=indent))
+        titles = [row["title"] for _, row in open_table(tmp_path / name).rows() if not isinstance(row, RowError)]
+        assert titles == (["Pot"] if name == "viewer" else ["Pot", "Pan"]), name
+
+
+def test_lists_of_objects_alike_are_all_rows_and_a_list_of_another_kind_is_none(tmp_path: Path) -> None:
+    lists = {"shirts": [{"title": "A", "price": 1}], "caps": [{"title": "B", "price": 2}, {"title": "C", "price": 3}]}
+    (tmp_path / "t.json").write_text(json.dumps(lists))
     assert [row for _, row in open_table(tmp_path / "t.json").rows()] == [
-        {
-            "task_id": 1, "image": "a.png", "kind": "Shirt", "name": "Blue shirt", "stars": 4, "tree": "Clothes / Tops",
-            "box": ["logo", "tag"],
-        },
-        "no_annotation",
-        {"task_id": 3, "image": "c.png", "kind": ["A", "B"]},
-    ]  # fmt: skip
+        {"key": "shirts", "title": "A", "price": 1},
+        {"key": "caps", "title": "B", "price": 2},
+        {"key": "caps", "title": "C", "price": 3},
+    ]
+    (tmp_path / "t.json").write_text(json.dumps(lists | {"shops": [{"name": "x"}]}))
+    assert [row["title"] for _, row in open_table(tmp_path / "t.json").rows() if isinstance(row, dict)] == ["B", "C"]
+
+
+def test_the_pages_of_a_scrape_are_one_list(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps([MANY[:2], MANY[2:]]))
+    assert [row for _, row in open_table(tmp_path / "t.json").rows()] == MANY
 
 
 @pytest.mark.parametrize(

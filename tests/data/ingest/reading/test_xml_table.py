@@ -93,7 +93,9 @@ ENTITY = "<!DOCTYPE r [<!ENTITY {name} {value}>]><r><item><t>{use}</t></item><it
         ("<r><item><t>a & b</t></item></r>", "not well-formed"),
         ("<a>" * 300, "levels deep|not well-formed"),
         ("<r><a/><b/></r>", "no element that is repeated"),
-        ("<html><body><table><tr><td>a</td></tr></table></body></html>", "is a web page"),
+        ("<html><body><p>a</p></body></html>", "is a web page; open it"),
+        ("<html><body><table><tr><td>a</td></tr></table></body></html>", "is a web page without a table of rows"),
+        ("<yml_catalog><shop><offers/></shop></yml_catalog>", "is a YML feed without an offer"),
     ],
 )
 def test_what_is_no_table_or_dangerous_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
@@ -111,3 +113,33 @@ def test_an_external_dtd_is_not_read(tmp_path: Path) -> None:
         assert "well-formed" in str(error)
     else:
         assert "secret" not in str(rows)
+
+
+YML = """<?xml version="1.0" encoding="UTF-8"?><!DOCTYPE yml_catalog SYSTEM "shops.dtd"><yml_catalog date="2024-01-01"><shop>
+<currencies><currency id="UAH" rate="1"/></currencies>
+<categories>{categories}</categories><offers>{offers}</offers></shop></yml_catalog>"""
+
+
+def test_a_yml_feeds_rows_are_its_offers_with_the_path_of_their_category(tmp_path: Path) -> None:
+    categories = '<category id="1">Home</category><category id="7" parentId="1">Lamps</category>' + "".join(
+        f'<category id="{k}" parentId="7">Lamp {k}</category>' for k in range(10, 60)
+    )
+    offers = (
+        '<offer id="a" group_id="g"><name>Desk lamp</name><price>5</price><categoryId>7</categoryId>'
+        "<picture>a.jpg</picture><picture>b.jpg</picture></offer>"
+        '<offer id="b"><typePrefix>Lamp</typePrefix><vendor>Acme</vendor><model>L2</model><categoryId>99</categoryId></offer>'
+    )
+    first, second = rows_of(tmp_path, YML.format(categories=categories, offers=offers))
+    assert (first["name"], first["category"], first["picture"], first["group_id"]) == (
+        "Desk lamp",
+        "Home > Lamps",
+        ["a.jpg", "b.jpg"],
+        "g",
+    )
+    assert second["name"] == "Lamp Acme L2" and "category" not in second
+
+
+def test_categories_in_a_circle_end(tmp_path: Path) -> None:
+    categories = '<category id="1" parentId="2">A</category><category id="2" parentId="1">B</category>'
+    (row,) = rows_of(tmp_path, YML.format(categories=categories, offers="<offer><categoryId>1</categoryId></offer>"))
+    assert row["category"].endswith("B > A")
