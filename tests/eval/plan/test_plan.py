@@ -61,6 +61,7 @@ def test_a_pilot_of_one_adapter_and_one_of_two(tmp_path: Path, capsys: pytest.Ca
         (["one", "--rows", "100"], "a pilot is two runs; 1 is given"),
         (["--rows", "100", "--discordance", "1", "--difference", "-3"], "--discordance 1 is below --difference -3"),
         (["--rows", "3"], "--rows"),
+        (["--rows", "30", "--cluster-size", "31"], "--cluster-size 31 is more than --rows 30"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str) -> None:
