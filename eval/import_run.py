@@ -17,7 +17,7 @@ against the target.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -140,9 +140,12 @@ def _import_table(settings: ImportConfig, catalogue: Catalogue, output: Path) ->
     task = catalogue.task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
-    numbered = read_rows(settings.input, settings.reading)  # refuses what is no table before anything is hashed or made
+    numbered = read_rows(
+        settings.input, settings.reading, settings.id
+    )  # refuses what is no table before anything is hashed or made
     manifest = _manifest(settings, catalogue, rows)
     how = {"id": settings.id, "text": settings.text, "columns": columns, "partial": settings.partial}
+    how |= {"reading": asdict(settings.reading)} if settings.reading != Reading() else {}
     entry = made_from("eval.import_run", [settings.input], manifest=sha256_json(manifest), **how)
     if is_made(output, entry):
         note(said(output))
