@@ -56,7 +56,7 @@ def trainings_lines(plan: TrainingsPlan | None) -> Iterator[str]:
 
 def _measures(measures: list[Measure]) -> str:
     first = measures[0]
-    shown = " and ".join(f"{percent(item.discordance)} ({item.label})" for item in measures)
+    shown = " and ".join(f"{100 * item.discordance:.3g} % ({item.label})" for item in measures)
     difference = f", true difference {100 * first.difference:+g} points" if first.difference else ""
     margins = sorted({item.margin for item in measures})
     return f"discordant rows {shown}, margin {' or '.join(f'{100 * margin:g}' for margin in margins)} points{difference}"
