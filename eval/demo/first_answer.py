@@ -13,6 +13,7 @@ from .settings import DemoConfig
 
 # One base model, converted to MLX and as published; the first rows of the split.
 ALLOW = ("base", "limit")
+_SAID = {True: "compute the same so far", False: "do not compute the same", None: "have recorded too little to tell"}
 
 
 def compare_first(config: DemoConfig) -> Comparison:
@@ -26,8 +27,7 @@ def say_first_answer(config: DemoConfig, display: Display) -> None:
     """Print it, as soon as it is there."""
     comparison = compare_first(config)
     found = same_computation(comparison)
-    alike = found.rounding and found.same == found.recorded
-    said = "compute the same so far" if alike else "do not compute the same"
+    said = _SAID[found.answer]
     display.say(f"First answer: the base model on {config.other} and on {config.tuned_on}, which {said}:")
     display.say(f"  {found.tokens_line}")
     display.say(f"  {found.gap_line(config.tuned_on)}")

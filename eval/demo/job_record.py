@@ -29,7 +29,8 @@ class JobRecord(msgspec.Struct):
     model: str | msgspec.UnsetType = msgspec.UNSET
     weights: str | msgspec.UnsetType = msgspec.UNSET  # the model's fingerprint
     recipe: dict[str, Any] = {}
-    seeds: int = 0  # trainings on each backend to compare
+    seeds: int = 0  # trainings on each backend
+    looked: int = 0  # how many of them were compared
 
 
 class _Drawn(msgspec.Struct):
@@ -54,7 +55,7 @@ def record_of(config: DemoConfig) -> JobRecord:
 
 
 def begin(output: Path, asked: JobRecord) -> int:
-    """Store the record in `output`, where the job begins, and return how many seeds it had before.
+    """Store the record in `output`, where the job begins, and return how many seeds were compared before.
 
     More seeds go on from those that are there; none asked for leaves them as they are.
 
@@ -68,8 +69,8 @@ def begin(output: Path, asked: JobRecord) -> int:
     seeds = max(began.seeds, asked.seeds)
     if not path.exists() or seeds > began.seeds:
         # What an earlier version's record lacks is filled in: the settings are those that it was begun with.
-        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds)))
-    return began.seeds
+        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds, looked=began.looked)))
+    return began.looked
 
 
 def _changes(began: JobRecord, asked: JobRecord) -> list[str]:

@@ -25,7 +25,7 @@ class SameComputation:
     mean: float | None
     largest: float | None
     floor_mean: float | None  # of the backend against itself at another batch size
-    rounding: bool  # whether the runs differ by no more than rounding
+    answer: bool | None  # of `compare.claims`; None where too little was recorded
 
     @property
     def tokens_line(self) -> str:
@@ -55,6 +55,4 @@ def same_computation(comparison: Comparison) -> SameComputation:
         state: State = "NOT SHOWN"
     else:
         state = "SHOWN" if answer and comparison.verdict == "EQUIVALENT" else "NOT SETTLED"
-    return SameComputation(
-        state, comparison.joined, same, recorded, noise.mean, noise.largest, floor, comparison.logit_noise.rounding
-    )
+    return SameComputation(state, comparison.joined, same, recorded, noise.mean, noise.largest, floor, answer)

@@ -15,6 +15,7 @@ from typing import Any
 
 from mlx_phi3v.commands import child_command, child_environment
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import read_json, write_json
 
 from .jobs import Display, Job, end_processes, run_chains, unfinished
 from .recipe import Recipe
@@ -135,8 +136,15 @@ def fewer_seeds(began: int, asked: int) -> Iterator[str]:
         yield f"--seeds was {began} and is now {asked}"
 
 
-def looked_again(began: int, asked: int) -> str | None:
+def note_look(record: Path, told: Mapping[str, Any]) -> None:
+    """Store in the job's record how many seeds were compared, by what `compare_sets` tells; more of them are another look."""
+    if "exit_status" in told:
+        write_json(record, read_json(record, "record of the job") | {"looked": told["seeds"]})
+
+
+def looked_again(looked: int, asked: int) -> str | None:
     """What to know where trainings are added to those that were compared already."""
-    if not 0 < began < asked:
+    if not 0 < looked < asked:
         return None
-    return f"--seeds was {began} before and is now {asked}: another look at a growing set is a further chance of a false answer"
+    grown = f"{looked} trainings a side were compared before, now {asked}"
+    return f"{grown}: another look at a growing set is a further chance of a false answer"

@@ -37,7 +37,7 @@ def test_the_same_tokens_and_a_gap_of_rounding_show_it(tmp_path: Path) -> None:
 def test_the_same_answers_of_another_model_do_not(tmp_path: Path) -> None:
     rows = shifted(make_rows(300, right=0.9), 0.0)
     found = judged(tmp_path, rows, shifted(rows, 0.01))  # ten times what fp32 rounds
-    assert found.state == "NOT SHOWN" and found.same == 300 and not found.rounding
+    assert found.state == "NOT SHOWN" and found.same == 300 and found.answer is False
 
 
 def test_answers_that_got_worse_do_not(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_trainings_and_products_are_found_equivalent_as_often_as_planned(
     n: int, size: int, seeds: int, deviation: float, shared: float
 ) -> None:
     cell = load_script("measure/simulate_seeds.py").Cell(n, size, 0.05, seeds, deviation, shared)
-    generator, replicates = np.random.default_rng(0), 300
+    generator, replicates = np.random.default_rng(0), 1000
     found = 0
     for _ in range(replicates):
         a, b = cell.draw(generator, 0.0)
@@ -60,8 +60,8 @@ def test_trainings_and_products_are_found_equivalent_as_often_as_planned(
     rows = Rows(n, size, 0.5)  # half of the script's products move as one
     kind = Seeds(seeds, deviation, shared)
     planned = power_pair(measure(0.05), rows) if seeds == 1 else power_trainings(measure(0.05), rows, kind)
-    # Three standard errors, and three points: the plan holds the variance over products at its expected value.
-    assert abs(found / replicates - planned) < 3 * math.sqrt(0.25 / replicates) + 0.03
+    # Three standard errors, and four points: the plan holds the variance over products at its expected value.
+    assert abs(found / replicates - planned) < 3 * math.sqrt(0.25 / replicates) + 0.04
 
 
 def test_rows_asked_for_have_the_power_and_a_tenth_fewer_do_not() -> None:
