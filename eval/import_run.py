@@ -140,9 +140,8 @@ def _import_table(settings: ImportConfig, catalogue: Catalogue, output: Path) ->
     task = catalogue.task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
-    numbered = read_rows(
-        settings.input, settings.reading, settings.id
-    )  # refuses what is no table before anything is hashed or made
+    # Refuses what is no table before anything is hashed or made.
+    numbered = read_rows(settings.input, settings.reading, settings.id)
     manifest = _manifest(settings, catalogue, rows)
     how = {"id": settings.id, "text": settings.text, "columns": columns, "partial": settings.partial}
     how |= {"reading": asdict(settings.reading)} if settings.reading != Reading() else {}
