@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.adapters import WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.adapters import resolve_adapter, weights_path
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_file
 
@@ -88,8 +88,8 @@ def _of_folder(run: Run) -> Training | None:
     if not isinstance(adapter, str) or not adapter or not recorded:
         return None
     try:
-        folder = resolve_adapter(adapter)
-        if sha256_file(folder / WEIGHTS_FILE) != recorded:
+        folder = resolve_adapter(adapter, hub=False)
+        if sha256_file(weights_path(folder)) != recorded:
             return None
     except (UserError, OSError, ValueError):
         return None

@@ -47,7 +47,7 @@ def read_rows(path: Path, reading: Reading | None = None, column: str | None = N
     from data.ingest.tables import open_table, suffix_of
 
     if not path.exists():
-        raise UserError(f"--input {path} does not exist")
+        raise UserError(f"--input {path} does not exist; check the path")
     if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe or a device might never end
         raise UserError(f"--input {path} is a {'folder' if path.is_dir() else 'device'}; give a file")
     if path.suffix.lower() == ".jsonl":

@@ -48,6 +48,15 @@ def adapter(folder: Path) -> None:
     save_adapter(folder / "adapter", args, tensors, base_fingerprint(folder / "model"))
 
 
+def mlx_adapter(folder: Path) -> None:
+    """A checkpoint and an adapter of it, as mlx-vlm writes one."""
+    from mlx_phi3v.export import ExportConfig, export
+
+    adapter(folder)
+    (folder / "adapter").rename(folder / "peft")
+    export(ExportConfig(str(folder / "peft"), folder / "adapter", str(folder / "model")))
+
+
 def _image(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(7).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)

@@ -219,6 +219,11 @@ TARGETS = {
         {"adapter/adapter_config.json": "json", "adapter/adapter_model.safetensors": "safetensors"},
         _load_adapter,
     ),
+    "adapter of mlx": Target(
+        sound.mlx_adapter,
+        {"adapter/adapter_config.json": "json", "adapter/adapters.safetensors": "safetensors"},
+        _load_adapter,
+    ),
     "photos": Target(sound.photos, dict.fromkeys(PHOTOS, "bytes"), _look),
     "tables": Target(
         sound.tables,

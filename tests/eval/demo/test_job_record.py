@@ -48,6 +48,13 @@ def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path, checkpoint
     assert (tmp_path / RECORD).read_bytes() == stored
 
 
+def test_a_folder_with_other_files_is_no_output_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds what this job did not write \(catalogue\.json\)"):
+        begin(tmp_path, record_of(DemoConfig(tmp_path, products=150, test=10)))
+    assert [path.name for path in tmp_path.iterdir()] == ["catalogue.json"]
+
+
 def test_an_output_of_an_earlier_version_is_known_by_what_it_holds(tmp_path: Path, checkpoint: Path) -> None:
     pytest.importorskip("mlx")
     config = DemoConfig(tmp_path, products=150, test=10, model=str(checkpoint))
