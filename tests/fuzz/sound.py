@@ -166,6 +166,24 @@ def runs(folder: Path) -> None:
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
 
 
+def predictions(folder: Path) -> None:
+    """A catalogue, and answers for it as several tools write them."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    from mlx_phi3v.catalogue import Catalogue, iterate
+
+    catalogue(folder)
+    rows = [(row["id"], f"Title: m\u00e4ntel, {row['id']}") for row in iterate(Catalogue(folder / "cat").split("train"))]
+    (folder / "p.csv").write_text("id,answer\n" + "".join(f'{i},"{text}"\n' for i, text in rows))
+    (folder / "p.tsv").write_text("id\tanswer\n" + "".join(f"{i}\t{text}\n" for i, text in rows))
+    (folder / "semicolons.csv").write_text("sep=;\nid;answer\n" + "".join(f"{i};{text}\n" for i, text in rows), "utf-16")
+    (folder / "old.csv").write_text("id;answer\n" + "".join(f'{i};"{text}"\n' for i, text in rows), "cp1252")
+    (folder / "p.jsonl").write_text("".join(json.dumps({"id": i, "answer": text}) + "\n" for i, text in rows))
+    ids, answers = zip(*rows)
+    pyarrow.parquet.write_table(pa.table({"id": ids, "answer": answers}), folder / "p.parquet")
+
+
 def harness_logs(folder: Path) -> None:
     """Logs of the harnesses that are read."""
     from tests.helpers import harness_logs as logs

@@ -188,6 +188,17 @@ def _run_commands(folder: Path, variant: int) -> object:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
 
+_PREDICTIONS = ("p.csv", "p.tsv", "p.jsonl", "semicolons.csv", "old.csv", "p.parquet")
+
+
+def _import_table(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _PREDICTIONS[variant % len(_PREDICTIONS)]
+    flags = ["--input", str(folder / name), "--data", str(folder / "cat"), "--split", "train", "--text", "answer"]
+    return import_run.main([*flags, "--output", str(folder / "out" / "run")])
+
+
 _LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
 
 
@@ -236,6 +247,11 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "imported tables": Target(
+        sound.predictions,
+        {name: {".jsonl": "lines", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes") for name in _PREDICTIONS},
+        _import_table,
     ),
     "harness logs": Target(
         sound.harness_logs,
