@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapters import AdapterArgs, load_adapter, resolve_adapter
+from .adapters import AdapterArgs, load_adapter, resolve_adapter, weights_name
 from .backend import Backend, load_backend
 from .batches import Example, collate
 from .checkpoint.fingerprint import base_fingerprint
@@ -281,6 +281,6 @@ def load_model(
     fingerprint = base_fingerprint(folder)
     put_on = None
     if adapter_folder is not None:
-        put_on = LoadedAdapter(adapter_folder, *load_adapter(adapter_folder, loaded.config, fingerprint))
+        put_on = LoadedAdapter(adapter_folder, *load_adapter(adapter_folder, loaded.config, fingerprint, weights_name(folder)))
         loaded.set_adapter(put_on.config, put_on.tensors, trainable=False)
     return LoadedModel(folder, loaded, PromptProcessor(folder), fingerprint, put_on, trained)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, cli
-from .adapters import PREFIX, WEIGHTS_FILE, AdapterArgs, load_adapter, resolve_adapter, saved_key
+from .adapters import PREFIX, AdapterArgs, load_adapter, resolve_adapter, saved_key, weights_name, weights_path
 from .backend import set_up
 from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
@@ -91,7 +91,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
-    adapter, deltas = load_adapter(adapter_folder, model, base)
+    adapter, deltas = load_adapter(adapter_folder, model, base, weights_name(source))
     origin = _origin(config, adapter_folder, adapter, base)
     made = made_before(config.save_path)
     if made and made.origin == origin:
@@ -122,7 +122,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
 
 def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base: str) -> dict[str, Any]:
     """What the folder was made of, and how; `base` is the fingerprint of the base model."""
-    digest = sha256_file(adapter_folder / WEIGHTS_FILE)
+    digest = sha256_file(weights_path(adapter_folder))
     return {
         "source": config.model,
         # Not the fingerprint of its source: an adapter of the source does not fit here.

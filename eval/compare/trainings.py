@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.adapters import WEIGHTS_FILE, resolve_adapter
+from mlx_phi3v.adapters import resolve_adapter, weights_path
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_file
 
@@ -62,7 +62,7 @@ def compare_trainings(run_a: Run, run_b: Run) -> Trainings | None:
     """Both runs' trainings; None where one of them is not here, or both are one."""
     a, b = find_training(run_a), find_training(run_b)
     hashes = [(run.manifest.get("hashes") or {}).get("adapter") for run in (run_a, run_b)]
-    if a is None or b is None or a.folder == b.folder or (hashes[0] and hashes[0] == hashes[1]):
+    if a is None or b is None or a == b or (hashes[0] and hashes[0] == hashes[1]):
         return None
     names = [name for name in {**a.settings, **b.settings} if name not in SILENT]
     pairs = [(name, a.settings.get(name), b.settings.get(name)) for name in names]
@@ -79,7 +79,7 @@ def find_training(run: Run) -> Training | None:
 
 def _as_recorded(run: Run) -> Training | None:
     settings = run.manifest.get("training")
-    return Training(str(run.manifest.get("adapter") or run.path), settings, [], []) if settings else None
+    return Training(str(run.path), settings, [], []) if settings else None
 
 
 def _of_folder(run: Run) -> Training | None:
@@ -88,8 +88,8 @@ def _of_folder(run: Run) -> Training | None:
     if not isinstance(adapter, str) or not adapter or not recorded:
         return None
     try:
-        folder = resolve_adapter(adapter)
-        if sha256_file(folder / WEIGHTS_FILE) != recorded:
+        folder = resolve_adapter(adapter, hub=False)
+        if sha256_file(weights_path(folder)) != recorded:
             return None
     except (UserError, OSError, ValueError):
         return None

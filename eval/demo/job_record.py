@@ -30,7 +30,8 @@ class JobRecord(msgspec.Struct):
     model: str | msgspec.UnsetType = msgspec.UNSET
     weights: str | msgspec.UnsetType = msgspec.UNSET  # the model's fingerprint
     recipe: dict[str, Any] = {}
-    seeds: int = 0  # trainings on each backend to compare
+    seeds: int = 0  # trainings on each backend
+    looked: int = 0  # how many of them were compared
 
 
 class _Drawn(msgspec.Struct):
@@ -55,12 +56,12 @@ def record_of(config: DemoConfig) -> JobRecord:
 
 
 def begin(output: Path, asked: JobRecord) -> int:
-    """Store the record in `output`, where the job begins, and return how many seeds it had before.
+    """Store the record in `output`, where the job begins, and return how many seeds were compared before.
 
     More seeds go on from those that are there; none asked for leaves them as they are.
 
-    Raises UserError, naming every setting that differs, where `output` was begun with others, or with more seeds, and where
-    no job wrote what it holds.
+    Raises UserError, naming every setting that differs, where `output` was begun with others, or with more seeds, or where no
+    job wrote what it holds.
     """
     path = output / RECORD
     _require_ours(output)
@@ -71,8 +72,8 @@ def begin(output: Path, asked: JobRecord) -> int:
     seeds = max(began.seeds, asked.seeds)
     if not path.exists() or seeds > began.seeds:
         # What an earlier version's record lacks is filled in: the settings are those that it was begun with.
-        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds)))
-    return began.seeds
+        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds, looked=began.looked)))
+    return began.looked
 
 
 def _require_ours(output: Path) -> None:

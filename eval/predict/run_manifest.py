@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_phi3v import __version__
-from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mlx_phi3v.adapters import CONFIG_FILE, weights_path
 from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.decoding import LoadedModel
 from mlx_phi3v.files import read_json, sha256_file, sha256_json
@@ -72,7 +72,7 @@ def _hashes(
     """What two runs are compared by, and what a resumed run must share with its beginning."""
     return {
         "base": model.fingerprint,
-        "adapter": sha256_file(model.adapter.folder / WEIGHTS_FILE) if model.adapter else None,
+        "adapter": sha256_file(weights_path(model.adapter.folder)) if model.adapter else None,
         "catalogue": catalogue.fingerprint,
         "split": split_hash(task, iterate(catalogue.split(config.split))),
         "template": sha256_json(task.to_dict()),

@@ -33,7 +33,7 @@ def held(output: Path, backend: str) -> Iterator[None]:
     holds it, and where it holds what no training wrote.
     """
     require_ours(output)
-    if not _is_first(backend):
+    if not is_first(backend):
         yield
         return
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
@@ -60,7 +60,8 @@ def _without_settings_of_no_step(output: Path) -> Iterator[None]:
         raise
 
 
-def _is_first(backend: str) -> bool:
+def is_first(backend: str) -> bool:
+    """Whether this is the only process of the training, or the one of several that writes."""
     if backend == "torch" and "WORLD_SIZE" not in os.environ:
         return True
     return all(os.environ.get(name, "0") in ("0", "") for name in _RANKS.get(backend, ()))

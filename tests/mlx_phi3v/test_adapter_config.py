@@ -61,6 +61,8 @@ WRONG_KINDS: dict[str, list[Any]] = {
     "layers_to_transform": ["0", [-1], [0.5], 10**9, {}],
     "layers_pattern": [5, [5], "(.*)*x", ["layers", "a.b"]],
     "use_rslora": ["yes", 1, []],
+    "rank_pattern": [5, ["qkv_proj"], {"qkv_proj": "8"}, {"qkv_proj": 0}, {"qkv_proj": 2.5}, {"(": 2}, {"(.*)*x": 2}],
+    "alpha_pattern": [5, {"qkv_proj": "8"}, {"qkv_proj": 1e300}, {"(": 8}],
     "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "mica", 5],
 }
 WRONG: list[tuple[str, Any]] = [
@@ -68,8 +70,6 @@ WRONG: list[tuple[str, Any]] = [
     ("base_model_name_or_path", 5),
     ("bias", "all"),
     ("use_dora", True),
-    ("rank_pattern", {"qkv_proj": 8}),
-    ("alpha_pattern", {"qkv_proj": 8}),
     ("fan_in_fan_out", True),
     ("lora_bias", True),
     ("layer_replication", [[0, 1]]),

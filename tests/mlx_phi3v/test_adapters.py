@@ -314,7 +314,7 @@ def test_an_adapter_of_another_shape_is_refused(saved: Path, make_checkpoint: Ca
         ({"peft_type": "IA3"}, "IA3"),
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
-        ({"rank_pattern": {"qkv_proj": 8}}, "rank_pattern"),
+        ({"rank_pattern": {"qkv_proj": 8}}, r"the model asks for \[8, 64\]"),
         ({"init_lora_weights": "pissa_niter_16"}, "pissa"),
         ({"target_modules": ["nothing"]}, "no module of the model matches"),
         ({"target_modules": ["qkv_proj"]}, "extra "),

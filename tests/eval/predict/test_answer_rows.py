@@ -77,6 +77,20 @@ def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: 
     assert [row.get("product") for row in rows] == ["p0", "p0", None]
 
 
+def test_the_manifest_holds_the_settings_of_the_adapters_training(small_catalogue: Path, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    settings = {"written_by": "x", "seed": 7, "learning_rate": 0.1, "output": "elsewhere", "save_every": 3}
+    for place, found in ((adapter, True), (adapter.parent, True), (None, False)):
+        for old in (adapter, adapter.parent):
+            (old / "settings.json").unlink(missing_ok=True)
+        if place:
+            (place / "settings.json").write_text(json.dumps(settings))
+        output = tmp_path / f"run-{place.name if place else 'none'}"
+        run("torch", small_catalogue, output, "--adapter", str(adapter), "--limit", "1")
+        recorded = json.loads((output / "manifest.json").read_text())["training"]
+        assert recorded == ({"seed": 7, "learning_rate": 0.1} if found else None)
+
+
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
