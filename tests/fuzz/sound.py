@@ -152,15 +152,17 @@ def catalogue(folder: Path) -> None:
 def runs(folder: Path) -> None:
     """Two runs of the same rows, and a baseline of one."""
     from eval import score
-    from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
+    from tests.helpers.synthetic_runs import answer, changed, digest, make_rows, write_run
 
     (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
     right = make_rows(4, right=1.0, image=str(folder / "photo.png"))
     wrong = changed(right, lambda i, row: i % 2 == 0, lambda row: answer(row, "Title: hat, Category: BAGS, Price: 5"))
-    for name, rows in (("a", right), ("b", wrong)):
-        for row in rows:
+    for seed, (name, rows) in enumerate((("a", right), ("b", wrong))):
+        for i, row in enumerate(rows):
             row["top_k"] = [[[token, -0.01], [token + 1, -5.0]] for token in row["token_ids"]]
-        write_run(folder / name, rows, label=name)
+            row["product"] = f"product {i // 2}"
+        training = {"seed": seed, "learning_rate": 0.1}
+        write_run(folder / name, rows, label=name, hashes={"adapter": digest(name)}, training=training)
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
 
 

@@ -173,7 +173,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 4:
+    match variant % 5:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -181,6 +181,9 @@ def _run_commands(folder: Path, variant: int) -> object:
             return score.main([str(folder / "a"), *written, *few])
         case 2:
             return compare.main([str(folder / "b"), "--baseline", str(folder / "baseline.jsonl"), "--json", *few])
+        case 3:
+            sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
+            return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
