@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from mlx_phi3v.training.feature_file import SIGNED
+
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 HERE = Path("tests/recorded")  # relative, as in the recorded settings
 RECORDED = ROOT / HERE
