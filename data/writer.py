@@ -121,8 +121,7 @@ class CatalogueWriter:
             (self.folder / "images").mkdir(parents=True, exist_ok=True)
             self._place = place.pop_all()
         self._pending: dict[str, list[dict[str, Any]]] = {}
-        self._shards: dict[str, list[str]] = {}
-        self._rows: dict[str, int] = {}
+        self._shards, self._rows = dict[str, list[str]](), dict[str, int]()
         self._open: dict[str, tuple[pa.RecordBatchStreamWriter, int]] = {}
         self._hashes: dict[str, Any] = {}
 
