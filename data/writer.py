@@ -102,7 +102,7 @@ class CatalogueWriter:
         self.task = task
         self.info: dict[str, Any] = {
             "format": FORMAT_WITH_TURNS if TURNS in (extra or {}) else FORMAT,
-            "name": printable(name),
+            "name": printable(name).replace("/", "_"),  # as a folder may be called
             "source": dict(source),
             "settings": dict(settings),
             "task": task.to_dict(),
@@ -114,12 +114,11 @@ class CatalogueWriter:
         self._found = [name for name in (PRODUCT,) if name in self._known and name not in self._names]
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
-        self._place = contextlib.ExitStack()  # puts the folder in place at its end, or removes it at an error
         with contextlib.ExitStack() as place:
             self.folder = folder or place.enter_context(atomic_folder(self.output))
             self._own_folder = folder is None
             (self.folder / "images").mkdir(parents=True, exist_ok=True)
-            self._place = place.pop_all()
+            self._place = place.pop_all()  # puts the folder in place at its end, or removes it at an error
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._shards, self._rows = dict[str, list[str]](), dict[str, int]()
         self._open: dict[str, tuple[pa.RecordBatchStreamWriter, int]] = {}

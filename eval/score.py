@@ -56,8 +56,8 @@ class ScoreConfig:
 
 
 def reparse(row: Prediction, task: Task) -> Prediction:
-    """The row with its answer parsed by this version's code; a row without its text stays as it is."""
-    if row.text is None:
+    """The row with its answer parsed by this version's code; without its text, or scored elsewhere, it stays as it is."""
+    if row.text is None or any(item.kind == "score" for item in task.fields):
         return row
     return replace(row, predicted=task.parse(row.text, truncated=row.finish not in (None, "end")))
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .adapter_layout import AdapterArgs
+from .adapter_patterns import Patterns
 from .documents import check_shape, read_json, shown
 from .errors import UserError
 
@@ -18,19 +19,23 @@ CONFIG_FILE = "adapter_config.json"
 
 _Names = list[str]
 _Layer = Annotated[int, msgspec.Meta(ge=0, le=4096)]
+_Rank = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+_Alpha = Annotated[float, msgspec.Meta(gt=0, le=1e6)]  # 0 would leave the adapter out
 
 
-class _LoraShape(msgspec.Struct, kw_only=True):
+class LoraShape(msgspec.Struct, kw_only=True):
     """`adapter_config.json`: the entries that are read."""
 
-    r: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
-    lora_alpha: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+    r: _Rank
+    lora_alpha: _Alpha
     lora_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     target_modules: str | _Names | None = None
     exclude_modules: str | _Names | None = None
     modules_to_save: _Names | None = None
     layers_to_transform: _Layer | list[_Layer] | None = None
     layers_pattern: str | _Names | None = None
+    rank_pattern: Annotated[dict[str, _Rank], msgspec.Meta(max_length=4096)] | None = None
+    alpha_pattern: Annotated[dict[str, _Alpha], msgspec.Meta(max_length=4096)] | None = None
     use_rslora: bool | None = None
     init_lora_weights: bool | str | None = None
     base_model_name_or_path: str | None = None
@@ -48,19 +53,23 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def read_adapter_config(folder: Path) -> AdapterArgs:
-    """Read `adapter_config.json`.
+    """Read PEFT's `adapter_config.json`; without the ranks and alphas of single modules, see `peft_config`."""
+    path = folder / CONFIG_FILE
+    return peft_config(read_json(path, "adapter configuration"), path)[0]
+
+
+def peft_config(raw: Any, path: Path) -> tuple[AdapterArgs, Patterns]:
+    """What PEFT's configuration says, and the ranks and alphas of single modules.
 
     Raises UserError if it is not plain LoRA: for a value of the wrong kind, and for an entry that is not understood and is
     in use, as peft's newer kinds of LoRA are.
     """
-    path = folder / CONFIG_FILE
-    raw = read_json(path, "adapter configuration")
     if isinstance(raw, dict) and raw.get("peft_type", "LORA") != "LORA":
         raise UserError(f"{path}: peft_type is {shown(raw['peft_type'])}; only LoRA is supported")
     if not isinstance(raw, dict) or "r" not in raw or "lora_alpha" not in raw:
         raise UserError(f"{path} is not a LoRA configuration: it has no r or no lora_alpha; copy the adapter again")
-    read = check_shape(raw, _LoraShape, path)
-    for key in sorted(set(raw) - set(_LoraShape.__struct_fields__) - _HARMLESS):
+    read = check_shape(raw, LoraShape, path)
+    for key in sorted(set(raw) - set(LoraShape.__struct_fields__) - _HARMLESS):
         value = raw[key]
         if value and value not in _UNUSED.get(key, ()):
             raise UserError(f"{path}: {key} = {shown(value)} is not supported; use an adapter without it")
@@ -69,10 +78,11 @@ def read_adapter_config(folder: Path) -> AdapterArgs:
             f"{path}: init_lora_weights = {shown(read.init_lora_weights)} may change the base model too; save the adapter with "
             "peft's path_initial_model_for_weight_conversion, which turns it into plain LoRA"
         )
-    return _arguments(read, path)
+    return adapter_args(read, path), Patterns(read.rank_pattern or {}, read.alpha_pattern or {})
 
 
-def _arguments(read: _LoraShape, path: Path) -> AdapterArgs:
+def adapter_args(read: LoraShape, path: Path) -> AdapterArgs:
+    """The checked entries as `AdapterArgs`. Raises UserError for two that exclude each other."""
     layers = read.layers_to_transform
     patterns = (read.layers_pattern,) if isinstance(read.layers_pattern, str) else tuple(read.layers_pattern or ())
     for pattern in patterns:

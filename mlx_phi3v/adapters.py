@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .adapter_config import CONFIG_FILE, also_saving, config_values, read_adapter_config
+from .adapter_config import CONFIG_FILE, also_saving, config_values, peft_config
+from .adapter_files import WEIGHTS_FILE, checked_weights_path, resolve_adapter, weights_name, weights_path
+from .adapter_keys import StoredTensor, peft_keys
 from .adapter_layout import (
     LANGUAGE,
     LM_HEAD,
@@ -26,12 +30,14 @@ from .adapter_layout import (
     adapter_shapes,
     saved_key,
 )
-from .checkpoint.headers import TensorInfo, read_header, read_metadata
-from .checkpoint.layout import is_unused
+from .adapter_mlx import is_mlx_config, read_mlx_config
+from .adapter_patterns import Patterns, uniform
+from .checkpoint.headers import read_header, read_metadata
 from .config import ModelArgs
-from .documents import plain, shown
+from .documents import plain, read_json, shown
 from .errors import UserError
 from .files import write_json, write_tensors
+from .progress import note
 
 __all__ = [
     "CONFIG_FILE",
@@ -50,9 +56,10 @@ __all__ = [
     "resolve_adapter",
     "save_adapter",
     "saved_key",
+    "weights_name",
+    "weights_path",
 ]
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 # What peft stores beside LoRA on request, without a word in the configuration.
 _EMBEDDINGS = ("model.embed_tokens", "lm_head")
 
@@ -78,91 +85,119 @@ def save_adapter(folder: Path, adapter: AdapterArgs, tensors: dict[str, np.ndarr
     write_json(folder / CONFIG_FILE, config_values(adapter))
 
 
-def resolve_adapter(path: Path | str) -> Path:
-    """The adapter folder of `path`: itself, or the best (else last) checkpoint of a training run.
+def load_adapter(
+    path: Path | str, config: ModelArgs, fingerprint: str, model: str | None = None
+) -> tuple[AdapterArgs, dict[str, np.ndarray]]:
+    """Read an adapter, of PEFT's form or of mlx's, and check it against the base model.
 
-    Raises UserError if there is none.
-    """
-    path = Path(path).expanduser()
-    for folder in (path, path / "best", path / "last"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise UserError(
-        f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}; give a folder with one"
-    )
+    Embeddings and an lm_head that peft stored beside LoRA are taken over, as modules trained in full. Ranks and alphas of
+    single modules become one, see `adapter_patterns`. model: the name of the base model's weights, as far as it is known.
+    An adapter that changes nothing, or that does not say which weights it belongs to, is reported in one line.
 
-
-def load_adapter(path: Path | str, config: ModelArgs, fingerprint: str) -> tuple[AdapterArgs, dict[str, np.ndarray]]:
-    """Read an adapter and check it against the base model.
-
-    Embeddings and an lm_head that peft stored beside LoRA are taken over, as modules trained in full.
     Raises UserError if it is corrupt, of an unsupported kind, trained on another base model, holds NaN or infinite
     numbers, if a tensor does not fit, or if other trained weights lie beside it, which would be left out.
     """
+    opened = open_adapter(path, config, fingerprint, model)
+    tensors = {key: _read_tensor(key, item) for key, item in opened.stored.items()}
+    adapter, tensors = uniform(opened.adapter, tensors, opened.patterns)
+    if not any(value.any() for key, value in tensors.items() if not key.endswith(".lora_A.weight")):
+        note(f"adapter {opened.folder} changes nothing: every lora_B is zero, as before the first step of a training")
+    return adapter, tensors
+
+
+@dataclass(frozen=True)
+class OpenAdapter:
+    """An adapter that fits its base model: its configuration, also as the JSON says it, and its tensors in their file."""
+
+    folder: Path
+    raw: dict[str, Any]
+    adapter: AdapterArgs
+    patterns: Patterns
+    stored: dict[str, StoredTensor]
+
+
+def open_adapter(path: Path | str, config: ModelArgs, fingerprint: str, model: str | None = None) -> OpenAdapter:
+    """Open an adapter without reading its tensors; see `load_adapter`."""
     folder = resolve_adapter(path)
-    adapter = read_adapter_config(folder)
-    weights = _weights_file(folder)
-    infos = read_header(weights)
-    made_for = read_metadata(weights).get("base_fingerprint")
-    if made_for and made_for != fingerprint:
-        raise UserError(
-            f"adapter {folder} was trained on another base model ({adapter.base_model_name_or_path or 'unknown'}, fingerprint "
-            f"{shown(made_for[:12])}, this model has {fingerprint[:12]}); give the --model it was trained on"
-        )
-    infos = {key: info for key, info in infos.items() if not is_unused(key.removeprefix(PREFIX), config)}
+    where = folder / CONFIG_FILE
+    raw = read_json(where, "adapter configuration")
+    of_mlx = is_mlx_config(raw)
+    of_peft = None if of_mlx else peft_config(raw, where)  # before its weights: a wrong kind is named as such
+    weights = checked_weights_path(folder)
+    stored = peft_keys(read_header(weights), config, weights)
+    adapter, patterns = of_peft or (read_mlx_config(raw, stored, where), Patterns())
+    _check_base(folder, weights, adapter, fingerprint, model)
     try:
         kept = adapter_shapes(config, adapter).tensors
-        beside = [name for name in _EMBEDDINGS if f"{PREFIX}{name}.weight" in infos and f"{PREFIX}{name}.weight" not in kept]
+        beside = [name for name in _EMBEDDINGS if f"{PREFIX}{name}.weight" in stored and f"{PREFIX}{name}.weight" not in kept]
         adapter = also_saving(adapter, beside)
-        expected = adapter_shapes(config, adapter).tensors
+        expected = _expected(config, adapter, patterns, stored)
     except UserError as error:
-        raise UserError(f"{folder / CONFIG_FILE}: {error}") from None
-    _check_fit(folder, infos, expected)
-    return adapter, {key: _read_tensor(key, info) for key, info in infos.items()}
+        raise UserError(f"{where}: {error}") from None
+    _check_fit(folder, stored, expected)
+    return OpenAdapter(folder, raw, adapter, patterns, stored)
 
 
-def _weights_file(folder: Path) -> Path:
-    """`adapter_model.safetensors`; UserError where it is pickled instead, or where other trained weights lie beside it."""
-    path = folder / WEIGHTS_FILE
-    pickled = folder / "adapter_model.bin"
-    if not path.exists() and pickled.exists():
+def _expected(
+    config: ModelArgs, adapter: AdapterArgs, patterns: Patterns, stored: dict[str, StoredTensor]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of an adapter's tensors; of the ranks of single modules they may have each that the configuration names."""
+    shapes = adapter_shapes(config, adapter)
+    tensors, modules = dict(shapes.tensors), tuple(shapes.lora)
+    patterns.alphas(modules, adapter)  # they are expressions too
+    for module, r in patterns.ranks(modules, adapter).items():
+        down, up = f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+        its = stored[down].shape[0] if down in stored and stored[down].shape else 0
+        rank = its if its in patterns.rank.values() else r
+        rows, columns = shapes.lora[module]
+        tensors |= {down: (rank, columns), up: (rows, rank)}
+    return tensors
+
+
+def _check_base(folder: Path, weights: Path, adapter: AdapterArgs, fingerprint: str, model: str | None) -> None:
+    """Raise UserError for an adapter of other weights; one line where it does not say of which."""
+    made_for, named = read_metadata(weights).get("base_fingerprint"), adapter.base_model_name_or_path
+    if made_for and made_for != fingerprint:
         raise UserError(
-            f"{pickled} is pickled, which can run code, and is not read; load the adapter with peft and save it again with "
-            "save_pretrained(folder, safe_serialization=True)"
+            f"adapter {folder} was trained on another base model ({named or 'unknown'}, fingerprint "
+            f"{shown(made_for[:12])}, this model has {fingerprint[:12]}); give the --model it was trained on"
         )
-    if not path.is_file():
-        raise UserError(f"{path} is {'no file' if path.exists() else 'missing'}; copy the adapter again")
-    for other in sorted(folder.iterdir()):
-        if other.suffix in (".safetensors", ".bin", ".pt", ".pth", ".npz") and not _BESIDE.fullmatch(other.name):
-            raise UserError(
-                f"{other} lies beside the adapter and is not understood: weights trained in full belong into {WEIGHTS_FILE}, "
-                "with modules_to_save; move the file elsewhere to leave it out"
-            )
-    return path
+    if made_for is not None:
+        return
+    theirs, ours = _family(named), _family(model or "")
+    if theirs and ours and theirs != ours:
+        raise UserError(
+            f"adapter {folder} was trained on {shown(named)}, and this model is {ours}; give the --model it was trained on"
+        )
+    if model is not None:
+        note(f"adapter {folder} does not say which weights it was trained on (it names {shown(named or 'no model')}): check it")
 
 
-# What trainers write beside an adapter that is no part of it: their own state, the base model, other copies.
-_BESIDE = re.compile(r"(adapter|model|optimizer|scheduler|scaler|rng_state|training_args|trainer|pytorch_model|consolidated).*")
+def _family(name: str) -> str:
+    """Which of the published models a name means, as far as one can tell."""
+    found = re.search(r"phi-?3(\.5|-5)?-?v", name.lower())
+    return "" if found is None else "Phi-3.5-vision" if found[1] else "Phi-3-vision"
 
 
-def _read_tensor(key: str, info: TensorInfo) -> np.ndarray:
+def _read_tensor(key: str, stored: StoredTensor) -> np.ndarray:
     """One tensor as fp32, whatever its stored dtype. Raises UserError for another dtype, and for numbers not finite."""
+    info = stored.info
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     if info.dtype not in kinds:
         raise UserError(f"{info.file}: {key} is of dtype {info.dtype}; it must be one of {', '.join(kinds)}")
     with open(info.file, "rb") as file:
         file.seek(info.start)
-        stored = np.fromfile(file, kinds[info.dtype], math.prod(info.shape)).reshape(info.shape)
+        read = np.fromfile(file, kinds[info.dtype], math.prod(info.shape)).reshape(info.shape)
     # numpy has no bfloat16: it is the upper half of an fp32.
-    array = (stored.astype(np.uint32) << 16).view(np.float32) if info.dtype == "BF16" else stored
+    array = (read.astype(np.uint32) << 16).view(np.float32) if info.dtype == "BF16" else read
     with np.errstate(over="ignore"):  # of fp64: what fp32 cannot hold is refused below
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{info.file}: {key} holds NaN or infinite numbers; the training diverged, or the file is corrupt")
-    return array
+    return np.ascontiguousarray(array.T) if stored.transposed else array
 
 
-def _check_fit(folder: Path, infos: dict[str, TensorInfo], expected: dict[str, tuple[int, ...]]) -> None:
+def _check_fit(folder: Path, infos: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]]) -> None:
     """Raise UserError where a tensor is missing, extra or of another shape."""
     problems = [f"missing {key}" for key in expected if key not in infos]
     problems += [f"extra {plain(key)}" for key in infos if key not in expected]

@@ -22,6 +22,7 @@ from .batches import Batch
 from .config import ModelArgs
 from .errors import UserError
 from .linux_malloc import keep_freed_memory
+from .next_tokens import Scores
 
 BACKENDS = ("mlx", "torch")
 P = ParamSpec("P")
@@ -54,6 +55,7 @@ class Backend(Protocol):
     config: ModelArgs
     folder: Path
     dtype: str
+    scores_on_device: bool  # whether scores stay on an accelerator, and a step can be begun before the last is read
 
     def device_info(self) -> dict[str, Any]:
         """Name, chip, dtype, BLAS, TF32, threads: what a run's manifest records of the machine."""
@@ -85,11 +87,14 @@ class Backend(Protocol):
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""
 
-    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
-        """Read left-padded prompts: logits of the next token, fp32 [B, V], and the cache."""
+    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+        """Read left-padded prompts: the scores of the next tokens, and the cache."""
 
-    def decode(self, cache: Any, tokens: np.ndarray) -> np.ndarray:
-        """Append one token per row, int64 [B]: logits of the next, fp32 [B, V]."""
+    def decode(self, cache: Any, tokens: Any) -> Scores:
+        """Append one token per row, int64 [B] or what `Scores.greedy` gave: the scores of the next.
+
+        On an accelerator they are begun to be computed, and not waited for.
+        """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """Drop all other rows from the cache."""

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 # Installed commands that are not named after the last part of their module.
-_RENAMED = {"eval": "demo", "import_run": "import", "bring": "import"}
+_RENAMED = {"eval": "demo", "eval.plan": "plan_eval", "eval.import_run": "import", "eval.bring": "import"}
 _MODULE = re.compile(r"python -m ((?:mlx_phi3v|data|eval)\b(?:\.\w+)?)")
 
 
 def console_name(module: str) -> str:
     """The installed command of a module: data.ingest -> mlx_phi3v.ingest."""
-    last = module.rpartition(".")[2]
-    return f"mlx_phi3v.{_RENAMED.get(last, last)}"
+    return f"mlx_phi3v.{_RENAMED.get(module) or module.rpartition('.')[2]}"
 
 
 def installed() -> bool:

@@ -2,8 +2,9 @@
 
     python -m mlx_phi3v.convert --hf-path microsoft/Phi-3-vision-128k-instruct --mlx-path phi3v-4bit -q --q-bits 4
 
-The folder keeps the published names, so both backends and mlx-vlm read it. With -q only the language layers'
-projections are packed; tower, projector, embeddings and lm_head stay as they are.
+The folder keeps the published names, so both backends read it; the Python file that it names as `model_file` lets mlx-vlm
+and LM Studio compute the same. With -q only the language layers' projections are packed; tower, projector, embeddings and
+lm_head stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .cli import option
 from .config import ModelArgs, load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
+from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 
 
@@ -40,6 +42,7 @@ class ConvertConfig:
     q_bits: int = option(4, help="bits per weight: 4 or 8")
     q_group_size: int = option(64, help="weights that share a scale: 32, 64 or 128")
     dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
+    model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -66,6 +69,8 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         files = writer.close()
         _write_model_config(config, source, folder)
         copy_processor(source, folder)
+        if config.model_file:
+            write_model_file(folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
@@ -113,7 +118,7 @@ def _convert_tensors(config: ConvertConfig, tensors: Mapping[str, TensorInfo], f
 
 def _write_model_config(config: ConvertConfig, source: Path, folder: Path) -> None:
     raw = read_json(source / "config.json", "model configuration")
-    raw.pop("auto_map", None)  # it names remote code, which nothing here runs
+    model_file_entries(raw, config.model_file)
     if config.dtype:
         raw["torch_dtype"] = config.dtype
     if config.quantize:
@@ -127,7 +132,7 @@ def _origin(config: ConvertConfig, source: Path, hashes: Mapping[str, str]) -> d
         "source": config.hf_path,
         "source_fingerprint": base_fingerprint(source),
         "source_sha256": hashes,
-        "settings": {name: getattr(config, name) for name in ("quantize", "q_bits", "q_group_size", "dtype")},
+        "settings": {name: getattr(config, name) for name in ("quantize", "q_bits", "q_group_size", "dtype", "model_file")},
         "version": __version__,
     }
 

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapters import AdapterArgs, load_adapter, resolve_adapter
+from .adapters import AdapterArgs, load_adapter, resolve_adapter, weights_name
 from .backend import Backend, load_backend
 from .batches import Example, collate
 from .checkpoint.fingerprint import base_fingerprint
 from .checkpoint.hub import resolve_model
 from .config import ModelArgs
 from .errors import UserError
+from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
 from .prompts import IGNORE, PromptProcessor
 from .rope import uses_long_factor
 from .task import Task
 from .trained_task import TASK_FILE, TrainedTask
+
+_GREEDY = 1e-6  # temperature: below it no other token has a chance, and the division overflows
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def choose(logprobs: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
     """The next token of one row from its log-probabilities [V]: greedy, or nucleus sampling (Holtzman et al., 2020)."""
-    if sampling.temperature <= 1e-6:  # below it no other token has a chance, and the division overflows
+    if sampling.temperature <= _GREEDY:
         return int(logprobs.argmax())
     weights = np.exp(log_softmax(logprobs / sampling.temperature))
     if sampling.top_p < 1:
@@ -82,14 +85,17 @@ class RowState:
         """Tokens of the text so far."""
         return len(self.example.input_ids)
 
-    def choose(self, logprobs: np.ndarray, stop_ids: Sequence[int]) -> int:
-        """Choose and record the next token from its log-probabilities [V]."""
-        token = choose(logprobs, self.sampling, self.random)
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token, drawn from its logits [V]."""
+        return choose(log_softmax(logits), self.sampling, self.random)
+
+    def record(self, read: NextTokens, row: int, stop_ids: Sequence[int]) -> int:
+        """Add the token of this row of the batch to the answer."""
+        token = int(read.ids[row])
         self.answer.token_ids.append(token)
-        self.answer.logprobs.append(float(logprobs[token]))
+        self.answer.logprobs.append(float(read.logprobs[row]))
         if self.sampling.top_k_logged:
-            best = np.argsort(-logprobs, kind="stable")[: self.sampling.top_k_logged]
-            self.answer.top_k.append([(int(i), float(logprobs[i])) for i in best])
+            self.answer.top_k.append(read.pairs(row))
         if token in stop_ids:
             self.answer.finish = "end"
         return token
@@ -113,42 +119,82 @@ def generate(
 
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for the whole text, so
     the cache is built again once. cached=False builds it at every step (for parity tests). on_token(row, id) streams.
+
+    An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too,
+    and leave afterwards.
     """
-    rows = [RowState(example, sampling or Sampling()) for example in examples]
-    alive = list(enumerate(rows))
-    logits, cache = _prefill(backend, rows)
+    sampling = sampling or Sampling()
+    rows = [RowState(example, sampling) for example in examples]
+    numbers = {id(row): number for number, row in enumerate(rows)}
+    batch = _Batch(backend, list(rows), sampling, cached)
     for step in range(max_new_tokens):
-        for (number, row), logprobs in zip(alive, _logprobs(logits, backend)):
-            token = row.choose(logprobs, stop_ids)
+        last = step + 1 == max_new_tokens
+        read = batch.next_tokens(last)
+        for place, row in enumerate(batch.rows):
+            token = row.record(read, place, stop_ids)
             if on_token and row.answer.finish != "end":
-                on_token(number, token)
-        staying = [i for i, (_, row) in enumerate(alive) if _goes_on(row, backend.config)]
-        if not staying or step + 1 == max_new_tokens:
+                on_token(numbers[id(row)], token)
+        staying = [i for i, row in enumerate(batch.rows) if _goes_on(row, backend.config)]
+        if last or not staying:
             break
-        left = len(staying) < len(alive)
-        alive = [alive[i] for i in staying]
-        # A row whose next token needs the other RoPE factors changes the keys of its whole text.
-        stale = [_crosses(row.length, backend.config) for _, row in alive]
-        for _, row in alive:
-            row.append()
-        if any(stale) or not cached:
-            logits, cache = _prefill(backend, [row for _, row in alive])
-            continue
-        if left:
-            backend.keep_rows(cache, staying)
-        logits = backend.decode(cache, np.array([row.answer.token_ids[-1] for _, row in alive], np.int64))
+        batch.go_on(staying, read)
     return [row.answer for row in rows]
 
 
-def _logprobs(logits: np.ndarray, backend: Backend) -> np.ndarray:
-    """`log_softmax` of logits that are finite. Raises UserError for others: any token could be the next."""
-    if not np.isfinite(logits).all():
-        raise UserError(not_finite("the scores of the next token", backend.dtype))
-    return log_softmax(logits)
+class _Batch:
+    """The rows that are still answered, with their cache and the scores of their next tokens."""
 
+    def __init__(self, backend: Backend, rows: list[RowState], sampling: Sampling, cached: bool) -> None:
+        self.backend, self.rows, self.sampling, self.cached = backend, rows, sampling, cached
+        self.begun: Scores | None = None  # those after the tokens that are being read
+        self._prefill()
 
-def _prefill(backend: Backend, rows: Sequence[RowState]) -> tuple[np.ndarray, Any]:
-    return backend.prefill(collate([row.example for row in rows], backend.config, pad_left=True))
+    def _prefill(self) -> None:
+        examples = [row.example for row in self.rows]
+        self.scores, self.cache = self.backend.prefill(collate(examples, self.backend.config, pad_left=True))
+
+    def next_tokens(self, last: bool) -> NextTokens:
+        """The next token of each row, waited for. Raises UserError for scores that are not finite."""
+        tokens = self._choose()
+        self.begun = self.backend.decode(self.cache, tokens) if not last and self._can_begin() else None
+        read = self.scores.read(tokens, self.sampling.top_k_logged)
+        if read is None:  # any token could be the next
+            raise UserError(not_finite("the scores of the next token", self.backend.dtype))
+        return read
+
+    def go_on(self, staying: list[int], read: NextTokens) -> None:
+        """Read on with the rows that stay, each longer by its token."""
+        left = len(staying) < len(self.rows)
+        self.rows = [self.rows[i] for i in staying]
+        # A row whose next token needs the other RoPE factors changes the keys of its whole text.
+        stale = any(_crosses(row.length, self.backend.config) for row in self.rows)
+        for row in self.rows:
+            row.append()
+        if stale or not self.cached:
+            self._prefill()
+            return
+        if left:
+            self.backend.keep_rows(self.cache, staying)
+        if self.begun is None:
+            self.scores = self.backend.decode(self.cache, read.ids[staying])
+        else:
+            self.scores = self.begun.rows(staying) if left else self.begun
+
+    def _choose(self) -> Any:
+        """The next tokens, int [B]: greedily where the scores are, or drawn here with each row's own numbers."""
+        if self.sampling.temperature <= _GREEDY:
+            return self.scores.greedy()
+        logits = self.scores.numpy()
+        if not np.isfinite(logits).all():
+            return self.scores.greedy()  # nothing can be drawn from them; reading them says so
+        return np.array([row.sample(of_row) for row, of_row in zip(self.rows, logits)], np.int64)
+
+    def _can_begin(self) -> bool:
+        """Whether a step may be begun before it is known which rows end: each has room, and none changes its RoPE."""
+        config = self.backend.config
+        if not (self.cached and self.backend.scores_on_device):
+            return False
+        return all(row.length < config.max_position_embeddings and not _crosses(row.length, config) for row in self.rows)
 
 
 def _goes_on(row: RowState, config: ModelArgs) -> bool:
@@ -235,6 +281,6 @@ def load_model(
     fingerprint = base_fingerprint(folder)
     put_on = None
     if adapter_folder is not None:
-        put_on = LoadedAdapter(adapter_folder, *load_adapter(adapter_folder, loaded.config, fingerprint))
+        put_on = LoadedAdapter(adapter_folder, *load_adapter(adapter_folder, loaded.config, fingerprint, weights_name(folder)))
         loaded.set_adapter(put_on.config, put_on.tensors, trainable=False)
     return LoadedModel(folder, loaded, PromptProcessor(folder), fingerprint, put_on, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import hashlib
@@ -9,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +22,13 @@ from safetensors.numpy import save_file
 
 from .documents import read_json as read_json  # one place for all that reads and writes
 from .errors import UserError
-from .locks import is_locked, locked
+from .locks import hold, is_abandoned, is_locked, locked
 
 # In the name of every temporary file and folder of ours: what a killed command left is known by it, and nothing else is.
 _MARK = ".mlx_phi3v"
+# What file systems and desktops put into an empty folder.
+_NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
+_SCRATCH = "mlx_phi3v-scratch-"  # begins the name of a folder in TMPDIR
 
 
 @contextlib.contextmanager
@@ -139,6 +144,27 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(f".*{_MARK}*.*"):
         if is_temporary(path) and not is_locked(path):
             _remove(path)
+
+
+def content_of(folder: Path) -> list[str]:
+    """The names of what is in a folder, without temporary files of ours and what comes by itself."""
+    return sorted(path.name for path in folder.iterdir() if not is_temporary(path) and path.name not in _NOT_CONTENT)
+
+
+def scratch_folder() -> Path:
+    """A new folder in TMPDIR that is removed when the process ends. What a killed process left there is removed first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        if left.is_dir() and not left.is_symlink() and is_abandoned(left):
+            _remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    hold(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def scratch_of(path: Path) -> Path | None:
+    """The `scratch_folder` that `path` lies in, if any."""
+    return next((folder for folder in (path, *path.parents) if folder.name.startswith(_SCRATCH)), None)
 
 
 def is_temporary(path: Path) -> bool:

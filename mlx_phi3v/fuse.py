@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, cli
-from .adapters import PREFIX, WEIGHTS_FILE, AdapterArgs, load_adapter, resolve_adapter, saved_key
+from .adapters import PREFIX, AdapterArgs, load_adapter, resolve_adapter, saved_key, weights_name, weights_path
 from .backend import set_up
 from .checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from .checkpoint.headers import TensorInfo, open_checkpoint
@@ -28,6 +28,7 @@ from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 from .trained_task import TASK_FILE, TrainedTask
 
@@ -40,6 +41,7 @@ class FuseConfig:
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
+    model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -89,7 +91,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     model = load_model_config(source)
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
-    adapter, deltas = load_adapter(adapter_folder, model, base)
+    adapter, deltas = load_adapter(adapter_folder, model, base, weights_name(source))
     origin = _origin(config, adapter_folder, adapter, base)
     made = made_before(config.save_path)
     if made and made.origin == origin:
@@ -106,19 +108,21 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
                 progress.advance()
         writer.close()
         raw = read_json(source / "config.json", "model configuration")
-        raw.pop("auto_map", None)  # it names remote code, which nothing here runs
+        model_file_entries(raw, config.model_file)
         if config.dequantize:
             raw.pop("quantization", None)
         write_json(folder / "config.json", raw)
         copy_processor(source, folder)
         _carry_task(adapter_folder, folder)
+        if config.model_file:
+            write_model_file(folder)
         write_json(folder / SOURCE_FILE, origin)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
 def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base: str) -> dict[str, Any]:
     """What the folder was made of, and how; `base` is the fingerprint of the base model."""
-    digest = sha256_file(adapter_folder / WEIGHTS_FILE)
+    digest = sha256_file(weights_path(adapter_folder))
     return {
         "source": config.model,
         # Not the fingerprint of its source: an adapter of the source does not fit here.
@@ -126,7 +130,7 @@ def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base
         "adapter": config.adapter,
         "adapter_sha256": digest,
         "adapter_scale": adapter.scale,
-        "settings": {"dequantize": config.dequantize},
+        "settings": {"dequantize": config.dequantize, "model_file": config.model_file},
         "version": __version__,
     }
 

@@ -32,6 +32,28 @@ def locked(path: Path, output: Path | None = None, *, folder: bool = False) -> I
             os.close(number)
 
 
+def hold(folder: Path) -> None:
+    """Hold a folder until the process ends, where this system has locks."""
+    _lock(folder, folder, folder=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether surely no process holds `path`: false where this system or disk has no locks, or it cannot be opened."""
+    if sys.platform == "win32":
+        return False
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(number)
+    return True
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds `path`; false where it is gone."""
     try:

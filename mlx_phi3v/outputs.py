@@ -12,8 +12,18 @@ from .errors import UserError
 # "new": a folder that appears whole; "folder": one that is written in place; the others are single files.
 Writes = Literal["new", "folder", "html", "baseline", "csv"]
 
-# How a file begins that an earlier run of the same command wrote, and that may be written over.
-_BEGINS = {"html": (b"<!doctype html",), "baseline": (b'{"manifest"',), "csv": (b"id,true_",)}
+# How a file begins that an earlier run of the same command wrote, and that may be written over. The marker of a page, and
+# what pages of versions before the marker have in its place.
+_BEGINS = {
+    "html": re.compile(
+        rb"<!doctype html>\n.*(<meta name=\"generator\" content=\"mlx-phi3v\">|"
+        rb"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src )",
+        re.DOTALL,
+    ),
+    "baseline": re.compile(rb'\{"manifest": ?\{'),
+    "csv": re.compile(rb'id,"?true_([^"\r\n]*?)"?,"?predicted_\1"?,"?status_\1'),
+}
+_START = 1024  # bytes that are looked at
 # What marks a folder as a run or a catalogue.
 _MARKS = ("manifest.json", "catalogue.json")
 # The files of runs and catalogues themselves.
@@ -61,14 +71,16 @@ def _check_folder(path: Path, writes: Writes, name: str) -> None:
 def _check_file(path: Path, writes: Writes, name: str) -> None:
     if path.is_dir():
         raise UserError(f"{name} is {path}, a folder; give the name of a file")
+    if os.path.lexists(path) and not path.is_file():  # /dev/null: the file that takes its place would remove it
+        raise UserError(f"{name} is {path}, a device or a pipe; give the name of a file")
     marked = any((path.parent / mark).exists() for mark in _MARKS)
     if marked and is_own_file(path):  # also where it is empty or not there yet: a run that has just begun
         raise UserError(f"{name} is {path}, a file of the run or catalogue in that folder; choose another name")
     if not path.is_file() or not path.stat().st_size:
         return
     with open(path, "rb") as file:
-        start = file.read(64).lstrip().lower()
-    if not start.startswith(_BEGINS[writes]):
+        start = file.read(_START)
+    if not _BEGINS[writes].match(start):
         raise UserError(f"{name} is {path}, a file that this command did not write; choose another name or remove it first")
 
 

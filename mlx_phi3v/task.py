@@ -10,11 +10,12 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import UserError
 
-FieldKind = Literal["text", "category", "number"]
+FieldKind = Literal["text", "category", "number", "score"]
+NUMBERS = ("number", "score")  # the kinds whose values are numbers
 ParseStatus = Literal["ok", "missing", "duplicate", "malformed", "truncated"]
 
 QUESTION = "What is shown in this image?"  # the published training example's, as is its answer's template
@@ -51,7 +52,10 @@ _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Field:
-    """One thing to read off a photo: `text` (free), `category` (one of a set) or `number` (a price)."""
+    """One thing to read off a photo: `text` (free), `category` (one of a set) or `number` (a price).
+
+    `score` is of imported runs alone: what another harness gave the answer, 0 to 1; its true value is 1.
+    """
 
     name: str
     kind: FieldKind
@@ -112,7 +116,7 @@ class Task:
 
     def format(self, item: Field, value: Any) -> str:
         """The text of one value: a number as Python's float, text on one line with special tokens defused."""
-        return str(float(value)) if item.kind == "number" else clean_text(str(value))
+        return str(float(value)) if item.kind in NUMBERS else clean_text(str(value))
 
     def parse(self, text: str, *, truncated: bool = False) -> dict[str, ParsedField]:
         """Read an answer back, field by field.
@@ -121,6 +125,34 @@ class Task:
         `truncated` (the answer hit its length limit) the last field found is "truncated", as its end may be missing.
         """
         text = text.split(END)[0]
+        found, starts = self._labels_in(text)
+        parsed: dict[str, ParsedField] = {}
+        last = max(starts, default=0)
+        for item in self.fields:
+            spots = found[item.name]
+            if len(spots) != 1:
+                parsed[item.name] = ParsedField(None, "duplicate" if spots else "missing")
+                continue
+            if truncated and spots[0][0] == last:
+                parsed[item.name] = ParsedField(None, "truncated")
+            else:
+                first, end = _value_span(text, spots[0], starts)
+                parsed[item.name] = _read(item, text[first:end])
+        return parsed
+
+    def spans(self, text: str) -> dict[str, tuple[int, int]]:
+        """Where in an answer `parse` reads each field's value: [first character, end); a field not found once has none.
+
+        >>> Task().spans("Product: wool scarf, Category: SCARVES, Full Price: 12.0")["category3_code"]
+        (31, 38)
+        """
+        text = text.split(END)[0]
+        found, starts = self._labels_in(text)
+        spans = {name: _value_span(text, spots[0], starts) for name, spots in found.items() if len(spots) == 1}
+        return {name: (first, end) for name, (first, end) in spans.items() if first < end}
+
+    def _labels_in(self, text: str) -> tuple[dict[str, list[tuple[int, int]]], dict[int, str]]:
+        """(field -> where its label stands in the text, where a label starts -> what the template puts before it)."""
         found: dict[str, list[tuple[int, int]]] = {}
         for item, label in zip(self.fields, self._labels):
             bare = label.strip(_GLUE)
@@ -130,26 +162,7 @@ class Task:
             spots = [(m.start(), m.end()) for m in re.finditer(r"(?:^|(?<=[\s,;|]))" + re.escape(bare), text)]
             found[item.name] = spots
         glues = {start: _glue_before(label) for (name, label) in zip(found, self._labels) for start, _ in found[name]}
-        starts = sorted(glues)
-        parsed: dict[str, ParsedField] = {}
-        last = max(starts, default=0)
-        for item in self.fields:
-            spots = found[item.name]
-            if len(spots) != 1:
-                parsed[item.name] = ParsedField(None, "duplicate" if spots else "missing")
-                continue
-            start, end = spots[0]
-            following = next((s for s in starts if s > start), None)
-            raw = text[end:following]
-            if following is not None:
-                # What the template puts before the next label; of another separator, one sign.
-                glue = glues[following]
-                raw = raw.removesuffix(glue) if glue and raw.endswith(glue) else re.sub(r"[,;|]\s*$", "", raw)
-            if truncated and start == last:
-                parsed[item.name] = ParsedField(None, "truncated")
-            else:
-                parsed[item.name] = _read(item, raw.strip())
-        return parsed
+        return found, glues
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as stored in `catalogue.json`."""
@@ -174,7 +187,8 @@ class Task:
         if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
             raise UserError("the fields of the task are no list; give each a name and a kind")
         fields = [_field(item) for item in listed]
-        prompt, template = value.get("prompt", PROMPT), value.get("template") or default_template(fields)
+        prompt, template = value.get("prompt", PROMPT), value.get("template")
+        template = default_template(fields) if template is None else template
         for name, text in (("prompt", prompt), ("template", template)):
             if not isinstance(text, str):
                 raise UserError(f"the {name} of the task is {text!r}; it must be text")
@@ -194,15 +208,16 @@ def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None
 
 
 def _field(item: Any) -> Field:
-    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str) or not item["name"]:
+    name = item.get("name") if isinstance(item, Mapping) else None
+    if not isinstance(name, str) or not name or not name.isprintable():
         raise UserError(f"a field of the task is {item!r}; give its name and kind")
     extra = set(item) - {"name", "kind", "currency"}
     if extra:
         raise UserError(f"unknown key {min(map(str, extra))!r} in field {item['name']!r}; known keys: currency, kind, name")
-    if item.get("kind") not in ("text", "category", "number"):
+    if item.get("kind") not in get_args(FieldKind):
         raise UserError(f"field {item['name']!r} is of kind {item.get('kind')!r}; choose text, category or number")
     currency = item.get("currency")
-    if currency is not None and not isinstance(currency, str):
+    if currency is not None and not (isinstance(currency, str) and currency.isprintable() and len(currency) <= 40):
         raise UserError(f"field {item['name']!r} has the currency {currency!r}; write its code, such as EUR")
     return Field(item["name"], item["kind"], currency)
 
@@ -212,6 +227,19 @@ _GLUE = " ,;|\n\t"
 
 def _glue_before(label: str) -> str:
     return label[: len(label) - len(label.lstrip(_GLUE))]
+
+
+def _value_span(text: str, label: tuple[int, int], starts: Mapping[int, str]) -> tuple[int, int]:
+    """Where the value behind a label is: up to the next label, without white space and what separates the two."""
+    start, end = label
+    following = min((s for s in starts if s > start), default=None)
+    raw = text[end:following]
+    if following is not None:
+        # What the template puts before the next label; of another separator, one sign.
+        glue = starts[following]
+        raw = raw.removesuffix(glue) if glue and raw.endswith(glue) else re.sub(r"[,;|]\s*$", "", raw)
+    first = end + len(raw) - len(raw.lstrip())
+    return first, first + len(raw.strip())
 
 
 def default_template(fields: list[Field]) -> str:
@@ -232,7 +260,7 @@ def clean_text(text: str) -> str:
 def _read(item: Field, raw: str) -> ParsedField:
     if not raw:
         return ParsedField(None, "malformed")
-    if item.kind != "number":
+    if item.kind not in NUMBERS:
         return ParsedField(raw, "ok")
     if not _NUMBER.fullmatch(raw) or len(raw) > _LONGEST_NUMBER:
         return ParsedField(None, "malformed")

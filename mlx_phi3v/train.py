@@ -4,7 +4,7 @@
     python -m mlx_phi3v.train --config run.yaml --resume
 
 The loss is taken over the answer only and weighted by its tokens; rows, order and adapters are the same on both
-backends. OUTPUT/best and OUTPUT/last hold the adapter in PEFT's format.
+backends. OUTPUT/best and OUTPUT/last hold the adapter in PEFT's format; with --mlx-adapter OUTPUT/mlx holds it in mlx-vlm's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """See `mlx_phi3v.training.loop`, which is imported once the flags are read: --help and a wrong flag need none of it."""
     from .training import loop
 
-    return loop.train(config)
+    summary = loop.train(config)
+    if config.mlx_adapter:
+        summary |= _export(config)
+    return summary
+
+
+def _export(config: TrainConfig) -> dict[str, Any]:
+    """Write the best adapter in mlx's form; one process of several does."""
+    from .export import ExportConfig, export
+    from .training.output_folder import is_first
+
+    if not is_first(config.backend):
+        return {}
+    made = export(ExportConfig(str(config.output / "best"), config.output / "mlx", config.model), overwrite=True)
+    return {"mlx_adapter": made["path"]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

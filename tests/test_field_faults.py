@@ -20,12 +20,6 @@ from tests.helpers.paths import ROOT, SHARED
 
 FAULTS = SHARED / "field" / "faults"
 CASES = sorted(path.parent.name for path in FAULTS.glob("*/run.sh"))
-# Cases whose expectation is that of their whole kind, and does not fit them. They must then work.
-SOUND = {
-    "001-ingyaml-required-no": "`required: no` means false, in YAML and here",
-    "207-cat-name-markup-describe": "a name may hold brackets, which are printed as they are",
-}
-
 # What a case's own script prints on stderr where something was lost, left or falsified.
 MARKERS = ("LOST", "BOTH_WENT_ON", "ORPHANS", "DIFFERS", "LEFT", "WENT ON")
 # What the sentence must hold where the expectation says that it names something.
@@ -152,7 +146,7 @@ def test_a_case_of_the_field_ends_as_it_must(name: str, tmp_path: Path) -> None:
     done = run(name, tmp_path)
     if done.status == 77:
         pytest.skip("this machine cannot make what the case needs (a mount)")
-    expected = "works" if name in SOUND else (FAULTS / name / "expected.txt").read_text().strip()
+    expected = (FAULTS / name / "expected.txt").read_text().strip()
     wrong = judge(done, expected, (FAULTS / name / "run.sh").read_text())
     assert not wrong, f"{'; '.join(wrong)}\nexpected: {expected}\nstderr: {done.errors[-1500:]}"
 

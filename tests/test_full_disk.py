@@ -78,6 +78,9 @@ WRITERS = {
     "fuse": Writer(
         "mlx_phi3v.fuse", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out"]
     ),
+    "export": Writer(
+        "mlx_phi3v.export", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--output", d / "out"]
+    ),
     "sample": Writer("data.sample", lambda i, d: ["-o", d / "out", "--products", 12, "--processes", 1], whole=_info),
     "ingest": Writer(
         "data.ingest", lambda i, d: [i / "s.csv", "-o", d / "out", "--processes", 1, "--csv"], in_place=True, whole=_info

@@ -21,6 +21,7 @@ from rich.console import Console
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.outputs import output_path
 from mlx_phi3v.ranges import MAX_CROPS, MAX_ROWS, MAX_SEED, MAX_TOKENS
 from mlx_phi3v.text import printable
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(DescribeConfig, "python -m data.describe", __doc__ or "", argv)
     catalogue = Catalogue(settings.catalogue)
+    folder = settings.catalogue.resolve()
+    page = settings.page or output_path(folder.with_name(f"{folder.name}.html"), "html", "the page (--page names another)")
     description = describe(
         catalogue,
         model=settings.model,
@@ -74,8 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=settings.seed,
         as_json=settings.json,
     )
-    folder = settings.catalogue.resolve()
-    page = settings.page or folder.with_name(f"{folder.name}.html")
     write_page(page, description)
     if settings.json:
         figures = dataclasses.asdict(without_pictures(description))

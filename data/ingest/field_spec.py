@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from mlx_phi3v.cli import unknown_key
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.flags import truth
 from mlx_phi3v.ranges import short
 from mlx_phi3v.task import FieldKind
 
@@ -104,8 +103,8 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
     columns = _columns(name, spec, said)
     number = kind == "number"
     _check_number_keys(spec, number, kind, said)
-    required = truth(spec.get("required", False))
-    if required is None:
+    required = spec.get("required", False)
+    if not isinstance(required, bool):  # in YAML 1.1 no is false, in 1.2 a word: neither is guessed
         raise UserError(f"{said} has required {short(spec['required'])}; write required: true or required: false")
     return MappedField(
         name,
@@ -157,6 +156,6 @@ def column_text(value: Any, said: str) -> str:
 
 
 def _currency(value: Any, said: str) -> str | None:
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value and value.isprintable() and len(value) <= 40):
         return value
     raise UserError(f"{said} has currency {short(value)}; write its ISO code, such as USD")

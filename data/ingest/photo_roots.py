@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from mlx_phi3v.files import scratch_of
+
 # What Label Studio's server puts before a file that was uploaded (and eight digits before its name), or is read from a folder.
 _UPLOADED = re.compile(r"/data/upload/(?:\d+/)?")
 _UPLOAD_MARK = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -18,7 +20,8 @@ _LOCAL_FILES = "/data/local-files/"
 class PhotoRoots:
     """Folders that relative paths start from: the table's own, and the one that the user gave.
 
-    Without an own folder (a data set from the hub) nothing outside the given one is read.
+    A table on this disk may name any photo of it. What comes from elsewhere, a data set of the hub (it has no own folder)
+    or an archive, may name its own photos only, and those below the given folder.
     """
 
     own: Path | None
@@ -36,12 +39,16 @@ class PhotoRoots:
         absolute path of another machine as much of the end is taken as is found below the given folder.
         """
         for path in self._candidates(name):
-            if path.is_file() and (self.own is not None or self._inside(path)):
+            if path.is_file() and self._may_read(path):
                 return path
         return None
 
-    def _inside(self, path: Path) -> bool:
-        return self.given is not None and path.resolve().is_relative_to(self.given.resolve())
+    def _may_read(self, path: Path) -> bool:
+        archive = scratch_of(self.own) if self.own else None
+        if self.own is not None and archive is None:
+            return True
+        real = path.resolve()
+        return any(real.is_relative_to(root.resolve()) for root in (self.given, archive) if root is not None)
 
     def _candidates(self, name: str) -> Iterator[Path]:
         if self.given is not None:

@@ -4,6 +4,10 @@
     python -m eval.compare RUN_A RUN_B --one-sided                only a loss of RUN_B counts
     python -m eval.compare RUN --baseline baseline.jsonl          a regression gate: only a loss counts
     python -m eval.compare RUN_A RUN_B RUN_C --reference RUN_A    a table over any number of runs
+    python -m eval.compare --a RUN... --b RUN...                  two ways to train: several trainings a side
+
+Two runs of one adapter show whether two backends compute the same; two runs of two adapters speak of these adapters only.
+Whether one way to train is as good as another takes trainings with several seeds on both sides.
 
 It needs neither torch nor mlx. Exit status: 0 EQUIVALENT or NO WORSE, 1 WORSE or BETTER by more than a margin, or a guard
 is raised (a measure that is not judged got worse; --guards off), 3 INCONCLUSIVE, 4 NOT MEANINGFUL (a run does not beat a
@@ -26,12 +30,15 @@ from mlx_phi3v.errors import UserError, run_cli, shown
 from mlx_phi3v.progress import stages
 from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_ROWS, MAX_SEED
 
-from ..report import page, terminal
+from ..report import page, sets_terminal, terminal
+from ..report.page import sets_page
 from ..runs.run import Run
 from . import cross_scores, run_table
 from .comparable import check_allowed
 from .compare_runs import RESAMPLES, compare_runs
+from .compare_sets import compare_sets
 from .comparison import Comparison
+from .training_sets import allowed_names
 
 __all__ = ["Comparison", "compare_runs", "main"]
 
@@ -41,8 +48,12 @@ class CompareConfig:
     """Settings of a comparison."""
 
     runs: tuple[Path, ...] = option(
-        help="run folders written by eval.predict or eval.import_run", positional=True, metavar="RUN"
+        (), help="run folders written by eval.predict or eval.import_run", positional=True, metavar="RUN"
     )
+    a: tuple[Path, ...] = option(
+        (), help="instead of RUN: several trainings of one kind, to compare ways to train", metavar="RUN"
+    )
+    b: tuple[Path, ...] = option((), help="the trainings to compare with those of --a, best of the same seeds", metavar="RUN")
     margin_category: float | None = option(
         2.0, help="points of category accuracy by which equal runs may differ", at_least=0, at_most=100
     )
@@ -51,6 +62,9 @@ class CompareConfig:
     )
     margin_title: float | None = option(
         None, help="points of title ratio by which equal runs may differ (default: not judged)", at_least=0, at_most=100
+    )
+    margin_score: float | None = option(
+        2.0, help="points of a harness' score by which equal runs may differ", at_least=0, at_most=100
     )
     margin_parse: float | None = option(
         None,
@@ -66,6 +80,10 @@ class CompareConfig:
         help="whether a measure that is not judged but got worse keeps the exit status from being 0",
         choices=("on", "off"),
     )
+    cluster: str | None = option(
+        None, help="what rows of one product share: a field or a column of the catalogue, or none (default: the product that "
+        "data.ingest found)",
+    )  # fmt: skip
     floor: tuple[Path, ...] = option((), help="other runs of the reference (RUN_A), for the noise floor")
     reference: Path | None = option(None, help="of a table: the run to compare the others with (default: the first)")
     trace: bool = option(False, help="report each run's tokens scored under the other's model")
@@ -81,7 +99,7 @@ class CompareConfig:
     @property
     def margins(self) -> dict[str, float | None]:
         """Metric name -> margin as a share; None takes a measure out of the verdict."""
-        points = {"accuracy": self.margin_category, "within_10": self.margin_price}
+        points = {"accuracy": self.margin_category, "within_10": self.margin_price, "score": self.margin_score}
         more = {"ratio": self.margin_title, "parse_failures": self.margin_parse}
         points |= {name: value for name, value in more.items() if value is not None}
         return {name: None if value is None else value / 100 for name, value in points.items()}
@@ -90,6 +108,8 @@ class CompareConfig:
 def read_config(argv: Sequence[str] | None) -> CompareConfig:
     """The config. Raises UserError where the runs do not fit the flags."""
     config = parse(CompareConfig, "python -m eval.compare", __doc__ or "", argv)
+    if config.a or config.b:
+        return _of_sets(config)
     if config.baseline and len(config.runs) != 1:
         raise UserError("--baseline takes exactly one RUN; see --help")
     if not config.baseline and len(config.runs) < 2:
@@ -98,6 +118,17 @@ def read_config(argv: Sequence[str] | None) -> CompareConfig:
         raise UserError("--html, --floor and --trace are for two runs; see --help")
     if len(config.runs) <= 2 and config.reference:
         raise UserError("--reference is for a table of three runs or more; with two, the first is the reference")
+    return config
+
+
+def _of_sets(config: CompareConfig) -> CompareConfig:
+    """The config of a comparison of two ways to train. Raises UserError for flags of two runs."""
+    if not (config.a and config.b):
+        raise UserError("give the trainings of both sides: --a RUN... --b RUN...; see --help")
+    if config.runs:
+        raise UserError(f"{config.runs[0]} is on neither side; give every run after --a or --b")
+    if config.baseline or config.floor or config.trace or config.reference or config.near_tie is not None:
+        raise UserError("--baseline, --floor, --trace, --reference and --near-tie are for single runs, not for --a and --b")
     return config
 
 
@@ -112,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: CompareConfig) -> int:
     console = Console(highlight=False)
+    if config.a:
+        return _sets(console, config)
     if len(config.runs) > 2:
         return _table(console, config)
     runs = [Run.load(path) for path in ([config.baseline] if config.baseline else []) + list(config.runs)]
@@ -127,6 +160,7 @@ def _run(config: CompareConfig) -> int:
             floor=[Run.load(path) for path in config.floor],
             one_sided=config.one_sided or config.baseline is not None,
             guards=config.guards == "on",
+            cluster=config.cluster,
             say=say,
         )
         if config.trace:
@@ -137,6 +171,30 @@ def _run(config: CompareConfig) -> int:
             page.write_page(config.html, comparison)
     _write(console, config, comparison.to_dict(), lambda: terminal.print_comparison(console, comparison, rows=config.rows))
     return comparison.exit_status
+
+
+def _sets(console: Console, config: CompareConfig) -> int:
+    """Compare two ways to train."""
+    runs_a, runs_b = ([Run.load(path) for path in paths] for paths in (config.a, config.b))
+    check_allowed(config.allow, [*runs_a, *runs_b], allowed_names(runs_a, runs_b))
+    with stages() as say:
+        found = compare_sets(
+            runs_a,
+            runs_b,
+            margins=config.margins,
+            seed=config.seed,
+            resamples=config.resamples,
+            allow=config.allow,
+            one_sided=config.one_sided,
+            guards=config.guards == "on",
+            cluster=config.cluster,
+            say=say,
+        )
+        if config.html:
+            say("drawing the page")
+            sets_page.write_sets_page(config.html, found)
+    _write(console, config, found.to_dict(), lambda: sets_terminal.print_sets(console, found))
+    return found.exit_status
 
 
 def _table(console: Console, config: CompareConfig) -> int:
@@ -151,6 +209,7 @@ def _table(console: Console, config: CompareConfig) -> int:
             allow=config.allow,
             seed=config.seed,
             resamples=config.resamples,
+            cluster=config.cluster,
             say=say,
         )
     _write(console, config, found.to_dict(), lambda: terminal.print_rows(console, found))

@@ -7,12 +7,13 @@ hash of the split shows whether the rows at hand are all of it; if they are not,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..runs.manifest import split_hash
 from ..runs.run import Run
 from .paired_runs import PairedRuns
+from .training_sets import TrainingSets
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,27 @@ class AbsentRows:
 
 def count_absent(data: PairedRuns, allow: Collection[str] = ()) -> AbsentRows:
     """The rows that are not compared; `limit` and `shard` in `allow` keep theirs from counting."""
-    manifests = (data.run_a.manifest, data.run_b.manifest)
     only_a, only_b = len(data.join.only_a), len(data.join.only_b)
     seen = len(data.join.ids) + only_a + only_b
-    total = _split_rows(data, seen)
+    runs = (data.run_a, data.run_b)
+    return _count(runs, _split_rows(data, seen), seen, only_a, only_b, allow)
+
+
+def count_absent_of_sets(sets: TrainingSets, allow: Collection[str] = ()) -> AbsentRows:
+    """The rows that some training lacks, and those that none has."""
+    seen = len(sets.ids) + sets.only_a + sets.only_b
+    recorded = [run.manifest.get("split_rows") for run in sets.first]
+    known = [number for number in recorded if isinstance(number, int)]
+    found = _count(sets.first, max(known, default=None), seen, sets.only_a, sets.only_b, allow)
+    if found.both is None and sets.neither:
+        return replace(found, both=sets.neither, counted=found.counted + sets.neither)
+    return found
+
+
+def _count(
+    runs: tuple[Run, Run], total: int | None, seen: int, only_a: int, only_b: int, allow: Collection[str]
+) -> AbsentRows:  # fmt: skip
+    manifests = (runs[0].manifest, runs[1].manifest)
     limit, shard = _shared(manifests, "limit"), _shared(manifests, "shard")
     limited = other_shards = both = None
     if total is not None:

@@ -27,7 +27,7 @@ _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
     "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", "made_from",
-    "split_rows", *_MUST_MATCH,
+    "split_rows", "training", *_MUST_MATCH,
 )  # fmt: skip
 _SHOWN_IDS = 5
 
@@ -137,12 +137,17 @@ def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: R
             f"or accept the difference with --allow {names}"
         )
     if not joined.ids:
-        raise UserError(f"{a.path} and {b.path} have no row in common; run both on the same catalogue and split")
+        raise UserError(
+            f"{a.rows_path} and {b.rows_path} have no whole row in common; run both on the same catalogue and split"
+        )
 
 
-def check_allowed(allow: Collection[str], runs: Sequence[Run]) -> None:
-    """Raises UserError for a name that no difference between runs has: a mistyped one would allow nothing, in silence."""
-    known = {"task", "truth", *_MUST_MATCH, *_SETTINGS, *(_SUBJECT_HASHES.get(name, name) for name in HASHES)}
+def check_allowed(allow: Collection[str], runs: Sequence[Run], more: Collection[str] = ()) -> None:
+    """Raises UserError for a name that no difference between runs has: a mistyped one would allow nothing, in silence.
+
+    more: names that may be allowed beside those of the runs.
+    """
+    known = {"task", "truth", *more, *_MUST_MATCH, *_SETTINGS, *(_SUBJECT_HASHES.get(name, name) for name in HASHES)}
     for run in runs:
         known |= set(run.manifest.get("hashes", {})) | set(run.manifest.get("settings", {}))
     for run in runs:

@@ -32,7 +32,7 @@ _MOST_OF_SLIGHT_PIXELS = 0.1  # nats
 def compare_runs(
     run_a: Run, run_b: Run, *, margins: Mapping[str, float | None] | None = None, seed: int = 0, resamples: int = RESAMPLES,
     allow: Collection[str] = (), near_tie: float | None = None, floor: Sequence[Run] = (), one_sided: bool = False,
-    guards: bool = True, breakdown: bool = True, say: Callable[[str], None] = lambda stage: None,
+    guards: bool = True, cluster: str | None = None, breakdown: bool = True, say: Callable[[str], None] = lambda stage: None,
 ) -> Comparison:  # fmt: skip
     """Compare two runs row by row.
 
@@ -43,12 +43,12 @@ def compare_runs(
         floor: the reference (A) run again, for the noise floor.
         one_sided: only a loss of B counts, as against a baseline.
         guards: whether a guard that is raised (see `guards`) keeps the exit status from being 0.
-        breakdown: also measure rows both parsed, and each category.
-        say: called with each stage's name, for a progress display.
+        cluster: what rows of one product share (see `products.find_products`); by default what the runs recorded.
+        breakdown: also measure rows both parsed, and each category. say: called with each stage's name.
     Raises UserError where the runs differ in data, prompt or decoding, share no row, or a line is no prediction.
     """
     gated = verdict.gated_metrics(run_a.task, margins)
-    data, differences = _join_runs(run_a, run_b, allow, say)
+    data, differences = _join_runs(run_a, run_b, allow, cluster, say)
     say("measuring all rows")
     metrics = measure(data, np.arange(len(data.join.ids)), seed=seed, resamples=resamples)
     absent, simple = count_absent(data, allow), check_floor(data, gated)
@@ -72,7 +72,7 @@ def compare_runs(
 
 
 def _join_runs(
-    run_a: Run, run_b: Run, allow: Collection[str], say: Callable[[str], None]
+    run_a: Run, run_b: Run, allow: Collection[str], cluster: str | None, say: Callable[[str], None]
 ) -> tuple[PairedRuns, list[RunDifference]]:
     """Read both runs and join their rows by id. Raises UserError where they must not be compared."""
     say(f"reading {run_a.label}")
@@ -82,7 +82,7 @@ def _join_runs(
     joined = join(columns_a, columns_b)
     differences = manifest_differences(run_a.manifest, run_b.manifest) + row_differences(columns_a, columns_b, joined)
     check_comparable(run_a, run_b, differences, joined, allow)
-    return pair_runs(run_a, run_b, columns_a, columns_b, joined), differences
+    return pair_runs(run_a, run_b, columns_a, columns_b, joined, cluster), differences
 
 
 def _judge(
@@ -94,7 +94,7 @@ def _judge(
             name,
             metric,
             margin,
-            judged_difference(metric, data.fields_a[name], data.fields_b[name]),
+            judged_difference(metric, data.fields_a[name], data.fields_b[name], data.products.clusters),
             gates=len(gated),
             absent=absent.counted,
             one_sided=one_sided,

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from . import verdict
 from .absent_rows import AbsentRows
+from .claims import Claim, claim_of_runs
 from .comparable import RunDifference
 from .cross_scores import CrossScores
 from .diverged_rows import DivergedRow, count_all_causes, count_causes
+from .error_places import ErrorPlaces, find_error_places
 from .guards import Guard
+from .judged import JSON_KEYS, Judged, plain
 from .noise import Floor, LogitNoise, Noise, measure_noise
 from .notes import make_notes
 from .paired_measures import PairedMeasure
 from .paired_runs import PairedRuns
+from .products import Products
 from .run_summary import RunSummary, summarize_run
-from .simple_predictors import SimpleCheck, shortfalls
+from .simple_predictors import SimpleCheck
 from .trainings import Trainings, compare_trainings
-from .verdict import Decision, Gate
+from .verdict import Decision
 from .wording import first_line
 
 # What `--json` holds after schema, verdict and exit_status.
@@ -31,14 +30,12 @@ _REPORTED = (
     "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed", "by_category", "agreement", "outcomes",
     "inputs", "cause_counts", "diverged", "noise", "floors", "near_tie", "seed", "resamples", "one_sided", "trace",
     "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-    "logit_noise", "all_cause_counts", "trainings",
+    "logit_noise", "all_cause_counts", "trainings", "products", "claim", "error_places",
 )  # fmt: skip
-# Keys of the JSON report (schema 1) that are not called as the attributes.
-_JSON_KEYS = {"diverged": "parted", "times_diverged": "times_parted", "parsed_differently": "reading"}
 
 
 @dataclass
-class Comparison:
+class Comparison(Judged):
     """All that the report, the page and `--json` show. Shares are 0 to 1, differences B - A."""
 
     decision: Decision
@@ -62,47 +59,15 @@ class Comparison:
     data: PairedRuns = field(repr=False, kw_only=True)
 
     @property
-    def verdict(self) -> str:
-        """One of `verdict.Verdict`."""
-        return self.decision.verdict
-
-    @property
-    def reasons(self) -> list[str]:
-        """One sentence for each gated measure."""
-        return self.decision.reasons
-
-    @property
-    def gates(self) -> list[Gate]:
-        """The measures the verdict rests on."""
-        return self.decision.gates
-
-    @property
-    def exit_status(self) -> int:
-        """0 EQUIVALENT or NO WORSE, 1 WORSE, BETTER or a guard raised, 3 INCONCLUSIVE, 4 NOT MEANINGFUL."""
-        status = verdict.EXIT_STATUS[self.verdict]
-        return 1 if not status and self.guards_count and self.raised else status
-
-    @property
-    def raised(self) -> list[Guard]:
-        """The guards that are raised, without the categories of a measure that is worse as a whole."""
-        worse = {(gate.field, gate.metric) for gate in self.gates if gate.state == "worse"}
-        return [
-            guard
-            for guard in self.guards
-            if guard.raised and not (guard.category is not None and (guard.field, guard.metric) in worse)
-        ]
-
-    @property
-    def shortfalls(self) -> list[SimpleCheck]:
-        """Where the verdict is NOT MEANINGFUL: which run does not beat which simple predictor."""
-        if self.verdict != "NOT MEANINGFUL":
-            return []
-        return shortfalls(self.simple, as_good=False) or shortfalls(self.simple, as_good=True)
-
-    @property
     def first_line(self) -> str:
         """The verdict and what stands beside it, in one line."""
-        return first_line(self.verdict, self.gates, self.raised, self.shortfalls)
+        return first_line(self.verdict, self.gates, self.raised, self.shortfalls, self.claim.scope)
+
+    @cached_property
+    def claim(self) -> Claim:
+        """What was tested."""
+        runs = self.data.run_a, self.data.run_b
+        return claim_of_runs(*runs, self.differences, self.logit_noise, self.floors, self.cause_counts)
 
     @cached_property
     def a(self) -> RunSummary:
@@ -118,6 +83,11 @@ class Comparison:
     def joined(self) -> int:
         """Rows that both runs have."""
         return len(self.data.join.ids)
+
+    @property
+    def products(self) -> Products:
+        """Which rows count as one."""
+        return self.data.products
 
     @cached_property
     def notes(self) -> list[str]:
@@ -155,28 +125,17 @@ class Comparison:
         return compare_trainings(self.data.run_a, self.data.run_b)
 
     @cached_property
+    def error_places(self) -> ErrorPlaces:
+        """In which prices and categories the runs err, and how sure they were."""
+        return find_error_places(self.data, self.gates, seed=self.seed, resamples=self.resamples)
+
+    @cached_property
     def noise(self) -> Noise:
         """How far apart the two runs' log-probabilities are."""
         return measure_noise(self.data.columns_a, self.data.columns_b, self.data.join)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values: everything but the columns. NaN and infinity become null."""
-        values = {_JSON_KEYS.get(name, name): getattr(self, name) for name in _REPORTED}
+        values = {JSON_KEYS.get(name, name): getattr(self, name) for name in _REPORTED}
         whole = {"schema": 1, "verdict": self.verdict, "exit_status": self.exit_status, **values}
-        return {key: _plain(value) for key, value in whole.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, tuples and numpy scalars as JSON; NaN and infinity as null."""
-    if is_dataclass(value):
-        shown = (item for item in fields(value) if item.metadata.get("json", True))
-        return {_JSON_KEYS.get(item.name, item.name): _plain(getattr(value, item.name)) for item in shown}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return {key: plain(value) for key, value in whole.items()}

@@ -29,14 +29,15 @@ from ..runs.columns import FieldColumn, Ints
 from .metrics import METRICS, Metric, right
 from .paired_measures import NO_CATEGORY, judged_difference
 from .paired_runs import PairedRuns
-from .statistics import Floats
+from .products import within
+from .statistics import Floats, cluster_totals, cluster_variance
 from .statistics.multiplicity import holm
 
 ALPHA = 0.05
 GUARD_MARGINS = {"ratio": 0.05, "parse_failures": 0.02, "mean_ape": 0.05, "log_error": math.log(1.02)}
 RIGHT_BIAS, RIGHT_BIAS_MARGIN = "right_bias", math.log(1.01)
 CATEGORY_MARGIN = 0.10
-_FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
+FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
 _FLIPS = 5_000
 
 
@@ -61,16 +62,21 @@ def stand_guard(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]], *,
     """Every guard of two runs, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
     deciding = {(name, metric.name) for name, metric, _ in gated}
     overall = [guard for guard in _overall(data, one_sided) if (guard.field, guard.metric) not in deciding]
-    families = [overall, list(_categories(data, gated))]
-    adjusted = [
-        replace(guard, p_adjusted=min(1.0, 2 * p), raised=2 * p < ALPHA)
+    return adjusted(overall, list(_categories(data, gated)))
+
+
+def adjusted(*families: list[Guard]) -> list[Guard]:
+    """The guards after Holm's correction within each family, the 5 % shared by the families; the raised ones first."""
+    found = [
+        replace(guard, p_adjusted=min(1.0, len(families) * p), raised=len(families) * p < ALPHA)
         for family in families
         for guard, p in zip(family, holm([guard.p_value for guard in family]))
     ]
-    return sorted(adjusted, key=lambda guard: not guard.raised)
+    return sorted(found, key=lambda guard: not guard.raised)
 
 
 def _overall(data: PairedRuns, one_sided: bool) -> Iterator[Guard]:
+    clusters = data.products.clusters
     for name, a in data.fields_a.items():
         b = data.fields_b[name]
         for metric in METRICS[a.kind]:
@@ -78,19 +84,20 @@ def _overall(data: PairedRuns, one_sided: bool) -> Iterator[Guard]:
                 continue
             margin = GUARD_MARGINS[metric.name]
             if metric.judged:
-                yield _bounded(name, metric, margin, a, b)
+                yield _bounded(name, metric, margin, a, b, clusters)
             else:
-                yield _unbounded(name, metric, margin, a, b, one_sided)
+                yield _unbounded(name, metric, margin, a, b, clusters, one_sided)
             if metric.name == "log_error":
                 both = np.flatnonzero(right(a) & right(b))
                 bias = replace(metric, name=RIGHT_BIAS, label="bias of right prices")
-                yield _unbounded(name, bias, RIGHT_BIAS_MARGIN, a.take(both), b.take(both), one_sided)
+                yield _unbounded(name, bias, RIGHT_BIAS_MARGIN, a.take(both), b.take(both), within(clusters, both), one_sided)
 
 
 def _bounded(
-    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, category: str | None = None
+    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, clusters: Ints | None,
+    category: str | None = None,
 ) -> Guard:  # fmt: skip
-    difference = judged_difference(metric, a, b)
+    difference = judged_difference(metric, a, b, clusters)
     score = difference.score(-margin * metric.better) * metric.better if difference.n else 0.0
     p = float(stats.norm.cdf(score)) if difference.n else 1.0
     return Guard(
@@ -98,38 +105,42 @@ def _bounded(
     )
 
 
-def _unbounded(name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, one_sided: bool) -> Guard:
+def _unbounded(
+    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, clusters: Ints | None, one_sided: bool
+) -> Guard:  # fmt: skip
     assert metric.rows is not None
     (x, mask_a), (y, mask_b) = metric.rows(a), metric.rows(b)
     mask = mask_a & mask_b
-    gaps = (y - x)[mask]
+    gaps, own = (y - x)[mask], within(clusters, mask)
     mean = float(gaps.mean()) if len(gaps) else math.nan
     if metric.better:
-        p = p_beyond(-metric.better * gaps, margin)
+        p = p_beyond(-metric.better * gaps, margin, own)
     elif one_sided and len(gaps) and abs(float(y[mask].mean())) <= abs(float(x[mask].mean())) + margin:
         p = 1.0  # B is hardly further from zero than A
     else:
-        p = min(1.0, 2 * min(p_beyond(gaps, margin), p_beyond(-gaps, margin)))
+        p = min(1.0, 2 * min(p_beyond(gaps, margin, own), p_beyond(-gaps, margin, own)))
     unit: Literal["points", "log"] = "points" if metric.unit == "share" else "log"
     return Guard(name, metric.name, metric.label, None, mean, margin, unit, len(gaps), p, 1.0, False)
 
 
-def p_beyond(gaps: Floats, margin: float) -> float:
+def p_beyond(gaps: Floats, margin: float, clusters: Ints | None = None) -> float:
     """One-sided p-value of the hypothesis that the mean of `gaps` [n] is at most `margin`; 1 where there is no spread to test.
 
-    Paired t; where few rows differ, the larger of that and of the sign-flip test of a mean of zero.
+    Paired t; where few rows differ, the larger of that and of the sign-flip test of a mean of zero. clusters: each row's
+    product [n], whose rows move together; None where every row is one by itself.
     """
     n, mean = len(gaps), float(gaps.mean()) if len(gaps) else 0.0
-    if n < 2 or mean <= margin + 1e-9:
+    totals = gaps if clusters is None else cluster_totals(gaps, clusters)
+    if len(totals) < 2 or mean <= margin + 1e-9:
         return 1.0
-    error = float(gaps.std(ddof=1)) / math.sqrt(n)
-    p = float(stats.t.sf((mean - margin) / error, n - 1)) if error > 1e-12 * mean else 0.0
-    apart = gaps[gaps != 0]
-    return max(p, _sign_flips(apart)) if p < ALPHA and len(apart) <= _FEW_ROWS else p
+    error = float(gaps.std(ddof=1)) / math.sqrt(n) if clusters is None else math.sqrt(cluster_variance(gaps, clusters))
+    p = float(stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0
+    apart = totals[totals != 0]
+    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= FEW_ROWS else p
 
 
-def _sign_flips(gaps: Floats) -> float:
-    """One-sided p-value of the hypothesis that each of `gaps` [k] could as well have the other sign."""
+def sign_flips(gaps: Floats) -> float:
+    """By simulation, the one-sided p-value of the hypothesis that each of `gaps` [k] could as well have the other sign."""
     generator = np.random.default_rng(0)
     signs = generator.choice([-1.0, 1.0], (_FLIPS, len(gaps)))
     return (1 + int((signs @ gaps >= gaps.sum() * (1 - 1e-12)).sum())) / (_FLIPS + 1)
@@ -145,4 +156,4 @@ def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]]) ->
         for name, metric, _ in gated:
             if name in data.fields_a and metric.better > 0:
                 a, b = data.fields_a[name].take(rows), data.fields_b[name].take(rows)
-                yield _bounded(name, metric, CATEGORY_MARGIN, a, b, category)
+                yield _bounded(name, metric, CATEGORY_MARGIN, a, b, within(data.products.clusters, rows), category)

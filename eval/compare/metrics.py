@@ -3,6 +3,7 @@
 category  accuracy, macro-F1
 number    share within 1, 5, 10, 25 %, median and mean absolute percentage error, signed log error, slips by 10 or 100
 text      exact match, rapidfuzz ratio
+score     its mean, as another harness gave it
 all       parse failures
 
 Rows without a true value are not judged. An answer that does not parse is wrong: it fails accuracy and every price
@@ -59,7 +60,7 @@ class Metric:
         return [estimator(*self.rows(column)) for column in columns]
 
 
-METRICS: dict[str, tuple[Metric, ...]] = {"category": (), "number": (), "text": ()}  # in the order of a report
+METRICS: dict[str, tuple[Metric, ...]] = {"category": (), "number": (), "text": (), "score": ()}  # in the order of a report
 
 
 def metric(
@@ -155,7 +156,13 @@ def ratio(column: FieldColumn) -> RowValues:
     return column.ratio, column.has_truth
 
 
-@metric("category", "number", "text", label="not parsed", form="proportion", better=-1)
+@metric("score", label="score", form="mean", better=+1, bounded=True)
+def score(column: FieldColumn) -> RowValues:
+    """The score that the harness gave, 0 to 1; 0 where it gave none."""
+    return np.nan_to_num(np.clip(_numbers(column)[1], 0.0, 1.0)), column.has_truth
+
+
+@metric("category", "number", "text", "score", label="not parsed", form="proportion", better=-1)
 def parse_failures(column: FieldColumn) -> RowValues:
     """Whether the answer gave no value for the field."""
     return _share(~column.parsed), column.has_truth
@@ -169,8 +176,15 @@ def _numbers(column: FieldColumn) -> tuple[Floats, Floats]:
     return column.true.astype(np.float64), column.predicted.astype(np.float64)
 
 
-# The metric that decides whether a row is right, by kind: the category, the price within 10 %, the exact text.
-RIGHT: dict[str, Callable[[FieldColumn], RowValues]] = {"category": accuracy, "number": partial(within, band=10), "text": exact}
+def full_score(column: FieldColumn) -> RowValues:
+    """Whether the score is 1, the most there is."""
+    return _share(score(column)[0] >= 1), column.has_truth
+
+
+# The metric that decides whether a row is right, by kind: the category, the price within 10 %, the exact text, the full score.
+RIGHT: dict[str, Callable[[FieldColumn], RowValues]] = {
+    "category": accuracy, "number": partial(within, band=10), "text": exact, "score": full_score
+}  # fmt: skip
 
 
 def right(column: FieldColumn) -> Bools:

@@ -13,6 +13,7 @@ from ..runs.prediction import Prediction
 from ..runs.run import Run
 from . import metrics
 from .comparable import RowJoin
+from .products import Products, find_products
 
 OUTCOMES = ("both right", "only A", "only B", "both wrong")
 _ANSWER = ("text", "tokens", "predicted")
@@ -32,6 +33,7 @@ class PairedRuns:
     right_a: Bools
     right_b: Bools
     category: list[str | None]
+    products: Products
 
     def rows(self, numbers: Iterable[int]) -> Iterator[tuple[Prediction, Prediction]]:
         """Both runs' predictions for these joined rows, read from disk."""
@@ -87,16 +89,20 @@ class PairedRuns:
         return name, int((known & (left != right)).sum()), int(known.sum())
 
 
-def pair_runs(run_a: Run, run_b: Run, columns_a: RunColumns, columns_b: RunColumns, joined: RowJoin) -> PairedRuns:
-    """Align the columns of the fields that both runs have."""
+def pair_runs(
+    run_a: Run, run_b: Run, columns_a: RunColumns, columns_b: RunColumns, joined: RowJoin, cluster: str | None = None
+) -> PairedRuns:
+    """Align the columns of the fields that both runs have. cluster: see `products.find_products`."""
     names = [name for name in columns_a.fields if name in columns_b.fields]
     fields_a = {name: columns_a.fields[name].take(joined.a) for name in names}
     fields_b = {name: columns_b.fields[name].take(joined.b) for name in names}
     group = first_category(run_a.task)
     category = list(fields_a[group].true) if group in fields_a else [None] * len(joined.ids)
+    sides = [(run_a, columns_a, joined.a), (run_b, columns_b, joined.b)]
     return PairedRuns(
-        run_a, run_b, columns_a, columns_b, joined, fields_a, fields_b, _all_right(fields_a), _all_right(fields_b), category
-    )
+        run_a, run_b, columns_a, columns_b, joined, fields_a, fields_b, _all_right(fields_a), _all_right(fields_b), category,
+        find_products(joined.ids, sides, fields_a, cluster),
+    )  # fmt: skip
 
 
 def _all_right(fields: Mapping[str, FieldColumn]) -> Bools:

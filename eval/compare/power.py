@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
 
-from .statistics import JudgedDifference, PairedProportion, normal_quantile
+from .statistics import EffectiveMean, EffectiveProportion, Interval, JudgedDifference, PairedProportion, normal_quantile
 
 ALPHA = 0.05
 POWER = 0.80
@@ -19,7 +21,59 @@ _MOST_ROWS = 100_000_000
 _NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
 
 
-def power_same(difference: JudgedDifference, margin: float, n: float, *, better: int = 0) -> float:
+class Scalable(Protocol):
+    """A difference that can be taken to another number of rows, or of trainings."""
+
+    @property
+    def n(self) -> float:
+        """How many there are."""
+
+    @property
+    def estimate(self) -> float:
+        """B minus A."""
+
+    def interval(self, z: float) -> Interval:
+        """Interval at normal quantile z."""
+
+    def score(self, delta: float) -> float:
+        """Signed score statistic of the hypothesis that the difference is `delta`."""
+
+    def at(self, n: int) -> Scalable:
+        """The same rates from n of them."""
+
+
+@dataclass(frozen=True)
+class PerTraining:
+    """A difference over several trainings a side, counted in trainings. rows_too: the rows grow as the trainings do."""
+
+    difference: EffectiveProportion | EffectiveMean
+    rows_too: bool = False
+
+    @property
+    def n(self) -> float:
+        """Trainings a side."""
+        return self.difference.spread.trainings
+
+    @property
+    def estimate(self) -> float:
+        """B minus A."""
+        return self.difference.estimate
+
+    def interval(self, z: float) -> Interval:
+        """Interval at normal quantile z."""
+        return self.difference.interval(z)
+
+    def score(self, delta: float) -> float:
+        """Signed score statistic of the hypothesis that the difference is `delta`."""
+        return self.difference.score(delta)
+
+    def at(self, n: int) -> PerTraining:
+        """The same rates from n trainings a side."""
+        rows = round(self.difference.n * n / self.n) if self.rows_too else self.difference.n
+        return PerTraining(self.difference.at(int(rows)).with_trainings(n), self.rows_too)
+
+
+def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0) -> float:
     """The chance that n rows show a measure within its margin; with `better`, that B is no worse."""
     z = normal_quantile(1 - 2 * ALPHA)
     more, estimate = difference.at(max(1, round(n))), difference.estimate
@@ -39,7 +93,7 @@ def _sign(estimate: float, end: float) -> float:
     return 1.0 if (estimate - end) * -end > 0 else -1.0
 
 
-def power_beyond(difference: JudgedDifference, margin: float, n: float, *, gates: int, better: int = 0) -> float:
+def power_beyond(difference: Scalable, margin: float, n: float, *, gates: int, better: int = 0) -> float:
     """The chance that n rows show a difference beyond the margin; with `better`, a loss of B beyond it."""
     estimate = difference.estimate
     if better and estimate * better >= 0:
@@ -48,7 +102,7 @@ def power_beyond(difference: JudgedDifference, margin: float, n: float, *, gates
     return float(stats.norm.cdf((abs(estimate) - margin) / _error(difference, n, z) - z))
 
 
-def _error(difference: JudgedDifference, n: float, z: float) -> float:
+def _error(difference: Scalable, n: float, z: float) -> float:
     low, high = difference.at(max(1, round(n))).interval(z)
     return max((high - low) / (2 * z), 1e-12)
 
@@ -67,9 +121,10 @@ def rows_needed(
     start, estimate = int(difference.n), abs(difference.estimate)
     z = normal_quantile(1 - ALPHA / gates)
     z_same = normal_quantile(1 - 2 * ALPHA)
+    step = _step(difference)
 
     def finds_difference(n: int) -> bool:
-        fewer = n - 2 / estimate if isinstance(difference, PairedProportion) else n
+        fewer = n - 2 * step / estimate
         return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
 
     def finds_same(n: int) -> bool:
@@ -88,10 +143,18 @@ def rows_needed(
     return same, differs, beyond
 
 
+def _step(difference: JudgedDifference) -> float:
+    """Rows by which the sum of an exact test moves at once: one, or those that move together; 0 of a test that is not exact."""
+    if isinstance(difference, EffectiveProportion):
+        return max(1.0, difference.n / difference.effective_rows) if difference.exact_p is not None else 0.0
+    return float(isinstance(difference, PairedProportion))
+
+
 def rows_to_decide(
-    differences: Sequence[JudgedDifference], margins: Sequence[float], better: Sequence[int]
+    differences: Sequence[Scalable], margins: Sequence[float], better: Sequence[int]
 ) -> tuple[int | None, int | None]:
-    """Rows in all at which every measure is found within its margin, and at which any is found beyond it.
+    """Rows in all (of `PerTraining`, trainings a side) at which every measure is found within its margin, and at which any is
+    found beyond it.
 
     Each with 80 % power for all measures together: the product of the single powers, as if the measures moved
     independently. Measures of the same rows move together, which only raises the chance that all are within.

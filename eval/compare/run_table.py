@@ -58,6 +58,7 @@ def tabulate(
     allow: Collection[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
+    cluster: str | None = None,
     say: Callable[[str], None] = lambda stage: None,
 ) -> RunTable:
     """Compare every run with the reference, the reference itself first.
@@ -72,7 +73,9 @@ def tabulate(
     compared: list[Comparison] = []
     for run in others:
         say(f"comparing {run.label}")
-        comparison = compare_runs(reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, breakdown=False)
+        comparison = compare_runs(
+            reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, cluster=cluster, breakdown=False
+        )
         if not rows:
             gated = [(gate.field, gate.metric) for gate in comparison.gates]
             rows.append(_reference_row(reference, comparison))

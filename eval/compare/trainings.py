@@ -1,7 +1,8 @@
 """The trainings of two runs' adapters side by side: their settings, and their loss curves, where the folders are here.
 
 A run names its adapter's folder. A training leaves `settings.json` and `log.jsonl` there, or above the checkpoint. They
-are read only where the folder's weights are those that the run recorded: a folder may hold another training by now.
+are read only where the folder's weights are those that the run recorded: a folder may hold another training by now. Where
+the folder is not here, the run's manifest has the settings; runs of earlier versions did not record them.
 """
 
 from __future__ import annotations
@@ -14,18 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.adapters import WEIGHTS_FILE, resolve_adapter
-from mlx_phi3v.documents import read_json
+from mlx_phi3v.adapters import resolve_adapter, weights_path
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_file
 
 from ..runs.run import Run
+from ..runs.training_settings import SILENT, read_training_settings, training_folder
 
-# Where a training ran and how it was reported, not what was trained.
-_SILENT = (
-    "output", "resume", "json", "steps_per_report", "feature_cache", "feature_cache_gb", "memory_limit", "grad_checkpoint",
-    "save_every", "loader_threads",
-)  # fmt: skip
 _POINTS = 400  # of a loss curve
 _LONGEST_LINE = 100_000  # characters of one line of a log
 
@@ -65,9 +61,10 @@ class Trainings:
 def compare_trainings(run_a: Run, run_b: Run) -> Trainings | None:
     """Both runs' trainings; None where one of them is not here, or both are one."""
     a, b = find_training(run_a), find_training(run_b)
-    if a is None or b is None or a.folder == b.folder:
+    hashes = [(run.manifest.get("hashes") or {}).get("adapter") for run in (run_a, run_b)]
+    if a is None or b is None or a == b or (hashes[0] and hashes[0] == hashes[1]):
         return None
-    names = [name for name in {**a.settings, **b.settings} if name not in _SILENT]
+    names = [name for name in {**a.settings, **b.settings} if name not in SILENT]
     pairs = [(name, a.settings.get(name), b.settings.get(name)) for name in names]
     differences = [TrainingDifference(name, left, right) for name, left, right in pairs if left != right]
     shown = ("data", "model", "learning_rate", "total_steps", "batch_size", "seed")
@@ -76,19 +73,28 @@ def compare_trainings(run_a: Run, run_b: Run) -> Trainings | None:
 
 
 def find_training(run: Run) -> Training | None:
-    """The training of a run's adapter, where its folder is here and holds the weights that the run recorded."""
+    """The training of a run's adapter: from its folder, else as the run recorded it, then without loss curves."""
+    return _of_folder(run) or _as_recorded(run)
+
+
+def _as_recorded(run: Run) -> Training | None:
+    settings = run.manifest.get("training")
+    return Training(str(run.path), settings, [], []) if settings else None
+
+
+def _of_folder(run: Run) -> Training | None:
+    """The training, where its folder is here and holds the weights that the run recorded."""
     adapter, recorded = run.manifest.get("adapter"), (run.manifest.get("hashes") or {}).get("adapter")
     if not isinstance(adapter, str) or not adapter or not recorded:
         return None
     try:
-        folder = resolve_adapter(adapter)
-        if sha256_file(folder / WEIGHTS_FILE) != recorded:
+        folder = resolve_adapter(adapter, hub=False)
+        if sha256_file(weights_path(folder)) != recorded:
             return None
-        root = next(place for place in (folder, folder.parent) if (place / "settings.json").is_file())
-        settings = read_json(root / "settings.json", "training settings")
-    except (UserError, OSError, ValueError, StopIteration):
+    except (UserError, OSError, ValueError):
         return None
-    if not isinstance(settings, dict):
+    root, settings = training_folder(folder), read_training_settings(folder)
+    if root is None or settings is None:
         return None
     log = list(_log(root / "log.jsonl"))
     return Training(str(root.resolve()), settings, _curve(log, "loss"), _curve(log, "val_loss"))

@@ -33,7 +33,7 @@ from .metrics import METRICS, Metric
 from .power import ALPHA, rows_needed, rows_to_decide
 from .statistics import Interval, JudgedDifference, normal_quantile
 
-MARGINS: dict[str, float] = {"accuracy": 0.02, "within_10": 0.02}
+MARGINS: dict[str, float] = {"accuracy": 0.02, "within_10": 0.02, "score": 0.02}
 _TEXT_MARGINS = {"ratio": 0.02}  # where a task has neither category nor price
 
 State = Literal["same", "worse", "better", "open"]
@@ -92,7 +92,7 @@ def gated_metrics(task: Task, margins: Mapping[str, float | None] | None) -> lis
         if margin is not None and not 0 < margin < 1:
             raise UserError(f"the margin of {name} is {margin:g}; give points above 0 and below 100")
     kinds = {item.kind for item in task.fields}
-    defaults = MARGINS if kinds & {"category", "number"} else _TEXT_MARGINS
+    defaults = MARGINS if kinds & {"category", "number", "score"} else _TEXT_MARGINS
     chosen = {name: margin for name, margin in {**defaults, **(margins or {})}.items() if margin is not None}
     gates = [
         (item.name, metric, chosen[metric.name])

@@ -12,9 +12,11 @@ from .verdict import Gate
 _SHOWN = 3
 
 
-def first_line(verdict: str, gates: Sequence[Gate], raised: Sequence[Guard], short: Sequence[SimpleCheck]) -> str:
-    """ "EQUIVALENT on category and price; title -97.0 points"."""
-    parts = [_decided(verdict, gates)]
+def first_line(
+    verdict: str, gates: Sequence[Gate], raised: Sequence[Guard], short: Sequence[SimpleCheck], scope: str = ""
+) -> str:  # fmt: skip
+    """ "EQUIVALENT on category and price (these two adapters only); title -97.0 points". scope: what it speaks of."""
+    parts = [_decided(verdict, gates) + (f" ({scope})" if scope else "")]
     if short:
         parts = [f"{verdict}: {'; '.join(_shortfalls(short))}", *_states(gates)]
     parts += [guard_words(guard) for guard in raised[:_SHOWN]]

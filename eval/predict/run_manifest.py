@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_phi3v import __version__
-from mlx_phi3v.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mlx_phi3v.adapters import CONFIG_FILE, weights_path
 from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.decoding import LoadedModel
 from mlx_phi3v.files import read_json, sha256_file, sha256_json
 from mlx_phi3v.task import Task
 
 from ..runs.manifest import split_hash
+from ..runs.training_settings import recorded_settings
 from .settings import PredictConfig, parse_shard
 
 _PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "numpy", "pillow", "tokenizers")
@@ -50,6 +51,7 @@ def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedMode
         "adapter": config.adapter,
         "model_config": asdict(backend.config),
         "adapter_config": read_json(adapter.folder / CONFIG_FILE, "adapter") if adapter else None,
+        "training": recorded_settings(adapter.folder) if adapter else None,
         "code": code_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "device": backend.device_info(),
@@ -70,7 +72,7 @@ def _hashes(
     """What two runs are compared by, and what a resumed run must share with its beginning."""
     return {
         "base": model.fingerprint,
-        "adapter": sha256_file(model.adapter.folder / WEIGHTS_FILE) if model.adapter else None,
+        "adapter": sha256_file(weights_path(model.adapter.folder)) if model.adapter else None,
         "catalogue": catalogue.fingerprint,
         "split": split_hash(task, iterate(catalogue.split(config.split))),
         "template": sha256_json(task.to_dict()),

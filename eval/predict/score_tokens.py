@@ -11,9 +11,10 @@ import numpy as np
 from mlx_phi3v.backend import Backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.catalogue import Split, iterate
-from mlx_phi3v.decoding import log_softmax
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
+from mlx_phi3v.next_tokens import HostScores
+from mlx_phi3v.overflow import not_finite
 from mlx_phi3v.progress import Progress
 
 from ..runs.prediction import Prediction
@@ -37,7 +38,7 @@ def trace(config: PredictConfig, backend: Backend, maker: ExampleMaker, split: S
     ):
         for number, _, row in other.numbered():
             _check_row(row, other.place(number), where, config, backend.config.vocab_size)
-            example = maker(split[where[row.id]], with_answer=False)
+            example, _ = maker.of_split(split, where[row.id], with_answer=False)
             file.write(json.dumps(score_tokens(backend, example, row.token_ids).to_dict(), allow_nan=False) + "\n")
             progress.advance()
     return {"trace": str(path), "rows": rows}
@@ -59,11 +60,13 @@ def score_tokens(backend: Backend, example: Example, token_ids: list[int]) -> Sc
     ids = np.concatenate([example.input_ids, np.asarray(token_ids, np.int64)])
     whole = Example(example.id, ids, np.full(len(ids), -100, np.int64), example.images)
     prompt = len(example.input_ids)
-    logprobs = log_softmax(backend.forward(collate([whole], backend.config), prompt - 1).logits[0][:-1])
-    best = np.argsort(-logprobs, axis=-1, kind="stable")[:, :TOP_K]
+    logits = backend.forward(collate([whole], backend.config), prompt - 1).logits[0][:-1]
+    read = HostScores(logits).read(np.asarray(token_ids, np.int64), TOP_K)
+    if read is None:
+        raise UserError(not_finite("the scores of the given tokens", backend.dtype))
     return ScoredTokens(
         example.id,
         token_ids,
-        logprobs=[round(float(logprobs[i, t]), 6) for i, t in enumerate(token_ids)],
-        top_k=[[(int(t), round(float(logprobs[i, t]), 6)) for t in row] for i, row in enumerate(best)],
+        logprobs=[round(value, 6) for value in read.logprobs.tolist()],
+        top_k=[[(t, round(value, 6)) for t, value in read.pairs(i)] for i in range(len(token_ids))],
     )

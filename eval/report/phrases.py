@@ -12,6 +12,7 @@ from ..compare.cross_scores import CrossScores
 from ..compare.diverged_rows import DivergedRow
 from ..compare.divergence import GAP, PIXELS
 from ..compare.guards import Guard
+from ..compare.judged import Judged
 from ..compare.noise import Floor, Noise
 from ..compare.paired_measures import PairedMeasure
 from ..compare.trainings import Trainings
@@ -72,7 +73,7 @@ def _inconclusive(comparison: Comparison, a: str, b: str) -> str:
         return f"{b} differs from {a}, but whether by more than the margin is not settled"
     if comparison.absent.counted:
         return f"{comparison.absent.counted:,} rows are absent: whether {b} is as good as {a} hangs on them"
-    return f"{comparison.joined:,} rows are too few to show whether {b} is as good as {a}"
+    return f"{comparison.products.count()} are too few to show whether {b} is as good as {a}"
 
 
 def more_rows(comparison: Comparison) -> str | None:
@@ -86,9 +87,16 @@ def more_rows(comparison: Comparison) -> str | None:
     if absent and more <= absent:
         return f"Answer the {absent:,} absent rows first."
     return (
-        f"About {more:,} more rows would decide it (80 % power for all measures together, if the rates seen here are the true "
-        "ones). Ask for them at once: each further look is a further chance of a false answer."
+        f"About {more:,} more rows{_products_of(comparison, more)} would decide it (80 % power for all measures together, "
+        "if the rates seen here are the true ones). Ask for them at once: each further look is a further chance of a false "
+        "answer."
     )
+
+
+def _products_of(comparison: Comparison, rows: int) -> str:
+    """ " (of 120 more products)" where rows are not products."""
+    found = comparison.products
+    return "" if found.clusters is None else f" (of {max(1, round(rows * found.products / found.rows)):,} more products)"
 
 
 def gate_figures(gate: Gate) -> str:
@@ -108,7 +116,7 @@ def judged_interval(gate: Gate) -> tuple[float, tuple[float, float]]:
     return (100 * gate.beyond_level, gate.beyond) if gate.state in ("worse", "better") else (90.0, gate.interval)
 
 
-def judged_levels(comparison: Comparison) -> str:
+def judged_levels(comparison: Judged) -> str:
     """The levels of the intervals that are judged: "90 %"."""
     levels = sorted({judged_interval(gate)[0] for gate in comparison.gates})
     return " or ".join(f"{level:.3g} %" for level in levels)
@@ -123,7 +131,7 @@ def gate_state(gate: Gate) -> str:
     ]
 
 
-def guard_lines(comparison: Comparison) -> list[str]:
+def guard_lines(comparison: Judged) -> list[str]:
     """The raised guards, one sentence each."""
     return [
         f"guard: {guard_words(guard)}, shown to be worse by more than {_guard_margin(guard)} (p = {guard.p_adjusted:.2g}, "
@@ -276,7 +284,8 @@ def speed(comparison: Comparison) -> str:
 
 def method(comparison: Comparison) -> str:
     """How the intervals were made."""
+    by = "row" if comparison.products.clusters is None else "row, by product"
     return (
-        f"95 % intervals, paired by row: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
-        f"seed {comparison.seed}) for the rest. Differences are B - A, shares in points."
+        f"95 % intervals, paired by {by}: score (Tango) for shares, bootstrap ({comparison.resamples:,} resamples, "
+        f"seed {comparison.seed}) for the rest. Differences are B - A, shares in points. {comparison.products.sentence()}"
     )

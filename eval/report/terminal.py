@@ -18,7 +18,8 @@ from ..compare.comparison import Comparison
 from ..compare.metrics import METRICS, Metric
 from ..compare.paired_measures import PairedMeasure
 from ..runs.run import Run
-from . import phrases
+from . import phrases, place_phrases
+from .terminal_places import error_places
 
 WIDTH = 80
 _COLOURS = {
@@ -36,6 +37,7 @@ def print_comparison(console: Console, comparison: Comparison, *, rows: int = 10
         _measures("Measures", comparison.metrics),
         _both_parsed(comparison),
         _categories(comparison),
+        error_places(comparison),
         _agreement(comparison),
         _causes(comparison),
         _worst(comparison, rows),
@@ -59,11 +61,14 @@ def _verdict(comparison: Comparison) -> RenderableType:
     if comparison.raised and colour == "green":
         colour = "yellow"
     lines = [_text(comparison.first_line, f"bold {colour}"), _text(phrases.headline(comparison))]
+    lines += [_text(comparison.claim.sentence)] if comparison.claim.sentence else []
     lines += [_text(f"! {remark}", "yellow") for remark in comparison.remarks]
     lines += [_text(f"! {line}", "yellow") for line in phrases.guard_lines(comparison)]
     lines += [_text(f"· {reason}") for reason in comparison.reasons]
     if needed := phrases.more_rows(comparison):
         lines.append(_text(needed))
+    if comparison.products.clusters is not None:
+        lines.append(_text(comparison.products.sentence()))
     lines.append(
         _text(
             f"A {comparison.a.label} ({comparison.a.rows:,} rows)   B {comparison.b.label} ({comparison.b.rows:,} rows)", "dim"
@@ -127,20 +132,22 @@ def _categories(comparison: Comparison) -> RenderableType | None:
     for _, _, label in gated:
         columns += [(f"{label}\nA", 9, "right"), ("\nB", 7, "right"), ("\nB - A", 7, "right")]
     grid = _grid(*columns)
+    forest = comparison.error_places.categories
+    sure = {(item.category, item.field, item.metric) for item in forest if item.differs}
     for name, rows in list(comparison.by_category.items())[:_CATEGORIES]:
         measured = {(row.field, row.metric): row for row in rows}
         cells: list[RenderableType] = [_text(name), f"{max((row.rows for row in rows), default=0):,}"]
         for field, metric, _ in gated:
-            cells += _category_cells(measured[field, metric])
+            cells += _category_cells(measured[field, metric], (name, field, metric) in sure)
         grid.add_row(*cells)
     left = len(comparison.by_category) - _CATEGORIES
     more = f"and {left} more in --json and --html; " if left > 0 else ""
-    return Group(grid, _text(f"{more}* this category's own 95 % interval excludes zero", "dim"))
+    return Group(grid, _text(f"{more}* differs. {place_phrases.forest_note(forest)}", "dim"))
 
 
-def _category_cells(row: PairedMeasure) -> list[RenderableType]:
-    difference = phrases.gap(row, row.difference) + ("*" if row.significant else " ")
-    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if row.significant else "")]
+def _category_cells(row: PairedMeasure, differs: bool) -> list[RenderableType]:
+    difference = phrases.gap(row, row.difference) + ("*" if differs else " ")
+    return [phrases.figure(row, row.a), phrases.figure(row, row.b), Text(difference, style="bold" if differs else "")]
 
 
 def _agreement(comparison: Comparison) -> RenderableType:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import fuzz
 
-from mlx_phi3v.task import Field, FieldKind, ParsedField, Task, clean_text, is_missing
+from mlx_phi3v.task import NUMBERS, Field, FieldKind, ParsedField, Task, clean_text, is_missing
 
 from .prediction import STATUSES, Prediction
 from .run import Run
@@ -32,7 +32,7 @@ STAGES = ("file", "pixels", "pixel_values", "input_ids")
 class FieldColumn:
     """One field of one run, all arrays [n] in the run's own row order.
 
-    `true` and `predicted` are floats (NaN where absent) for a number, text (None where absent) otherwise.
+    `true` and `predicted` are floats (NaN where absent) for a number or a score, text (None where absent) otherwise.
     `ratio` and `exact` compare a text field's two values; they are zeros for the other kinds.
     """
 
@@ -87,6 +87,7 @@ class RunColumns:
     digests: dict[str, Ints]  # "text", "tokens", "predicted", "true" and one per input stage; 0 where not recorded
     tokens: TokenColumns
     seconds: Floats
+    products: list[str | None]  # what all rows of the same product share; None where not recorded
     duplicates: list[tuple[str, bool]]  # (id, whether the repeated row is equal); the first row is used
 
     def position(self) -> dict[str, int]:
@@ -113,6 +114,7 @@ class _RunBuilder:
         self.position: dict[str, int] = {}
         self.offsets = array("q")
         self.seconds = array("d")
+        self.products: list[str | None] = []
         self.digests = {name: array("q") for name in ("text", "tokens", "predicted", "true", *STAGES)}
         self.token_ids, self.logprobs, self.bounds = array("q"), array("d"), array("q", [0])
         self.duplicates: list[tuple[str, bool]] = []
@@ -128,6 +130,7 @@ class _RunBuilder:
         self.position[row.id] = len(self.position)
         self.offsets.append(offset)
         self.seconds.append(row.seconds or 0.0)
+        self.products.append(row.product)
         length = len(row.token_ids)
         self.token_ids.extend(row.token_ids)
         self.logprobs.extend(row.logprobs if len(row.logprobs) == length else [math.nan] * length)
@@ -146,6 +149,7 @@ class _RunBuilder:
             digests={name: np.array(values, dtype=np.int64) for name, values in self.digests.items()},
             tokens=TokenColumns(np.array(self.token_ids), np.array(self.logprobs), np.array(self.bounds)),
             seconds=np.array(self.seconds),
+            products=self.products,
             duplicates=self.duplicates,
         )
 
@@ -190,14 +194,15 @@ class _FieldBuilder:
         self.ratio.append(fuzz.ratio(true, value) / 100 if both else 0.0)
 
     def _clean(self, value: Any) -> Any:
-        if self.item.kind == "number":
+        if self.item.kind in NUMBERS:
             return _number(value)
         return None if is_missing(value) else sys.intern(clean_text(str(value)))
 
     def column(self) -> FieldColumn:
-        dtype = np.float64 if self.item.kind == "number" else object
+        numbers = self.item.kind in NUMBERS
+        dtype = np.float64 if numbers else object
         true = np.array(self.true, dtype=dtype)
-        missing = np.isnan(true) if self.item.kind == "number" else np.array([value is None for value in true], dtype=bool)
+        missing = np.isnan(true) if numbers else np.array([value is None for value in true], dtype=bool)
         return FieldColumn(
             self.item.name,
             self.item.kind,

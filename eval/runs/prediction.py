@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from mlx_phi3v.documents import shown
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.task import ParsedField, ParseStatus, Task, is_missing
+from mlx_phi3v.task import NUMBERS, ParsedField, ParseStatus, Task, is_missing
 
 from .lines import LineDecoder
 from .shapes import PredictionShape, TopK
@@ -36,6 +36,7 @@ class Prediction:
     fingerprints: input stage (see `eval.runs.columns.STAGES`) -> hex SHA-256.
     seconds: work on this row; a batch's time is shared out evenly.
     image: path of the first photo.
+    product: what all rows of the same product share (`mlx_phi3v.catalogue.PRODUCT`).
     """
 
     id: str
@@ -49,6 +50,7 @@ class Prediction:
     fingerprints: dict[str, str | None] = field(default_factory=dict)
     seconds: float | None = None
     image: str | None = None
+    product: str | None = None
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
@@ -74,6 +76,7 @@ class Prediction:
             {} if line.fingerprints is UNSET else line.fingerprints,
             None if line.seconds is UNSET else line.seconds,
             None if line.image is UNSET else line.image,
+            None if line.product is UNSET else line.product,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class Prediction:
             "fingerprints": self.fingerprints or None,
             "seconds": self.seconds,
             "image": self.image,
+            "product": self.product,
         }
         return {
             "id": self.id,
@@ -106,7 +110,8 @@ class PredictionReader:
 
     def __init__(self, path: Path, task: Task, vocabulary: int | None) -> None:
         self._path = path
-        self._numbers = [item.name for item in task.fields if item.kind == "number"]
+        self._numbers = [item.name for item in task.fields if item.kind in NUMBERS]
+        self._texts = [item.name for item in task.fields if item.kind not in NUMBERS]
         self._vocabulary = vocabulary
         self._decoder = LineDecoder(PredictionShape, "prediction")
 
@@ -115,6 +120,7 @@ class PredictionReader:
         row = Prediction.from_shape(self._decoder.read(line, self._path, number))
         problem = (
             next((found for name in self._numbers if (found := _number_problem(name, row))), None)
+            or next((found for name in self._texts if (found := _text_problem(name, row))), None)
             or next((found for key, value in row.true.items() if (found := _size_problem(f"true.{key}", value))), None)
             or token_problem(row.token_ids, row.logprobs, row.top_k, self._vocabulary)
         )
@@ -131,6 +137,15 @@ def _number_problem(name: str, row: Prediction) -> str | None:
         if isinstance(item, str):
             return f"{key} is {shown(item)}; it must be a number"
     return _size_problem(f"predicted.{name}.value", value)
+
+
+def _text_problem(name: str, row: Prediction) -> str | None:
+    """What is wrong with the values of a text or category."""
+    parsed = row.predicted.get(name)
+    for key, item in ((f"true.{name}", row.true.get(name)), (f"predicted.{name}.value", parsed.value if parsed else None)):
+        if item is not None and not isinstance(item, str):
+            return f"{key} is {shown(item)}; it must be text"
+    return None
 
 
 def _size_problem(key: str, value: Any) -> str | None:

@@ -1,10 +1,11 @@
 """A run: a folder with its manifest (`manifest.json`) and one line for each row (`predictions.jsonl`).
 
     RUN/manifest.json        schema, backend, label, hashes, settings, task, catalogue, split, split_rows, limit, shard,
-                             code, packages, device, batch_size, start, end, rows, seconds; where a command made the
-                             run of others or of a table, made_from (see `eval.runs.made_from`)
-    RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image
-                             (see `Prediction`)
+                             training (the settings of the adapter's training), code, packages, device, batch_size, start,
+                             end, rows, seconds; where a command made the run of others or of a table, made_from (see
+                             `eval.runs.made_from`)
+    RUN/predictions.jsonl    id, true, predicted, text, token_ids, logprobs, top_k, finish, fingerprints, seconds, image,
+                             product (see `Prediction`)
     RUN/trace-OTHER.jsonl    another run's tokens scored under this run's model (see `eval.runs.scored_tokens`)
 
 Rows may come in any order: everything joins by id. A baseline is the same in one file: the manifest as the first
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlx_phi3v.documents import MOST_BYTES, check_shape, parse_json, read_json
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
-from mlx_phi3v.task import ParsedField, Task
+from mlx_phi3v.task import NUMBERS, ParsedField, Task
 
 from .lines import read_lines
 from .manifest import check_manifest
@@ -106,6 +107,11 @@ class Run:
             seen[row.id] = number
             yield row
 
+    @property
+    def rows_path(self) -> Path:
+        """The file of the rows."""
+        return self._rows_path
+
     def place(self, number: int) -> str:
         """What messages call line `number` of the rows."""
         return f"{self._rows_path} line {number}"
@@ -146,7 +152,7 @@ class Run:
         frame = pd.DataFrame.from_records(records, columns=list(names))
         numbers = ["seconds"]
         for item in self.task.fields:
-            if item.kind == "number":
+            if item.kind in NUMBERS:
                 numbers += [f"true_{item.name}", f"predicted_{item.name}"]
         return frame.astype(dict.fromkeys(numbers, "float64"))
 

@@ -42,13 +42,15 @@ class PredictionShape(msgspec.Struct):
     fingerprints: dict[str, str | None] | UnsetType = UNSET
     seconds: Seconds | UnsetType | None = UNSET
     image: str | UnsetType | None = UNSET
+    product: str | UnsetType | None = UNSET
 
     def colons(self) -> int:
         """How many colons the line has, those in its texts too, where it has no key beyond these, none twice."""
         optional = (
-            self.text, self.token_ids, self.logprobs, self.top_k, self.finish, self.fingerprints, self.seconds, self.image
+            self.text, self.token_ids, self.logprobs, self.top_k, self.finish, self.fingerprints, self.seconds, self.image,
+            self.product,
         )  # fmt: skip
-        texts = [self.id, self.text, self.finish, self.image, *self.true, *self.true.values(), *self.predicted]
+        texts = [self.id, self.text, self.finish, self.image, self.product, *self.true, *self.true.values(), *self.predicted]
         keys = 3 + len(self.true) + len(self.predicted) + len(optional) - optional.count(UNSET)
         for item in self.predicted.values():
             keys += (item.value is not UNSET) + (item.status is not UNSET)
@@ -110,6 +112,7 @@ class ManifestShape(msgspec.Struct):
     adapter: str | None = None
     model_config: ModelShape | None = None
     adapter_config: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
     code: dict[str, str | bool | None] | None = None
     packages: dict[str, str | None] = {}
     device: DeviceShape | None = None

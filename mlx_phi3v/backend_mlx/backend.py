@@ -17,12 +17,14 @@ from ..adapters import AdapterArgs, adapter_shapes
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
 from ..config import ModelArgs
+from ..next_tokens import Scores
 from ..prompts import IGNORE
 from . import lora
 from .arrays import leaves, scalar, set_leaf, to_numpy
 from .cache import Cache, KVCache, prefill_mask
 from .cpu import blas
 from .model import Phi3VForCausalLM, parameter_name
+from .next_tokens import scores
 from .ops import on_cpu
 
 
@@ -52,6 +54,7 @@ class MLXBackend:
         self.keys: list[str] = []
         self.optimizer: optim.AdamW
         self.grads: Any = None
+        self.scores_on_device = not on_cpu()
         self.group = mx.distributed.init()
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
 
@@ -156,24 +159,24 @@ class MLXBackend:
         return scalar(self.token_loss(*self._loss_inputs(batch)))
 
     @without_dropout
-    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
+    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
         cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
         hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
-        return to_numpy(self.model.lm_head(hidden[:, -1])), cache
+        return self._scores(hidden), cache
 
     @without_dropout
-    def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, cache: Cache, tokens: Any) -> Scores:
         """See `backend.Backend`."""
         cache.append()
         hidden = self.model.model(
-            self.model.model.embed_tokens(mx.array(tokens)[:, None]),
+            self.model.model.embed_tokens((tokens if isinstance(tokens, mx.array) else mx.array(tokens))[:, None]),
             mx.array(cache.lengths - 1)[:, None],
             mx.array(cache.lengths),
             None if cache.valid.all() else mx.array(cache.valid)[:, None, None],
             cache.layers,
         )
-        return to_numpy(self.model.lm_head(hidden[:, -1]))
+        return self._scores(hidden)
 
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
@@ -214,6 +217,9 @@ class MLXBackend:
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
         return np.array(mx.distributed.all_sum(mx.array(values), group=self.group))
+
+    def _scores(self, hidden: mx.array) -> Scores:
+        return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _inputs(self, batch: Batch) -> Inputs:
         lengths = batch.attention_mask.sum(1)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import mlx.core as mx
 import numpy as np
 
-STEP = 256  # tokens: room is made for so many at a time, so that a token costs no copy of all before it
+from ..kv_cache import BatchCache, room
 
 
 class KVCache:
@@ -32,7 +30,7 @@ class KVCache:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def filter(self, rows: list[int], padding: int = 0) -> None:
-        """Drop all other rows, and the first `padding` tokens of those that stay."""
+        """See `kv_cache.LayerCache`."""
         self.length -= padding
         if self.keys is not None and self.values is not None:
             index = mx.array(rows)
@@ -45,33 +43,11 @@ def with_room(old: mx.array | None, new: mx.array, tokens: int) -> mx.array:
         return old
     b, heads, _, d = new.shape
     held = 0 if old is None else old.shape[2]
-    more = mx.zeros((b, heads, -(-tokens // STEP) * STEP - held, d), new.dtype)
+    more = mx.zeros((b, heads, room(tokens) - held, d), new.dtype)
     return more if old is None else mx.concatenate([old, more], axis=2)
 
 
-@dataclass
-class Cache:
-    """KV cache of a batch. valid: bool [B, S], False on padding; lengths: int64 [B], tokens of each row so far."""
-
-    layers: list[KVCache]
-    valid: np.ndarray
-    lengths: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.lengths = self.valid.sum(1)
-
-    def append(self) -> None:
-        """One token more in every row; its keys and values are the layers' to add."""
-        self.valid = np.concatenate([self.valid, np.ones((len(self.valid), 1), bool)], axis=1)
-        self.lengths = self.lengths + 1
-
-    def keep_rows(self, rows: list[int]) -> None:
-        """Drop all other rows. MLX: and the columns that only pad those that stay."""
-        padding = int(self.valid[rows].any(0).argmax())
-        self.valid = self.valid[rows, padding:]
-        self.lengths = self.lengths[rows]
-        for layer in self.layers:
-            layer.filter(rows, padding)
+Cache = BatchCache[KVCache]
 
 
 def prefill_mask(valid: np.ndarray) -> mx.array | str:

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from transformers import DynamicCache
 
 from ..adapters import AdapterArgs
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
 from ..config import ModelArgs
 from ..errors import UserError
+from ..next_tokens import Scores
 from ..prompts import IGNORE
 from . import lora
-from .cache import Cache, prefill_mask
+from .cache import Cache, KVCache, prefill_mask
 from .model import Phi3VForCausalLM, parameter_name
+from .next_tokens import scores
 
 
 def join_ranks() -> tuple[int, int]:
@@ -60,6 +61,7 @@ class TorchBackend:
         self.dtype = dtype
         self.device = device
         self.attn_implementation = attn_implementation
+        self.scores_on_device = device.type != "cpu"
         self.group = group
         self.peft: Any = None
         self.parameters: dict[str, torch.nn.Parameter] = {}
@@ -162,28 +164,28 @@ class TorchBackend:
 
     @without_dropout
     @torch.inference_mode()
-    def prefill(self, batch: Batch) -> tuple[np.ndarray, Any]:
+    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache(DynamicCache(), batch.attention_mask)
+        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
         mask = (
             None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
         )
-        hidden = self._hidden(batch, self._mask(mask), cache=cache.layers)
-        return to_numpy(self.model.lm_head(hidden[:, -1])), cache
+        hidden = self._hidden(batch, self._mask(mask), cache=cache)
+        return self._scores(hidden), cache
 
     @without_dropout
     @torch.inference_mode()
-    def decode(self, cache: Cache, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, cache: Cache, tokens: Any) -> Scores:
         """See `backend.Backend`."""
         cache.append()
         hidden = self.model.model(
-            self.model.model.embed_tokens(self._tensor(tokens)[:, None]),
+            self.model.model.embed_tokens((tokens if isinstance(tokens, torch.Tensor) else self._tensor(tokens))[:, None]),
             self._tensor(cache.lengths - 1)[:, None],
             self._tensor(cache.lengths),
             None if cache.valid.all() else self._mask(cache.valid[:, None, None]),
-            cache.layers,
+            cache,
         )
-        return to_numpy(self.model.lm_head(hidden[:, -1]))
+        return self._scores(hidden)
 
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
@@ -230,6 +232,9 @@ class TorchBackend:
         tensor = self._tensor(values)
         torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy()
+
+    def _scores(self, hidden: torch.Tensor) -> Scores:
+        return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

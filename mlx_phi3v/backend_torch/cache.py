@@ -1,35 +1,59 @@
-"""The KV cache of a batch in torch, transformers' own. Shapes: B rows, S tokens so far with their padding."""
+"""The KV cache of a batch in torch. Shapes: B rows, T new tokens, S tokens so far with their padding, D head width."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
-from transformers import DynamicCache
+
+from ..kv_cache import BatchCache, room
 
 
-@dataclass
-class Cache:
-    """KV cache of a batch. valid: bool [B, S], False on padding; lengths: int64 [B], tokens of each row so far."""
+class KVCache:
+    """Keys and values of one layer for a left-padded batch."""
 
-    layers: DynamicCache
-    valid: np.ndarray
-    lengths: np.ndarray = field(init=False)
+    def __init__(self) -> None:
+        self.keys: torch.Tensor | None = None  # [B, heads, room, D], of which `length` are filled
+        self.values: torch.Tensor | None = None
+        self.length = 0
 
-    def __post_init__(self) -> None:
-        self.lengths = self.valid.sum(1)
+    def size(self) -> int:
+        """S."""
+        return self.length
 
-    def append(self) -> None:
-        """One token more in every row; its keys and values are the layers' to add."""
-        self.valid = np.concatenate([self.valid, np.ones((len(self.valid), 1), bool)], axis=1)
-        self.lengths = self.lengths + 1
+    def update_and_fetch(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values [B, heads, T, D]; those of all tokens so far, [B, heads, S, D]."""
+        start, self.length = self.length, self.length + k.shape[2]
+        self.keys = with_room(self.keys, k, self.length)
+        self.values = with_room(self.values, v, self.length)
+        self.keys[:, :, start : self.length] = k
+        self.values[:, :, start : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
-    def keep_rows(self, rows: list[int]) -> None:
-        """Drop all other rows."""
-        self.layers.batch_select_indices(torch.tensor(rows))
-        self.valid = self.valid[rows]
-        self.lengths = self.lengths[rows]
+    def filter(self, rows: list[int], padding: int = 0) -> None:
+        """See `kv_cache.LayerCache`."""
+        self.length -= padding
+        if self.keys is not None and self.values is not None:
+            index = torch.tensor(rows, device=self.keys.device)
+            self.keys, self.values = self.keys[index, :, padding:], self.values[index, :, padding:]
+
+
+def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch.Tensor:
+    """`old` where it holds that many tokens; else a larger tensor that begins as `old` does, of the kind of `new`."""
+    if old is not None and old.shape[2] >= tokens:
+        return old
+    b, heads, _, d = new.shape
+    larger = new.new_zeros((b, heads, room(tokens), d))
+    if old is not None:
+        larger[:, :, : old.shape[2]] = old
+    return larger
+
+
+class Cache(BatchCache[KVCache]):
+    """KV cache of a batch, as transformers' attention takes it."""
+
+    def update(self, k: torch.Tensor, v: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values of one layer, see `KVCache.update_and_fetch`."""
+        return self.layers[layer_idx].update_and_fetch(k, v)
 
 
 def prefill_mask(valid: np.ndarray) -> np.ndarray:

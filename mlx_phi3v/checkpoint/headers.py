@@ -102,7 +102,8 @@ def _read_header_json(path: Path) -> tuple[dict[str, Any], int, int]:
     if not isinstance(header, dict):
         raise corrupt
     # Checked here, for read_header too: MLX reads it with the tensors, and takes text only.
-    metadata = {"__metadata__": header.get("__metadata__", {})}
+    given = header.get("__metadata__")
+    metadata = {"__metadata__": {} if given is None else given}  # null where MLX had none to write
     header |= check_shape(metadata, dict[str, dict[str, str]], path)
     return header, 8 + length, size
 

@@ -1,16 +1,18 @@
 """A photo's cached features on disk: one safetensors file, which is believed only where it is whole and of that photo.
 
 Its metadata holds the photo's hash, the cache's key and a checksum of the tensors' bytes (XXH3: faster than the disk).
-Files of versions before the checksum are in folders without `SIGNED`. Those are read too, as far as they can be checked:
-dtype, shape, grid and finite numbers.
+Files of versions before the checksum are listed in `SIGNED`, where they stood when a version with it first opened their
+folder. Those are read too, as far as they can be checked: dtype, shape, grid and finite numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import stat
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -21,7 +23,7 @@ from safetensors.numpy import save
 from ..crops import encoded_crops
 from ..files import atomic_path, sweep
 
-SIGNED = "checksums"  # a file in a cache's folder: every feature file beside it has a checksum
+SIGNED = "checksums"  # a file in a cache's folder: every feature file beside it has a checksum, but those it lists
 _HEADER_BYTES = 512  # it has some 350
 _STORED: dict[str, tuple[str, type[np.generic]]] = {  # numpy has no bfloat16: it is the upper half of an fp32
     "float32": ("F32", np.float32), "float16": ("F16", np.float16), "bfloat16": ("U16", np.uint16),
@@ -58,10 +60,36 @@ class FeatureFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder)
         # Two processes may do so at once: each before its first feature.
-        if not (self.folder / SIGNED).exists() and not any(self.folder.glob("*.safetensors")):
-            with atomic_path(self.folder / SIGNED, shared=True) as temporary:
-                temporary.write_text("Each file here holds a checksum of its tensors.\n", encoding="utf-8")
+        if not (self.folder / SIGNED).exists():
+            names = sorted(self._unsigned)
+            # A folder of an earlier version may be read-only; a new one must take files.
+            with contextlib.suppress(*[OSError] * bool(names)), atomic_path(self.folder / SIGNED, shared=True) as temporary:
+                text = "\n".join(("Each file here holds a checksum of its tensors, but for:", *names, ""))
+                temporary.write_text(text, encoding="utf-8")
         return self
+
+    @cached_property
+    def _unsigned(self) -> frozenset[str]:
+        """The names of files without a checksum that are read: those that `SIGNED` lists."""
+        try:
+            return frozenset((self.folder / SIGNED).read_text(encoding="utf-8").splitlines()[1:])
+        except FileNotFoundError:
+            return frozenset(path.name for path in self._of_before())
+        except (OSError, ValueError):
+            return frozenset()
+
+    def _of_before(self) -> list[Path]:
+        """The files of a folder that only versions before the checksum wrote; none where any file has one."""
+        files = list(self.folder.glob("*.safetensors"))
+        for path in files:
+            try:
+                with open(path, "rb") as file:
+                    start = file.read(_HEADER_BYTES)
+            except OSError:  # another process has just replaced it
+                return []
+            if b"__metadata__" in start:
+                return []
+        return files
 
     def path(self, photo: str) -> Path:
         """The file of the photo with this SHA-256."""
@@ -111,12 +139,12 @@ class FeatureFolder:
             return None
         if features.shape != (encoded_crops((h, w)) * self.patches + 2, self.width):
             return None
-        if header.metadata is None:
-            believed = not (self.folder / SIGNED).exists()
-        else:
-            believed = header.metadata == self._metadata(photo, features, grid)
         unpacked = unpack(features, self.dtype)
-        return (unpacked, (h, w)) if believed and np.isfinite(unpacked).all() else None
+        if header.metadata is None:
+            believed = self.path(photo).name in self._unsigned and bool(np.isfinite(unpacked).all())
+        else:  # features are finite where they are stored, and these are what was stored
+            believed = header.metadata == self._metadata(photo, features, grid)
+        return (unpacked, (h, w)) if believed else None
 
     def _metadata(self, photo: str, features: np.ndarray, grid: np.ndarray) -> dict[str, str]:
         checksum = xxhash.xxh3_64(np.ascontiguousarray(features).data)
@@ -148,5 +176,7 @@ def pack(features: np.ndarray, dtype: str) -> np.ndarray:
 def unpack(packed: np.ndarray, dtype: str) -> np.ndarray:
     """The inverse of `pack`."""
     if dtype == "bfloat16":
-        return (packed.astype(np.uint32) << 16).view(np.float32)
+        bits = packed.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
     return packed.astype(np.float32)

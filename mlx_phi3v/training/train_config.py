@@ -53,7 +53,7 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, help="clip the global gradient norm; 0 turns it off", at_least=0)
     init_adapter: str | None = option(
         None,
-        help="LoRA adapter (PEFT) or training run to start from; its rank, alpha and targets are used",
+        help="LoRA adapter (PEFT's or mlx's) or training run to start from; its rank, alpha and targets are used",
         heading="What to train",
         path=True,
     )
@@ -97,6 +97,7 @@ class TrainConfig:
     steps_per_eval: int = option(200, help="optimiser steps between validation losses", at_least=1, at_most=MAX_STEPS)
     val_rows: int = option(200, help="validation rows used, 0 for none", at_least=0, at_most=MAX_ROWS)
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
+    mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
     def check_values(self, where: str) -> None:

@@ -38,7 +38,9 @@ def draw(generator: np.random.Generator, n: int, apart: float, *, shift: float =
         guess = guess * np.exp(shift * side)
         lost = generator.random(n) < title_loss * side
         fields.append(_columns(true, price, category, guess, np.where(lost, 0.0, ratio), failed.astype(bool)))
-    return cast(PairedRuns, SimpleNamespace(fields_a=fields[0], fields_b=fields[1], category=true.tolist()))
+    products = SimpleNamespace(clusters=None)
+    made = SimpleNamespace(fields_a=fields[0], fields_b=fields[1], category=true.tolist(), products=products)
+    return cast(PairedRuns, made)
 
 
 def _answers(generator: np.random.Generator, true: Any, price: Any, names: Any) -> tuple[Any, Any, Any, Any]:

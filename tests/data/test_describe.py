@@ -55,12 +55,17 @@ def folder(tmp_path: Path) -> Path:
 
 def test_names_are_shown_as_text_whatever_they_hold(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = json.loads((folder / "catalogue.json").read_text())
-    for name in ("[/x]", "shop[new]", "[bold]x[/bold]", "a\u202eb", "[link=file:///etc/passwd]x"):
+    for name in ("[x]", "shop[new]", "[bold]x[\\bold]", "a\u202eb", "[link=file:etc]x"):
         (folder / "catalogue.json").write_text(json.dumps(info | {"name": name, "counts": {"rejected": {"[red]\x1b[2J": 1}}}))
         assert main([str(folder), "--page", str(tmp_path / "page.html")]) == 0
         shown = capsys.readouterr().out
         assert name.replace("\u202e", "\\u202e") in shown and "[red]\\x1b[2J 1" in shown
         assert "\x1b" not in shown and "\u202e" not in shown
+    wrong: tuple[object, ...] = ("[/x]", "../x", "a\x1bb", 5)
+    for bad in wrong:
+        (folder / "catalogue.json").write_text(json.dumps(info | {"name": bad}))
+        with pytest.raises(UserError, match=r"catalogue\.json has the name .*; a name is one that a folder may have"):
+            main([str(folder), "--page", str(tmp_path / "page.html")])
 
 
 def test_a_catalogue_without_a_photo_that_opens_is_refused_and_one_bad_photo_is_told(

@@ -110,8 +110,10 @@ def _configs() -> list[tuple[type, str]]:
     from eval.import_run import ImportConfig
     from eval.merge import MergeConfig
     from eval.parity.__main__ import ParityConfig
+    from eval.plan.__main__ import PlanConfig as EvalPlanConfig
     from eval.predict.settings import PredictConfig
     from eval.score import ScoreConfig
+    from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
@@ -123,6 +125,8 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
+        (EvalPlanConfig, "eval.plan"),
+        (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
 
@@ -169,7 +173,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 4:
+    match variant % 5:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -177,8 +181,32 @@ def _run_commands(folder: Path, variant: int) -> object:
             return score.main([str(folder / "a"), *written, *few])
         case 2:
             return compare.main([str(folder / "b"), "--baseline", str(folder / "baseline.jsonl"), "--json", *few])
+        case 3:
+            sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
+            return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
+
+
+_PREDICTIONS = ("p.csv", "p.tsv", "p.jsonl", "semicolons.csv", "old.csv", "p.parquet")
+
+
+def _import_table(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _PREDICTIONS[variant % len(_PREDICTIONS)]
+    flags = ["--input", str(folder / name), "--data", str(folder / "cat"), "--split", "train", "--text", "answer"]
+    return import_run.main([*flags, "--output", str(folder / "out" / "run")])
+
+
+_LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
+
+
+def _import_log(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _LOGS[variant % len(_LOGS)]
+    return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
 
 
 TARGETS = {
@@ -192,6 +220,11 @@ TARGETS = {
     "adapter": Target(
         sound.adapter,
         {"adapter/adapter_config.json": "json", "adapter/adapter_model.safetensors": "safetensors"},
+        _load_adapter,
+    ),
+    "adapter of mlx": Target(
+        sound.mlx_adapter,
+        {"adapter/adapter_config.json": "json", "adapter/adapters.safetensors": "safetensors"},
         _load_adapter,
     ),
     "photos": Target(sound.photos, dict.fromkeys(PHOTOS, "bytes"), _look),
@@ -216,5 +249,15 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "imported tables": Target(
+        sound.predictions,
+        {name: {".jsonl": "lines", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes") for name in _PREDICTIONS},
+        _import_table,
+    ),
+    "harness logs": Target(
+        sound.harness_logs,
+        {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
+        _import_log,
     ),
 }

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,11 +19,12 @@ from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.divergence import first_difference
 from eval.report import page
-from tests.helpers.synthetic_runs import CATEGORIES, Row, answer, changed, make_rows, write_run
+from mlx_phi3v.files import sha256_file
+from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, make_rows, write_run
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-_HEIGHTS = {390: 2600, 1280: 2100}
+_HEIGHTS = {390: 3700, 1280: 2800}
 
 HOSTILE = (
     "Product: <script>document.title = 'owned'</script><img src=x onerror=alert(1)> [bold]wool[/bold], "
@@ -59,7 +61,9 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
     answer(reference[7], HOSTILE)
     answer(others[7], HOSTILE.replace("[bold]wool[/bold]", "[bold red]silk[/bold red]"))
     for i, (a, b) in enumerate(zip(reference, others)):
+        _doubt(generator, a, b)
         _margin(a, b, 0.1 if i % 2 else 1.5)
+    model: dict[str, Any] = {"model": str(folder / "model"), "hashes": {"tokenizer": write_tokenizer(folder / "model")}}
     run_a = write_run(
         folder / "cuda",
         reference,
@@ -67,6 +71,7 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
         backend="torch",
         settings={"dtype": "bfloat16"},
         catalogue=str(photos),
+        **model,
     )
     run_b = write_run(
         folder / "mlx",
@@ -75,9 +80,32 @@ def example_comparison(folder: Path, *, rows: int = 400) -> Comparison:
         catalogue=str(photos),
         backend="mlx",
         settings={"dtype": "bfloat16"},
+        **model,
         device={"name": "gpu", "chip": "Apple M3 Max", "dtype": "bfloat16", "blas": "Metal"},
     )
     return compare_runs(run_a, run_b)
+
+
+def _doubt(generator: np.random.Generator, a: Row, b: Row) -> None:
+    """The same doubt of both at the first character of category and price: less where the value is wrong."""
+    for name, label in (("category3_code", "Category: "), ("full_price", "Full Price: ")):
+        right = a["predicted"][name]["value"] == a["true"][name]
+        probability = float(generator.beta(6, 1.5)) if right else float(generator.beta(3, 2.5))
+        for row in (a, b):
+            if label in row["text"]:
+                row["logprobs"][row["text"].index(label) + len(label)] = float(np.log(probability))
+
+
+def write_tokenizer(folder: Path) -> str:
+    """A tokenizer of one token a character, as `synthetic_runs.tokenize` makes them; its hash."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    tokenizer = Tokenizer(WordLevel({chr(i): i for i in range(32, 127)} | {"<|end|>": END}, unk_token="?"))
+    tokenizer.add_special_tokens(["<|end|>"])
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return sha256_file(folder / "tokenizer.json")
 
 
 def _margin(a: Row, b: Row, nats: float) -> None:

@@ -18,8 +18,10 @@ from eval.demo.settings import DemoConfig
 from eval.import_run import ImportConfig
 from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
+from eval.plan.__main__ import PlanConfig as EvalPlanConfig
 from eval.predict.settings import PredictConfig
 from eval.score import ScoreConfig
+from eval.train_seeds import SeedsConfig
 from mlx_phi3v import commands
 from mlx_phi3v.aliases import ALIASES, REFUSALS, aliases, refusals
 from mlx_phi3v.cli import build, option, own_keys, parse, read_yaml
@@ -130,7 +132,9 @@ def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
 CONFIGS: dict[str, type] = {
     "compare": CompareConfig, "convert": ConvertConfig, "demo": DemoConfig, "describe": DescribeConfig, "fuse": FuseConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
-    "plan": PlanConfig, "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
+    "plan": PlanConfig, "plan_eval": EvalPlanConfig,
+    "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
+    "train_seeds": SeedsConfig,
 }  # fmt: skip
 
 

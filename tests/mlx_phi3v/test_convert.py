@@ -43,7 +43,7 @@ def test_every_tensor_arrives_bit_for_bit(make_checkpoint: Callable[..., Path], 
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {
         "config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "conversion.json",
-        "model.safetensors", "model.safetensors.index.json",
+        "model.safetensors", "model.safetensors.index.json", "phi3v_mlx_vlm.py", "README.md",
     }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_the_folder_says_what_it_came_from(make_checkpoint: Callable[..., Path],
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert record["source"] == str(source) and record["source_fingerprint"] == base_fingerprint(source)
     assert record["source_sha256"] == {file.name: sha256_file(file) for file in source.glob("*.safetensors")}
-    assert record["settings"] == {"quantize": True, "q_bits": 8, "q_group_size": 32, "dtype": None}
+    assert record["settings"] == {"quantize": True, "q_bits": 8, "q_group_size": 32, "dtype": None, "model_file": True}
     # An adapter of the source fits every conversion of it, also one of a conversion.
     assert base_fingerprint(tmp_path / "out") == base_fingerprint(source)
     convert(ConvertConfig(str(source), tmp_path / "half", dtype="bfloat16"))

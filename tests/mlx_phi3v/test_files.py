@@ -19,6 +19,7 @@ from mlx_phi3v.files import (
     atomic_path,
     folder_in_place,
     read_json,
+    scratch_folder,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -152,6 +153,19 @@ def test_only_temporary_files_of_ours_that_nobody_writes_are_swept(tmp_path: Pat
         assert {p.name for p in tmp_path.iterdir()} == {*kept, live.name}
         with pytest.raises(UserError, match="another process is writing"), folder_in_place(tmp_path):
             pass
+
+
+def test_what_a_killed_process_left_in_the_temporary_folder_goes_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import os, sys; from mlx_phi3v.files import scratch_folder\n(scratch_folder() / 'a').write_text('')\n"
+    for end, left in (("", 0), ("os.kill(os.getpid(), 9)", 1)):
+        subprocess.run([sys.executable, "-c", script + end], check=False, env=os.environ | {"TMPDIR": str(tmp_path)})
+        assert len(list(tmp_path.iterdir())) == left
+    (tmp_path / "mlx_phi3v-notes").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one, two = scratch_folder(), scratch_folder()  # neither takes the other for a leftover
+    assert {path.name for path in tmp_path.iterdir()} == {one.name, two.name, "mlx_phi3v-notes"}
 
 
 def test_a_folder_with_a_long_name_is_written(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mlx_phi3v.crops import process_image
 from mlx_phi3v.decoding import Generation, Sampling, answer_text, choose, extended, generate, log_softmax
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.generate import main
+from mlx_phi3v.next_tokens import Scores
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from tests.helpers.catalogue import random_picture
@@ -75,6 +76,38 @@ def test_the_cache_is_built_again_where_rope_changes(load: Load, checkpoint_with
 
 
 @pytest.mark.parametrize("folder", ["checkpoint", "checkpoint_with_short_original_length"])
+def test_a_step_begun_before_the_last_token_is_read_changes_no_answer(
+    load: Load, folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: the scores stay there. Rows end at different steps, one at the first."""
+    path = request.getfixturevalue(folder)
+    backend = load(path)
+    assert not backend.scores_on_device
+    free = greedy(backend, questions(path))
+    stop = (free[0].token_ids[2], free[2].token_ids[5], free[1].token_ids[0])
+    sampling = Sampling(top_k_logged=4)
+    before = greedy(backend, questions(path), stop=stop, sampling=sampling)
+    monkeypatch.setattr(backend, "scores_on_device", True)
+    sizes: list[int] = []
+    decode = backend.decode
+
+    def counted(cache: Any, tokens: Any) -> Scores:
+        sizes.append(len(tokens))
+        return decode(cache, tokens)
+
+    monkeypatch.setattr(backend, "decode", counted)
+    after = greedy(backend, questions(path), stop=stop, sampling=sampling)
+    alike(after, before)
+    assert [[[i for i, _ in step] for step in a.top_k] for a in after] == [[[i for i, _ in s] for s in b.top_k] for b in before]
+    if folder == "checkpoint":
+        assert sizes[0] == 4 and len({len(answer.token_ids) for answer in after}) > 2  # the row that ended at once is in it
+    drawn = Sampling(temperature=1.0, top_p=0.9, seed=3)
+    there = greedy(backend, questions(path), stop=stop, sampling=drawn)
+    monkeypatch.setattr(backend, "scores_on_device", False)
+    alike(there, greedy(backend, questions(path), stop=stop, sampling=drawn))
+
+
+@pytest.mark.parametrize("folder", ["checkpoint", "checkpoint_with_short_original_length"])
 def test_a_batch_answers_as_its_rows_alone(load: Load, folder: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(folder)
     backend = load(path)
@@ -91,7 +124,7 @@ def test_rows_leave_the_batch_as_they_end(
     sizes: list[int] = []
     decode = backend.decode
 
-    def counted(cache: Any, tokens: np.ndarray) -> np.ndarray:
+    def counted(cache: Any, tokens: Any) -> Scores:
         sizes.append(len(tokens))
         return decode(cache, tokens)
 

@@ -17,6 +17,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.flags import plain_type
 from mlx_phi3v.outputs import output_path
 from mlx_phi3v.ranges import MAX_SEED, Range, range_of, short
+from tests.helpers.paths import ROOT
 from tests.mlx_phi3v.test_cli import CONFIGS
 
 
@@ -167,15 +168,39 @@ def test_the_files_of_a_run_or_catalogue_are_not_written_over(tmp_path: Path, na
             output_path(tmp_path / name, writes, "--page")
 
 
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="a device or a pipe; give the name of a file"):
+            output_path(path, "html", "--html")
+
+
 def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> None:
     for name, start, writes in [
-        ("a.html", "<!DOCTYPE html>\n<html>", "html"),
-        ("b.jsonl", '{"manifest": {}}\n', "baseline"),
-        ("c.csv", "id,true_title\n", "csv"),
+        ("a.html", (ROOT / "data/describe/page.html").read_text(), "html"),
+        ("b.html", (ROOT / "eval/report/page/page.html").read_text(), "html"),
+        ("old.html", (ROOT / "data/describe/page.html").read_text().replace("generator", ""), "html"),
+        ("b.jsonl", '{"manifest": {"rows": 1}}\n', "baseline"),
+        ("c.csv", "id,true_title,predicted_title,status_title,text\n", "csv"),
         ("empty", "", "html"),
     ]:
         (tmp_path / name).write_text(start)
         assert output_path(tmp_path / name, writes, "--html") == tmp_path / name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "writes"),
+    [
+        ("<!doctype html>\n<html><title>My thesis</title>", "html"),
+        ("<!doctype html>\n" + "x" * 2000 + '<meta name="generator" content="mlx-phi3v">', "html"),
+        ('{"manifest": "of a cargo"}', "baseline"),
+        ("id,true_label,guess\n1,a,b\n", "csv"),
+    ],
+)
+def test_a_page_or_table_of_the_users_own_is_not_written_over(tmp_path: Path, text: str, writes: Any) -> None:
+    (tmp_path / "mine").write_text(text)
+    with pytest.raises(UserError, match="a file that this command did not write"):
+        output_path(tmp_path / "mine", writes, "--html")
 
 
 @pytest.mark.parametrize("name", ["data", "model", "adapter", "output", "trace"])

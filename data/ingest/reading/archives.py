@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import scratch_folder
 from mlx_phi3v.text import printable
 
 from ..row import first_line, whole
@@ -44,9 +42,7 @@ def unpack(path: Path, kind: str, wanted: Callable[[str], bool]) -> Path:
 
     Raises UserError for a name that leads out of the folder, a bomb, a password, a truncated archive.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f"mlx_phi3v-{kind}-"))
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    folder = temporary / path.name  # the rows' places name the archive
+    folder = scratch_folder() / path.name  # the rows' places name the archive
     folder.mkdir()
     left = FREE_BYTES + MOST_RATIO * path.stat().st_size
     files = _zip_files(path) if kind == "zip" else _tar_files(path)
@@ -65,6 +61,8 @@ def unpack(path: Path, kind: str, wanted: Callable[[str], bool]) -> Path:
                     if left < 0:
                         raise UserError(f"{path} unpacks to more than {MOST_RATIO} times its size; it is refused")
                     out.write(block)
+        except zipfile.BadZipFile as error:  # a checksum that does not fit, found as its member is read
+            raise _no_zip(path, error) from None
         except OSError as error:
             at = f"unpacking {path} to {folder} (another place: TMPDIR)"
             raise UserError(f"{at}: {printable(name)}: {error.strerror or error}") from None
@@ -90,7 +88,11 @@ def _zip_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     except RuntimeError as error:
         raise UserError(f"{path} cannot be unpacked ({first_line(error)}); unpack it and give its folder") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is no whole zip archive ({first_line(error)}); get it again") from None
+        raise _no_zip(path, error) from None
+
+
+def _no_zip(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no whole zip archive ({first_line(error)}); get it again")
 
 
 def _tar_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -77,6 +77,7 @@ class PairedResamples:
     n: int
     identical: bool
     bounded: bool
+    clusters: int | None = None  # of rows that belong together, where that is not every row by itself
 
     @property
     def method(self) -> str:
@@ -86,7 +87,7 @@ class PairedResamples:
     def interval(self, z: float) -> Interval:
         """Percentile interval at the level of normal quantile z."""
         if self.identical:
-            return tango(0, 0, self.n, z) if self.bounded else (0.0, 0.0)
+            return tango(0, 0, self.clusters or self.n, z) if self.bounded else (0.0, 0.0)
         return percentile_interval(self.samples, float(2 * stats.norm.cdf(z) - 1))
 
     def differs(self, alpha: float) -> bool:

@@ -19,9 +19,10 @@ from mlx_phi3v.files import write_text
 
 from ...compare.comparison import Comparison
 from ...compare.paired_measures import PairedMeasure
-from .. import phrases
+from .. import phrases, place_phrases
 from .charts import confusion_grids, forest_scale, interval_bar, scatters
 from .losses import draw_losses
+from .place_charts import category_scale, change_grids, draw_reliability, forest_bar, pair_scatters
 from .rows import pick_rows
 
 _FOLDER = Path(__file__).parent
@@ -54,12 +55,13 @@ def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> st
         phrases=phrases,
         style=style,
         script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
+        style_hash=csp_hash(style),
+        script_hash=csp_hash(script),
         gates={(gate.field, gate.metric): gate for gate in comparison.gates},
         by_field=by_field,
         bar=lambda row, gate=None: interval_bar(row, scale, gate),
         scatters=scatters(comparison, seed=seed),
+        **_places(comparison, [row.id for row in rows], seed),
         confusions=confusion_grids(comparison),
         curves=draw_losses(comparison.trainings) if comparison.trainings else "",
         categories=list(comparison.by_category.items())[:_CATEGORIES],
@@ -71,7 +73,24 @@ def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> st
     )
 
 
-def _csp_hash(text: str) -> str:
+def _places(comparison: Comparison, shown: Sequence[str], seed: int) -> dict[str, Any]:
+    """What the template shows of where the runs err."""
+    places = comparison.error_places
+    scale = category_scale(places.categories)
+    calibrations = place_phrases.by_field(places.calibration)
+    return {
+        "places": place_phrases,
+        "pairs": pair_scatters(comparison, seed=seed),
+        "forest": [
+            (item, forest_bar(item, scale)) for item in places.categories[: _CATEGORIES * max(1, len(comparison.gates))]
+        ],
+        "changes": change_grids(places.confusion, shown),
+        "curves_of": [(name, items, draw_reliability(items)) for name, items in calibrations.items()],
+    }
+
+
+def csp_hash(text: str) -> str:
+    """A text's hash as a content security policy gives it."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 

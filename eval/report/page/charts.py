@@ -70,28 +70,30 @@ def scatters(comparison: Comparison, *, seed: int) -> list[Scatter]:
     for name, column in comparison.data.fields_a.items():
         if column.kind != "number":
             continue
-        pairs = [_positive(item.true, item.predicted) for item in (column, comparison.data.fields_b[name])]
+        pairs = [both_positive(item.true, item.predicted) for item in (column, comparison.data.fields_b[name])]
         values = np.concatenate([array for arrays in pairs for array in arrays])
         if not len(values):
             continue
-        low, high = _bounds(values)
+        low, high = bounds(values)
         median = next(item for item in comparison.metrics if (item.field, item.metric) == (name, "median_ape"))
         sides = zip("AB", (comparison.a.label, comparison.b.label), pairs, (median.a, median.b))
         for side, label, (true, predicted), error in sides:
-            shown = _sample(true, predicted, seed)
+            shown = sampled(true, predicted, seed)
             caption = f"{len(shown[0]):,} of {len(true):,} parsed prices; median error "
             caption += "–" if error is None else f"{100 * error:.1f} %"
-            found.append(Scatter(name, side, label, _draw_scatter(name, side, shown, low, high), caption))
+            found.append(Scatter(name, side, label, _draw(name, side, shown, low, high), caption))
     return found
 
 
-def _positive(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def both_positive(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays of prices [n] where both are above zero."""
     with np.errstate(invalid="ignore"):
         positive = (true > 0) & (predicted > 0)
     return true[positive], predicted[positive]
 
 
-def _sample(true: np.ndarray, predicted: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def sampled(true: np.ndarray, predicted: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many points as are drawn."""
     if len(true) <= _POINTS:
         return true, predicted
     # The same rows of both runs, where all parsed: each draw starts from the same seed.
@@ -99,7 +101,7 @@ def _sample(true: np.ndarray, predicted: np.ndarray, seed: int) -> tuple[np.ndar
     return true[rows], predicted[rows]
 
 
-def _bounds(values: np.ndarray) -> tuple[float, float]:
+def bounds(values: np.ndarray) -> tuple[float, float]:
     """The range of all but extreme values, with a little room."""
     low, high = np.quantile(values, [0.002, 0.998])
     return float(low) * 0.85, float(high) * 1.18
@@ -126,11 +128,19 @@ class _Axes:
         return self.size * max(0.0, min(1.0, position))
 
 
-def _draw_scatter(name: str, side: str, points: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Markup:
+def _draw(name: str, side: str, points: tuple[np.ndarray, np.ndarray], low: float, high: float) -> Markup:
+    return draw_scatter(f"{side}: {name} predicted over true, logarithmic", side.lower(), points, low, high)
+
+
+def draw_scatter(
+    title: str, css: str, points: tuple[np.ndarray, np.ndarray], low: float, high: float,
+    names: tuple[str, str] = ("true", "predicted"),
+) -> Markup:  # fmt: skip
+    """Points (x, y) on logarithmic axes from `low` to `high`, called `names`."""
     axes = _Axes(low, high)
     dots = "".join(f'<circle cx="{axes.x(t):.1f}" cy="{axes.y(p):.1f}" r="2.4"/>' for t, p in zip(*points))
-    shapes = [*_band_lines(axes), *_grid_lines(axes), f'<g class="dots {side.lower()}">{dots}</g>', *_axis_names(axes)]
-    title = Markup("<title>{}</title>").format(f"{side}: {name} predicted over true, logarithmic")
+    shapes = [*_band_lines(axes), *_grid_lines(axes), f'<g class="dots {css}">{dots}</g>', *_axis_names(axes, *names)]
+    title = Markup("<title>{}</title>").format(title)
     height = 8 + axes.size + _BOTTOM
     return Markup(f'<svg class="scatter" viewBox="0 0 {_SIDE} {height}" role="img">{title}{Markup("".join(shapes))}</svg>')
 
@@ -168,9 +178,9 @@ def tick_label(tick: float) -> str:
     return f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
 
 
-def _axis_names(axes: _Axes) -> Iterator[str]:
-    yield f'<text x="{_LEFT + axes.size / 2}" y="{8 + axes.size + 29}" text-anchor="middle">true</text>'
-    yield f'<text class="axis" transform="translate(10 {8 + axes.size / 2}) rotate(-90)" text-anchor="middle">predicted</text>'
+def _axis_names(axes: _Axes, across: str, up: str) -> Iterator[str]:
+    yield f'<text x="{_LEFT + axes.size / 2}" y="{8 + axes.size + 29}" text-anchor="middle">{across}</text>'
+    yield f'<text class="axis" transform="translate(10 {8 + axes.size / 2}) rotate(-90)" text-anchor="middle">{up}</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

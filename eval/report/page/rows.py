@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from ...compare.diverged_rows import DivergedRow
 from ...compare.own_photos import own_photo
 from ...compare.paired_measures import NO_CATEGORY
 from ...compare.paired_runs import OUTCOMES
+from ...runs.harness_logs.as_run import DOCUMENT
 from ...runs.prediction import Prediction
 from .. import phrases
+from .place_charts import cell_rows, rows_of_cells
 
 _THUMBNAIL = 96  # pixels of its longer side
 _THUMBNAIL_BYTES = 1_500_000  # of all thumbnails together
@@ -47,6 +49,7 @@ class ShownRow:
     a: Answer
     b: Answer
     thumbnail: str | None  # a data URI
+    cells: list[str]  # of the confusion that it entered or left, see `place_charts.cell_key`
 
 
 def pick_rows(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> list[ShownRow]:
@@ -54,14 +57,17 @@ def pick_rows(comparison: Comparison, *, worst: int, sampled: int, seed: int) ->
     data = comparison.data
     position = {identity: i for i, identity in enumerate(data.join.ids)}
     diverged = {row.id: row for row in comparison.diverged}
+    changes = comparison.error_places.confusion
+    cells = cell_rows(changes)
     chosen = [position[row.id] for row in comparison.diverged[:worst]]
+    chosen += [position[identity] for identity in rows_of_cells(changes) if position[identity] not in set(chosen)]
     chosen += _sample(comparison, set(chosen), sampled, seed)
     budget = _THUMBNAIL_BYTES
     rows = []
     for i, (row_a, row_b) in zip(chosen, data.rows(chosen)):
         row = _show(comparison, i, row_a, row_b, diverged.get(data.join.ids[i]), with_thumbnail=budget > 0)
         budget -= len(row.thumbnail or "")
-        rows.append(row)
+        rows.append(replace(row, cells=cells.get(row.id, [])))
     return rows
 
 
@@ -81,6 +87,7 @@ def _show(
 ) -> ShownRow:
     data = comparison.data
     a, b = split_answers(_answer(row_a), _answer(row_b), bool(data.right_a[i]), bool(data.right_b[i]))
+    hidden = {DOCUMENT, *(name for name, column in data.fields_a.items() if column.kind == "score")}  # no values of a row
     margin = f", {diverged.margin:.3g} nats" if diverged and diverged.margin is not None else ""
     return ShownRow(
         id=data.join.ids[i],
@@ -89,10 +96,11 @@ def _show(
         category=data.category[i] or NO_CATEGORY,
         cause=diverged.cause if diverged else SAME,
         detail=f"{diverged.cause}{margin}: {diverged.detail}" if diverged else SAME,
-        true=[(name, str(value)) for name, value in row_a.true.items() if value is not None],
+        true=[(name, str(value)) for name, value in row_a.true.items() if value is not None and name not in hidden],
         a=a,
         b=b,
         thumbnail=_thumbnail(comparison, row_a, row_b) if with_thumbnail else None,
+        cells=[],
     )
 
 

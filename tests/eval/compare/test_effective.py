@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -90,10 +91,36 @@ def test_more_trainings_and_more_rows_narrow_what_each_is_the_source_of() -> Non
     a = (generator.random((5, 400)) < 0.9).astype(float)
     b = (generator.random((5, 400)) < 0.9).astype(float)
     found = seeded(a, b, np.arange(400), paired=True)
+    # Here every answer is a draw by itself, so that more of either narrows both.
+    assert found.spread.residual == pytest.approx(found.spread.rows, rel=0.15)
     assert found.with_trainings(10).spread.seeds == pytest.approx(found.spread.seeds / 2)
-    assert found.with_trainings(10).spread.rows == found.spread.rows
+    assert found.with_trainings(10).spread.rows == pytest.approx(found.spread.rows / 2, rel=0.15)
     assert found.at(1600).spread.rows == pytest.approx(found.spread.rows / 4)
-    assert found.at(1600).spread.seeds == found.spread.seeds
+    assert found.at(1600).with_trainings(5).spread.rows == pytest.approx(found.spread.rows / 4)
+    alone = replace(found, spread=replace(found.spread, residual=0.0))
+    assert alone.with_trainings(10).spread.rows == found.spread.rows
+    assert alone.at(1600).spread.seeds == found.spread.seeds
+
+
+def test_what_products_and_seeds_explain_is_no_residual() -> None:
+    # B misses the same 20 products in every training.
+    a = np.ones((4, 1000))
+    b = np.ones((4, 1000))
+    b[:, :20] = 0
+    found = seeded(a, b, np.arange(1000), paired=True)
+    assert found.spread.residual == pytest.approx(0, abs=1e-12) and found.spread.seeds == 0
+    assert found.with_trainings(8).spread.rows == pytest.approx(found.spread.rows)
+
+
+def test_caution_fades_with_the_products_that_differ() -> None:
+    clusters = np.arange(3000) // 10
+    a = np.ones(3000)
+    b = np.where(np.isin(clusters, range(6)), 0.0, 1.0)
+    found = clustered(a, b, clusters)
+    caution = found.spread.caution
+    assert caution is not None and caution.seen == 6 and found.spread.rows == caution.variance
+    assert found.at(30_000).spread.rows * 10 == pytest.approx(caution.plain, rel=0.2)  # 60 of them: six parts in seven
+    assert found.at(30_000).at(3000).spread.rows == pytest.approx(found.spread.rows)
 
 
 def test_sides_without_common_seeds_are_compared_by_welch() -> None:
@@ -137,3 +164,11 @@ def test_rows_that_move_together_taken_alone_err_often(simulate: ModuleType) -> 
     made = simulate.Cell(1000, 10, 0.05)
     rates = simulate.error_rates(made, {"alone": simulate.METHODS["clusters"]["rows alone"]}, replicates=150, seed=0)["alone"]
     assert min(rates) > 0.10  # 21 and 41 % in a longer run
+
+
+def test_the_rows_and_the_trainings_asked_for_are_enough(simulate: ModuleType) -> None:
+    """200 replicates know 80 % to 5.5 points. Trainings are whole, and asked for with caution: up to 95 % of them suffice."""
+    rows, share = simulate.power_of_rows(simulate.Cell(0, 3, 0.05), replicates=200, seed=0)
+    assert 2000 < rows < 3000 and 0.80 - 0.055 <= share <= 0.90
+    found = simulate.power_of_trainings(simulate.Cell(1000, 1, 0.05, 5, 0.005, 0.5), replicates=200, seed=0)
+    assert found is not None and 5 <= found[0] <= 9 and found[1] >= 0.80 - 0.055

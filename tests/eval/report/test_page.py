@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,54 +14,12 @@ from eval.report import page
 from eval.report.page.charts import interval_bar
 from eval.report.page.rows import pick_rows, split_answers
 from mlx_phi3v.photo import thumbnail
-from tests.helpers.page_example import CHROMIUM_FLAGS, chromium, example_comparison
+from tests.helpers.browser import open_page
+from tests.helpers.page_example import example_comparison
 from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
-
-playwright_api = pytest.importorskip("playwright.sync_api")
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    return example_comparison(tmp_path_factory.mktemp("example"))
-
-
-@pytest.fixture(scope="module")
-def report(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    page.write_page(path, comparison)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine: install chromium, Google Chrome or `playwright install chromium`")
-    with playwright_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        yield opened
-        opened.close()
-
-
-class Seen:
-    """What happened while a page was open."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        self.trouble: list[str] = []
-
-
-def open_page(browser: Browser, report: Path, width: int, **options: Any) -> tuple[Page, Seen]:
-    tab, seen = browser.new_page(viewport={"width": width, "height": 900}, **options), Seen()
-    tab.on("request", lambda request: seen.requests.append(request.url))
-    tab.on("console", lambda message: seen.trouble.append(message.text))
-    tab.on("pageerror", lambda error: seen.trouble.append(str(error)))
-    tab.on("dialog", lambda dialog: seen.trouble.append("dialog"))
-    tab.goto(report.as_uri())
-    return tab, seen
 
 
 def visible(tab: Page) -> list[dict[str, str]]:
@@ -207,13 +164,14 @@ def test_a_page_takes_photos_of_the_run_and_of_its_catalogue_and_no_others(tmp_p
 def test_no_tick_lies_under_an_axis_name(browser: Browser, report: Path) -> None:
     script = """() => [...document.querySelectorAll('svg.scatter')].flatMap(drawing => {
       const texts = [...drawing.querySelectorAll('text')].map(item => [item, item.getBoundingClientRect()]);
-      const names = texts.filter(([item]) => /true|predicted/.test(item.textContent));
+      const names = texts.filter(([item]) => /^[a-zA-Z ]+$/.test(item.textContent));
       const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
       return names.flatMap(([name, a]) => texts.filter(([item, b]) => item !== name && meet(a, b)))
         .map(([item]) => item.textContent); })"""
     for width in (390, 1280):
         tab, _ = open_page(browser, report, width)
-        assert tab.locator("svg.scatter").count() == 2 and tab.evaluate(script) == []
+        tab.eval_on_selector_all("details", "items => items.forEach(item => { item.open = true; })")
+        assert tab.locator("svg.scatter").count() == 6 and tab.evaluate(script) == []
 
 
 def test_over_a_margin_the_interval_that_is_judged_is_drawn(comparison: Comparison) -> None:
@@ -230,7 +188,8 @@ def test_a_photo_that_only_b_has_here_is_shown(tmp_path: Path) -> None:
     reference = [row.to_dict() for row in example.data.run_a.rows]
     for row in reference:
         row["image"] = "/elsewhere/catalogue/" + Path(row["image"]).name
-    moved = write_run(tmp_path / "moved", reference, catalogue="/elsewhere/catalogue")
+    hashes = example.data.run_a.manifest["hashes"]
+    moved = write_run(tmp_path / "moved", reference, catalogue="/elsewhere/catalogue", hashes=hashes)
     for a, b in ((moved, example.data.run_b), (example.data.run_b, moved)):
         found = compare_runs(a, b, resamples=20, allow=("truth",))
         rows = pick_rows(found, worst=10, sampled=10, seed=0)

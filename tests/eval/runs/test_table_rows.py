@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ LONG = "x" * 300_000
         ("p.jsonl", b'{"id": "a", "price": 1e999}\n', "line 1: price is infinite"),
         ("p.jsonl", b'\n{"id": "\xff"}\n', "line 2 is not UTF-8"),
         ("p.jsonl", b"[1]\n", "line 1 is no JSON object"),
-        ("p.csv", b"id,text\na,x\nb,\xff\n", "line 3 is not UTF-8"),
+        ("p.csv", b"id,text\na,x\nb,\xff\n", "is not UTF-8 text .* give its encoding, such as --encoding"),
+        ("p.csv", b"id,text\n" + "a,ä\n".encode() * 99 + b"b,\xff\n", "line 101 is not UTF-8"),
         ("p.csv", b"id,text\na,x\nb,y\0\n", "line 3 holds a NUL"),
         ("p.csv", b'id,text\na,"x"y\n', "line 2 is no valid CSV"),
         ("p.csv", b'id,text\na,x\nb,"y\n', "line 3 is no valid CSV"),
@@ -55,3 +57,64 @@ def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
 
 def test_a_price_of_more_digits_than_a_float_holds_is_malformed() -> None:
     assert parse_field(Field("price", "number"), "9" * 400) == ParsedField(None, "malformed")
+
+
+SAME = [{"id": "a", "price": "1.299,00"}, {"id": "b", "price": "12,5"}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id;price\na;1.299,00\nb;12,5\n",
+        'id;price\r\na;"1.299,00"\r\nb;12,5\r\n;\r\n'.encode("utf-8-sig"),
+        b"sep=;\nid;price\na;1.299,00\nb;12,5\n",
+        "id\tprice\na\t1.299,00\nb\t12,5\n".encode("utf-16"),
+        b"My predictions;\n;\nid;price\na;1.299,00\nb;12,5\n",
+        b'id,price\na,"1.299,00"\nb,"12,5"\n',
+    ],
+)
+def test_a_table_is_read_however_a_spreadsheet_wrote_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    assert [row for _, row in read_rows(tmp_path / "p.csv")] == SAME
+
+
+def test_the_letters_of_an_older_spreadsheet_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "id;title\na;Mäntel und Überzieher\nb;Größe für Große\n"
+    (tmp_path / "p.csv").write_bytes(text.encode("cp1252"))
+    assert [row["title"] for _, row in read_rows(tmp_path / "p.csv")] == ["Mäntel und Überzieher", "Größe für Große"]
+    assert "is read as cp1252" in capsys.readouterr().err
+
+
+def test_an_answer_keeps_its_backslashes_and_quotes_in_rfc_4180(tmp_path: Path) -> None:
+    answers = ["c:\\temp\\new", 'say ""no""', "\\N", "one\ntwo, three\n", 'x\\"']
+    rows = [["id", "text"], *([str(i), answer] for i, answer in enumerate(answers))]
+    with open(tmp_path / "p.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert [row["text"] for _, row in read_rows(tmp_path / "p.csv")] == answers
+
+
+def test_another_way_to_quote_counts_where_it_alone_reads_every_row(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(b'"id","text"\n"a","say \\"no\\", twice"\n"b","x"\n')
+    assert [row["text"] for _, row in read_rows(tmp_path / "p.csv")] == ['say "no", twice', "x"]
+
+
+def test_the_header_is_where_the_wanted_column_is(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(b"id,answer\na,x,y,z\n")
+    with pytest.raises(UserError, match="line 2 has more cells than the header"):
+        list(read_rows(tmp_path / "p.csv", column="id"))
+    (tmp_path / "p.csv").write_bytes(b"made by,me\nid,answer\n1,x\n2,y\n")
+    assert [row["answer"] for _, row in read_rows(tmp_path / "p.csv", column="id")] == ["x", "y"]
+
+
+def test_a_workbook_and_parquet_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pa.table({"id": ["a", "b"], "price": [1.5, None]}), tmp_path / "p.parquet")
+    assert [row for _, row in read_rows(tmp_path / "p.parquet")] == [{"id": "a", "price": 1.5}, {"id": "b", "price": None}]
+
+
+def test_a_row_that_ingest_would_reject_refuses_the_file(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('[{"id": "a"}, 5]')
+    with pytest.raises(UserError, match=r"p\.json line 2 is no row int; mend that row"):
+        list(read_rows(tmp_path / "p.json"))

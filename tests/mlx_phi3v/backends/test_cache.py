@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from mlx_phi3v.kv_cache import STEP
 
 pytestmark = pytest.mark.numeric
 HEADS, WIDTH = 2, 3
@@ -17,22 +19,27 @@ HEADS, WIDTH = 2, 3
 def batch_cache(backend: str, valid: np.ndarray, layers: int = 2) -> Any:
     """An empty cache of that backend for prompts with this padding, bool [B, S]."""
     module = importlib.import_module(f"mlx_phi3v.backend_{backend}.cache")
-    if backend == "mlx":
-        return module.Cache([module.KVCache() for _ in range(layers)], valid)
-    from transformers import DynamicCache
+    return module.Cache([module.KVCache() for _ in range(layers)], valid)
 
-    return module.Cache(DynamicCache(), valid)
+
+def tensor_of(backend: str) -> Any:
+    """What makes the backend's tensor of a numpy array."""
+    return importlib.import_module("mlx.core").array if backend == "mlx" else importlib.import_module("torch").from_numpy
+
+
+def layer_cache(backend: str) -> Any:
+    """An empty cache of one layer."""
+    return importlib.import_module(f"mlx_phi3v.backend_{backend}.cache").KVCache()
 
 
 def put(backend: str, cache: Any, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values of one layer after these [B, heads, T, D] were appended."""
+    tensor = tensor_of(backend)
     if backend == "mlx":
-        array = importlib.import_module("mlx.core").array
-        keys, values = cache.layers[layer].update_and_fetch(array(k), array(v))
-        return np.array(keys), np.array(values)
-    tensor = importlib.import_module("torch").from_numpy
-    keys, values = cache.layers.update(tensor(k), tensor(v), layer)
-    return keys.numpy(), values.numpy()
+        keys, values = cache.layers[layer].update_and_fetch(tensor(k), tensor(v))
+    else:
+        keys, values = cache.update(tensor(k), tensor(v), layer)  # as transformers' attention calls it
+    return np.asarray(keys), np.asarray(values)
 
 
 def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str, rng: np.random.Generator) -> None:
@@ -62,32 +69,30 @@ def test_rows_keep_their_keys_and_values_as_others_leave(backend_name: str, rng:
     assert cache.lengths.tolist() == [3 + 4] and len(texts) == 1
 
 
-def test_columns_that_only_pad_leave_with_their_row() -> None:
-    pytest.importorskip("mlx.core")
+def test_columns_that_only_pad_leave_with_their_row(backend_name: str) -> None:
     valid = np.array([[False, False, False, True], [False, False, True, True], [True, True, True, True]])
-    cache = batch_cache("mlx", valid)
+    cache = batch_cache(backend_name, valid)
     k = np.arange(3 * HEADS * 4 * WIDTH, dtype=np.float32).reshape(3, HEADS, 4, WIDTH)
     for layer in (0, 1):
-        put("mlx", cache, layer, k, k)
+        put(backend_name, cache, layer, k, k)
     cache.keep_rows([1, 0])
     assert cache.valid.tolist() == [[True, True], [False, True]] and [layer.size() for layer in cache.layers] == [2, 2]
     cache.append()
-    keys, _ = put("mlx", cache, 0, k[:2, :, :1], k[:2, :, :1])
+    keys, _ = put(backend_name, cache, 0, k[:2, :, :1], k[:2, :, :1])
     np.testing.assert_array_equal(keys, np.concatenate([k[[1, 0], :, 2:], k[:2, :, :1]], axis=2))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # only the backend's name
 @given(first=st.integers(1, 600), more=st.lists(st.integers(1, 300), max_size=4), padding=st.integers(0, 5))
-def test_room_is_made_in_steps_and_holds_what_was_there(first: int, more: list[int], padding: int) -> None:
-    mx = pytest.importorskip("mlx.core")
-    from mlx_phi3v.backend_mlx.cache import STEP, KVCache
-
-    cache, whole = KVCache(), np.zeros((1, 1, 0, 1), np.float32)
+def test_room_is_made_in_steps_and_holds_what_was_there(backend_name: str, first: int, more: list[int], padding: int) -> None:
+    tensor, cache = tensor_of(backend_name), layer_cache(backend_name)
+    whole = np.zeros((1, 1, 0, 1), np.float32)
     for i, tokens in enumerate([first, *more]):
         new = np.arange(tokens, dtype=np.float32).reshape(1, 1, tokens, 1) + 1000 * (i + 1)
         whole = np.concatenate([whole, new], axis=2)
-        keys, values = cache.update_and_fetch(mx.array(new), mx.array(-new))
-        np.testing.assert_array_equal(np.array(keys), whole)
-        np.testing.assert_array_equal(np.array(values), -whole)
+        keys, values = cache.update_and_fetch(tensor(new), tensor(-new))
+        np.testing.assert_array_equal(np.asarray(keys), whole)
+        np.testing.assert_array_equal(np.asarray(values), -whole)
         assert cache.keys is not None and cache.size() == whole.shape[2] <= cache.keys.shape[2] < cache.size() + STEP + 5
         if i == 0:
             drop = min(padding, first - 1)
@@ -95,11 +100,8 @@ def test_room_is_made_in_steps_and_holds_what_was_there(first: int, more: list[i
             whole = whole[:, :, drop:]
 
 
-def test_a_token_takes_new_room_once_in_a_step() -> None:
-    mx = pytest.importorskip("mlx.core")
-    from mlx_phi3v.backend_mlx.cache import STEP, KVCache
-
-    cache, rooms, token = KVCache(), [], mx.ones((1, 1, 1, 1))
+def test_a_token_takes_new_room_once_in_a_step(backend_name: str) -> None:
+    cache, rooms, token = layer_cache(backend_name), [], tensor_of(backend_name)(np.ones((1, 1, 1, 1), np.float32))
     for _ in range(2 * STEP + 1):
         cache.update_and_fetch(token, token)
         assert cache.keys is not None

@@ -23,6 +23,8 @@ from mlx.utils import tree_flatten
 from torch import nn as torch_nn
 
 from mlx_phi3v.backend import Backend, load_backend
+from mlx_phi3v.kv_cache import BatchCache
+from mlx_phi3v.next_tokens import HostScores, Scores
 
 # MLX: the patch convolution is a matrix product, in a class that torch's embeddings do not need.
 ONLY_MLX = {"PatchEmbedding"}
@@ -66,7 +68,7 @@ def test_a_backend_has_every_method_and_attribute_of_the_protocol(name: str, che
     for method, stated in protocol.items():
         assert parameters(getattr(type(backend), method)) == parameters(stated), method
     for attribute in inspect.get_annotations(Backend):
-        assert getattr(backend, attribute), attribute
+        assert getattr(backend, attribute) not in (None, ""), attribute
 
 
 @pytest.mark.parametrize("file", ["model", "vision", "decoder"])
@@ -91,9 +93,18 @@ def test_adapters_are_put_on_by_the_same_functions() -> None:
 
 
 def test_caches_have_the_same_methods_and_fields() -> None:
-    ours, theirs = (part(name, "cache").Cache for name in ("mlx", "torch"))
-    assert methods(ours) == methods(theirs) >= {"append", "keep_rows"}
+    ours, theirs = (part(name, "cache").KVCache for name in ("mlx", "torch"))
+    assert methods(ours) == methods(theirs) >= {"update_and_fetch", "filter"}
     assert parameters(ours) == parameters(theirs)
+    # What they remember of the rows is one class; transformers' attention calls `update`.
+    ours, theirs = (part(name, "cache").Cache for name in ("mlx", "torch"))
+    assert ours.__origin__ is BatchCache and issubclass(theirs, BatchCache) and methods(theirs) == {"update"}
+
+
+def test_scores_have_the_methods_of_the_protocol() -> None:
+    for kind in (HostScores, *(part(name, "next_tokens").DeviceScores for name in ("mlx", "torch"))):
+        assert methods(kind) == methods(Scores), kind
+        assert all(parameters(getattr(kind, name)) == parameters(getattr(Scores, name)) for name in methods(Scores)), kind
 
 
 def test_parameters_have_the_names_and_shapes_of_the_checkpoint(models: dict[str, Any], checkpoint: Path) -> None:

@@ -111,8 +111,8 @@ def test_left_padding_changes_no_next_token(load: Load, checkpoint: Path) -> Non
     together, _ = backend.prefill(collate(questions, backend.config, pad_left=True))
     for i, question in enumerate(questions):
         alone = collate([question], backend.config)
-        close(together[i], backend.forward(alone).logits[0, -1], 1e-5)
-        close(together[i], backend.prefill(alone)[0][0], 1e-5)
+        close(together.numpy()[i], backend.forward(alone).logits[0, -1], 1e-5)
+        close(together.numpy()[i], backend.prefill(alone)[0].numpy()[0], 1e-5)
 
 
 def test_short_and_long_rows_choose_their_own_rope_factors(load: Load, make_checkpoint: Callable[..., Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,34 @@ def test_a_file_without_a_checksum_is_checked_as_far_as_it_goes(
     (files.folder / SIGNED).unlink()
     files.write(PHOTO, features, GRID)
     _rewritten(lambda tensors: None)(files)
-    files.open()
-    assert not (files.folder / SIGNED).exists()
+    files = _opened(files)
+    assert files.path(PHOTO).name in (files.folder / SIGNED).read_text().splitlines()
     found = files.read(PHOTO)
     assert found is not None and np.array_equal(found[0], features)
     DAMAGES[damage](files)
     assert files.read(PHOTO) is None
+
+
+def _opened(files: FeatureFolder) -> FeatureFolder:
+    """The folder as the next process opens it."""
+    return replace(files).open()
+
+
+def test_without_its_list_a_folder_with_checksums_believes_no_file_that_lacks_one(
+    files: FeatureFolder, features: np.ndarray
+) -> None:
+    files.write(PHOTO, features, GRID)
+    files.write(OTHER, features, GRID)
+    _rewritten(lambda tensors: tensors["features"].fill(0))(files)
+    (files.folder / SIGNED).unlink()
+    for opened in (_opened(files), _opened(files)):
+        assert opened.read(PHOTO) is None and opened.read(OTHER) is not None
+    old = FeatureFolder(files.folder.with_name("old"), files.dtype, 4, 4, 8)
+    old.folder.mkdir()
+    shutil.copy(files.path(PHOTO), old.folder)
+    assert _opened(old).read(PHOTO) is not None
+    shutil.copy(files.path(PHOTO), old.path(OTHER))  # one that came later
+    assert _opened(old).read(OTHER) is None and _opened(old).read(PHOTO) is not None
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

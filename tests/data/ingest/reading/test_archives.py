@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from data.ingest.photo_roots import PhotoRoots
 from data.ingest.reading import archives, byte_streams
 from data.ingest.sources import open_source
 from mlx_phi3v.errors import UserError
@@ -170,3 +171,27 @@ def test_shards_of_a_web_dataset_are_one_source(tmp_path: Path) -> None:
     tarred(tmp_path / "test-000.tar", SHARD)
     source = open_source(str(tmp_path))
     assert source.count == 9 and [item.split for item in source.tables] == ["test", "train", "train"]
+
+
+def test_a_table_in_an_archive_reads_no_photo_outside_it(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(photo_bytes(3))
+    source = open_source(str(zipped(tmp_path / "t.zip", FILES)))
+    root = Path(str(next(iter(source.rows())).root))
+    (root / "link.jpg").symlink_to(secret)
+    roots = PhotoRoots(root)
+    assert roots.find("pics/1.jpg") == root / "pics" / "1.jpg" == roots.find(str(root / "pics" / "1.jpg"))
+    for name in (str(secret), os.path.relpath(secret, root), "link.jpg"):
+        assert roots.find(name) is None
+        assert PhotoRoots(root, tmp_path).find(name) is not None  # --image-root allows it
+    assert PhotoRoots(tmp_path / "shop").find(str(secret)) == secret  # a table of one's own
+
+
+def test_a_member_whose_checksum_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "t.zip", FILES)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 16] ^= 1  # the CRC in the central directory, which counts
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"t\.zip is no whole zip archive \(Bad CRC-32"):
+        open_source(str(path))

@@ -1,0 +1,103 @@
+"""The guards (see `guards`) over several trainings a side: seeds and products are both sources of variation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from ..runs.columns import Ints
+from .guards import (
+    ALPHA,
+    CATEGORY_MARGIN,
+    FEW_ROWS,
+    GUARD_MARGINS,
+    RIGHT_BIAS,
+    RIGHT_BIAS_MARGIN,
+    Guard,
+    adjusted,
+    sign_flips,
+)
+from .metrics import METRICS, Metric, right
+from .paired_measures import NO_CATEGORY
+from .set_measures import set_difference, stacked
+from .statistics import EffectiveEstimate, Floats, cluster_totals, seeded_difference
+from .training_sets import TrainingSets
+
+
+def stand_guard_of_sets(sets: TrainingSets, gated: Sequence[tuple[str, Metric, float]], *, one_sided: bool) -> list[Guard]:
+    """Every guard of two sides, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
+    deciding = {(name, metric.name) for name, metric, _ in gated}
+    overall = [guard for guard in _overall(sets, one_sided) if (guard.field, guard.metric) not in deciding]
+    return adjusted(overall, list(_categories(sets, gated)))
+
+
+def _overall(sets: TrainingSets, one_sided: bool) -> Iterator[Guard]:
+    every = np.arange(len(sets.ids))
+    for name, column in sets.fields.items():
+        for metric in METRICS[column.kind]:
+            if metric.name not in GUARD_MARGINS:
+                continue
+            margin = GUARD_MARGINS[metric.name]
+            if metric.judged:
+                yield _bounded(sets, name, metric, margin, every)
+            else:
+                yield _unbounded(sets, name, metric, margin, every, one_sided)
+            if metric.name == "log_error":
+                both = np.flatnonzero(np.logical_and.reduce([right(c) for side in sets.sides for c in side.column(name)]))
+                bias = replace(metric, name=RIGHT_BIAS, label="bias of right prices")
+                yield _unbounded(sets, name, bias, RIGHT_BIAS_MARGIN, both, one_sided)
+
+
+def _bounded(
+    sets: TrainingSets, name: str, metric: Metric, margin: float, rows: Ints, category: str | None = None
+) -> Guard:  # fmt: skip
+    a, b = ([column.take(rows) for column in side.column(name)] for side in sets.sides)
+    difference = set_difference(metric, a, b, sets.clusters[rows], paired=sets.paired)
+    score = difference.score(-margin * metric.better) * metric.better if difference.n else 0.0
+    p = float(stats.norm.cdf(score)) if difference.n else 1.0
+    return Guard(
+        name, metric.name, metric.label, category, difference.estimate, margin, "points", int(difference.n), p, 1.0, False
+    )
+
+
+def _unbounded(sets: TrainingSets, name: str, metric: Metric, margin: float, rows: Ints, one_sided: bool) -> Guard:
+    values, counted = stacked(metric, [*sets.a.column(name), *sets.b.column(name)], rows)
+    a, b = np.split(values[:, counted], [len(sets.a.trainings)])
+    clusters = sets.clusters[counted]
+    unit: Literal["points", "log"] = "points" if metric.unit == "share" else "log"
+    if len(np.unique(clusters)) < 2:
+        return Guard(name, metric.name, metric.label, None, math.nan, margin, unit, len(counted), 1.0, 1.0, False)
+    found = seeded_difference(a, b, clusters, paired=sets.paired)
+    gaps = b.mean(axis=0) - a.mean(axis=0)
+    if metric.better:
+        p = _beyond(found, gaps, clusters, margin, -metric.better)
+    elif one_sided and abs(float(b.mean())) <= abs(float(a.mean())) + margin:
+        p = 1.0  # B is hardly further from zero than A
+    else:
+        p = min(1.0, 2 * min(_beyond(found, gaps, clusters, margin, sign) for sign in (1, -1)))
+    return Guard(name, metric.name, metric.label, None, found.estimate, margin, unit, len(counted), p, 1.0, False)
+
+
+def _beyond(found: EffectiveEstimate, gaps: Floats, clusters: Ints, margin: float, sign: int) -> float:
+    """One-sided p-value that the difference, times `sign`, is at most the margin; see `guards.p_beyond`."""
+    p = replace(found, estimate=sign * found.estimate).above(margin)
+    apart = cluster_totals(sign * gaps, clusters)
+    apart = apart[apart != 0]
+    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= FEW_ROWS else p
+
+
+def _categories(sets: TrainingSets, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
+    names = np.array([NO_CATEGORY if value is None else value for value in sets.category], dtype=object)
+    present = sorted(set(names.tolist()))
+    if len(present) < 2:
+        return
+    for category in present:
+        rows: Ints = np.flatnonzero(names == category)
+        for name, metric, _ in gated:
+            if name in sets.fields and metric.better > 0:
+                yield _bounded(sets, name, metric, CATEGORY_MARGIN, rows, category)

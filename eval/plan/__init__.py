@@ -1,0 +1,1 @@
+"""How many rows and trainings a verdict needs, before the work is done."""
