@@ -11,11 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from mlx_phi3v.catalogue_checks import TURNS_TYPE
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
 from mlx_phi3v.task import Task, chat_prompt
-from mlx_phi3v.turns import TURNS, TURNS_TYPE
+from mlx_phi3v.turns import TURNS
 
 from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
