@@ -109,15 +109,16 @@ class CatalogueWriter:
         }
         self.schema = _schema(task, extra or {})
         self._stored = _with_found_columns(self.schema, products)
-        self._found = [name for name in (PRODUCT,) if name in self._stored.names and name not in self.schema.names]
+        # Asked for every row: pyarrow makes a new list of names each time.
+        self._names, self._known = tuple(self.schema.names), frozenset(self._stored.names)
+        self._found = [name for name in (PRODUCT,) if name in self._known and name not in self._names]
         self._size = functools.lru_cache(maxsize=10_000)(self._read_size)
         self.shard_rows = shard_rows
-        self._place = contextlib.ExitStack()  # puts the folder in place at its end, or removes it at an error
         with contextlib.ExitStack() as place:
             self.folder = folder or place.enter_context(atomic_folder(self.output))
             self._own_folder = folder is None
             (self.folder / "images").mkdir(parents=True, exist_ok=True)
-            self._place = place.pop_all()
+            self._place = place.pop_all()  # puts the folder in place at its end, or removes it at an error
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._shards: dict[str, list[str]] = {}
         self._rows: dict[str, int] = {}
@@ -133,16 +134,15 @@ class CatalogueWriter:
 
         The sizes of its photos are read from their files, unless the row has them under `catalogue.SIZES`.
         """
-        unknown = set(row) - set(self._stored.names)
-        if unknown:
-            raise KeyError(f"row has columns outside the schema: {sorted(unknown)}")
-        clean = {name: None if is_missing(value := row.get(name)) else value for name in self.schema.names}
+        if not row.keys() <= self._known:
+            raise KeyError(f"row has columns outside the schema: {sorted(row.keys() - self._known)}")
+        clean = {name: None if is_missing(value := row.get(name)) else value for name in self._names}
         clean["images"] = list(row.get("images") or [])
         line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
         self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
         self._rows[split] = self._rows.get(split, 0) + 1
         clean |= {name: row.get(name) for name in self._found}
-        if SIZES not in self.schema.names:
+        if SIZES not in self._names:
             clean[SIZES] = row.get(SIZES) or [self._size(image) for image in row.get("images") or []]
         pending = self._pending.setdefault(split, [])
         pending.append(clean)

@@ -35,7 +35,7 @@ from mlx_phi3v.ranges import MAX_ROWS
 
 from .demo.jobs import Display
 from .demo.recipe import Recipe, recipe_changes
-from .demo.seed_sets import MAX_SEEDS, SeedSets, fewer_seeds, train_sets
+from .demo.seed_sets import MAX_SEEDS, SeedSets, fewer_seeds, note_look, same_command, train_sets
 from .demo.seeds_report import report_sets
 
 RECORD = "seeds.json"
@@ -70,14 +70,7 @@ class SeedsConfig:
     @property
     def command(self) -> str:
         """This command without --seeds, to go on with more of them."""
-        given = {
-            "--model": self.model if self.model != SeedsConfig.model else None, "--mlx-model": self.mlx_model,
-            "--backends": " ".join(self.backends) if self.backends != BACKENDS else None, "--recipe": self.recipe,
-            "--split": self.split if self.split != SeedsConfig.split else None, "--limit": self.limit,
-            "--at-once": self.at_once if self.at_once != SeedsConfig.at_once else None,
-        }  # fmt: skip
-        flags = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
-        return f"python -m eval.train_seeds --data {self.data} --output {self.output}{flags}"
+        return same_command("python -m eval.train_seeds", self)
 
     @cached_property
     def sets(self) -> SeedSets:
@@ -109,10 +102,11 @@ class SeedsRecord(msgspec.Struct):
     models: dict[str, str]
     recipe: dict[str, Any]
     seeds: int
+    looked: int = 0  # how many of them were compared
 
 
 def begin(config: SeedsConfig) -> int:
-    """Store the record where the trainings begin, and return how many seeds there were before.
+    """Store the record where the trainings begin, and return how many seeds were compared before.
 
     Raises UserError, naming what differs, where OUTPUT was begun with other settings, or with more seeds.
     """
@@ -131,8 +125,8 @@ def begin(config: SeedsConfig) -> int:
         raise UserError(
             f"{config.output} was begun with other settings: {'; '.join(changes)}; give the old ones or another --output"
         )
-    write_json(path, msgspec.to_builtins(msgspec.structs.replace(now, models=began.models | now.models)))
-    return began.seeds
+    write_json(path, msgspec.to_builtins(msgspec.structs.replace(now, models=began.models | now.models, looked=began.looked)))
+    return began.looked
 
 
 def _changes(began: SeedsRecord, now: SeedsRecord) -> list[str]:
@@ -158,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train_sets(config.sets, display)
         page = config.output / "seeds.html"
         told = report_sets(config.sets, console, page, before=before, command=config.command, as_json=config.json)
+        note_look(config.output / RECORD, told)
     result(config.json, event="done", output=str(config.output), **told)
     return 0
 

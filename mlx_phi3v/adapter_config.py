@@ -20,7 +20,7 @@ CONFIG_FILE = "adapter_config.json"
 _Names = list[str]
 _Layer = Annotated[int, msgspec.Meta(ge=0, le=4096)]
 _Rank = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
-_Alpha = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Alpha = Annotated[float, msgspec.Meta(gt=0, le=1e6)]  # 0 would leave the adapter out
 
 
 class LoraShape(msgspec.Struct, kw_only=True):

@@ -14,6 +14,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 MLX_WEIGHTS_FILES = ("adapters.safetensors", "weights.safetensors")  # the second as mlx-vlm reads it too
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "LICENSE*"]
+# How files of weights end, in the formats that trainers use.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
 # What trainers write beside an adapter that is no part of it: their own state, the base model, other copies.
 _BESIDE = re.compile(
     r"(\d*_?adapter|model|optimizer|scheduler|scaler|rng_state|training_args|trainer|pytorch_model|consolidated).*"
@@ -65,7 +67,7 @@ def checked_weights_path(folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is {'no file' if path.exists() else 'missing'}; copy the adapter again")
     for other in sorted(folder.iterdir()):
-        weights = other.suffix in (".safetensors", ".bin", ".pt", ".pth", ".npz")
+        weights = other.suffix in _WEIGHTS
         if weights and other != path and not _BESIDE.fullmatch(other.name):
             raise UserError(
                 f"{other} lies beside the adapter and is not understood: weights trained in full belong into {path.name}, "

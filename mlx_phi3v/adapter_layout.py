@@ -103,7 +103,10 @@ def saved_key(tensor: str) -> str:
 
 
 def adapter_shapes(config: ModelArgs, adapter: AdapterArgs) -> AdapterShapes:
-    """The tensors of an adapter of this configuration for this model. Raises UserError if no module matches."""
+    """The tensors of an adapter of this configuration for this model.
+
+    Raises UserError if no module matches, or one of `modules_to_save` is none of the model's.
+    """
     linear: dict[str, tuple[int, int]] = {}
     saved: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_tensors(config).items():
@@ -111,10 +114,13 @@ def adapter_shapes(config: ModelArgs, adapter: AdapterArgs) -> AdapterShapes:
             continue
         module = name.rpartition(".")[0]
         separator = name.endswith(SEPARATORS)
-        if ends_with(name if separator else module, adapter.modules_to_save):
+        if any(ends_with(part, adapter.modules_to_save) for part in _with_parents(name if separator else module)):
             saved[name + ".weight" if separator else name] = shape
         elif _is_linear(name, shape):
             linear[module] = (shape[0], shape[1])
+    for saving in adapter.modules_to_save:
+        if not any(ends_with(part, (saving,)) for name in saved for part in _with_parents(name.removesuffix(".weight"))):
+            raise UserError(f"modules_to_save names {saving!r}, which is no module of the model; remove it")
     targets = adapter.targets(linear)
     lora = {module: shape for module, shape in linear.items() if module in targets}
     if not lora and not saved:
@@ -125,6 +131,12 @@ def adapter_shapes(config: ModelArgs, adapter: AdapterArgs) -> AdapterShapes:
         tensors[f"{PREFIX}{module}.lora_B.weight"] = (rows, adapter.r)
     tensors |= {PREFIX + name: shape for name, shape in saved.items()}
     return AdapterShapes(lora, saved, tensors)
+
+
+def _with_parents(module: str) -> list[str]:
+    """The module and the modules that hold it: peft saves these whole too."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:

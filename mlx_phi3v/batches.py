@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .catalogue import Split
 from .config import CROP_SIZE, ModelArgs
 from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .errors import UserError
@@ -129,6 +130,14 @@ class ExampleMaker:
             return self.from_row(row, images, with_answer=with_answer), photos
         except UserError as error:
             raise UserError(f"row {name!r}: {error}") from None
+
+    def of_split(self, split: Split, number: int, *, with_answer: bool) -> tuple[Example, list[Photo]]:
+        """`with_photos` of a row of a split; a UserError names its shard too."""
+        row = split[number]
+        try:
+            return self.with_photos(row, with_answer=with_answer)
+        except UserError as error:
+            raise UserError(f"catalogue shard {split.shard_of(number)}, {error}") from None
 
     def length(self, row: Mapping[str, Any]) -> int:
         """Tokens of a row with its answer, from the headers of its photos; 0 where one cannot be read."""

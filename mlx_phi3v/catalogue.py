@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from .catalogue_checks import check_batch, check_info, check_kinds, open_shard, python_values
+from .catalogue_checks import check_batch, check_info, check_kinds, is_format, open_shard, python_values
 from .errors import UserError
 from .files import read_json
 from .photo import PhotoError, photo_size
@@ -117,6 +117,10 @@ class Split(Sequence[dict[str, Any]]):
         row["images"] = [self._photo(image) for image in row["images"] or []]
         return row
 
+    def shard_of(self, index: int) -> Path:
+        """The file that holds row `index`."""
+        return self._shards[bisect.bisect_right(self._ends, index)]
+
     def batches(self, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Rows in order, some thousand at a time, with these columns only; "images" stay relative to the folder."""
         for batch, shard in zip(self._batches, self._shards):
@@ -188,7 +192,7 @@ class Catalogue:
             raise UserError(f"{folder} is not a catalogue: it has no catalogue.json; make one with data.sample or data.ingest")
         path = self.folder / "catalogue.json"
         info = read_json(path, "catalogue")
-        if isinstance(info, dict) and info.get("format") not in (FORMAT, FORMAT_WITH_TURNS):
+        if isinstance(info, dict) and not is_format(info.get("format"), (FORMAT, FORMAT_WITH_TURNS)):
             raise UserError(
                 f"{folder} has catalogue format {info.get('format')!r}, this version reads {FORMAT} and {FORMAT_WITH_TURNS}; "
                 "make it again"

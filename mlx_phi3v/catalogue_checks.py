@@ -37,6 +37,11 @@ def check_info(info: Any, path: Path) -> dict[str, Any]:
     return checked
 
 
+def is_format(value: Any, known: Sequence[int]) -> bool:
+    """Whether this is the number of a format that is read; true and 1.0 are none."""
+    return type(value) is int and value in known
+
+
 def _fault(info: Any) -> str | None:
     if not isinstance(info, dict):
         return f"holds a {type(info).__name__}, not an object"
@@ -45,18 +50,25 @@ def _fault(info: Any) -> str | None:
     except (ValueError, RecursionError):
         return "holds text that is not Unicode, or is nested too deeply"
     name = info.get("name", "")
-    if not isinstance(name, str) or any(unicodedata.category(character) == "Cc" or character == "/" for character in name):
-        return f"has the name {name!r}; a name is one that a folder may have: text without slashes and control characters"
+    if (
+        not isinstance(name, str)
+        or len(name) > 255
+        or any(unicodedata.category(character) == "Cc" or character == "/" for character in name)
+    ):
+        return f"has the name {_short(name)}; a name is one that a folder may have: text without slashes and control characters"
     if not isinstance(info.get("task"), dict):
         return f"has the task {_short(info.get('task'))}, not an object"
+    for key in ("source", "settings"):
+        if not isinstance(info.get(key, {}), dict):
+            return f"has the {key} {_short(info[key])}, not an object"
     if not isinstance(info.get("fingerprint"), str):
         return f"has the fingerprint {_short(info.get('fingerprint'))}, not text"
     return _splits_fault(info.get("splits")) or _report_fault(info)
 
 
 def _splits_fault(splits: Any) -> str | None:
-    if not isinstance(splits, dict):
-        return f"has the splits {_short(splits)}, not an object"
+    if not isinstance(splits, dict) or not splits:
+        return f"has the splits {_short(splits)}, not numbers of rows by name"
     for name, entry in splits.items():
         if not isinstance(entry, dict) or not _is_count(entry.get("rows")):
             return f"has no number of rows for split {name!r}"

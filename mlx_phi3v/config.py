@@ -127,6 +127,11 @@ def load_model_config(folder: Path | str) -> ModelArgs:
     values |= _num_crops(folder / "preprocessor_config.json")
     config = ModelArgs(**values)
     _check(config, path)
+    if raw.sliding_window is not None and raw.sliding_window < config.max_position_embeddings:
+        raise UserError(
+            f"{path}: sliding_window is {raw.sliding_window}; it must not be below max_position_embeddings "
+            f"({config.max_position_embeddings}), as in the published models: attention over a window is not supported"
+        )
     return config
 
 

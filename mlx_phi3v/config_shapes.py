@@ -98,6 +98,7 @@ class ConfigShape(msgspec.Struct, kw_only=True):
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     partial_rotary_factor: float | None = None
+    sliding_window: int | None = None
     embd_layer: EmbeddingShape | None = None
     img_processor: TowerShape | None = None
     quantization: QuantizationShape | None = None

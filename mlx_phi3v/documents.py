@@ -184,6 +184,10 @@ def _sentence(problem: str, document: Any, path: Path | str) -> str:
     missing = re.fullmatch(r"Object missing required field `(.*)`", problem)
     if missing:
         return f"{path} has no {f'{plain(key)}.' if key else ''}{plain(missing[1])}; it must be there"
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", problem, re.DOTALL)
+    if unknown:
+        key, _ = _value_at(document, key, "object")
+        return f"{path}: {f'{plain(key)}.' if key else ''}{plain(unknown[1])} is unknown; remove it, or get the file again"
     got = re.search(r", got `(\w+)`", problem)
     enum = re.match(r"Invalid enum value '(.*)'", problem, re.DOTALL)
     key, value = _value_at(document, key, got[1] if got else "", enum[1] if enum else None)

@@ -26,6 +26,8 @@ from .locks import hold, is_abandoned, is_locked, locked
 
 # In the name of every temporary file and folder of ours: what a killed command left is known by it, and nothing else is.
 _MARK = ".mlx_phi3v"
+# What file systems and desktops put into an empty folder.
+_NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
 _SCRATCH = "mlx_phi3v-scratch-"  # begins the name of a folder in TMPDIR
 
 
@@ -142,6 +144,11 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(f".*{_MARK}*.*"):
         if is_temporary(path) and not is_locked(path):
             _remove(path)
+
+
+def content_of(folder: Path) -> list[str]:
+    """The names of what is in a folder, without temporary files of ours and what comes by itself."""
+    return sorted(path.name for path in folder.iterdir() if not is_temporary(path) and path.name not in _NOT_CONTENT)
 
 
 def scratch_folder() -> Path:

@@ -38,7 +38,7 @@ class BatchLoader:
     def _begin(self, rows: Sequence[int]) -> Batch | list[Example] | None:
         """The work of the helper threads: the whole batch or, with a feature cache, the examples without their features."""
         mine = rows[self.rank :: self.ranks]
-        examples = [self.maker(self.split[row], with_answer=True) for row in mine]
+        examples = [self.maker.of_split(self.split, row, with_answer=True)[0] for row in mine]
         if self.cache and examples:
             return examples
         return collate(examples, self.maker.config) if examples else None

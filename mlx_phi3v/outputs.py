@@ -71,6 +71,8 @@ def _check_folder(path: Path, writes: Writes, name: str) -> None:
 def _check_file(path: Path, writes: Writes, name: str) -> None:
     if path.is_dir():
         raise UserError(f"{name} is {path}, a folder; give the name of a file")
+    if os.path.lexists(path) and not path.is_file():  # /dev/null: the file that takes its place would remove it
+        raise UserError(f"{name} is {path}, a device or a pipe; give the name of a file")
     marked = any((path.parent / mark).exists() for mark in _MARKS)
     if marked and is_own_file(path):  # also where it is empty or not there yet: a run that has just begun
         raise UserError(f"{name} is {path}, a file of the run or catalogue in that folder; choose another name")

@@ -187,7 +187,8 @@ class Task:
         if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
             raise UserError("the fields of the task are no list; give each a name and a kind")
         fields = [_field(item) for item in listed]
-        prompt, template = value.get("prompt", PROMPT), value.get("template") or default_template(fields)
+        prompt, template = value.get("prompt", PROMPT), value.get("template")
+        template = default_template(fields) if template is None else template
         for name, text in (("prompt", prompt), ("template", template)):
             if not isinstance(text, str):
                 raise UserError(f"the {name} of the task is {text!r}; it must be text")
@@ -207,7 +208,8 @@ def _pieces(template: str) -> list[tuple[str, str | None, str | None, str | None
 
 
 def _field(item: Any) -> Field:
-    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str) or not item["name"]:
+    name = item.get("name") if isinstance(item, Mapping) else None
+    if not isinstance(name, str) or not name or not name.isprintable():
         raise UserError(f"a field of the task is {item!r}; give its name and kind")
     extra = set(item) - {"name", "kind", "currency"}
     if extra:
@@ -215,7 +217,7 @@ def _field(item: Any) -> Field:
     if item.get("kind") not in get_args(FieldKind):
         raise UserError(f"field {item['name']!r} is of kind {item.get('kind')!r}; choose text, category or number")
     currency = item.get("currency")
-    if currency is not None and not isinstance(currency, str):
+    if currency is not None and not (isinstance(currency, str) and currency.isprintable() and len(currency) <= 40):
         raise UserError(f"field {item['name']!r} has the currency {currency!r}; write its code, such as EUR")
     return Field(item["name"], item["kind"], currency)
 

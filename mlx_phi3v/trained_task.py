@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,7 +41,7 @@ class TrainedShape(msgspec.Struct):
 
     task: TaskShape
     num_crops: Crops
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

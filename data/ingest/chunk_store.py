@@ -58,23 +58,20 @@ class ChunkStore:
         """Whether an earlier run finished this chunk."""
         return self._path(number).exists()
 
-    def fits(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether these rows can be stored: every value as its column's type, every text as UTF-8."""
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
+        """Rows as they are stored; None where they cannot be: every value as its column's type, every text as UTF-8."""
         try:
-            pa.Table.from_pylist(list(rows), schema=self.schema)
+            return pa.Table.from_pylist(list(rows), schema=self.schema)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
-            return False
-        return True
+            return None
 
-    def write(
-        self, number: int, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]], notes: Notes
-    ) -> None:
+    def write(self, number: int, accepted: pa.Table, rejected: Sequence[Mapping[str, Any]], notes: Notes) -> None:
         """Write one chunk, its accepted rows last: their file marks it as done."""
         write_whole(self._notes_path(number), notes.to_bytes())
         write_whole(self._rejected_path(number), "".join(json.dumps(item) + "\n" for item in rejected).encode())
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, self.schema) as writer:
-            writer.write_table(pa.Table.from_pylist(list(accepted), schema=self.schema))
+            writer.write_table(accepted)
         write_whole(self._path(number), buffer.getvalue())
 
     def rows(self, count: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

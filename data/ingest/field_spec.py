@@ -156,6 +156,6 @@ def column_text(value: Any, said: str) -> str:
 
 
 def _currency(value: Any, said: str) -> str | None:
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value and value.isprintable() and len(value) <= 40):
         return value
     raise UserError(f"{said} has currency {short(value)}; write its ISO code, such as USD")

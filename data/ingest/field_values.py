@@ -14,7 +14,7 @@ from .mapping import MappedField
 from .notes import Note
 from .prices import Price, PriceError, parse_price
 from .text import normalise
-from .values import is_nothing, price_parts, readable, without_html
+from .values import is_nothing, may_be_nothing, price_parts, readable, without_html
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class ValueRules:
 
     def is_empty(self, value: Any) -> bool:
         """Whether a cell holds no value: blank, or a word for nothing."""
-        if isinstance(value, str) and len(value) > 40:  # most cells are no candidate; this is asked of every one
-            return value.isspace()
         if isinstance(value, str):
+            if not may_be_nothing(value):  # most cells; this is asked of every one
+                return False
             return not value or value.isspace() or (self.empty_words and is_nothing(value))
         return is_missing(value) or (self.empty_words and is_nothing(value))
 

@@ -19,6 +19,7 @@ from .reading.web_dataset import is_web_dataset
 from .row import Row, RowError
 from .source_tables import SPLIT_NAMES, SourceTable
 from .tables import SUFFIXES, Reading, Table, is_table, open_table, suffix_of
+from .tables_alike import tables_alike
 
 PHOTO_SUFFIXES = frozenset(PICTURE_SUFFIXES)
 _PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM")
@@ -40,6 +41,8 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
         found = [folder_tables(entry, reading, SPLIT_NAMES[entry.name.lower()], top) for entry in splits]
         return _noted(list(itertools.chain.from_iterable(found)), _left_out(files))
     files = files or _other_tables(entries)
+    if len(files) > 1 and (alike := tables_alike(folder, files, reading)):
+        return [SourceTable(table, split, photo_root(table, folder), f"{place}/{table.place}") for table in alike]
     if files:
         return [_folder_table(entry, reading, split, folder, place) for entry in _choose_tables(folder, files)]
     described = _described_below(folder)
@@ -74,6 +77,9 @@ def _photos_or_below(
     images = ImageFolder(folder)
     if images.count:
         return _noted([SourceTable(images, split, folder.resolve(), place)], images.passed_over())
+    below = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_table(path)]
+    if len(below) > 1 and (alike := tables_alike(folder, below, reading)):
+        return [SourceTable(table, split, table.path.parent.resolve(), f"{place}/{table.place}") for table in alike]
     data = folder / "data"
     return folder_tables(data, reading, split, top) if data.is_dir() else []
 

@@ -124,13 +124,13 @@ def _priced(choices: Sequence[Any], columns: Sequence[str]) -> tuple[str, str | 
     return None
 
 
-def _group(given: Any, columns: Sequence[str]) -> dict[str, str] | None:
+def _group(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     spec = given if isinstance(given, Mapping) else {"column": given}
     column = _column(spec.get("column"), columns)
     if column is None:
         return None
     key = _column(spec.get("key"), columns)
-    return {"column": column} | ({"key": key} if key else {})
+    return {"column": column} | ({"key": key} if key else {}) | ({"continued": True} if spec.get("continued") else {})
 
 
 _PLAIN_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}

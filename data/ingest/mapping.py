@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mlx_phi3v.cli import unknown_key
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.flags import truth
 from mlx_phi3v.ranges import short
 from mlx_phi3v.task import QUESTION, Field, Task, chat_prompt, default_template
 
@@ -31,6 +32,7 @@ PHOTOS = ("rows", "all", "first")
 # Taken where the user names no column and the source has exactly this one.
 _USUAL_IMAGES = ("image", "images", "image_url", "imageurl", "local_image_path", "image_path", "photo", "picture", "file_name")
 _USUAL_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}
+_GROUP_KEYS = ("column", "key", "continued")
 _TAG = re.compile(r"<\|image_\d+\|>")
 
 
@@ -40,7 +42,8 @@ class FieldMapping:
 
     images: columns, paths into them, or patterns such as `images/{id}.jpg`. photos: what becomes of several photos of a
     row; None: as many as the prompt shows. shown: how many photos the prompt shows where it is not a whole prompt.
-    group: the column that rows of one product share; group_key: the column of the product's own row that it names.
+    group: the column that rows of one product share; group_key: the column of the product's own row that it names;
+    group_continued: a row without a group goes on with that of the row before.
     where: what a row must be to be taken. image_root: folder or URL that picture paths start from.
     """
 
@@ -55,6 +58,7 @@ class FieldMapping:
     separator: str | None = None
     group: str | None = None
     group_key: str | None = None
+    group_continued: bool = False
     where: tuple[Condition, ...] = ()
     image_root: str | None = None
 
@@ -103,7 +107,7 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
     fields = tuple(_in_source(item, columns, where) for item in fields_of(settings, where))
     fields = _with_step(fields or _usual_fields(settings.get("currency"), columns, where), settings)
     images, separator = _images(settings.get("image"), columns, where)
-    group, group_key = _group(settings.get("group"), where)
+    group, group_key, continued = _group(settings.get("group"), where)
 
     def named(column: str | None) -> str | None:
         return None if column is None else named_column(column, columns, where)
@@ -120,6 +124,7 @@ def make_mapping(settings: Mapping[str, Any], columns: Sequence[str], where: str
         separator=separator,
         group=named(group),
         group_key=named(group_key),
+        group_continued=continued,
         where=tuple(
             dataclasses.replace(item, column=named_column(item.column, columns, where))
             for item in conditions(settings.get("where"), where)
@@ -229,11 +234,14 @@ def _one_column(key: str, value: Any, where: str) -> str | None:
     return names[0] if names else None
 
 
-def _group(value: Any, where: str) -> tuple[str | None, str | None]:
-    """The columns of `group: Handle` or `group: {column: Parent, key: SKU}`."""
+def _group(value: Any, where: str) -> tuple[str | None, str | None, bool]:
+    """The columns of `group: Handle` or `group: {column: Parent, key: SKU}`, and whether `continued: true` is said."""
     if not isinstance(value, Mapping):
-        return _one_column("group", value, where), None
+        return _one_column("group", value, where), None, False
     for name in value:
-        if name not in ("column", "key"):
-            raise unknown_key(str(name), ("column", "key"), f"group in {where}")
-    return _one_column("group", value.get("column"), where), _one_column("group", value.get("key"), where)
+        if name not in _GROUP_KEYS:
+            raise unknown_key(str(name), _GROUP_KEYS, f"group in {where}")
+    continued = truth(value.get("continued", False))
+    if continued is None:
+        raise UserError(f"group in {where} has continued {short(value['continued'])}; write continued: true or leave it out")
+    return _one_column("group", value.get("column"), where), _one_column("group", value.get("key"), where), continued

@@ -39,7 +39,9 @@ def mapping_yaml(mapping: FieldMapping, settings: IngestConfig) -> str:
         if (value := getattr(mapping, name)) is not None:
             keys[name] = value
     if mapping.group:
-        keys["group"] = {"column": mapping.group, "key": mapping.group_key} if mapping.group_key else mapping.group
+        group = {"column": mapping.group, "key": mapping.group_key, "continued": mapping.group_continued or None}
+        said = {name: value for name, value in group.items() if value}
+        keys["group"] = said if len(said) > 1 else mapping.group
     if mapping.where:
         keys["where"] = [_condition(item) for item in mapping.where]
     for field in dataclasses.fields(IngestConfig):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import base64
+import binascii
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,6 +36,9 @@ _KEYS = (
 _NEXT_URL = re.compile(r"[\s,;|~]+(?=(?:https?:)?//)", re.IGNORECASE)
 _SEPARATORS = ("|", "~", ";", "\n", ",", " ")
 _SUFFIXED = re.compile(rf"(?:{'|'.join(re.escape(suffix) for suffix in PICTURE_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
+# How JPEG, PNG, GIF and WebP begin in base64, and bytes where pandas wrote them as text.
+_ENCODED = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "b'\\x", 'b"\\x', "b'GIF", "b'RIFF")
+_LEAST_BASE64 = 64  # characters
 _MOST_TEXT = 1_000_000  # characters of a cell that is looked at for several pictures
 
 
@@ -65,6 +71,9 @@ def _of_text(text: str, separator: str | None, depth: int) -> Iterator[Any]:
     text = text.strip()
     if not text:
         return
+    if text.startswith(_ENCODED):
+        yield from encoded_pictures(text)
+        return
     if text.startswith("data:") or len(text) > _MOST_TEXT:
         yield text
         return
@@ -72,6 +81,22 @@ def _of_text(text: str, separator: str | None, depth: int) -> Iterator[Any]:
         yield from _references(found, separator, depth + 1)
         return
     yield from split_pictures(text, separator)
+
+
+def encoded_pictures(text: str) -> list[Any]:
+    """The bytes of a picture that a cell holds as base64 without a word, or as Python prints bytes; any other text itself."""
+    if text.startswith(("b'", 'b"')):
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return [text]
+        return [found] if isinstance(found, bytes) else [text]
+    if len(text) < _LEAST_BASE64:
+        return [text]  # a path may begin so
+    try:
+        return [base64.b64decode("".join(text.split()), validate=True)]
+    except (ValueError, binascii.Error):
+        return [text]
 
 
 def split_pictures(text: str, separator: str | None = None) -> list[str]:
@@ -108,6 +133,17 @@ def _of_object(value: Mapping[str, Any], separator: str | None, depth: int) -> I
         if found := list(_references(item, separator, depth + 1)):
             yield from found
             return
+    # By no known key: the photos may be the keys, as of `{URL: smaller ones}`, or the values of any keys.
+    named_so = [str(key) for key in value if _is_picture_name(key)]
+    yield from named_so
+    if not named_so:
+        for item in value.values():
+            yield from (found for found in _references(item, separator, depth + 1) if _is_picture_name(found))
+
+
+def _is_picture_name(value: Any) -> bool:
+    """Whether a text is a URL or a path with a picture's suffix."""
+    return isinstance(value, str) and len(value) < _MOST_TEXT and _SUFFIXED.search(value.strip()) is not None
 
 
 def is_base_url(root: str) -> bool:

@@ -23,6 +23,8 @@ class GroupFiller:
     def __init__(self, mapping: FieldMapping) -> None:
         assert mapping.group is not None
         self.group, self.key = mapping.group, mapping.group_key
+        self.continued = mapping.group_continued
+        self._before: str | None = None
         alone = [*(item.column for item in mapping.where), *([mapping.code] if mapping.code else [])]
         # The columns of one field belong together: another variant's sale price must not hide this one's own price.
         self.filled = tuple(dict.fromkeys([*(item.columns for item in mapping.fields), *((column,) for column in alone)]))
@@ -36,8 +38,10 @@ class GroupFiller:
         if self.key and not is_blank(number := next((values[key] for key in ("ID", "id") if key in values), None)):
             own.append(f"id:{number}")  # WooCommerce names the parent so where it has no SKU
             name = name or own[-1]
+        name = self._before if name is None and self.continued else name
         if name is None:
             return values, None
+        self._before = name
         group = self._groups.get(name) or self._groups.add(name)
         if is_blank(named):
             for alias in own:

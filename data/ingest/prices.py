@@ -28,7 +28,7 @@ _JOINED = re.compile(rf"(?P<before>[^\d]*?)\s*{_TO}\s*(?P<after>[^\d]*)")
 _GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)\d{3})*)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
 _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
-_USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?)")
+_USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 _EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
 _WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
@@ -80,16 +80,16 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         raise PriceError("price_currency")
     named = next(iter(found.codes)) if found and len(found.codes) == 1 else found.usual if found else None
     known = currency or (named if named and is_currency(named) else None)
-    amount = Decimal(number) if usual else tidy_amount(_amount(number, known, decimal), known)
+    amount = Decimal(number.replace(",", "")) if usual else tidy_amount(_amount(number, known, decimal), known)
     return Price(amount, known, _label(found, text, number))
 
 
 def _label(found: Sign | None, text: str, number: str) -> str | None:
     """The currency that a text names, for counting: its code, `USD` for `$` and `JPY` for `¥`, else the sign itself."""
-    if found is None:
-        return None
+    if found is None or found.usual:
+        return found.usual if found else None
     sign = text.replace(number, " ").strip()
-    return found.usual or {"$": "USD", "¥": "JPY"}.get(sign) or sign
+    return {"$": "USD", "¥": "JPY"}.get(sign) or sign
 
 
 def tidy_amount(amount: Decimal, currency: str | None) -> Decimal:

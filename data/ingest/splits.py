@@ -28,6 +28,9 @@ def row_id(number: int) -> str:
     return f"{number:07d}"
 
 
+_INSERTED_AT_ONCE = 1000  # rows
+
+
 class SplitRow(NamedTuple):
     """What splitting needs of a row: `photos` are (content hash, fingerprint) pairs, `given` is the source's own split."""
 
@@ -72,6 +75,8 @@ class Splitter:
         )
         self.rows = 0
         self.photos = 0
+        self._new_rows: list[tuple[Any, ...]] = []
+        self._new_keys: list[tuple[bytes, int]] = []
 
     def close(self) -> None:
         """Close the file."""
@@ -83,7 +88,16 @@ class Splitter:
         with open(self.fingerprints_path, "wb") as fingerprints:
             for row in rows:
                 self._load_row(row, fingerprints)
+                if len(self._new_rows) >= _INSERTED_AT_ONCE:
+                    self._insert()
+        self._insert()
         self.database.execute("COMMIT")
+
+    def _insert(self) -> None:
+        self.database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", self._new_rows)
+        self.database.executemany("INSERT INTO keys VALUES (?, ?)", self._new_keys)
+        self._new_rows.clear()
+        self._new_keys.clear()
 
     def _load_row(self, row: SplitRow, fingerprints: Any) -> None:
         place = self.rows
@@ -91,9 +105,7 @@ class Splitter:
         # A product keeps its place in the seeded order when rows are added around it: its rank comes from what it is.
         identity = row.code or row.group or (row.photos[0][0] if row.photos else f"row {row.row}")
         rank = int.from_bytes(_digest(f"{self.seed} {identity}", 8), "big", signed=True)
-        self.database.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", (place, row.row, row.category or "", row.given, rank, place)
-        )
+        self._new_rows.append((place, row.row, row.category or "", row.given, rank, place))
         keys = [_digest(f"{kind} {name}", 12) for kind, name in (("code", row.code), ("group", row.group)) if name]
         for content, fingerprint in row.photos:
             key = _digest(f"picture {content}", 12)
@@ -102,8 +114,7 @@ class Splitter:
             if added.rowcount:
                 fingerprints.write(fingerprint)
                 self.photos += 1
-        for key in keys:
-            self.database.execute("INSERT INTO keys VALUES (?, ?)", (key, place))
+        self._new_keys += [(key, place) for key in keys]
 
     def has_photo(self, content: str) -> bool:
         """Whether a loaded row has the photo with this content hash."""

@@ -13,6 +13,7 @@ from .notes import value_lines
 from .shared_photos import shared_photos_line
 
 _RARE = 5
+MISSING = "paths of photos start from the table's folder; --image-root names another folder, or a URL"
 
 
 def category_report(counts: Counter[str]) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def summary(info: Mapping[str, Any], output: Path) -> str:
         lines.append(f"rejected, see rejected.csv: {reasons}")
     if counts["rejected"].get("too_few_pictures"):
         lines.append("too_few_pictures: --photos rows makes a row of each photo, --photos first takes the first of each row")
+    if counts["rejected"].get("picture_missing"):
+        lines.append(f"picture_missing: {MISSING}")
     if line := shared_photos_line(info["shared_photos"]):
         lines.append(line)
     if counts["pictures_left_out"]:

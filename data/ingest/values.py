@@ -43,6 +43,12 @@ _INLINE = frozenset(
 )  # fmt: skip
 
 
+def may_be_nothing(text: str) -> bool:
+    """Whether a text begins as a blank or as a word for nothing does."""
+    first = text[:1]
+    return not first or first in _FIRST or first.isspace()
+
+
 def is_nothing(value: Any) -> bool:
     """Whether a cell says that there is nothing: a word of the list above and nothing else, or an empty list or object."""
     if isinstance(value, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from mlx_phi3v.errors import UserError
@@ -25,7 +26,9 @@ def cut_into_chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
     size = 0
     for row in rows:
         chunk.append(row)
-        size += sum(_size(value) for value in row.values.values()) if isinstance(row.values, dict) else 0
+        if isinstance(row.values, dict):
+            for value in row.values.values():
+                size += len(value) if type(value) is str else _size(value)
         if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -97,26 +100,30 @@ def check_chunk(checks: RowChecks, chunks: ChunkStore, number: int, rows: Sequen
     """Check the rows of one chunk and write it."""
     accepted: list[tuple[RawRow, dict[str, Any]]] = []
     rejected: list[dict[str, Any]] = []
+    catalogue = chunks.catalogue
     for row in rows:
         try:
-            accepted.append((row, _check(checks, row, chunks)))
+            accepted.append((row, _check(checks, row, catalogue)))
         except RejectedError as error:
             rejected.append(_rejected(row, error))
-    if not chunks.fits([checked for _, checked in accepted]):
-        unfit = {row.number: row for row, checked in accepted if not chunks.fits([checked])}
+    table = chunks.table([checked for _, checked in accepted])
+    if table is None:
+        unfit = {row.number: row for row, checked in accepted if chunks.table([checked]) is None}
         wrong = RejectedError("row_unreadable", "a value does not fit its column")
         rejected = sorted([*rejected, *(_rejected(row, wrong) for row in unfit.values())], key=lambda item: int(item["row"]))
         accepted = [(row, checked) for row, checked in accepted if row.number not in unfit]
+        table = chunks.table([checked for _, checked in accepted])
+        assert table is not None
     notes = Notes()
     for row, checked in accepted:
         notes.add(checks.mapping, checked, row.number, row.place, checked.pop(NOTES))
-    chunks.write(number, [checked for _, checked in accepted], rejected, notes)
+    chunks.write(number, table, rejected, notes)
 
 
-def _check(checks: RowChecks, row: RawRow, chunks: ChunkStore) -> dict[str, Any]:
+def _check(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """`check_row`, with a net: what it does not foresee rejects the row too, and the others go on."""
     try:
-        return check_row(checks, row, chunks.catalogue)
+        return check_row(checks, row, catalogue)
     except (RejectedError, UserError, MemoryError, OSError):  # an OSError is the disk's: no row can be stored then
         raise
     except Exception as error:

@@ -25,7 +25,7 @@ from .plan import IngestPlan
 from .published_csv import PublishedCsv
 from .shared_photos import SharedPhotos, find_shared_photos, kept_rows, rejected_rows
 from .splits import SplitRow, Splitter
-from .summary import category_report
+from .summary import MISSING, category_report
 
 
 def write_catalogue(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:
@@ -179,7 +179,8 @@ def _nothing_left(source: str, rejected: Counter[str], path: Path) -> UserError:
     if not rejected:
         return UserError(f"{source} holds no rows")
     reasons = ", ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
-    return UserError(f"no row of {source} can be used: {reasons}; {path} names each row")
+    hint = f"; {MISSING}" if next(iter(rejected.most_common(1)))[0] == "picture_missing" else ""
+    return UserError(f"no row of {source} can be used: {reasons}; {path} names each row{hint}")
 
 
 def _remove_unused_photos(folder: Path, splitter: Splitter) -> None:

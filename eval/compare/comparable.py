@@ -137,7 +137,9 @@ def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: R
             f"or accept the difference with --allow {names}"
         )
     if not joined.ids:
-        raise UserError(f"{a.path} and {b.path} have no row in common; run both on the same catalogue and split")
+        raise UserError(
+            f"{a.rows_path} and {b.rows_path} have no whole row in common; run both on the same catalogue and split"
+        )
 
 
 def check_allowed(allow: Collection[str], runs: Sequence[Run], more: Collection[str] = ()) -> None:

@@ -5,23 +5,21 @@ Needs numpy and scipy alone. `eval.compare.statistics` has the intervals and tes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .metrics import get_metric
-from .statistics import Floats, JudgedDifference, PairedMean, PairedProportion
+from .statistics import Floats, Ints, JudgedDifference, PairedMean, PairedProportion, clustered, clustered_mean
+from .statistics.groups import number
 from .verdict import Decision, Gate, decide, judge
 
 
 def judge_scores(
-    scores: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    margin: float | Mapping[str, float] = 0.02,
-    one_sided: bool = False,
-    absent: int = 0,
-) -> Decision:
+    scores: Mapping[str, tuple[ArrayLike, ArrayLike]], *, margin: float | Mapping[str, float] = 0.02,
+    one_sided: bool = False, absent: int = 0, clusters: Sequence[Hashable] | None = None,
+) -> Decision:  # fmt: skip
     """Whether B is as good as A, from one score for each row.
 
     Args:
@@ -29,8 +27,9 @@ def judge_scores(
         margin: the largest difference of the means that still counts as equal, of all measures or of each; 0.02 is two points.
         one_sided: only a loss of B counts.
         absent: rows that are in neither array; they count against EQUIVALENT as badly as they could turn out.
+        clusters: what rows that move together share, such as a document of several questions [n]; None: rows are independent.
     Returns the decision: `verdict`, `reasons` (a sentence for each measure), `gates` (figures) and `more_rows` (how many would
-    decide an INCONCLUSIVE with 80 % power). Rows must be independent; what a simple predictor reaches is not known here.
+    decide an INCONCLUSIVE with 80 % power). What a simple predictor reaches is not known here.
     Raises ValueError for arrays of other shapes, scores outside 0 to 1, or a margin outside (0, 1).
 
     >>> import numpy as np
@@ -44,28 +43,38 @@ def judge_scores(
     accuracy score: -0.40 points, 90 % interval -0.90 to +0.07: inside the margin of 2 points
     >>> judge_scores({"accuracy": (a, a & (generator.random(2000) < 0.9))}).verdict
     'WORSE'
+    >>> judge_scores({"accuracy": (a, b)}, clusters=np.arange(2000) // 100).verdict
+    'INCONCLUSIVE'
     """
     if not scores:
         raise ValueError("no measure is given")
+    numbers = None if clusters is None else number(list(clusters))[0]
     gates = [
-        _gate(name, a, b, margin[name] if isinstance(margin, Mapping) else margin, len(scores), absent, one_sided)
+        _gate(name, a, b, margin[name] if isinstance(margin, Mapping) else margin, len(scores), absent, one_sided, numbers)
         for name, (a, b) in scores.items()
     ]
     return decide(gates, one_sided=one_sided)
 
 
-def _gate(name: str, a: ArrayLike, b: ArrayLike, margin: float, gates: int, absent: int, one_sided: bool) -> Gate:
+def _gate(
+    name: str, a: ArrayLike, b: ArrayLike, margin: float, gates: int, absent: int, one_sided: bool, clusters: Ints | None
+) -> Gate:  # fmt: skip
     if not 0 < margin < 1:
         raise ValueError(f"the margin of {name} is {margin:g}; it must be above 0 and below 1")
     score = get_metric("score", "score")
-    return judge(name, score, margin, _difference(name, a, b), gates=gates, absent=absent, one_sided=one_sided)
+    return judge(name, score, margin, _difference(name, a, b, clusters), gates=gates, absent=absent, one_sided=one_sided)
 
 
-def _difference(name: str, a: ArrayLike, b: ArrayLike) -> JudgedDifference:
+def _difference(name: str, a: ArrayLike, b: ArrayLike, clusters: Ints | None) -> JudgedDifference:
     x, y = _scores(f"A's {name}", a), _scores(f"B's {name}", b)
     if x.shape != y.shape:
         raise ValueError(f"A has {len(x)} scores of {name} and B {len(y)}; row i must be the same row in both")
-    if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
+    if clusters is not None and len(clusters) != len(x):
+        raise ValueError(f"there are {len(clusters)} clusters and {len(x)} scores of {name}; give one for each row")
+    shares = bool(np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all())
+    if clusters is not None and len(np.unique(clusters)) < len(x):
+        return clustered(x, y, clusters) if shares else clustered_mean(y - x, clusters)
+    if shares:
         return PairedProportion(int((x > y).sum()), int((y > x).sum()), len(x))
     return PairedMean.of(y - x)
 

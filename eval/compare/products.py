@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mlx_phi3v.catalogue import PRODUCT
 from mlx_phi3v.errors import UserError
 
 from ..runs.columns import FieldColumn, Ints, RunColumns
 from ..runs.run import Run
+from .statistics.groups import number, within
+
+__all__ = ["NONE", "Products", "find_products", "number", "within"]
 
 NONE = "none"
 
@@ -80,25 +80,6 @@ def find_products(
     products = int(clusters.max(initial=-1)) + 1
     shared = clusters if products < len(ids) else None
     return Products(column or PRODUCT, recorded, len(ids), products, largest, shared)
-
-
-def number(values: Sequence[Hashable | None]) -> tuple[Ints, int]:
-    """(the number of each value from 0 [n], how often the most frequent one is there); each None is one by itself.
-
-    >>> number(["p1", None, "p1", None])[0].tolist()
-    [0, 1, 0, 2]
-    """
-    seen: dict[Hashable, int] = {}
-    numbers = [seen.setdefault(i if value is None else ("value", value), len(seen)) for i, value in enumerate(values)]
-    return np.array(numbers, dtype=np.int64), max(Counter(numbers).values(), default=0)
-
-
-def within(clusters: Ints | None, rows: Any) -> Ints | None:
-    """The clusters of some rows (numbers or a mask), from 0; None where each of them is alone."""
-    if clusters is None:
-        return None
-    names, found = np.unique(clusters[rows], return_inverse=True)
-    return np.asarray(found, np.int64) if len(names) < len(found) else None
 
 
 def _of_catalogue(ids: Sequence[str], runs: Sequence[Run], column: str) -> list[Any]:

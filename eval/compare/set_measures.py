@@ -140,7 +140,7 @@ def _estimates(
 
 def _alike(columns: Sequence[FieldColumn]) -> bool:
     """Whether every row was parsed to the same value in all trainings."""
-    first, numbers = columns[0], columns[0].kind == "number"
+    first, numbers = columns[0], columns[0].kind in ("number", "score")
     return all(
         np.array_equal(first.status, column.status) and np.array_equal(first.predicted, column.predicted, equal_nan=numbers)
         for column in columns[1:]

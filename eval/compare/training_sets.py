@@ -111,8 +111,10 @@ def load_sets(
 
 
 def _settings(run: Run) -> dict[str, object]:
-    found = find_training(run)
-    return dict(found.settings) if found else {}
+    """Of the run's training: as the run recorded them, else (runs of earlier versions) from its adapter's folder."""
+    recorded = run.manifest.get("training")
+    found = None if recorded else find_training(run)
+    return dict(recorded or (found.settings if found else {}))
 
 
 def _same_seeds(a: Sequence[int | None], b: Sequence[int | None]) -> bool:

@@ -62,7 +62,7 @@ def compare_trainings(run_a: Run, run_b: Run) -> Trainings | None:
     """Both runs' trainings; None where one of them is not here, or both are one."""
     a, b = find_training(run_a), find_training(run_b)
     hashes = [(run.manifest.get("hashes") or {}).get("adapter") for run in (run_a, run_b)]
-    if a is None or b is None or a.folder == b.folder or (hashes[0] and hashes[0] == hashes[1]):
+    if a is None or b is None or a == b or (hashes[0] and hashes[0] == hashes[1]):
         return None
     names = [name for name in {**a.settings, **b.settings} if name not in SILENT]
     pairs = [(name, a.settings.get(name), b.settings.get(name)) for name in names]
@@ -79,7 +79,7 @@ def find_training(run: Run) -> Training | None:
 
 def _as_recorded(run: Run) -> Training | None:
     settings = run.manifest.get("training")
-    return Training(str(run.manifest.get("adapter") or run.path), settings, [], []) if settings else None
+    return Training(str(run.path), settings, [], []) if settings else None
 
 
 def _of_folder(run: Run) -> Training | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from rich.console import Console, Group
@@ -38,8 +39,11 @@ def print_same_computation(config: DemoConfig, console: Console) -> dict[str, An
     found = same_computation(comparison)
     if not config.json:
         more = () if config.seeds else (_not_shown(config), _next(config))
-        for block in (_claim(config, comparison, found), _learned(config, comparison), *more):
-            console.print(block, width=min(_WIDTH, console.width))
+        for block in (_claim(config, comparison, found), *_learned(config, comparison), *chain(*more)):
+            if isinstance(block, str):  # a command is not wrapped, so that it can be copied
+                console.print(Text(f"  {as_typed(block, 'mlx_phi3v.demo')}"), soft_wrap=True)
+            else:
+                console.print(block, width=min(_WIDTH, console.width))
     told = {
         "claim": "same computation", "state": found.state, "verdict": comparison.verdict, "same_tokens": found.same,
         "rows": found.rows, "mean_gap": found.mean, "largest_gap": found.largest,
@@ -78,54 +82,42 @@ def _advice(config: DemoConfig, comparison: Comparison, found: SameComputation) 
         yield f"{found.rows:,} products are too few. {needed} Give --test and another --output."
 
 
-def _learned(config: DemoConfig, comparison: Comparison) -> Group:
+def _learned(config: DemoConfig, comparison: Comparison) -> Iterator[Text]:
     """The deciding measures of the base model, the tuned one and the simple predictor."""
     base = {(row.field, row.metric): row for row in compare_first(config).metrics}
-    lines = [_heading(f"What the model learned from {config.training_rows:,} other products")]
+    yield _heading(f"What the model learned from {config.training_rows:,} other products")
     for check in comparison.simple:
         if check.side == "A":
             before = phrases.figure(base[check.field, check.metric], base[check.field, check.metric].a)
             beats = "" if check.beats else ", which it is not shown to beat"
-            lines.append(
-                Text(
-                    f"{check.field} {check.label}: {before} before, {phrases.value('share', check.value)} now "
-                    f"({check.predictor}: {phrases.value('share', check.floor)}{beats})"
-                )
+            yield Text(
+                f"{check.field} {check.label}: {before} before, {phrases.value('share', check.value)} now "
+                f"({check.predictor}: {phrases.value('share', check.floor)}{beats})"
             )
-    return Group(*lines)
 
 
-def _not_shown(config: DemoConfig) -> Group:
+def _not_shown(config: DemoConfig) -> Iterator[Text | str]:
     """The other claim, and the commands for it."""
-    return Group(
-        _heading("What this does not show"),
-        Text(
-            f"That a training on {config.other} is as good as one on {config.tuned_on}. Two trainings differ by chance, also "
-            "with the same arithmetic, so it takes several on each backend. This goes on from here:"
-        ),
-        _command(f"{config.command} --seeds 5"),
-        Text("How many trainings and products such a verdict needs, before the work:"),
-        _command("python -m eval.plan --help"),
+    yield _heading("What this does not show")
+    yield Text(
+        f"That a training on {config.other} is as good as one on {config.tuned_on}. Two trainings differ by chance, also with "
+        "the same arithmetic, so it takes several on each backend. This goes on from here:"
     )
+    yield f"{config.command} --seeds 5"
+    yield Text("How many trainings and products such a verdict needs, before the work:")
+    yield "python -m eval.plan --help"
 
 
-def _next(config: DemoConfig) -> Group:
+def _next(config: DemoConfig) -> Iterator[Text | str]:
     """Where the rest is, and how to go on."""
     backend = config.tuned_on
+    yield _heading("Next")
+    yield Text(f"The whole report, as a page: {config.report}")
+    yield Text("Ask about one photo:")
     model = f"--backend {backend} --model {config.model_for(backend)} --adapter {config.adapter}"
-    return Group(
-        _heading("Next"),
-        Text(f"The whole report, as a page: {config.report}"),
-        Text("Ask about one photo:"),
-        _command(f"python -m mlx_phi3v.generate {model} --image PHOTO"),
-        Text("Your own photos: the README's recipe, and docs/data.md"),
-    )
+    yield f"python -m mlx_phi3v.generate {model} --image PHOTO"
+    yield Text("Your own photos: the README's recipe, and docs/data.md")
 
 
 def _heading(text: str) -> Text:
     return Text(f"\n{text}", style="bold")
-
-
-def _command(text: str) -> Text:
-    """A command line as the user types it. It is not wrapped, so that it can be copied."""
-    return Text(f"  {as_typed(text, 'mlx_phi3v.demo')}", no_wrap=True, overflow="ignore")

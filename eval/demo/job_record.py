@@ -9,15 +9,16 @@ import msgspec
 
 from mlx_phi3v.checkpoint.fingerprint import SOURCE_FILE, base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
-from mlx_phi3v.documents import read_as
+from mlx_phi3v.documents import plain, read_as
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.files import write_json
+from mlx_phi3v.files import content_of, write_json
 
 from .recipe import recipe_changes
 from .seed_sets import fewer_seeds
 from .settings import DemoConfig
 
 RECORD = "job.json"
+CATALOGUE_FILE = "catalogue.json"
 
 
 class JobRecord(msgspec.Struct):
@@ -29,7 +30,8 @@ class JobRecord(msgspec.Struct):
     model: str | msgspec.UnsetType = msgspec.UNSET
     weights: str | msgspec.UnsetType = msgspec.UNSET  # the model's fingerprint
     recipe: dict[str, Any] = {}
-    seeds: int = 0  # trainings on each backend to compare
+    seeds: int = 0  # trainings on each backend
+    looked: int = 0  # how many of them were compared
 
 
 class _Drawn(msgspec.Struct):
@@ -54,13 +56,15 @@ def record_of(config: DemoConfig) -> JobRecord:
 
 
 def begin(output: Path, asked: JobRecord) -> int:
-    """Store the record in `output`, where the job begins, and return how many seeds it had before.
+    """Store the record in `output`, where the job begins, and return how many seeds were compared before.
 
     More seeds go on from those that are there; none asked for leaves them as they are.
 
-    Raises UserError, naming every setting that differs, where `output` was begun with others, or with more seeds.
+    Raises UserError, naming every setting that differs, where `output` was begun with others, or with more seeds, or where no
+    job wrote what it holds.
     """
     path = output / RECORD
+    _require_ours(output)
     began = read_as(path, "record of the job", JobRecord) if path.exists() else _of_earlier_version(output)
     changes = _changes(began, asked)
     if changes:
@@ -68,8 +72,17 @@ def begin(output: Path, asked: JobRecord) -> int:
     seeds = max(began.seeds, asked.seeds)
     if not path.exists() or seeds > began.seeds:
         # What an earlier version's record lacks is filled in: the settings are those that it was begun with.
-        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds)))
-    return began.seeds
+        write_json(path, msgspec.to_builtins(msgspec.structs.replace(asked, seeds=seeds, looked=began.looked)))
+    return began.looked
+
+
+def _require_ours(output: Path) -> None:
+    names = content_of(output)
+    ours = (RECORD, f"catalogue/{CATALOGUE_FILE}", f"model/{SOURCE_FILE}")  # the last two: of an earlier version
+    if names and not any((output / name).exists() for name in ours):
+        raise UserError(
+            f"{output} holds what this job did not write ({plain(names[0])}); give --output a new or an empty folder"
+        )
 
 
 def _changes(began: JobRecord, asked: JobRecord) -> list[str]:
@@ -90,7 +103,7 @@ def _changes(began: JobRecord, asked: JobRecord) -> list[str]:
 def _of_earlier_version(output: Path) -> JobRecord:
     """What the catalogue and the converted model say, where the job was begun without a record or not at all."""
     record = JobRecord()
-    catalogue, origin = output / "catalogue" / "catalogue.json", output / "model" / SOURCE_FILE
+    catalogue, origin = output / "catalogue" / CATALOGUE_FILE, output / "model" / SOURCE_FILE
     if catalogue.exists():
         drawn = read_as(catalogue, "catalogue", _Catalogue).settings
         record.products, record.test, record.seed = drawn.products, drawn.test, drawn.seed

@@ -15,9 +15,9 @@ from mlx_phi3v.progress import result
 
 from .final_report import print_same_computation
 from .first_answer import say_first_answer
-from .job_record import begin, record_of
+from .job_record import RECORD, begin, record_of
 from .jobs import Display, Job, run_chains, run_jobs, unfinished
-from .seed_sets import train_sets
+from .seed_sets import note_look, train_sets
 from .seeds_report import report_sets
 from .settings import ANSWER_FLAGS, VALIDATION, DemoConfig, check_settings
 
@@ -49,6 +49,7 @@ def run_demo(config: DemoConfig) -> int:
             told = report_sets(
                 config.sets, console, config.seeds_report, before=before, command=config.command, as_json=config.json
             )
+            note_look(config.output / RECORD, told)
         result(config.json, event="done", output=str(config.output), **told)
         return 0
 

@@ -6,7 +6,9 @@ its own that goes on where it was stopped; what is finished is not done again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import Any
 
 from mlx_phi3v.commands import child_command, child_environment
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import read_json, write_json
+from mlx_phi3v.flags import own_flag
 
 from .jobs import Display, Job, end_processes, run_chains, unfinished
 from .recipe import Recipe
@@ -129,14 +133,32 @@ def compare_sets(sets: SeedSets, page: Path, *, as_json: bool) -> dict[str, Any]
     return {name: found[name] for name in ("verdict", "first_line") if name in found} | {"exit_status": process.returncode}
 
 
+def same_command(command: str, config: Any) -> str:
+    """The command line that goes on from what `config` made: all flags that were given, but --seeds and --json."""
+    words = [command]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("seeds", "json") and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [own_flag(field), *(shlex.quote(str(item)) for item in values)]
+    return " ".join(words)
+
+
 def fewer_seeds(began: int, asked: int) -> Iterator[str]:
     """The sentence for fewer seeds than there are: which of them are compared must not be chosen afterwards."""
     if 0 < asked < began:
         yield f"--seeds was {began} and is now {asked}"
 
 
-def looked_again(began: int, asked: int) -> str | None:
+def note_look(record: Path, told: Mapping[str, Any]) -> None:
+    """Store in the job's record how many seeds were compared, by what `compare_sets` tells; more of them are another look."""
+    if "exit_status" in told:
+        write_json(record, read_json(record, "record of the job") | {"looked": told["seeds"]})
+
+
+def looked_again(looked: int, asked: int) -> str | None:
     """What to know where trainings are added to those that were compared already."""
-    if not 0 < began < asked:
+    if not 0 < looked < asked:
         return None
-    return f"--seeds was {began} before and is now {asked}: another look at a growing set is a further chance of a false answer"
+    grown = f"{looked} trainings a side were compared before, now {asked}"
+    return f"{grown}: another look at a growing set is a further chance of a false answer"

@@ -66,9 +66,14 @@ class PlanConfig:
     shared: float = option(
         50.0, help="percent of the rows' variance that all pairs of trainings have in common", at_least=0, at_most=100
     )
-    cluster_size: float = option(1.0, help="rows of one product, such as photos", at_least=1, at_most=10_000)
+    cluster_size: float | None = option(
+        None, help="rows of one product, such as photos (default: 1, or as in the pilot)", at_least=1, at_most=10_000
+    )
     cluster_correlation: float = option(
-        1.0, help="how far the rows of one product are right together: 0 not at all, 1 always", at_least=0, at_most=1
+        1.0,
+        help="with --cluster-size: how far a product's rows are right together, 0 not at all, 1 always",
+        at_least=0,
+        at_most=1,
     )
     allow: tuple[str, ...] = option((), help="differences between the pilot's runs to accept, as in eval.compare")
     json: bool = option(False, help="print the plan as JSON instead")
@@ -90,6 +95,10 @@ def read_config(argv: Sequence[str] | None) -> PlanConfig:
         raise UserError(f"a pilot is two runs; {len(config.runs)} {'is' if len(config.runs) == 1 else 'are'} given")
     if not config.runs and config.rows is None:
         raise UserError("give --rows, or two runs as a pilot; see --help")
+    if config.rows is not None and config.cluster_size is not None and config.cluster_size > config.rows:
+        raise UserError(
+            f"--cluster-size {config.cluster_size:g} is more than --rows {config.rows}; give the rows of one product"
+        )
     wrong = [rate for rate in config.discordance if rate < abs(config.difference)]
     if wrong:
         raise UserError(
@@ -102,7 +111,9 @@ def read_config(argv: Sequence[str] | None) -> PlanConfig:
 def make_plan(config: PlanConfig, pilot: Pilot | None) -> Plan:
     """The plan by the config, with the pilot's rates where there is one."""
     n = config.rows or (pilot.rows if pilot else 0)
-    rows = Rows(n, config.cluster_size, config.cluster_correlation)
+    rows = Rows(n, config.cluster_size or 1.0, config.cluster_correlation)
+    if pilot and config.cluster_size is None:
+        rows = Rows(n, pilot.size, pilot.correlation)
     given = _given(config)
     same = [Measure(item.label, config.same_discordance / 100, item.margin) for item in given or _default(config)]
     if pilot and pilot.one_adapter:

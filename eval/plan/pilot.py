@@ -23,6 +23,8 @@ class Pilot:
     seen: list[float]
     rows: int
     one_adapter: bool  # whether both runs are of one adapter: a pilot of the same computation
+    size: float = 1.0  # rows of one product
+    correlation: float = 1.0  # of the differences of one product's rows
 
 
 def read_pilot(runs: Sequence[Path], allow: Collection[str], margin: float | None) -> Pilot:
@@ -34,7 +36,7 @@ def read_pilot(runs: Sequence[Path], allow: Collection[str], margin: float | Non
     a, b = (Run.load(path) for path in runs)
     check_allowed(allow, [a, b])
     comparison = compare_runs(a, b, allow=allow, resamples=1, breakdown=False)
-    measures, seen = [], []
+    measures, seen, size, correlation = [], [], 1.0, 0.0
     for gate in comparison.gates:
         evidence = gate.evidence
         if not isinstance(evidence, (PairedProportion, EffectiveProportion)) or not evidence.n:
@@ -42,6 +44,18 @@ def read_pilot(runs: Sequence[Path], allow: Collection[str], margin: float | Non
         rate = (evidence.only_a + evidence.only_b + 1) / (evidence.n + 2)
         measures.append(Measure(f"{gate.field} {gate.label}", rate, gate.margin if margin is None else margin))
         seen.append(evidence.estimate)
+        if isinstance(evidence, EffectiveProportion) and evidence.spread.clusters < evidence.n:
+            size = max(size, evidence.n / evidence.spread.clusters)
+            correlation = max(correlation, _correlation(evidence))
     hashes = [run.manifest.get("hashes", {}).get("adapter") for run in (a, b)]
     same = hashes[0] is not None and hashes[0] == hashes[1]
-    return Pilot(measures, seen, comparison.joined, same)
+    return Pilot(measures, seen, comparison.joined, same, size, correlation if size > 1 else 1.0)
+
+
+def _correlation(evidence: EffectiveProportion) -> float:
+    """Of the rows of one product, from the design effect; 1 where no row is discordant."""
+    per_row = (evidence.only_a + evidence.only_b) / evidence.n - evidence.estimate**2
+    if per_row <= 0:
+        return 1.0
+    effect = evidence.spread.rows * evidence.n / per_row
+    return min(1.0, max(0.0, (effect - 1) / (evidence.n / evidence.spread.clusters - 1)))

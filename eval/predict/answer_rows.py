@@ -12,6 +12,7 @@ from mlx_phi3v.batches import Example, ExampleMaker
 from mlx_phi3v.catalogue import PRODUCT, Catalogue, Split
 from mlx_phi3v.cli import check_ranges
 from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, generate, load_model
+from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, sha256_json
 from mlx_phi3v.photo import Photo
 from mlx_phi3v.prefetch import prefetch
@@ -54,9 +55,8 @@ def prepare_ahead(
     def prepare(numbers: Sequence[int]) -> list[PreparedRow]:
         batch = []
         for number in numbers:
-            row = split[number]
-            example, photos = maker.with_photos(row, with_answer=False)
-            batch.append(PreparedRow(row, example, fingerprints(photos, example)))
+            example, photos = maker.of_split(split, number, with_answer=False)
+            batch.append(PreparedRow(split[number], example, fingerprints(photos, example)))
         return batch
 
     chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -83,6 +83,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     catalogue = Catalogue(config.data)
     split = catalogue.split(config.split)
     rows = chosen_rows(split, config.limit, parse_shard(config.shard))
+    ids = _distinct_ids(split, rows)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
@@ -97,14 +98,27 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     if config.trace:
         return trace(config, model.backend, maker, split)
     started = time.perf_counter()
-    ids = split.column("id")
     manifest = make_manifest(config, catalogue, model, task)
-    with RunWriter.open(config.output, manifest, ids=[str(ids[i]) for i in rows]) as writer:
+    with RunWriter.open(config.output, manifest, ids=ids) as writer:
         _answer_rows(config, model, maker, cache, split, rows, writer)
         writer.finish(seconds=time.perf_counter() - started)
     if cache:
         say(cache.summary(), as_json=config.json)
     return {"run": str(config.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _distinct_ids(split: Split, rows: range) -> list[str]:
+    """The ids of these rows. Raises UserError for one that comes twice: a run knows its rows by them."""
+    column = split.column("id")
+    numbers: dict[str, int] = {}
+    for number in rows:
+        name = str(column[number])
+        if numbers.setdefault(name, number) != number:
+            raise UserError(
+                f"catalogue shard {split.shard_of(number)} has the id {name!r} a second time (first in "
+                f"{split.shard_of(numbers[name]).name}); make the catalogue again"
+            )
+    return list(numbers)
 
 
 def _answer_rows(

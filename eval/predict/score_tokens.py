@@ -38,7 +38,7 @@ def trace(config: PredictConfig, backend: Backend, maker: ExampleMaker, split: S
     ):
         for number, _, row in other.numbered():
             _check_row(row, other.place(number), where, config, backend.config.vocab_size)
-            example = maker(split[where[row.id]], with_answer=False)
+            example, _ = maker.of_split(split, where[row.id], with_answer=False)
             file.write(json.dumps(score_tokens(backend, example, row.token_ids).to_dict(), allow_nan=False) + "\n")
             progress.advance()
     return {"trace": str(path), "rows": rows}

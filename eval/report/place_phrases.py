@@ -72,8 +72,7 @@ def cell_line(cell: ChangedCell) -> str:
 def calibration_line(items: Sequence[Calibration]) -> str:
     """One field's calibration, of the runs that recorded it."""
     return "; ".join(
-        f"{item.side} {percent(item.error)} (sure {percent(item.confidence)}, exactly right {percent(item.right)}, "
-        f"{item.rows:,} rows)"
+        f"{item.side} {percent(item.error)} ({percent(item.confidence)}, {percent(item.right)}, {item.rows:,} rows)"
         for item in items
     )
 

@@ -26,20 +26,24 @@ def error_places(comparison: Comparison) -> RenderableType | None:
         if item.bands:
             blocks.append(_bands(item))
         blocks += [_text(line) for line in phrases.money_lines(item)]
-    lines = list(_lines(comparison))
-    if lines:
-        blocks += [Text("\nWhere answers change (A | B)", style="dim"), *lines]
+    for heading, lines in (
+        ("Categories that change (A | B)", list(_changes(comparison))),
+        ("Calibration error (how sure, how often exactly right)", list(_calibrations(comparison))),
+    ):
+        blocks += [Text(f"\n{heading}", style="dim"), *lines] if lines else []
     return Group(*blocks) if blocks else None
 
 
-def _lines(comparison: Comparison) -> Iterator[Text]:
-    places = comparison.error_places
-    for change in places.confusion:
+def _changes(comparison: Comparison) -> Iterator[Text]:
+    for change in comparison.error_places.confusion:
         # A row that moves leaves the right cell and enters another: the wrong cells say it all.
         wrong = [cell for cell in change.cells if cell.true != cell.predicted and cell.change]
         yield from (_text(f"{change.field}: {phrases.cell_line(cell)}") for cell in wrong[:_CELLS])
-    for name, items in phrases.by_field(places.calibration).items():
-        yield _text(f"{name}: calibration error {phrases.calibration_line(items)}")
+
+
+def _calibrations(comparison: Comparison) -> Iterator[Text]:
+    for name, items in phrases.by_field(comparison.error_places.calibration).items():
+        yield _text(f"{name}: {phrases.calibration_line(items)}")
 
 
 def _text(value: str) -> Text:

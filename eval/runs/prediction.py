@@ -111,6 +111,7 @@ class PredictionReader:
     def __init__(self, path: Path, task: Task, vocabulary: int | None) -> None:
         self._path = path
         self._numbers = [item.name for item in task.fields if item.kind in NUMBERS]
+        self._texts = [item.name for item in task.fields if item.kind not in NUMBERS]
         self._vocabulary = vocabulary
         self._decoder = LineDecoder(PredictionShape, "prediction")
 
@@ -119,6 +120,7 @@ class PredictionReader:
         row = Prediction.from_shape(self._decoder.read(line, self._path, number))
         problem = (
             next((found for name in self._numbers if (found := _number_problem(name, row))), None)
+            or next((found for name in self._texts if (found := _text_problem(name, row))), None)
             or next((found for key, value in row.true.items() if (found := _size_problem(f"true.{key}", value))), None)
             or token_problem(row.token_ids, row.logprobs, row.top_k, self._vocabulary)
         )
@@ -135,6 +137,15 @@ def _number_problem(name: str, row: Prediction) -> str | None:
         if isinstance(item, str):
             return f"{key} is {shown(item)}; it must be a number"
     return _size_problem(f"predicted.{name}.value", value)
+
+
+def _text_problem(name: str, row: Prediction) -> str | None:
+    """What is wrong with the values of a text or category."""
+    parsed = row.predicted.get(name)
+    for key, item in ((f"true.{name}", row.true.get(name)), (f"predicted.{name}.value", parsed.value if parsed else None)):
+        if item is not None and not isinstance(item, str):
+            return f"{key} is {shown(item)}; it must be text"
+    return None
 
 
 def _size_problem(key: str, value: Any) -> str | None:

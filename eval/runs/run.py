@@ -107,6 +107,11 @@ class Run:
             seen[row.id] = number
             yield row
 
+    @property
+    def rows_path(self) -> Path:
+        """The file of the rows."""
+        return self._rows_path
+
     def place(self, number: int) -> str:
         """What messages call line `number` of the rows."""
         return f"{self._rows_path} line {number}"

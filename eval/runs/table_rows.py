@@ -8,6 +8,7 @@ way to quote counts only where the file is not RFC 4180 and that way reads every
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import stat
 from collections.abc import Iterator
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
 
 _BOM = b"\xef\xbb\xbf"
 _PLACE = re.compile(r"^lines? \d+( to \d+)?:? ?")
+_FIRST = 20  # records in which the header is looked for
 _SURE = ("backslash", "quote-only", "spaced")  # ways to quote that nothing but a file written so fits
 _PROBLEMS = {"wrong_number_of_columns": "has", "text_not_utf8": "is not in the file's encoding", "malformed_row": "is no row"}
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
-def read_rows(path: Path, reading: Reading | None = None) -> Rows:
+def read_rows(path: Path, reading: Reading | None = None, column: str | None = None) -> Rows:
     """(line number, columns) of a CSV, TSV or JSONL file, or of another table that `data.ingest` reads.
 
-    reading: what the user says of the file; the rest is found. Raises UserError where the file is missing, of another kind,
+    reading: what the user says of the file; the rest is found. column: one that the table must have: the first of a CSV
+    file's records with that cell is its header. Raises UserError where the file is missing, of another kind,
     or its header or quotes cannot be read; and, on the way, for a row that cannot be parsed.
     """
     from data.ingest.reading.csv_table import CsvTable  # late: with the readers of every kind of table
@@ -44,7 +47,7 @@ def read_rows(path: Path, reading: Reading | None = None) -> Rows:
     from data.ingest.tables import open_table, suffix_of
 
     if not path.exists():
-        raise UserError(f"--input {path} does not exist")
+        raise UserError(f"--input {path} does not exist; check the path")
     if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe or a device might never end
         raise UserError(f"--input {path} is a {'folder' if path.is_dir() else 'device'}; give a file")
     if path.suffix.lower() == ".jsonl":
@@ -54,7 +57,7 @@ def read_rows(path: Path, reading: Reading | None = None) -> Rows:
         return _checked(open_table(path, reading), path)
     if reading.quoting not in (None, "rfc"):
         return _checked(CsvTable(path, reading, tabs=kind == "tsv"), path)
-    return _csv_rows(path, reading, tabs=kind == "tsv")
+    return _csv_rows(path, reading, column, tabs=kind == "tsv")
 
 
 def _json_rows(path: Path) -> Rows:
@@ -92,13 +95,17 @@ def _checked(table: Table, path: Path) -> Rows:
             raise UserError(f"--input {path} line {number} {problem}{f' {plain(value)}' if value else ''}; mend that row")
 
 
-def _csv_rows(path: Path, reading: Reading, *, tabs: bool) -> Rows:
+def _csv_rows(path: Path, reading: Reading, column: str | None, *, tabs: bool) -> Rows:
     """A CSV file by RFC 4180, all of it checked before the first row; or in a way to quote that fits every row."""
     from dataclasses import replace
 
     from data.ingest.reading.csv_table import CsvTable
 
     table = CsvTable(path, replace(reading, quoting="rfc"), tabs=tabs)
+    line = _line_of(column, table, path) if column and reading.header_line is None else None
+    if line is not None and line != table.skipped:  # what ingest takes for a title may be a header of fewer cells than a row
+        reading = replace(reading, header_line=line)
+        table = CsvTable(path, replace(reading, quoting="rfc"), tabs=tabs)
     try:
         for _ in _records(table, path):
             pass
@@ -110,6 +117,16 @@ def _csv_rows(path: Path, reading: Reading, *, tabs: bool) -> Rows:
     for text in table.notes:
         note(text)
     return _records(table, path)
+
+
+def _line_of(column: str, table: CsvTable, path: Path) -> int | None:
+    """The line of the first record with a cell `column`; None where none of the first has it."""
+    try:
+        with table.file.open() as file:
+            reader = csv.reader(_without_nul(file, path), delimiter=table.dialect.delimiter, strict=True)
+            return next((reader.line_num for cells in itertools.islice(reader, _FIRST) if column in map(_name, cells)), None)
+    except (csv.Error, UnicodeError, UserError):
+        return None
 
 
 def _other_way(path: Path, reading: Reading, *, tabs: bool) -> CsvTable | None:
@@ -149,13 +166,17 @@ def _records(table: CsvTable, path: Path) -> Rows:
 
 def _header(cells: list[str], place: str) -> list[str]:
     """The names of the columns, the empty ones at the end left out."""
-    names = [" ".join(name.split()) for name in cells]
+    names = list(map(_name, cells))
     while names and not names[-1]:
         names.pop()
     for name in filter(None, names):
         if names.count(name) > 1:
             raise UserError(f"{place} has the column {name!r} twice; rename one of them")
     return names
+
+
+def _name(cell: str) -> str:
+    return " ".join(cell.split())
 
 
 def _named(header: list[str], cells: list[str], place: str) -> dict[str, Any]:

@@ -11,14 +11,12 @@ import msgspec
 
 from ..documents import plain, read_json
 from ..errors import UserError
-from ..files import folder_in_place, is_temporary, write_json
+from ..files import content_of, folder_in_place, write_json
 from .checkpoints import Checkpoints
-from .run_log import RunLog
+from .run_log import LOG_FILE, RunLog
 from .train_state import MARKER, SettingsFile
 
 SETTINGS_FILE = "settings.json"
-# What file systems and desktops put into an empty folder.
-_NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
 _HOLDS = {
     "predictions.jsonl": "a prediction run", "manifest.json": "a prediction run", "catalogue.json": "a catalogue",
     "adapter_config.json": "an adapter", "config.json": "a model",
@@ -31,8 +29,8 @@ _RANKS = {"torch": ("RANK",), "mlx": ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_R
 def held(output: Path, backend: str) -> Iterator[None]:
     """Hold `output` for a training until the block ends; of several ranks only the first does, and the others read.
 
-    A block that fails before anything is written leaves no folder that was not there. Raises UserError where another
-    process holds it, and where it holds what no training wrote.
+    A block that fails before its first step leaves nothing that was not there. Raises UserError where another process
+    holds it, and where it holds what no training wrote.
     """
     require_ours(output)
     if not is_first(backend):
@@ -40,13 +38,25 @@ def held(output: Path, backend: str) -> Iterator[None]:
         return
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
-        with folder_in_place(output):
+        with folder_in_place(output), _without_settings_of_no_step(output):
             require_ours(output)  # another process may have written meanwhile
             yield
     except BaseException:
         for folder in made:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _without_settings_of_no_step(output: Path) -> Iterator[None]:
+    """Remove the settings that a block wrote which then failed before its first step."""
+    new = not os.path.lexists(output / SETTINGS_FILE)
+    try:
+        yield
+    except BaseException:
+        if new and not os.path.lexists(output / LOG_FILE) and not Checkpoints(output).steps():
+            (output / SETTINGS_FILE).unlink(missing_ok=True)
         raise
 
 
@@ -61,7 +71,7 @@ def require_ours(output: Path) -> None:
     """Raise UserError unless a training may write into `output`: it is missing or empty, or a training wrote it."""
     if not output.is_dir():
         return
-    names = sorted(path.name for path in output.iterdir() if not is_temporary(path) and path.name not in _NOT_CONTENT)
+    names = content_of(output)
     if not names:
         return
     settings = output / SETTINGS_FILE

@@ -1,6 +1,6 @@
-"""What a backend, a fusion, fewer bits or another batch size change, with the adapters that `python -m eval` tuned.
+"""What a backend, a fusion, fewer bits or another batch size change, with an adapter of each backend.
 
-    python -m eval && python scripts/measure/compare_variants.py
+    python -m eval --seeds 1 && python scripts/measure/compare_variants.py
 
 Answers the test split in every variant (runs/sample/variants), then prints: each adapter on both backends; the
 reference against itself, as the noise floor; one table of base, LoRA, fused, 8 and 4 bit.
@@ -27,7 +27,7 @@ def command(module: str, *arguments: object, statuses: Sequence[int] = (0,)) -> 
 def main() -> int:
     """Convert, fuse, answer, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=Path, default=Path("runs/sample"), help="what python -m eval made")
+    parser.add_argument("--sample", type=Path, default=Path("runs/sample"), help="what python -m eval --seeds 1 made")
     parser.add_argument("--limit", type=int, help="only the first rows of the test split")
     options = parser.parse_args()
     sample: Path = options.sample

@@ -1,14 +1,16 @@
 """Measure `eval.compare` on large synthetic runs: seconds, peak memory, size of the page.
 
-    python scripts/measure/measure_compare.py [--rows 100000] [--differing 0.1] [--folder DIR]
+    python scripts/measure/measure_compare.py [--rows 100000] [--differing 0.1] [--photos 1] [--trainings 1] [--folder DIR]
 
 Rows are as `eval.predict` writes them: 24 tokens, each with the top 5, fingerprints, an image path; 30 categories, a
-tenth of the answers differ. The comparison runs in a process of its own, so that its peak memory is measured alone.
+tenth of the answers differ. --photos: rows of one product. --trainings: runs a side, compared as two ways to train.
+The comparison runs in a process of its own, so that its peak memory is measured alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -25,11 +27,11 @@ from mlx_phi3v.task import ParsedField, Task
 _TOKENS = 24
 
 
-def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) -> None:
+def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str, photos: int) -> None:
     """A run of n rows; `seed` draws what differs from the other run: the share `differing` of the answers."""
     task = Task()
     shared, own = np.random.default_rng(0), np.random.default_rng(seed)
-    manifest = {"backend": label, "label": label, "hashes": {}, "settings": {"dtype": "float32"}, "task": task.to_dict()}
+    manifest = {"backend": label[0], "label": label, "hashes": {}, "settings": {"dtype": "float32"}, "task": task.to_dict()}
     with RunWriter.open(folder, manifest, resume=False) as writer:
         for i in range(n):
             category, price = int(shared.integers(30)), round(float(np.exp(shared.normal(5, 0.7))), 2)
@@ -61,6 +63,7 @@ def write_run(folder: Path, n: int, *, seed: int, differing: float, label: str) 
                     finish="end",
                     fingerprints={name: f"{i:064x}" for name in ("file", "pixels", "pixel_values", "input_ids")},
                     seconds=0.1,
+                    product=f"product-{i // photos:07d}" if photos > 1 else None,
                 )
             )
         writer.finish(seconds=1.0)
@@ -86,14 +89,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--differing", type=float, default=0.1, help="share of the answers that differ")
+    parser.add_argument("--photos", type=int, default=1, help="rows of one product")
+    parser.add_argument("--trainings", type=int, default=1, help="runs a side")
     parser.add_argument("--folder", type=Path, help="folder for the runs (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        for label, seed, differing in (("a", 1, 0.0), ("b", 2, options.differing)):
+        sides: dict[str, list[str]] = {"a": [], "b": []}
+        for seed, (side, k) in enumerate(itertools.product(sides, range(options.trainings)), 1):
+            label = f"{side}{k or ''}"
+            differing = options.differing if seed > 1 else 0.0
             if not (folder / label / "manifest.json").exists():
-                write_run(folder / label, options.rows, seed=seed, differing=differing, label=label)
-        runs, html = [str(folder / "a"), str(folder / "b")], folder / "report.html"
+                write_run(folder / label, options.rows, seed=seed, differing=differing, label=label, photos=options.photos)
+            sides[side].append(str(folder / label))
+        runs, html = [*sides["a"], *sides["b"]], folder / "report.html"
+        if options.trainings > 1:
+            runs = ["--a", *sides["a"], "--b", *sides["b"]]
         command = [sys.executable, "-m", "eval.compare", *runs, "--html", str(html), "--json"]
         report = folder / "report.json"
         seconds, busy, peak, status = measure(command, report)

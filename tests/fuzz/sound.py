@@ -152,16 +152,36 @@ def catalogue(folder: Path) -> None:
 def runs(folder: Path) -> None:
     """Two runs of the same rows, and a baseline of one."""
     from eval import score
-    from tests.helpers.synthetic_runs import answer, changed, make_rows, write_run
+    from tests.helpers.synthetic_runs import answer, changed, digest, make_rows, write_run
 
     (folder / "photo.png").write_bytes(_encoded(_image(40, 30), "PNG"))
     right = make_rows(4, right=1.0, image=str(folder / "photo.png"))
     wrong = changed(right, lambda i, row: i % 2 == 0, lambda row: answer(row, "Title: hat, Category: BAGS, Price: 5"))
-    for name, rows in (("a", right), ("b", wrong)):
-        for row in rows:
+    for seed, (name, rows) in enumerate((("a", right), ("b", wrong))):
+        for i, row in enumerate(rows):
             row["top_k"] = [[[token, -0.01], [token + 1, -5.0]] for token in row["token_ids"]]
-        write_run(folder / name, rows, label=name)
+            row["product"] = f"product {i // 2}"
+        training = {"seed": seed, "learning_rate": 0.1}
+        write_run(folder / name, rows, label=name, hashes={"adapter": digest(name)}, training=training)
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
+
+
+def predictions(folder: Path) -> None:
+    """A catalogue, and answers for it as several tools write them."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    from mlx_phi3v.catalogue import Catalogue, iterate
+
+    catalogue(folder)
+    rows = [(row["id"], f"Title: m\u00e4ntel, {row['id']}") for row in iterate(Catalogue(folder / "cat").split("train"))]
+    (folder / "p.csv").write_text("id,answer\n" + "".join(f'{i},"{text}"\n' for i, text in rows))
+    (folder / "p.tsv").write_text("id\tanswer\n" + "".join(f"{i}\t{text}\n" for i, text in rows))
+    (folder / "semicolons.csv").write_text("sep=;\nid;answer\n" + "".join(f"{i};{text}\n" for i, text in rows), "utf-16")
+    (folder / "old.csv").write_text("id;answer\n" + "".join(f'{i};"{text}"\n' for i, text in rows), "cp1252")
+    (folder / "p.jsonl").write_text("".join(json.dumps({"id": i, "answer": text}) + "\n" for i, text in rows))
+    ids, answers = zip(*rows)
+    pyarrow.parquet.write_table(pa.table({"id": ids, "answer": answers}), folder / "p.parquet")
 
 
 def harness_logs(folder: Path) -> None:

@@ -173,7 +173,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 4:
+    match variant % 5:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -181,8 +181,22 @@ def _run_commands(folder: Path, variant: int) -> object:
             return score.main([str(folder / "a"), *written, *few])
         case 2:
             return compare.main([str(folder / "b"), "--baseline", str(folder / "baseline.jsonl"), "--json", *few])
+        case 3:
+            sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
+            return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
+
+
+_PREDICTIONS = ("p.csv", "p.tsv", "p.jsonl", "semicolons.csv", "old.csv", "p.parquet")
+
+
+def _import_table(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _PREDICTIONS[variant % len(_PREDICTIONS)]
+    flags = ["--input", str(folder / name), "--data", str(folder / "cat"), "--split", "train", "--text", "answer"]
+    return import_run.main([*flags, "--output", str(folder / "out" / "run")])
 
 
 _LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
@@ -233,6 +247,11 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "imported tables": Target(
+        sound.predictions,
+        {name: {".jsonl": "lines", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes") for name in _PREDICTIONS},
+        _import_table,
     ),
     "harness logs": Target(
         sound.harness_logs,

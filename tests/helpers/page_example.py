@@ -24,7 +24,7 @@ from tests.helpers.synthetic_runs import CATEGORIES, END, Row, answer, changed, 
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-_HEIGHTS = {390: 2600, 1280: 2100}
+_HEIGHTS = {390: 3700, 1280: 2800}
 
 HOSTILE = (
     "Product: <script>document.title = 'owned'</script><img src=x onerror=alert(1)> [bold]wool[/bold], "

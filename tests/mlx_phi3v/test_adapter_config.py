@@ -53,11 +53,11 @@ def edit(folder: Path, **changes: Any) -> None:
 
 WRONG_KINDS: dict[str, list[Any]] = {
     "r": ["x", None, 2.7, 0, -1, True, [2], 10**9, 10**300],
-    "lora_alpha": [None, "16", [16], True, 1e300, 10**300],
+    "lora_alpha": [None, "16", [16], True, 1e300, 10**300, 0, -16],
     "lora_dropout": ["x", 1.0, -0.1, [0]],
     "target_modules": [5, {"a": 1}, [5], [["qkv_proj"]], "(", "(" * 200, "a" * 20_000, "a{99999999999}"],
     "exclude_modules": [5, [5], "(", "*"],
-    "modules_to_save": [5, "lm_head", [5], {"lm_head": 1}],
+    "modules_to_save": [5, "lm_head", [5], {"lm_head": 1}, ["nowhere"], ["lm_head", "head"]],
     "layers_to_transform": ["0", [-1], [0.5], 10**9, {}],
     "layers_pattern": [5, [5], "(.*)*x", ["layers", "a.b"]],
     "use_rslora": ["yes", 1, []],

@@ -88,8 +88,8 @@ def test_a_catalogue_file_that_holds_no_object_is_named(shop: Path, value: Any) 
     assert "catalogue.json" in refused(shop)
 
 
-@pytest.mark.parametrize("name", ["a\x1b]0;x\x07b", "a\nb", "\x00"])
-def test_a_name_with_control_characters_is_refused(shop: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["a\x1b]0;x\x07b", "a\nb", "\x00", "[/x]", "../a", "x" * 300])
+def test_a_name_that_no_folder_may_have_is_refused(shop: Path, name: str) -> None:
     change_info(shop, lambda info: info.update(name=name))
     refused(shop)
 
@@ -97,6 +97,23 @@ def test_a_name_with_control_characters_is_refused(shop: Path, name: str) -> Non
 def test_half_a_surrogate_pair_is_refused(shop: Path) -> None:
     change_info(shop, lambda info: info.update(name="\ud800"))
     with pytest.raises(UserError, match=r"catalogue\.json: name is .* without half a surrogate pair"):
+        Catalogue(shop)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"format": True}, {"format": 1.0}, {"splits": {}}, {"source": [1]}, {"settings": 5}, {"settings": None}],
+    ids=repr,
+)
+def test_a_part_that_is_taken_for_another_is_refused(shop: Path, changed: dict[str, Any]) -> None:
+    change_info(shop, lambda info: info.update(changed))
+    refused(shop)
+
+
+@pytest.mark.parametrize("changed", [{"name": "a\x1b", "kind": "text"}, {"name": "title", "kind": "text", "currency": "\x1b"}])
+def test_a_field_with_control_characters_is_refused(shop: Path, changed: dict[str, Any]) -> None:
+    change_info(shop, lambda info: info["task"].update(fields=[changed], template="T: {" + changed["name"] + "}"))
+    with pytest.raises(UserError, match=r"catalogue\.json: .*field"):
         Catalogue(shop)
 
 
@@ -108,7 +125,7 @@ def test_a_task_of_another_form_is_named_with_its_file(shop: Path, key: str, val
         Catalogue(shop)
 
 
-@pytest.mark.parametrize("template", ["{", "}", "{title!r}", "{title:>5}", "{}", "{title.x}", "{title[0]}", "{title"])
+@pytest.mark.parametrize("template", ["", "{", "}", "{title!r}", "{title:>5}", "{}", "{title.x}", "{title[0]}", "{title"])
 def test_a_template_with_other_braces_is_refused(shop: Path, template: str) -> None:
     change_info(shop, lambda info: info["task"].update(template=template))
     with pytest.raises(UserError, match="template"):

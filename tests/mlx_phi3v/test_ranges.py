@@ -168,6 +168,13 @@ def test_the_files_of_a_run_or_catalogue_are_not_written_over(tmp_path: Path, na
             output_path(tmp_path / name, writes, "--page")
 
 
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="a device or a pipe; give the name of a file"):
+            output_path(path, "html", "--html")
+
+
 def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> None:
     for name, start, writes in [
         ("a.html", (ROOT / "data/describe/page.html").read_text(), "html"),

@@ -60,7 +60,9 @@ def test_a_task_reads_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["[]", "{}", '{"task": {}, "num_crops": 0, "dtype": "float32"}', '{"task": 3, "num_crops": 1, "dtype": "float32"}',
-     '{"task": {"fields": [{"name": "a", "kind": "colour"}]}, "num_crops": 1, "dtype": "float32"}', "{"],
+     '{"task": {"fields": [{"name": "a", "kind": "colour"}]}, "num_crops": 1, "dtype": "float32"}', "{",
+     '{"task": {}, "num_crops": 1, "dtype": "int4"}', '{"task": {"template": ""}, "num_crops": 1, "dtype": "float32"}',
+     '{"task": {"fields": [{"name": "a\\u001b", "kind": "text"}]}, "num_crops": 1, "dtype": "float32"}'],
 )  # fmt: skip
 def test_a_wrong_task_file_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / TASK_FILE).write_text(text)

@@ -5,6 +5,7 @@ estimators   mean, median, macro-F1, as statistics that can be resampled
 resampling   the percentile bootstrap over rows or clusters
 spread       the variance of a difference by its sources: products and trainings
 effective    the difference where rows come in clusters or from several trainings: as of fewer rows
+groups       rows that belong together, as numbers
 clustered    two systems on rows that come in clusters
 seeded       several trainings a side
 bounded_mean score statistic of a mean difference in [-1, 1]

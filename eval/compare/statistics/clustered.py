@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import signal, stats
 
 from .bounded_mean import PairedMean
 from .effective import EffectiveMean, EffectiveProportion
@@ -42,10 +43,9 @@ def sign_flip(totals: Ints) -> float:
     if (weights == 1).all():
         return mcnemar(int((totals < 0).sum()), int((totals > 0).sum()))
     chances = np.ones(1)  # of the sum of weights whose sign is plus
-    for weight in weights.tolist():
-        wider = np.zeros(len(chances) + weight)
-        wider[: len(chances)] += 0.5 * chances
-        wider[weight:] += 0.5 * chances
-        chances = wider
+    for weight, count in zip(*(item.tolist() for item in np.unique(weights, return_counts=True))):
+        of_weight = np.zeros(weight * count + 1)
+        of_weight[::weight] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = signal.convolve(chances, of_weight)  # by FFT where that is faster
     sums = 2 * np.arange(len(chances)) - int(weights.sum())
-    return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
+    return min(1.0, max(0.0, float(chances[np.abs(sums) >= observed].sum())))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data.ingest.sources import Source, open_source
+from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
 
 
@@ -99,3 +100,25 @@ def test_a_feed_is_the_data_only_where_it_is_alone(tmp_path: Path) -> None:
     assert fill(tmp_path / "one", {"feed.xml": feed}).count == 2
     boxes: dict[str, str | bytes] = {f"hats/{k}.xml": "<annotation/>" for k in "ab"} | {f"hats/{k}.jpg": PHOTO for k in "ab"}
     assert [path for path, _ in seen(fill(tmp_path / "two", boxes))] == ["hats/a.jpg", "hats/b.jpg"]
+
+
+def test_tables_of_one_folder_with_the_same_columns_are_read_as_one(tmp_path: Path) -> None:
+    for name in ("BAGS", "SHOES"):
+        (tmp_path / f"{name}.csv").write_text(f"title,price,image\n{name} one,5,a.jpg\n")
+    source = open_source(str(tmp_path))
+    assert [row.values for row in source.rows()] == [
+        {"title": f"{name} one", "price": "5", "image": "a.jpg", "category": name} for name in ("BAGS", "SHOES")
+    ]
+    assert any("each table's name is in the column 'category'" in note for note in source.notes)
+    (tmp_path / "SHOES.csv").write_text("title,cost\nx,5\n")
+    with pytest.raises(UserError, match="holds several tables"):
+        open_source(str(tmp_path))
+
+
+def test_tables_alike_in_folders_below_are_read_as_one(tmp_path: Path) -> None:
+    for name in ("Men/BAGS", "Women/BAGS"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.csv").write_text(f"title,category,image\n{name} one,Bags,https://x.example/a.jpg\n")
+    source = open_source(str(tmp_path))
+    assert [row.values["table"] for row in source.rows() if isinstance(row.values, dict)] == ["Men/BAGS", "Women/BAGS"]
+    assert source.columns.keys() == {"title", "category", "image", "table"}

@@ -59,6 +59,7 @@ MAGENTO = (
     "sku | store_view_code | attribute_set_code | product_type | categories | product_websites | name | description | weight | "
     "price | special_price | url_key | base_image | base_image_label | small_image | thumbnail_image | additional_images | qty"
 )
+MAGENTO_1 = "sku | _store | _attribute_set | _type | _category | name | price | image | _media_image"
 PRESTA = (
     "Product ID | Image | Name | Reference | Category | Price (tax excl.) | Price (tax incl.) | Quantity | Status | Position"
 )
@@ -162,6 +163,10 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
             f"24-MB01 | | Bag | simple | Default Category/Gear/Bags | base | Joust Duffle Bag | | | 34.000000 | | joust | {u}16.jpg | | | | | 100",
             "24-MB01 | fr | Bag | simple | | | Sac de sport | | | | | | | | | | | ",
         ), [("Erika Running Short", "Default Category/Women/Shorts", 39.5), ("Joust Duffle Bag", "Default Category/Gear/Bags", 34.0)]),
+        "magento 1": ("catalog_product_2014.csv", table(
+            MAGENTO_1, f"V1 | | Vases | simple | Home/Vases | Blue vase | 45.5 | {u}59.jpg | {u}60.jpg",
+            f" | | | | Home/New | | | | {u}61.jpg", f"T1 | | Trays | simple | Home/Trays | Oak tray | 39 | {u}62.jpg | {u}62.jpg",
+        ), [("Blue vase", "Home/Vases", 45.5), ("Blue vase", "Home/New", 45.5), ("Oak tray", "Home/Trays", 39.0)]),
         "prestashop": ("product_2026.csv", table(
             PRESTA,
             f"1 | {u}17.jpg | Hummingbird printed t-shirt | demo_1 | Men | 23.90 | 28.68 | 2400 | 1 | 1",
@@ -241,6 +246,18 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
             {"id": 1, "name": "Cap", "price": "18", "regular_price": "20", "sale_price": "18", "categories": [{"id": 3, "name": "Hats"}],
              "images": [{"id": 9, "src": f"{u}55.jpg", "name": "cap", "alt": ""}]},
         ]).encode(), [("Cap", "Hats", 18.0)]),
+        "ebay's file": ("ebay.csv", (
+            "#INFO,Version=1.0.0,Template= eBay\n#INFO Action and Category ID are required fields.,,,\n"
+            "*Action(SiteID=US|Country=US|Version=1193),*Category,*Title,PicURL,*StartPrice,CustomLabel\n"
+            f"Add,1234,Blue mug,{u}63.jpg|{u}64.jpg,12.50,M1\nAdd,1234,Oak tray,{u}65.jpg,39.00,M2\n"
+        ).encode(), [("Blue mug", "1234", 12.5), ("Oak tray", "1234", 39.0)]),
+        "schema.org's JSON-LD": ("products.json", json.dumps([
+            {"@type": "Product", "name": "Mug", "image": [f"{u}66.jpg"], "category": "Mugs", "offers": {"price": "12.50", "priceCurrency": "EUR"}},
+            {"@type": "Product", "name": "Tray", "image": f"{u}67.jpg", "offers": {"price": 39, "priceCurrency": "EUR"}},
+        ]).encode(), [("Mug", "Mugs", 12.5), ("Tray", None, 39.0)]),
+        "photos as the keys of objects": ("zara.csv", table(
+            "product_name | product_images | price", f"BASIC T-SHIRT | [{{'{u}68.jpg?ts=1': 'x'}}, {{'{u}69.jpg': 'x'}}] | ₹ 1,290.00",
+        ), [("BASIC T-SHIRT", None, 1290.0)]),
         "image folder": ("metadata.jsonl", "\n".join(json.dumps(row) for row in (
             {"file_name": f"{u}35.jpg", "text": "A work shirt"}, {"file_name": f"{u}36.jpg", "text": "A red cap"},
         )).encode(), [("A work shirt", None, None), ("A red cap", None, None)]),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.ingest.mapping import FieldMapping
 from data.ingest.picture_references import photo_references
@@ -100,3 +103,27 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_any_value_gives_a_list(value: Any) -> None:
     assert all(item is not None and item not in ("", [], {}) for item in photo_references(value))
+
+
+def test_the_keys_or_values_of_an_object_may_be_the_photos() -> None:
+    url = "https://static.shop.example/p/1.jpg?ts=9"
+    assert photo_references(f"[{{'{url}': ['https://static.shop.example/w/100/1.jpg']}}]") == [url]
+    assert photo_references({"1": "a.jpg", "2": "b.png", "note": "x"}) == ["a.jpg", "b.png"]
+    assert photo_references({"front": ["a.jpg", "b.jpg"], "id": 7}) == ["a.jpg", "b.jpg"]
+    assert photo_references({"alt": "none", "id": 7}) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_bytes_that_a_table_holds_as_text_are_bytes(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(buffer, kind)
+    data = buffer.getvalue()
+    assert photo_references(base64.b64encode(data).decode()) == [data]
+    assert photo_references(base64.encodebytes(data).decode()) == [data]
+    assert photo_references(repr(data)) == [data]
+    assert photo_references(str({"bytes": data[:60], "path": None})) == [data[:60]]
+
+
+@pytest.mark.parametrize("text", ["/9j/a.jpg", "R0lGOD/x.png", "b'x.jpg", "b'\\x", "iVBORw0KGgo" + "!" * 100])
+def test_a_text_that_only_begins_so_stays_as_it_is(text: str) -> None:
+    assert photo_references(text) == [text]

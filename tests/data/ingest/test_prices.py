@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,3 +276,25 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert parse_price(text).amount >= 0
     except PriceError as error:
         assert error.reason.startswith("price_")
+
+
+@pytest.mark.parametrize("currency", [None, "USD", "EUR", "JPY", "KWD"])
+@pytest.mark.parametrize("decimal", [None, "."])
+def test_a_price_as_most_are_written_is_what_the_rules_say_of_it(
+    currency: str | None, decimal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [
+        f"{sign}{amount}"
+        for sign in ("", "$", "€")
+        for amount in ("7", "12.50", "1,234.50", "12,345,678.90", "0,001.25", "999999999")
+    ]
+
+    def read(text: str) -> Any:
+        try:
+            return parse_price(text, currency=currency, decimal=decimal)
+        except PriceError as error:
+            return error.reason
+
+    quickly = [read(text) for text in texts]
+    monkeypatch.setattr("data.ingest.prices._USUAL", re.compile(r"(?!)()()"))
+    assert quickly == [read(text) for text in texts]

@@ -502,7 +502,7 @@ def test_json_keys_stay_those_of_schema_1(reference: Run, tmp_path: Path) -> Non
         "schema", "verdict", "exit_status", "decision", "a", "b", "joined", "differences", "notes", "metrics", "both_parsed",
         "by_category", "agreement", "outcomes", "inputs", "cause_counts", "parted", "noise", "floors", "near_tie", "seed",
         "resamples", "one_sided", "trace", "first_line", "remarks", "guards", "guards_count", "simple", "absent",
-        "logit_noise", "all_cause_counts", "trainings", "products", "claim",
+        "logit_noise", "all_cause_counts", "trainings", "products", "claim", "error_places",
     ]  # fmt: skip
     assert list(value["parted"][0]) == [
         "id", "cause", "detail", "reading", "position", "margin", "outcome", "category", "severity", "causes",

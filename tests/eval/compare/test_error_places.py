@@ -184,6 +184,26 @@ def test_all_of_it_is_in_the_json_report(example: Comparison) -> None:
     assert set(report) == {"prices", "categories", "confusion", "calibration"} and all(report.values())
 
 
+def test_photos_of_one_product_count_as_one_in_every_part(tmp_path: Path) -> None:
+    rows = make_rows(80)
+    photos = [{**row, "id": f"{row['id']}-{k}", "product": row["id"]} for row in rows for k in range(5)]
+    others = changed(photos, lambda i, row: i % 35 < 5, lambda row: priced(row, 1.0))
+    runs = write_run(tmp_path / "a", photos), write_run(tmp_path / "b", others)
+    alone, together = (compare_runs(*runs, resamples=200, cluster=cluster).error_places for cluster in ("none", None))
+
+    def width(interval: tuple[float | None, float | None]) -> float:
+        assert interval[0] is not None and interval[1] is not None
+        return interval[1] - interval[0]
+
+    # Five rows that move as one are about one: intervals are about the root of five as wide.
+    for narrow, wide in (
+        (alone.prices[0].bands[2].interval, together.prices[0].bands[2].interval),
+        (alone.prices[0].money.error_interval, together.prices[0].money.error_interval),  # type: ignore[union-attr]
+        (alone.categories[1].interval, together.categories[1].interval),
+    ):
+        assert width(wide) > 1.5 * width(narrow)
+
+
 def test_a_baseline_tells_as_much(example: Comparison, tmp_path: Path) -> None:
     write_baseline(example.data.run_a, tmp_path / "a.jsonl")
     found = compare_runs(Run.load(tmp_path / "a.jsonl"), example.data.run_b, resamples=20)

@@ -78,3 +78,16 @@ def test_scores_that_cannot_be_judged_are_refused(a: list[float], b: list[float]
 def test_a_margin_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="margin of x is 2; it must be above 0 and below 1"):
         judge_scores({"x": ([1], [1])}, margin=2)
+
+
+def test_rows_that_move_together_count_as_one() -> None:
+    generator = np.random.default_rng(2)
+    documents = np.arange(600) // 6
+    a = generator.random(600) < 0.8
+    b = np.where((generator.random(100) < 0.06)[documents], ~a, a)
+    alone, together = judge_scores({"s": (a, b)}), judge_scores({"s": (a, b)}, clusters=[f"d{i}" for i in documents])
+    assert together.gates[0].interval[0] < alone.gates[0].interval[0]
+    assert judge_scores({"s": (a, b)}, clusters=list(range(600))) == alone
+    assert judge_scores({"s": (a * 0.5, b * 0.5)}, clusters=documents.tolist()).gates[0].interval[0] < 0
+    with pytest.raises(ValueError, match="there are 5 clusters and 600 scores of s"):
+        judge_scores({"s": (a, b)}, clusters=range(5))

@@ -19,39 +19,8 @@ from eval.report.sets_phrases import settle_line
 from eval.report.sets_terminal import print_sets
 from eval.runs.run import Run
 from mlx_phi3v.errors import UserError
-from tests.helpers.synthetic_runs import CATEGORIES, Row, digest, make_rows, write_run
-
-N = 1000
-
-
-def base_rows(n: int = N) -> list[Row]:
-    """Rows with exact answers, without tokens."""
-    rows = []
-    for row in make_rows(n, right=1.0):
-        predicted = {name: {"value": value, "status": "ok"} for name, value in row["true"].items()}
-        rows.append({"id": row["id"], "true": row["true"], "predicted": predicted})
-    return rows
-
-
-def miss(row: Row) -> Row:
-    """The row with another category."""
-    category = CATEGORIES[(CATEGORIES.index(row["true"]["category3_code"]) + 1) % len(CATEGORIES)]
-    return {**row, "predicted": {**row["predicted"], "category3_code": {"value": category, "status": "ok"}}}
-
-
-def train(folder: Path, side: str, losses: Sequence[float], *, rows: Sequence[Row], size: int = 1, **changes: Any) -> list[Run]:
-    """A run for each of `losses`, the share of rows that this training gets wrong; rows in products of `size` move together."""
-    found = []
-    for seed, loss in enumerate(losses):
-        generator = np.random.default_rng([seed, ord(side)])
-        products = -(-len(rows) // size)
-        wrong = set(generator.choice(products, round(loss * products), replace=False).tolist())
-        answers = [miss(row) if i // size in wrong else row for i, row in enumerate(rows)]
-        settings = {"seed": seed, "learning_rate": 1e-3, "data": f"/{side}/shop", **changes.get("training", {})}
-        manifest = {"hashes": {"adapter": digest(side, seed)}, "label": f"{side}-{seed}", "training": settings}
-        found.append(write_run(folder / f"{side}{seed}", answers, **{**changes, **manifest}))
-    return found
-
+from tests.helpers.synthetic_runs import Row, digest, write_run
+from tests.helpers.trainings import base_rows, miss, train
 
 ROWS = base_rows()
 EQUAL_A, EQUAL_B = (0.040, 0.045, 0.038, 0.042, 0.047), (0.043, 0.041, 0.040, 0.046, 0.044)
@@ -149,6 +118,13 @@ def test_two_sides_that_have_learnt_nothing_are_not_meaningful(tmp_path: Path) -
     found = compared(tmp_path, (1.0, 1.0), (1.0, 1.0), rows=base_rows(300))
     assert found.verdict == "NOT MEANINGFUL" and found.exit_status == 4
     assert "do not beat the most frequent category" in found.first_line
+
+
+def test_one_sided_a_gain_passes_and_a_loss_does_not(tmp_path: Path) -> None:
+    worse = [loss + 0.06 for loss in EQUAL_A]
+    sides = train(tmp_path, "x", worse, rows=ROWS), train(tmp_path, "y", EQUAL_B, rows=ROWS)
+    assert compare_sets(*sides, resamples=20, one_sided=True).verdict == "NO WORSE"
+    assert compare_sets(sides[1], sides[0], resamples=20, one_sided=True).verdict == "WORSE"
 
 
 # --- rows

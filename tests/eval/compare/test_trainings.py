@@ -10,6 +10,7 @@ from eval.compare.comparison import Comparison
 from eval.report import page
 from eval.report.phrases import training_lines
 from eval.runs.run import Run
+from eval.runs.training_settings import setting_differences
 from mlx_phi3v.files import sha256_file
 from tests.helpers.synthetic_runs import make_rows, write_run
 
@@ -45,6 +46,23 @@ def test_settings_that_differ_and_losses_are_side_by_side(tmp_path: Path) -> Non
     assert found.same == {"data": "shop", "total_steps": 3, "batch_size": 4}
     assert found.a.loss == [(1, 1.0), (2, 0.5), (3, 1 / 3)] and found.b.val_loss == [(3, 0.5)]
     assert "last loss: 0.3333 at step 3 | 0.3333 at step 3" in training_lines(found)
+
+
+def test_the_settings_that_a_run_recorded_are_used_where_the_folder_is_gone(tmp_path: Path) -> None:
+    gone = [
+        write_run(tmp_path / name, ROWS, adapter="nowhere", hashes={"adapter": name * 64}, training={"seed": seed, "r": 4})
+        for seed, name in enumerate("ab")
+    ]
+    found = compare_runs(*gone, resamples=20).trainings
+    assert found is not None and not found.a.loss and training_lines(found) == ["seed: 0 | 1"]
+    same = write_run(tmp_path / "c", ROWS, backend="mlx", adapter="there", hashes={"adapter": "a" * 64}, training={"seed": 1})
+    assert compare_runs(gone[0], same, resamples=20).trainings is None  # one adapter
+
+
+def test_a_path_of_a_setting_counts_by_its_last_part() -> None:
+    a, b = {"data": "/mac/shop/", "seed": 0, "r": 4}, {"data": "/cuda/shop", "seed": 1, "r": 4, "json": True}
+    assert setting_differences(a, b) == []
+    assert setting_differences(a, {**b, "r": 8, "data": "other"}) == [("data", "/mac/shop/", "other"), ("r", 4, 8)]
 
 
 def test_the_page_draws_both_curves(tmp_path: Path) -> None:

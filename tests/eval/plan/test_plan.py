@@ -17,8 +17,16 @@ def test_flags_give_a_plan_of_each_claim(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "(a) The same computation" in out and "(b) As good a training" in out
     assert "discordant rows 5 % (category accuracy) and 15 % (price within 10 %), margin 2 points" in out
-    assert "304 rows: EQUIVALENT in under 0.01 % of comparisons" in out  # what the README says of 304 rows
-    assert "304 rows: EQUIVALENT in 86 % of comparisons" in out
+    assert "304 rows: EQUIVALENT in under 0.01 % of comparisons" in out
+    assert "304 rows: EQUIVALENT in 86 % of comparisons" in out  # at 0.5 % discordant
+
+
+def test_the_readme_says_what_the_rows_of_its_recipe_show(capsys: pytest.CaptureFixture[str]) -> None:
+    for rows, share in ((304, 53), (608, 97)):
+        assert main(["--rows", str(rows), "--same-discordance", "1"]) == 0
+        assert f"{rows} rows: EQUIVALENT in {share} % of comparisons" in capsys.readouterr().out
+    assert main(["--rows", "608", "--discordance", "1.1", "10.5"]) == 0
+    assert "At 608 rows no number of trainings up to 200 is enough" in capsys.readouterr().out
 
 
 def test_without_discordance_only_the_same_computation_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,8 +61,22 @@ def test_a_pilot_of_one_adapter_and_one_of_two(tmp_path: Path, capsys: pytest.Ca
         (["one", "--rows", "100"], "a pilot is two runs; 1 is given"),
         (["--rows", "100", "--discordance", "1", "--difference", "-3"], "--discordance 1 is below --difference -3"),
         (["--rows", "3"], "--rows"),
+        (["--rows", "30", "--cluster-size", "31"], "--cluster-size 31 is more than --rows 30"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         main(flags)
+
+
+def test_a_pilot_of_several_photos_a_product_counts_products(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row | {"id": f"{row['id']}-{i}", "product": row["id"]} for row in make_rows(60, right=0.9) for i in range(3)]
+    lost = changed(rows, lambda i, row: i // 3 % 10 == 0, lambda row: answer(row, "no idea"))  # all photos of six products
+    write_run(tmp_path / "a", rows)
+    write_run(tmp_path / "b", lost, hashes={"adapter": "other"})
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    powers = []
+    for flags in ([], ["--cluster-size", "3"], ["--cluster-size", "1"]):
+        assert main([*runs, "--rows", "3000", "--json", *flags]) == 0
+        powers.append(json.loads(capsys.readouterr().out)["two_adapters"]["power"])
+    assert powers[0] == pytest.approx(powers[1], abs=0.03) and powers[0] < powers[2] - 0.1

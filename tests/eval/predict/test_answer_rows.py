@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from data.writer import CatalogueWriter
@@ -18,6 +20,7 @@ from mlx_phi3v.catalogue import PRODUCT, Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
+from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, Task, chat_prompt
 from mlx_phi3v.trained_task import TrainedTask
 
@@ -74,6 +77,20 @@ def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: 
     assert [row.get("product") for row in rows] == ["p0", "p0", None]
 
 
+def test_the_manifest_holds_the_settings_of_the_adapters_training(small_catalogue: Path, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    settings = {"written_by": "x", "seed": 7, "learning_rate": 0.1, "output": "elsewhere", "save_every": 3}
+    for place, found in ((adapter, True), (adapter.parent, True), (None, False)):
+        for old in (adapter, adapter.parent):
+            (old / "settings.json").unlink(missing_ok=True)
+        if place:
+            (place / "settings.json").write_text(json.dumps(settings))
+        output = tmp_path / f"run-{place.name if place else 'none'}"
+        run("torch", small_catalogue, output, "--adapter", str(adapter), "--limit", "1")
+        recorded = json.loads((output / "manifest.json").read_text())["training"]
+        assert recorded == ({"seed": 7, "learning_rate": 0.1} if found else None)
+
+
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
@@ -104,3 +121,17 @@ def test_fields_that_the_catalogue_lacks_leave_its_own_task(
     assert manifest["task"] == Catalogue(small_catalogue).task.to_dict()
     printed = " ".join(capsys.readouterr().err.split())
     assert "the adapter was trained on colour" in printed and "lacks" in printed
+
+
+def test_an_id_that_comes_twice_is_refused_before_anything_is_written(small_catalogue: Path, tmp_path: Path) -> None:
+    shop = Path(shutil.copytree(small_catalogue, tmp_path / "shop"))
+    path = shop / "test-00000.arrow"
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    ids = ["a", *table["id"].to_pylist()[1:-1], "a"]
+    table = table.set_column(table.schema.names.index("id"), "id", pa.array(ids))
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=r"test-00000\.arrow has the id 'a' a second time"):
+        run("mlx", shop, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run("mlx", shop, tmp_path / "run", "--limit", "2")

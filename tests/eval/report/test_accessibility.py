@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from eval.compare.compare_runs import compare_runs
+from eval.compare.compare_sets import compare_sets
 from eval.compare.comparison import Comparison
 from eval.import_run import ImportConfig, import_run
 from eval.report import page
+from eval.report.page.sets_page import write_sets_page
 from tests.helpers.browser import open_page
 from tests.helpers.harness_logs import generated, write_lines
+from tests.helpers.synthetic_runs import make_rows, write_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -63,6 +66,18 @@ def test_the_page_of_a_harness_log_has_no_violation_and_shows_what_was_asked(bro
     assert violations(tab) == [] and not seen.trouble
     shown = tab.inner_text("#list li:first-child")
     assert "target" in shown and "document" not in shown and "I think it is" in shown
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_of_two_ways_to_train_has_no_violation(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    sides = [
+        [write_run(tmp_path / f"{side}{k}", make_rows(100), hashes={"adapter": f"{side}{k}"}) for k in range(3)]
+        for side in "ab"
+    ]
+    write_sets_page(tmp_path / "report.html", compare_sets(*sides, resamples=20))
+    tab, seen = open_page(browser, tmp_path / "report.html", width, color_scheme=scheme)
+    assert violations(tab) == [] and not seen.trouble
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_keyboard_reaches_every_control_and_shows_where_it_is(browser: Browser, report: Path) -> None:

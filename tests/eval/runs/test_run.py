@@ -358,3 +358,17 @@ def test_missing_shards_of_a_huge_number_are_counted(tmp_path: Path) -> None:
     shard = write_run(tmp_path / "s", make_rows(2), shard=[2, 10**15])
     with pytest.raises(UserError, match=r"shard 1/10+ is missing; .*; 999999999999994 more are missing"):
         merge.merge_runs([shard], tmp_path / "o")
+
+
+def test_a_run_leaves_no_file_open(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", make_rows(5)).path
+    write_baseline(Run.load(folder), tmp_path / "baseline.jsonl")
+    for path in (folder, tmp_path / "baseline.jsonl"):
+        run = Run.load(path)
+        assert len(run.rows) == 5 and len(list(run.distinct())) == 5
+        offset, first = next(run.stream())
+        with run.reader() as read:
+            assert read(offset) == first
+    with pytest.raises(UserError):
+        Run.load(folder / "predictions.jsonl")
+    assert not [file.path for file in psutil.Process().open_files() if str(tmp_path) in file.path]

@@ -52,6 +52,8 @@ def text(old: str, new: str) -> Callable[[Row], str]:
 LINES: list[tuple[Callable[[Row], Any], str]] = [
     (put("true", value=None), "true is null; it must be an object"),
     (put("true", "title", value=[1]), r"true\.title is \[1\]"),
+    (put("true", "title", value=5), r"true\.title is 5; it must be text"),
+    (put("predicted", "title", "value", value=5), r"predicted\.title\.value is 5; it must be text"),
     (put("true", "full_price", value=True), r"true\.full_price is true"),
     (put("true", "full_price", value="cheap"), r'true\.full_price is "cheap"; it must be a number'),
     (put("true", "full_price", value=10**99 * 100), "full_price is 1000"),

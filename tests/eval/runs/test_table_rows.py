@@ -98,6 +98,14 @@ def test_another_way_to_quote_counts_where_it_alone_reads_every_row(tmp_path: Pa
     assert [row["text"] for _, row in read_rows(tmp_path / "p.csv")] == ['say "no", twice', "x"]
 
 
+def test_the_header_is_where_the_wanted_column_is(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes(b"id,answer\na,x,y,z\n")
+    with pytest.raises(UserError, match="line 2 has more cells than the header"):
+        list(read_rows(tmp_path / "p.csv", column="id"))
+    (tmp_path / "p.csv").write_bytes(b"made by,me\nid,answer\n1,x\n2,y\n")
+    assert [row["answer"] for _, row in read_rows(tmp_path / "p.csv", column="id")] == ["x", "y"]
+
+
 def test_a_workbook_and_parquet_are_read(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet

@@ -147,6 +147,21 @@ def test_a_start_that_fails_leaves_no_folder(trained: TrainConfig, tmp_path: Pat
     assert (tmp_path / "empty").is_dir()
 
 
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(
+    trained: TrainConfig, small_catalogue: Path, tmp_path: Path
+) -> None:
+    shop = Path(shutil.copytree(small_catalogue, tmp_path / "shop"))
+    for photo in (shop / "images").rglob("*.*"):
+        photo.write_bytes(b"no photo")
+    with pytest.raises(UserError, match=r"catalogue shard .*train-00000\.arrow, row .* is not a photo"):
+        train(replace(trained, data=shop, output=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not a photo"):
+        train(replace(trained, data=shop, output=tmp_path / "empty"))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def test_a_run_of_an_earlier_version_is_known_by_its_shape(config: TrainConfig) -> None:
     for path in (config.output / "settings.json", config.output / "last" / "state.json"):
         values = json.loads(path.read_text())
@@ -167,6 +182,7 @@ BAD_STATES: list[tuple[dict[str, Any], str]] = [
     ({"step": None}, "step is null"),
     ({"seed": -5}, "seed is -5"),
     ({"seed": True}, "seed is true"),
+    ({"seed": 7}, r"seed is 7 and settings\.seed is 0; they must be the same"),
     ({"best_step": 9, "best_loss": 1.0}, "best_step is 9"),
     ({"best_loss": 1.0}, "best_loss is 1.0"),
     ({"best_loss": "low"}, "best_loss is"),
