@@ -33,7 +33,7 @@ from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
 from mlx_phi3v.task import Field, ParsedField, Task, clean_text, is_missing
 
-from .runs.harness_logs import as_run, read_log
+from .runs.harness_logs import as_run, is_log, read_log
 from .runs.made_from import KEY, is_made, made_from, said
 from .runs.manifest import split_hash
 from .runs.prediction import Prediction, true_values
@@ -137,12 +137,16 @@ def _import_table(settings: ImportConfig, catalogue: Catalogue, output: Path) ->
     """Write the run of a table."""
     if settings.score:
         raise UserError("--score is of a harness' log; leave --data out to read one")
+    if settings.id == "id" and is_log(settings.input):
+        raise UserError(
+            f"--input {settings.input} is the log of a harness; leave --data out to take its scores, "
+            "or name its columns with --id and --text"
+        )
     task = catalogue.task
     rows = {str(row["id"]): row for row in iterate(catalogue.split(settings.split))}
     columns = _columns(settings, task)
-    numbered = read_rows(
-        settings.input, settings.reading, settings.id
-    )  # refuses what is no table before anything is hashed or made
+    # Refuses what is no table before anything is hashed or made.
+    numbered = read_rows(settings.input, settings.reading, settings.id)
     manifest = _manifest(settings, catalogue, rows)
     how = {"id": settings.id, "text": settings.text, "columns": columns, "partial": settings.partial}
     how |= {"reading": asdict(settings.reading)} if settings.reading != Reading() else {}

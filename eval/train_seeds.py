@@ -35,7 +35,7 @@ from mlx_phi3v.ranges import MAX_ROWS
 
 from .demo.jobs import Display
 from .demo.recipe import Recipe, recipe_changes
-from .demo.seed_sets import MAX_SEEDS, SeedSets, fewer_seeds, note_look, train_sets
+from .demo.seed_sets import MAX_SEEDS, SeedSets, fewer_seeds, note_look, same_command, train_sets
 from .demo.seeds_report import report_sets
 
 RECORD = "seeds.json"
@@ -70,14 +70,7 @@ class SeedsConfig:
     @property
     def command(self) -> str:
         """This command without --seeds, to go on with more of them."""
-        given = {
-            "--model": self.model if self.model != SeedsConfig.model else None, "--mlx-model": self.mlx_model,
-            "--backends": " ".join(self.backends) if self.backends != BACKENDS else None, "--recipe": self.recipe,
-            "--split": self.split if self.split != SeedsConfig.split else None, "--limit": self.limit,
-            "--at-once": self.at_once if self.at_once != SeedsConfig.at_once else None,
-        }  # fmt: skip
-        flags = "".join(f" {name} {value}" for name, value in given.items() if value is not None)
-        return f"python -m eval.train_seeds --data {self.data} --output {self.output}{flags}"
+        return same_command("python -m eval.train_seeds", self)
 
     @cached_property
     def sets(self) -> SeedSets:

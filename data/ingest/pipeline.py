@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.files import require_new, sweep, write_json
+import msgspec
+
+from mlx_phi3v.documents import read_as
+from mlx_phi3v.errors import UserError
+from mlx_phi3v.files import content_of, require_new, sweep, write_json
 from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
+from mlx_phi3v.text import printable
 
 from ..writer import made_before
 from .check_row import RowChecks, urls_to_fetch
@@ -22,6 +26,15 @@ from .plan import IngestPlan, make_plan
 from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
+
+# What is in the folder that an ingest works in; `lock` is an earlier version's.
+_WORK = ("plan.json", "downloads", "failures", "pieces", "splitting", "catalogue", "lock")
+
+
+class _Plan(msgspec.Struct):
+    """`plan.json`: which plan a folder's work is of."""
+
+    digest: str
 
 
 def ingest(settings: IngestConfig) -> dict[str, Any]:
@@ -44,6 +57,7 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         return made
     output.parent.mkdir(parents=True, exist_ok=True)
     with locked(work, output, folder=True):
+        _require_ours(work)
         if not (work / "catalogue").exists() and _is_filled(output):
             # An earlier run was killed before it removed its work, or another process has ended just now.
             shutil.rmtree(work)
@@ -56,8 +70,19 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
         rows = _fetch(settings, plan, checks)
         with Progress("checking rows", rows or plan.count, as_json=settings.json) as bar:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
+        info = _write(settings, plan, chunks, count)
+    return info
+
+
+def _write(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:
+    """Write the catalogue and remove what it was made of; of a source without a row nothing is left to be looked up."""
+    try:
         info = write_catalogue(settings, plan, chunks, count)
-        shutil.rmtree(work)
+    except UserError:
+        if not count:
+            shutil.rmtree(chunks.work)
+        raise
+    shutil.rmtree(chunks.work)
     return info
 
 
@@ -75,15 +100,28 @@ def _made(output: Path, plan: IngestPlan) -> dict[str, Any] | None:
     return made
 
 
+def _require_ours(work: Path) -> None:
+    """Raises UserError where the folder to work in, which is removed in the end, holds what no ingest put there."""
+    foreign = [name for name in content_of(work) if name not in _WORK or (name == "plan.json" and not _digest(work))]
+    if foreign:
+        raise UserError(
+            f"{work} holds what no ingest wrote ({printable(foreign[0])}), and an ingest works there; move it elsewhere"
+        )
+
+
+def _digest(work: Path) -> str | None:
+    """The digest of the plan that is worked on in a folder; None where there is none."""
+    try:
+        return read_as(work / "plan.json", "plan of an ingest", _Plan).digest
+    except UserError:
+        return None
+
+
 def _prepare_work(work: Path, plan: IngestPlan) -> None:
     """Keep what an earlier run with the same plan has done; of another plan's work only the fetched photos."""
     digest = plan.digest()
     sweep(work)
-    try:
-        same = json.loads((work / "plan.json").read_text(encoding="utf-8")).get("digest") == digest
-    except (OSError, ValueError):
-        same = False
-    if not same:
+    if _digest(work) != digest:
         for name in ("pieces", "catalogue", "failures"):
             shutil.rmtree(work / name, ignore_errors=True)
         write_json(work / "plan.json", {"digest": digest})

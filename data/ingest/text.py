@@ -19,9 +19,12 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isprintable():
         return clean_text(text)  # most titles: nothing to compose, nothing hidden
     # Hidden characters first: dropping one may bring letter and accent together, or build a special token.
-    visible = "".join(
-        character
-        for character in text
-        if character.isspace() or character in _KEPT_FORMAT or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
-    )
+    hidden = "" if text.isprintable() else filter(_is_hidden, set(text))  # each once: a cell may have millions of them
+    visible = text.translate(dict.fromkeys(map(ord, hidden)))
     return clean_text(unicodedata.normalize("NFC", visible))
+
+
+def _is_hidden(character: str) -> bool:
+    if character.isspace() or character in _KEPT_FORMAT:
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co")

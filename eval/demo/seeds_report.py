@@ -29,28 +29,26 @@ def report_sets(sets: SeedSets, console: Console, page: Path, *, before: int, co
         console.rule(f"{sets.seeds} training{'s' if sets.seeds > 1 else ''} on each backend")
     found = compare_sets(sets, page, as_json=as_json)
     again = looked_again(before, sets.seeds)
-    _lines(console, as_json, [*([f"Note: {again}."] if again else []), *_next(sets, page, found["exit_status"], command)])
+    _lines(console, as_json, [*([f"Note: {again}."] if again else []), *_next(sets, found["exit_status"], command)])
     told = {"claim": "as good a training" if sets.seeds > 1 else "these two adapters", "seeds": sets.seeds, **found}
     result(as_json, event="claim", **told)
     return told
 
 
-def _next(sets: SeedSets, page: Path, status: int, command: str) -> list[str]:
-    lines = [f"The whole report, as a page: {page}"]
+def _next(sets: SeedSets, status: int, command: str) -> list[str]:
     if sets.seeds == 1:
-        lines = [
+        return [
             "One pair of trainings speaks of these two adapters only. Several on each backend go on from here:",
             f"  {command} --seeds {_MORE}",
-            *lines,
         ]
-    elif status == INCONCLUSIVE:
-        lines = [
-            "Not settled. More trainings go on from here; more products need another --output. How many of each:",
-            "  python -m eval.plan --rows ROWS --discordance PERCENT --seeds-deviation POINTS",
-            f"  {command} --seeds {2 * sets.seeds}",
-            *lines,
-        ]
-    return lines
+    if status != INCONCLUSIVE:
+        return []
+    return [
+        "Not settled: the report says whether rows or trainings would settle it. More trainings go on from here:",
+        f"  {command} --seeds {2 * sets.seeds}",
+        "More products need another --output. How many of each, before the work:",
+        "  python -m eval.plan --help",
+    ]
 
 
 def _elsewhere(sets: SeedSets) -> list[str]:

@@ -14,7 +14,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_SEED
 
 from .recipe import Recipe
-from .seed_sets import MAX_SEEDS, SeedSets
+from .seed_sets import MAX_SEEDS, SeedSets, same_command
 
 # The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
 RECIPE = Path(__file__).parent / "sample.yaml"
@@ -88,7 +88,7 @@ class DemoConfig:
     @property
     def command(self) -> str:
         """The command that goes on from what is in `output`."""
-        return "python -m eval" + ("" if self.output == DemoConfig.output else f" --output {self.output}")
+        return same_command("python -m eval", self)
 
     @property
     def seeds_report(self) -> Path:

@@ -95,6 +95,10 @@ def read_config(argv: Sequence[str] | None) -> PlanConfig:
         raise UserError(f"a pilot is two runs; {len(config.runs)} {'is' if len(config.runs) == 1 else 'are'} given")
     if not config.runs and config.rows is None:
         raise UserError("give --rows, or two runs as a pilot; see --help")
+    if config.rows is not None and config.cluster_size is not None and config.cluster_size > config.rows:
+        raise UserError(
+            f"--cluster-size {config.cluster_size:g} is more than --rows {config.rows}; give the rows of one product"
+        )
     wrong = [rate for rate in config.discordance if rate < abs(config.difference)]
     if wrong:
         raise UserError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -116,12 +116,12 @@ def _border(discordant: float, n: float, effective: float, margin: float, z: flo
     scale = effective / n
 
     def outside(gap: float) -> bool:
-        a, b = (discordant - gap) / 2 * scale, (discordant + gap) / 2 * scale
-        return tango_score(a, b, effective, margin) >= -z
+        only_a = max(discordant - gap, 0.0) / 2  # a gap takes as many discordant rows
+        return tango_score(only_a * scale, (only_a + gap) * scale, effective, margin) >= -z
 
     if outside(0.0):
         return -1.0
-    low, high = 0.0, min(discordant, n * margin)
+    low, high = 0.0, n * margin
     if not outside(high):
         return high
     for _ in range(30):
@@ -131,8 +131,14 @@ def _border(discordant: float, n: float, effective: float, margin: float, z: flo
 
 
 def power_trainings(measure: Measure, rows: Rows, seeds: Seeds) -> float:
-    """The chance that several trainings a side are found within the margin; two a side at least."""
-    return 0.0 if abs(measure.difference) >= measure.margin else _power_spread(measure, rows, seeds)
+    """The chance that several trainings a side are found within the margin; two a side at least.
+
+    Trainings that differ by so much have at least as many rows that only one of them has right.
+    """
+    if abs(measure.difference) >= measure.margin:
+        return 0.0
+    apart = 2 * seeds.deviation / math.sqrt(math.pi)  # the mean of |N(0, 2 deviation**2)|
+    return _power_spread(replace(measure, discordance=min(1.0, max(measure.discordance, apart))), rows, seeds)
 
 
 def _power_spread(measure: Measure, rows: Rows, seeds: Seeds | None) -> float:

@@ -42,10 +42,10 @@ def trainings_lines(plan: TrainingsPlan | None) -> Iterator[str]:
         yield "    Give --discordance, or two runs of two trainings: this claim's rates are not known."
         return
     yield f"    {_measures(plan.measures)}; a training moves by {100 * plan.deviation:g} points from seed to seed"
-    yield f"    {'trainings a side':>18}{f'EQUIVALENT at {plan.rows:,} rows':>30}{'rows for 80 %':>20}"
+    yield f"    {'trainings a side':>18}{f'EQUIVALENT at {plan.rows:,} rows':>38}{'rows for 80 %':>18}"
     for line in plan.lines:
         needed = "no number" if line.rows_needed is None else f"{line.rows_needed:,}"
-        yield f"    {line.trainings:>18}{percent(line.power):>30}{needed:>20}"
+        yield f"    {line.trainings:>18}{percent(line.power):>38}{needed:>18}"
     if plan.trainings_needed is None:
         found = f"no number of trainings up to {MOST_TRAININGS} is enough for 80 %: more rows are needed"
     else:
@@ -56,7 +56,7 @@ def trainings_lines(plan: TrainingsPlan | None) -> Iterator[str]:
 
 def _measures(measures: list[Measure]) -> str:
     first = measures[0]
-    shown = " and ".join(f"{percent(item.discordance)} ({item.label})" for item in measures)
+    shown = " and ".join(f"{100 * item.discordance:.3g} % ({item.label})" for item in measures)
     difference = f", true difference {100 * first.difference:+g} points" if first.difference else ""
     margins = sorted({item.margin for item in measures})
     return f"discordant rows {shown}, margin {' or '.join(f'{100 * margin:g}' for margin in margins)} points{difference}"

@@ -139,12 +139,12 @@ class FeatureFolder:
             return None
         if features.shape != (encoded_crops((h, w)) * self.patches + 2, self.width):
             return None
-        if header.metadata is None:
-            believed = self.path(photo).name in self._unsigned
-        else:
-            believed = header.metadata == self._metadata(photo, features, grid)
         unpacked = unpack(features, self.dtype)
-        return (unpacked, (h, w)) if believed and np.isfinite(unpacked).all() else None
+        if header.metadata is None:
+            believed = self.path(photo).name in self._unsigned and bool(np.isfinite(unpacked).all())
+        else:  # features are finite where they are stored, and these are what was stored
+            believed = header.metadata == self._metadata(photo, features, grid)
+        return (unpacked, (h, w)) if believed else None
 
     def _metadata(self, photo: str, features: np.ndarray, grid: np.ndarray) -> dict[str, str]:
         checksum = xxhash.xxh3_64(np.ascontiguousarray(features).data)
@@ -176,5 +176,7 @@ def pack(features: np.ndarray, dtype: str) -> np.ndarray:
 def unpack(packed: np.ndarray, dtype: str) -> np.ndarray:
     """The inverse of `pack`."""
     if dtype == "bfloat16":
-        return (packed.astype(np.uint32) << 16).view(np.float32)
+        bits = packed.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
     return packed.astype(np.float32)

@@ -82,6 +82,8 @@ def read_state(folder: Path) -> TrainState:
             f"{path}: best_step is {shown(state.best_step)} and best_loss is {shown(state.best_loss)}; they must both be null, "
             f"or of one of the {state.step} steps that are done"
         )
+    if state.seed != raw["settings"].get("seed", state.seed):
+        raise UserError(f"{path}: seed is {state.seed} and settings.seed is {raw['settings']['seed']}; they must be the same")
     return state
 
 

@@ -88,7 +88,7 @@ def _look(folder: Path, variant: int) -> object:
 
 
 _SOURCES = ("t.csv", "t.tsv", "t.jsonl", "t.json", "chat.jsonl", "t.parquet", "saved/data-00000-of-00001.arrow",
-            "saved/state.json", "saved/dataset_info.json")  # fmt: skip
+            "saved/state.json", "saved/dataset_info.json", "columns.json", "page.xls", "sheet.xls", "feed.xml")  # fmt: skip
 
 
 def _ingest(folder: Path, variant: int) -> object:
@@ -188,6 +188,17 @@ def _run_commands(folder: Path, variant: int) -> object:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
 
+_PREDICTIONS = ("p.csv", "p.tsv", "p.jsonl", "semicolons.csv", "old.csv", "p.parquet")
+
+
+def _import_table(folder: Path, variant: int) -> object:
+    from eval import import_run
+
+    name = _PREDICTIONS[variant % len(_PREDICTIONS)]
+    flags = ["--input", str(folder / name), "--data", str(folder / "cat"), "--split", "train", "--text", "answer"]
+    return import_run.main([*flags, "--output", str(folder / "out" / "run")])
+
+
 _LOGS = ("lm.jsonl", "lmms.jsonl", "inspect.json", "inspect.eval", "zstd.eval")
 
 
@@ -220,7 +231,9 @@ TARGETS = {
     "tables": Target(
         sound.tables,
         {
-            name: {".jsonl": "lines", ".json": "json", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes")
+            name: {".jsonl": "lines", ".json": "json"}.get(
+                Path(name).suffix, "text" if Path(name).suffix in (".csv", ".tsv", ".xls", ".xml") else "bytes"
+            )
             for name in _SOURCES
         },
         _ingest,
@@ -236,6 +249,11 @@ TARGETS = {
         sound.runs,
         {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
         _run_commands,
+    ),
+    "imported tables": Target(
+        sound.predictions,
+        {name: {".jsonl": "lines", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes") for name in _PREDICTIONS},
+        _import_table,
     ),
     "harness logs": Target(
         sound.harness_logs,

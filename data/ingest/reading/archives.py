@@ -61,6 +61,8 @@ def unpack(path: Path, kind: str, wanted: Callable[[str], bool]) -> Path:
                     if left < 0:
                         raise UserError(f"{path} unpacks to more than {MOST_RATIO} times its size; it is refused")
                     out.write(block)
+        except zipfile.BadZipFile as error:  # a checksum that does not fit, found as its member is read
+            raise _no_zip(path, error) from None
         except OSError as error:
             at = f"unpacking {path} to {folder} (another place: TMPDIR)"
             raise UserError(f"{at}: {printable(name)}: {error.strerror or error}") from None
@@ -86,7 +88,11 @@ def _zip_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     except RuntimeError as error:
         raise UserError(f"{path} cannot be unpacked ({first_line(error)}); unpack it and give its folder") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is no whole zip archive ({first_line(error)}); get it again") from None
+        raise _no_zip(path, error) from None
+
+
+def _no_zip(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no whole zip archive ({first_line(error)}); get it again")
 
 
 def _tar_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -1,4 +1,4 @@
-"""A JSON file's bytes, refused where a number has more digits than Python reads: ijson's own parser crashes on one."""
+"""A JSON file's bytes, refused before ijson crashes on them: numbers of too many digits, and too deep a nesting."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import IO, Any
 from mlx_phi3v.errors import UserError
 
 from .byte_streams import WrappedFile
+from .nesting import MOST_LEVELS, Nesting
 
 MOST_DIGITS = 4300  # of a whole number, as Python's int() takes them by default (sys.int_info.default_max_str_digits)
 _STEP = 4096  # a longer run of digits holds a byte at one of these distances
@@ -17,16 +18,19 @@ _DIGITS = re.compile(rb"[0-9]*")
 
 
 def guarded(file: IO[bytes], path: Path) -> IO[bytes]:
-    """`file` for ijson; reading raises UserError that names `path` for a number of more than MOST_DIGITS digits."""
-    return io.BufferedReader(_NumberGuard(file, path), 1 << 18)
+    """`file` for ijson; reading raises UserError that names `path` for what ijson cannot read.
+
+    That is a number of more than MOST_DIGITS digits, and more than `nesting.MOST_LEVELS` levels.
+    """
+    return io.BufferedReader(_Guard(file, path), 1 << 18)
 
 
-class _NumberGuard(WrappedFile):
-    """Reads from `file`; raises UserError that names `path` for a run of more than MOST_DIGITS digits."""
+class _Guard(WrappedFile):
+    """Reads from `file`; raises UserError that names `path`, see `guarded`."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file)
-        self._path, self._tail = path, b""
+        self._path, self._tail, self._nesting = path, b"", Nesting()
 
     def seekable(self) -> bool:
         """As the file itself."""
@@ -34,7 +38,7 @@ class _NumberGuard(WrappedFile):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As a file."""
-        self._tail = b""
+        self._tail, self._nesting = b"", Nesting()
         return self._file.seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
@@ -43,6 +47,8 @@ class _NumberGuard(WrappedFile):
         seen = self._tail + data
         if has_long_number(seen):
             raise UserError(f"{self._path} holds a number of more than {MOST_DIGITS:,} digits; remove it, or write it as text")
+        if self._nesting.deepest(data) > MOST_LEVELS:
+            raise UserError(f"{self._path} is nested too deeply; it must have at most {MOST_LEVELS} levels")
         self._tail = seen[-MOST_DIGITS:]
         buffer[: len(data)] = data
         return len(data)

@@ -10,6 +10,6 @@ None of the harnesses is needed to read them.
 """
 
 from .log import HarnessLog
-from .read_log import read_log
+from .read_log import is_log, read_log
 
-__all__ = ["HarnessLog", "read_log"]
+__all__ = ["HarnessLog", "is_log", "read_log"]

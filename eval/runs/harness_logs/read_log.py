@@ -13,6 +13,13 @@ from .log import HarnessLog
 _KINDS = "lm-evaluation-harness and lmms-eval: .jsonl of --log_samples; Inspect: .eval or .json"
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file looks like a harness' log, by its name and its first line."""
+    if not path.is_file():
+        return False
+    return path.suffix.lower() == ".eval" or (path.suffix.lower() == ".jsonl" and sample_lines.is_sample_log(path))
+
+
 def read_log(path: Path) -> HarnessLog:
     """Read a log of one of the harnesses, found by what is in the file.
 

@@ -59,25 +59,28 @@ def is_sample_log(path: Path) -> bool:
 
 def read_sample_lines(path: Path) -> HarnessLog:
     """The log. Raises UserError that names the line, for one that is no sample or that repeats a document."""
-    rows = list(_rows(path))
-    filters = list(dict.fromkeys(shape.filter for _, shape, _ in rows))
     lines: dict[tuple[str, str | None], str] = {}
     samples: dict[str, LoggedSample] = {}
-    for place, shape, raw in rows:
+    scores: dict[str, dict[tuple[str, str | None], float | None]] = {}  # by metric and filter
+    tool = LM_EVAL
+    for place, shape, raw in _rows(path):
         key = (str(shape.doc_id), shape.filter)
         if key in lines:
             raise UserError(f"{path} {place} repeats the document {key[0]} of {lines[key]}; keep one of them")
+        if not lines and "doc" not in raw and ("input" in raw or "token_counts" in raw):
+            tool = LMMS_EVAL
         lines[key] = place
-        sample = samples.setdefault(key[0], _sample(place, shape, raw))
-        suffix = f",{shape.filter}" if len(filters) > 1 else ""
-        sample.scores |= {f"{name}{suffix}": value for name, value in _scores(shape, raw)}
-    first = rows[0][2] if rows else {}
+        found = list(_scores(shape, raw))
+        if key[0] not in samples:
+            samples[key[0]] = _sample(place, shape, scored=any(value is not None for _, value in found))
+        scores.setdefault(key[0], {}).update({(name, shape.filter): value for name, value in found})
+    several = len({filter for _, filter in lines}) > 1
+    for identity, sample in samples.items():
+        sample.scores = {f"{name},{filter}" if several else name: value for (name, filter), value in scores[identity].items()}
+    named = next((match["task"] for name in _NAMES if (match := name.fullmatch(path.stem))), None)
     return HarnessLog(
-        LMMS_EVAL if "doc" not in first and ("input" in first or "token_counts" in first) else LM_EVAL,
-        next((match["task"] for name in _NAMES if (match := name.fullmatch(path.stem))), None),
-        path.resolve().parent.name if any(name.fullmatch(path.stem) for name in _NAMES) else None,
-        once(iter(samples.values()), path),
-    )
+        tool, named, path.resolve().parent.name if named else None, once(iter(samples.values()), path)
+    )  # fmt: skip
 
 
 def _rows(path: Path) -> Iterator[tuple[str, SampleShape, dict[str, Any]]]:
@@ -93,9 +96,8 @@ def _rows(path: Path) -> Iterator[tuple[str, SampleShape, dict[str, Any]]]:
             yield f"line {number}", check_shape(value, SampleShape, place), value
 
 
-def _sample(place: str, shape: SampleShape, raw: dict[str, Any]) -> LoggedSample:
+def _sample(place: str, shape: SampleShape, *, scored: bool) -> LoggedSample:
     document = "" if shape.doc is None else sha256_json(_without_addresses(shape.doc))[:16]
-    scored = any(value is not None for _, value in _scores(shape, raw))
     text = _first_text(shape.resps) if scored and shape.resps is not UNSET else None
     text = text or _choice(shape) or _first_text(shape.filtered_resps)
     return LoggedSample(str(shape.doc_id), place, _text(shape.target), text, document)

@@ -57,6 +57,22 @@ def test_an_output_that_another_ingest_writes_is_refused(shop: Path, tmp_path: P
     assert list((tmp_path / ".out.ingest").iterdir()) == [] and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "text"), [("mine.txt", "x"), ("plan.json", "[1]"), ("plan.json", '{"digest": 5}')])
+def test_a_folder_of_the_users_own_where_an_ingest_works_stays(shop: Path, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / ".out.ingest").mkdir()
+    (tmp_path / ".out.ingest" / name).write_text(text)
+    with pytest.raises(UserError, match=rf"\.out\.ingest holds what no ingest wrote \({name}\)"):
+        take(shop, tmp_path / "out")
+    assert (tmp_path / ".out.ingest" / name).read_text() == text and not (tmp_path / "out").exists()
+
+
+def test_a_table_without_rows_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "shop.csv").write_text("title,price\n")
+    with pytest.raises(UserError, match="holds no rows"):
+        take(tmp_path / "shop.csv", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.csv"]
+
+
 def test_what_killed_runs_left_among_downloads_is_removed(tmp_path: Path) -> None:
     store = DownloadStore(tmp_path / "photos", tmp_path / "failures")
     store.save("https://a.example/1.jpg", b"photo")

@@ -93,3 +93,9 @@ def test_an_output_that_another_job_writes_is_refused(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and f"another process is writing {tmp_path / 'out'}" in done.stderr
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_command_that_goes_on_repeats_what_was_given(tmp_path: Path) -> None:
+    assert DemoConfig().command == "python -m eval"
+    given = DemoConfig(tmp_path / "my runs", products=150, test=10, backends=("torch", "mlx"), seeds=3, json=True).command
+    assert given == f"python -m eval --output '{tmp_path}/my runs' --products 150 --test 10 --backends torch mlx"

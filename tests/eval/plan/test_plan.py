@@ -25,7 +25,7 @@ def test_the_readme_says_what_the_rows_of_its_recipe_show(capsys: pytest.Capture
     for rows, share in ((304, 53), (608, 97)):
         assert main(["--rows", str(rows), "--same-discordance", "1"]) == 0
         assert f"{rows} rows: EQUIVALENT in {share} % of comparisons" in capsys.readouterr().out
-    assert main(["--rows", "608", "--discordance", "7", "20"]) == 0
+    assert main(["--rows", "608", "--discordance", "1.1", "10.5"]) == 0
     assert "At 608 rows no number of trainings up to 200 is enough" in capsys.readouterr().out
 
 
@@ -61,6 +61,7 @@ def test_a_pilot_of_one_adapter_and_one_of_two(tmp_path: Path, capsys: pytest.Ca
         (["one", "--rows", "100"], "a pilot is two runs; 1 is given"),
         (["--rows", "100", "--discordance", "1", "--difference", "-3"], "--discordance 1 is below --difference -3"),
         (["--rows", "3"], "--rows"),
+        (["--rows", "30", "--cluster-size", "31"], "--cluster-size 31 is more than --rows 30"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags: list[str], said: str) -> None:

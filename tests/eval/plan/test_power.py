@@ -89,6 +89,12 @@ def test_more_of_each_helps_and_more_noise_does_not() -> None:
     assert joint([0.9, 0.9]) == pytest.approx(0.81)
 
 
+def test_trainings_cannot_differ_more_than_their_rows() -> None:
+    seeds = Seeds(8, 0.01)  # by 1.1 points on average, so 1.1 % of the rows at least are discordant
+    powers = [power_trainings(measure(rate), Rows(2000), seeds) for rate in (0.0, 0.005, 0.0112, 0.03)]
+    assert powers[0] == powers[1] == pytest.approx(powers[2], abs=0.01) and min(powers) > 0.5
+
+
 def test_the_loss_that_is_found_is_beyond_the_margin_and_shrinks_with_rows() -> None:
     few, many = (loss_found(measure(0.05), Rows(n), 2) for n in (300, 3000))
     assert few is not None and many is not None and MARGIN < many < few

@@ -182,6 +182,7 @@ BAD_STATES: list[tuple[dict[str, Any], str]] = [
     ({"step": None}, "step is null"),
     ({"seed": -5}, "seed is -5"),
     ({"seed": True}, "seed is true"),
+    ({"seed": 7}, r"seed is 7 and settings\.seed is 0; they must be the same"),
     ({"best_step": 9, "best_loss": 1.0}, "best_step is 9"),
     ({"best_loss": 1.0}, "best_loss is 1.0"),
     ({"best_loss": "low"}, "best_loss is"),

@@ -185,3 +185,13 @@ def test_a_table_in_an_archive_reads_no_photo_outside_it(tmp_path: Path) -> None
         assert roots.find(name) is None
         assert PhotoRoots(root, tmp_path).find(name) is not None  # --image-root allows it
     assert PhotoRoots(tmp_path / "shop").find(str(secret)) == secret  # a table of one's own
+
+
+def test_a_member_whose_checksum_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "t.zip", FILES)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 16] ^= 1  # the CRC in the central directory, which counts
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"t\.zip is no whole zip archive \(Bad CRC-32"):
+        open_source(str(path))

@@ -15,6 +15,7 @@ from eval.runs.harness_logs import read_log
 from eval.runs.run import Run
 from eval.score import main as score_main
 from mlx_phi3v.errors import UserError
+from tests.helpers.catalogue import write_catalogue
 from tests.helpers.harness_logs import (
     LM_EVAL_NAME,
     LMMS_NAME,
@@ -205,5 +206,8 @@ def test_flags_of_a_table_and_of_a_log_are_not_mixed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [generated(0, True)])
     with pytest.raises(UserError, match="--text is of a table"):
         imported(path, tmp_path / "run", text="resps")
+    write_catalogue(tmp_path / "cat", {"test": 2}, (((40, 30),),))
+    with pytest.raises(UserError, match="is the log of a harness; leave --data out"):
+        imported(path, tmp_path / "run", data=tmp_path / "cat")
     with pytest.raises(UserError, match="--output is required"):
         import_run(ImportConfig(path))
