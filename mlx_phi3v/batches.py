@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .catalogue import Split
 from .config import CROP_SIZE, ModelArgs
 from .crops import ProcessedImage, crop_grid_of, image_token_count, image_token_index, process_image
 from .errors import UserError
@@ -19,6 +18,9 @@ from .photo import Photo, photo_size
 from .prompts import IGNORE, PromptProcessor
 from .task import END, Task
 from .turns import row_exchanges, task_prompt
+
+if TYPE_CHECKING:  # it loads pyarrow, which a question about one photo does not need
+    from .catalogue import Split
 
 
 @dataclass(frozen=True)

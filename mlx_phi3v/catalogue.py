@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from .catalogue_checks import check_batch, check_info, check_kinds, is_format, open_shard, python_values
+from .catalogue_columns import PRODUCT as PRODUCT
 from .errors import UserError
 from .files import read_json
 from .photo import PhotoError, photo_size
@@ -42,9 +43,6 @@ SPLITS = ("train", "validation", "test")
 # of earlier versions lack the column, and an earlier version hands it out as one more extra column.
 SIZES = "_image_sizes"
 SIZES_TYPE = pa.list_(pa.struct([pa.field("width", pa.int32()), pa.field("height", pa.int32())]))
-# The product that a row shows: the id of its first row, the same in all rows that share a code, a group or a photo. Found
-# from the other columns, so no part of the fingerprint; catalogues of earlier versions lack it.
-PRODUCT = "_product"
 
 
 @dataclass(frozen=True)

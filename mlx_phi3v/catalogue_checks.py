@@ -21,8 +21,12 @@ import pyarrow as pa
 from .errors import UserError
 from .photo import MAX_PIXELS
 from .task import Task
-from .turns import TURNS, TURNS_TYPE
+from .turns import TURNS
 
+# The column of a row's `turns.Turn`s. Here, as asking a model about one photo needs no Arrow.
+TURNS_TYPE = pa.list_(
+    pa.struct([pa.field("question", pa.string()), pa.field("images", pa.int32()), pa.field("answer", pa.string())])
+)
 # A path out of its folder, or none at all: absolute, with a drive, a backslash, a NUL, an empty name or a "..".
 _OUTSIDE = r"^$|^/|^[A-Za-z]:|\\|\x00|(?:^|/)\.\.(?:/|$)"
 _MEND = "make the catalogue again"

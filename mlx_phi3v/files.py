@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,6 +152,8 @@ def content_of(folder: Path) -> list[str]:
 
 def scratch_folder() -> Path:
     """A new folder in TMPDIR that is removed when the process ends. What a killed process left there is removed first."""
+    import tempfile  # no other output needs it
+
     for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         if left.is_dir() and not left.is_symlink() and is_abandoned(left):
             _remove(left)

@@ -11,14 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from .task import END, Task, clean_text, defused, image_tags
 
 TURNS = "_turns"
-TURNS_TYPE = pa.list_(
-    pa.struct([pa.field("question", pa.string()), pa.field("images", pa.int32()), pa.field("answer", pa.string())])
-)
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,8 @@ assert chat_prompt("What is this?", 1).count("<|image_1|>") == 1
 """
     packages = loaded_after(code)
     assert not packages & (MLX | TORCH)
+
+
+@pytest.mark.parametrize("name", ["mlx_phi3v.generate", "mlx_phi3v.convert", "mlx_phi3v.fuse", "eval.score", "eval.compare"])
+def test_a_command_without_a_catalogue_starts_without_arrow(name: str) -> None:
+    assert "pyarrow" not in loaded_after(f"import {name}")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_phi3v.catalogue import PRODUCT
+from mlx_phi3v.catalogue_checks import TURNS_TYPE
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_path
 from mlx_phi3v.progress import Progress
 from mlx_phi3v.text import csv_cell, printable, storable
-from mlx_phi3v.turns import TURNS, TURNS_TYPE
+from mlx_phi3v.turns import TURNS
 
 from ..writer import CatalogueWriter
 from .chunk_store import CHANGED, CODE, FINGERPRINTS, GROUP, HIDDEN, LEFT_OUT, ROW, SPLIT, ChunkStore

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.catalogue import PRODUCT
+from mlx_phi3v.catalogue_columns import PRODUCT
 from mlx_phi3v.errors import UserError
 
 from ..runs.columns import FieldColumn, Ints, RunColumns

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from data.writer import CatalogueWriter
 from mlx_phi3v.batches import ExampleMaker
 from mlx_phi3v.catalogue import FORMAT, FORMAT_WITH_TURNS, Catalogue
+from mlx_phi3v.catalogue_checks import TURNS_TYPE
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import IGNORE, PromptProcessor
 from mlx_phi3v.task import END, Field, Task
 from mlx_phi3v.training.row_lengths import measure_rows
-from mlx_phi3v.turns import TURNS, TURNS_TYPE, Turn, row_exchanges, stored
+from mlx_phi3v.turns import TURNS, Turn, row_exchanges, stored
 from tests.helpers.catalogue import random_picture
 
 TASK = Task((Field("answer", "text"),), template="{answer}")
