@@ -52,7 +52,7 @@ def space(tmp_path: Path) -> Iterator[Path]:
 def adapter(checkpoint: Path, tmp_path: Path) -> Path:
     """A fresh adapter of the default checkpoint."""
     config = AdapterArgs(r=2, base_model_name_or_path="the-base")
-    tensors = init_adapter(load_model_config(checkpoint), config, 0)
+    tensors = {key: value + 0.01 for key, value in init_adapter(load_model_config(checkpoint), config, 0).items()}
     save_adapter(tmp_path / "adapter", config, tensors, base_fingerprint(checkpoint))
     return tmp_path / "adapter"
 
