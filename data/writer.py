@@ -120,8 +120,7 @@ class CatalogueWriter:
             (self.folder / "images").mkdir(parents=True, exist_ok=True)
             self._place = place.pop_all()  # puts the folder in place at its end, or removes it at an error
         self._pending: dict[str, list[dict[str, Any]]] = {}
-        self._shards: dict[str, list[str]] = {}
-        self._rows: dict[str, int] = {}
+        self._shards, self._rows = dict[str, list[str]](), dict[str, int]()
         self._open: dict[str, tuple[pa.RecordBatchStreamWriter, int]] = {}
         self._hashes: dict[str, Any] = {}
 

@@ -102,6 +102,9 @@ def load_adapter(
     adapter, tensors = uniform(opened.adapter, tensors, opened.patterns)
     if not any(value.any() for key, value in tensors.items() if not key.endswith(".lora_A.weight")):
         note(f"adapter {opened.folder} changes nothing: every lora_B is zero, as before the first step of a training")
+    if model is not None and "base_fingerprint" not in read_metadata(weights_path(opened.folder)):
+        named = shown(adapter.base_model_name_or_path or "no model")
+        note(f"adapter {opened.folder} does not say which weights it was trained on (it names {named}): check it")
     return adapter, tensors
 
 
@@ -155,22 +158,18 @@ def _expected(
 
 
 def _check_base(folder: Path, weights: Path, adapter: AdapterArgs, fingerprint: str, model: str | None) -> None:
-    """Raise UserError for an adapter of other weights; one line where it does not say of which."""
+    """Raise UserError for an adapter of other weights, as far as it says of which."""
     made_for, named = read_metadata(weights).get("base_fingerprint"), adapter.base_model_name_or_path
     if made_for and made_for != fingerprint:
         raise UserError(
             f"adapter {folder} was trained on another base model ({named or 'unknown'}, fingerprint "
             f"{shown(made_for[:12])}, this model has {fingerprint[:12]}); give the --model it was trained on"
         )
-    if made_for is not None:
-        return
     theirs, ours = _family(named), _family(model or "")
-    if theirs and ours and theirs != ours:
+    if made_for is None and theirs and ours and theirs != ours:
         raise UserError(
             f"adapter {folder} was trained on {shown(named)}, and this model is {ours}; give the --model it was trained on"
         )
-    if model is not None:
-        note(f"adapter {folder} does not say which weights it was trained on (it names {shown(named or 'no model')}): check it")
 
 
 def _family(name: str) -> str:

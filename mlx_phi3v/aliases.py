@@ -36,7 +36,7 @@ ALIASES = (
     Alias("model", ("model_path", "model_name_or_path", "model_id")),
     Alias("output", ("output_dir", "output_path")),
     Alias("output", ("adapter_path",), TRAIN),
-    Alias("adapter", ("adapter_path",), ("generate", "predict", "fuse")),
+    Alias("adapter", ("adapter_path",), ("generate", "predict", "fuse", "export")),
     Alias("dtype", ("torch_dtype",)),
     Alias("init_adapter", ("resume_adapter_file",), TRAIN),
     Alias("max_steps", ("iters",), TRAIN),
@@ -66,7 +66,7 @@ ALIASES = (
 _MODULES = "--language, --vision, --projector, --separators and --lm-head choose the modules that are trained"
 _CATALOGUE = "has no counterpart: --data takes a catalogue folder, which mlx_phi3v.ingest makes of files or a hub dataset"
 _UPLOAD = "is not built in yet: upload the folder with `hf upload REPO FOLDER`"
-_WEIGHTS = ("train", "plan", "generate", "predict", "convert", "fuse")
+_WEIGHTS = ("train", "plan", "generate", "predict", "convert", "fuse", "export")
 
 REFUSALS = (
     Refusal(("trust_remote_code",), "is not needed: no code from a checkpoint is ever run", _WEIGHTS),

@@ -38,7 +38,7 @@ def commands(checkpoint: Path, tmp_path: Path) -> Callable[[str], list[str]]:
     def line(name: str) -> list[str]:
         if name == "fuse":
             config = AdapterArgs(r=2, base_model_name_or_path="the-base")
-            tensors = init_adapter(load_model_config(checkpoint), config, 0)
+            tensors = {key: value + 0.01 for key, value in init_adapter(load_model_config(checkpoint), config, 0).items()}
             save_adapter(made / "adapter", config, tensors, base_fingerprint(checkpoint))
         if name == "ingest":
             pytest.importorskip("httpx")

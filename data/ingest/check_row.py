@@ -62,6 +62,11 @@ class RowChecks:
     rules: ValueRules = dataclasses.field(default_factory=ValueRules)
 
     @functools.cached_property
+    def field_names(self) -> tuple[str, ...]:
+        """The names of the task's fields."""
+        return tuple(field.name for field in self.mapping.fields)
+
+    @functools.cached_property
     def carried(self) -> tuple[tuple[str, str, bool], ...]:
         """The columns carried along: name in the catalogue, column of the source, whether it holds text."""
         return tuple((name, column, pa.types.is_string(self.schema.field(name).type)) for name, column in self.extras.items())
@@ -75,7 +80,7 @@ def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]
     checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
     checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
     checked[CHANGED] = sum(photo.changed for photo in photos)
-    checked[LEFT_OUT] = len(references_of(checks, row)) - len(photos)
+    checked[LEFT_OUT] = len(references_of(checks, row)) - len(photos) if checks.mapping.images else 0
     return checked
 
 
@@ -92,15 +97,18 @@ def check_fields(checks: RowChecks, row: RawRow) -> dict[str, Any]:
     if checks.chat is not None:
         turns = values[TURNS] if mapping.images else tuple(dataclasses.replace(turn, images=0) for turn in values[TURNS])
         checked[TURNS] = own_turns(turns, checks.chat, notes)
-    if all(checked[field.name] is None for field in mapping.fields):
+    if not any(checked[name] is not None for name in checks.field_names):
         raise RejectedError("no_field_has_a_value")
     code = resolve(values, mapping.code) if mapping.code else None
-    checked[CODE] = None if checks.rules.is_empty(code) else normalise(str(code))
+    is_empty = checks.rules.is_empty
+    checked[CODE] = None if is_empty(code) else normalise(str(code))
     checked[GROUP] = None if row.group is None else normalise(row.group)
     for name, column, is_text in checks.carried:
         cell = values.get(column)
-        empty = isinstance(cell, str) and checks.rules.is_empty(cell)
-        checked[name] = None if empty else _carried(cell, is_text)
+        if isinstance(cell, str):  # most are
+            checked[name] = None if is_empty(cell) else storable(cell)
+        else:
+            checked[name] = _carried(cell, is_text)
     return checked
 
 

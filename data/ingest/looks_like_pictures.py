@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from .paths_in_row import column_of, leaf_paths, resolve
@@ -24,15 +24,25 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0
 
 # Pictures that are not the product's, and smaller copies of one that may stand in another column.
 _OTHERS = re.compile(r"logo|icon|flag|avatar|banner|swatch|seller|user|author|brand|vendor", re.IGNORECASE)
+_NAMES = re.compile(
+    r"im(age|agen|ages|g|magin)|photo|pic|foto|bild|zdj|afbeeld|gambar|фото|картин|изображ|图|圖|画像", re.IGNORECASE
+)
 _SMALLER = re.compile(r"thumb|small|mini|tiny|preview|low|hover|back", re.IGNORECASE)
 
 
-def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None = None) -> dict[str, float]:
-    """The columns, and paths into nested ones, most of whose values look like pictures -> the share; the surest first.
+class Shares(NamedTuple):
+    """The share of a column's values that look like pictures, and of those that are by their suffix, bytes or file."""
+
+    alike: float
+    sure: float
+
+
+def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None = None) -> dict[str, Shares]:
+    """The columns, and paths into nested ones, most of whose values look like pictures; the surest first.
 
     rows: the values of each and the folder that its paths start from. given: the folder of --image-root.
     """
-    seen, alike = Counter[str](), Counter[str]()
+    seen, alike, sure = Counter[str](), Counter[str](), Counter[str]()
     for values, root in rows:
         if isinstance(values, RowError):
             continue
@@ -42,42 +52,48 @@ def picture_columns(rows: Iterable[tuple[Row, str | None]], given: Path | None =
             if value is None or value == "":
                 continue
             seen[path] += 1
-            alike[path] += looks_like_picture(value, roots)
-    sure = {path: alike[path] / count for path, count in seen.items() if alike[path] >= _LEAST * count}
-    return {path: sure[path] for path in sorted(sure, key=lambda path: (-sure[path], -seen[path]))}
+            if looks_like_picture(value, roots):
+                alike[path] += 1
+                # A host that sounds like one of pictures says little, unless the column's name does too.
+                sure[path] += bool(_NAMES.search(path)) or looks_like_picture(value, roots, hosts=False)
+    found = {path: Shares(alike[path] / n, sure[path] / n) for path, n in seen.items() if alike[path] >= _LEAST * n}
+    return {path: found[path] for path in sorted(found, key=lambda path: (-found[path].alike, -seen[path]))}
 
 
-def sure_columns(shares: Mapping[str, float], columns: Collection[str]) -> list[str]:
+def sure_columns(shares: Mapping[str, Shares], columns: Collection[str]) -> list[str]:
     """Of `picture_columns` the one to take, or the one series such as IMAGE1, IMAGE2; none where there is a choice.
 
-    >>> sure_columns({"Foto1": 1.0, "Foto2": 0.95, "brand_logo": 1.0}, ["Foto1", "Foto2", "brand_logo"])
+    >>> all_of = Shares(1.0, 1.0)
+    >>> sure_columns({"Foto1": all_of, "Foto2": Shares(0.95, 0.95), "brand_logo": all_of}, ["Foto1", "Foto2", "brand_logo"])
     ['Foto1', 'Foto2']
-    >>> sure_columns({"front": 1.0, "side": 1.0}, ["front", "side"]), sure_columns({"hero_thumb": 1.0, "hero": 1.0}, ["hero"])
-    ([], ['hero'])
+    >>> sure_columns({"front": all_of, "side": all_of}, ["front", "side"]), sure_columns({"a_thumb": all_of, "a": all_of}, [])
+    ([], ['a'])
     """
     series: dict[str, list[str]] = {}
-    for path, share in shares.items():
+    for path in shares:
         column = column_of(path, columns) or path
         name = column if re.search(r"\.\d+(\.|$)", path) else path  # all of a list's pictures, not the first alone
         listed = series.setdefault(_NUMBER.sub("#", name), [])
-        if share >= _SURE and not _OTHERS.search(name) and name not in listed:
+        if shares[path].sure >= _SURE and name not in listed:
             listed.append(name)
-    found = [key for key, names in series.items() if names]
+    found = [key for key in series if not _OTHERS.search(key)]
     found = [key for key in found if not _SMALLER.search(key)] or found if len(found) > 1 else found
-    return (
-        sorted(series[found[0]], key=lambda name: [int(number) for number in _NUMBER.findall(name)]) if len(found) == 1 else []
-    )
+    names = series[found[0]] if len(found) == 1 else []
+    return sorted(names, key=lambda name: [int(number) for number in _NUMBER.findall(name)])
 
 
-def looks_like_picture(value: Any, roots: PhotoRoots) -> bool:
-    """Whether a cell's value is a picture: bytes, a data URL, a URL or path with a picture's suffix, a file that exists."""
-    if isinstance(value, Mapping):
-        return any(looks_like_picture(item, roots) for item in photo_references(value))
+def looks_like_picture(value: Any, roots: PhotoRoots, *, hosts: bool = True) -> bool:
+    """Whether a cell's value is a picture: bytes, a data URL, a URL or path with a picture's suffix, a file that exists.
+
+    `hosts`: or a URL whose host sounds like one of pictures.
+    """
     found = photo_references(value)
-    return bool(found) and all(_is_one(item, roots) for item in found[:3])
+    if isinstance(value, Mapping):
+        return any(_is_one(item, roots, hosts) for item in found)
+    return bool(found) and all(_is_one(item, roots, hosts) for item in found[:3])
 
 
-def _is_one(reference: Any, roots: PhotoRoots) -> bool:
+def _is_one(reference: Any, roots: PhotoRoots, hosts: bool) -> bool:
     if isinstance(reference, (bytes, bytearray)):
         return bytes(reference[:8]).startswith(_MAGIC) or bytes(reference[4:8]) == b"ftyp"
     if not isinstance(reference, str) or len(reference) > 4000:
@@ -85,7 +101,7 @@ def _is_one(reference: Any, roots: PhotoRoots) -> bool:
     if reference.startswith("data:image/"):
         return True
     if (url := as_url(reference)) is not None:
-        return _is_picture_url(url)
+        return _is_picture_url(url, hosts)
     if reference.lower().endswith(PICTURE_SUFFIXES):
         return True
     try:
@@ -94,13 +110,13 @@ def _is_one(reference: Any, roots: PhotoRoots) -> bool:
         return False
 
 
-def _is_picture_url(url: str) -> bool:
+def _is_picture_url(url: str, hosts: bool) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    if parts.path.lower().endswith(PICTURE_SUFFIXES):
-        return True
+    if parts.path.lower().endswith(PICTURE_SUFFIXES) or not hosts:
+        return parts.path.lower().endswith(PICTURE_SUFFIXES)
     names = (parts.hostname or "").split(".")
     last = parts.path.rpartition("/")[2].lower()
     return any(name.rstrip("0123456789").strip("-") in _HOSTS for name in names) and not last.endswith(

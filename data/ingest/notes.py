@@ -48,9 +48,13 @@ class Notes:
                 self.unread.append(
                     {"row": number, "field": note.field, "reason": note.detail, "value": note.value, "place": place}
                 )
-        present = [field for field in mapping.fields if row[field.name] is not None]
-        self.read.update(field.name for field in present if field.kind == "number")
-        if 2 * len(present) < len(mapping.fields):
+        present = 0
+        for field in mapping.fields:
+            if row[field.name] is not None:
+                present += 1
+                if field.kind == "number":
+                    self.read[field.name] += 1
+        if 2 * present < len(mapping.fields):
             self.lost += 1
             self.first_lost = number if self.first_lost is None else self.first_lost
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from .row import Row, RowError
 _LEAST = 0.5  # of the rows whose file must be there
 _DISTINCT = 0.9  # of the rows must have a file of their own
 _LONGEST_PREFIX = 4
-_MOST_FILES = 200_000  # that are looked at
+_MOST_FILES = 100_000  # of any kind, that are looked at
 _MOST_DEPTH = 4
 _MOST_VALUE = 80  # characters of a value that may be a file's name
 
@@ -29,7 +28,7 @@ def photo_pattern(rows: Iterable[tuple[Row, str | None]], given: Path | None = N
     folder = given or next((Path(root) for _, root in seen if root is not None), None)
     if folder is None or not folder.is_dir():
         return None
-    files = {path.stem: path for path in itertools.islice(_photos(folder), _MOST_FILES)}
+    files = {path.stem: path for path in _photos(folder)}
     if not files:
         return None
     lengths = Counter(len(stem) for stem in files if stem.isdecimal())
@@ -47,10 +46,14 @@ def photo_pattern(rows: Iterable[tuple[Row, str | None]], given: Path | None = N
 
 def _photos(folder: Path) -> Iterator[Path]:
     """The photos of a folder and of those in it."""
+    seen = 0
     for parent, folders, names in os.walk(folder):
         depth = len(Path(parent).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _MOST_DEPTH else []
         yield from (Path(parent, name) for name in sorted(names) if name.lower().endswith(PICTURE_SUFFIXES))
+        seen += len(names)
+        if seen > _MOST_FILES:
+            return
 
 
 def _named_by(value: Any, column: str, files: Mapping[str, Path], folder: Path, length: int) -> Iterator[tuple[str, str]]:

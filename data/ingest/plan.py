@@ -25,7 +25,7 @@ from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .join import JoinedTable
 from .known_exports import load_preset, with_preset
-from .looks_like_pictures import picture_columns, sure_columns
+from .looks_like_pictures import Shares, picture_columns, sure_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
 from .photos_by_name import photo_pattern
@@ -169,7 +169,7 @@ def _given_folder(settings: IngestConfig) -> Path | None:
     return Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
 
 
-def _look_like_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> dict[str, float]:
+def _look_like_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> dict[str, Shares]:
     return picture_columns(_values_and_roots(rows), _given_folder(settings))
 
 

@@ -205,4 +205,19 @@ def _remarks(sets: TrainingSets, absent: AbsentRows) -> Iterator[str]:
         unfinished = [item.label for item in side.trainings if not item.finished]
         if unfinished:
             yield f"{side.name}: {', '.join(unfinished)} is unfinished; resume it with eval.predict before you trust this"
+        alike = _alike(side)
+        if alike:
+            yield f"{side.name}: {alike[0]} and {alike[1]} give the same answer to every row; is one a copy of the other?"
     yield from absent.sentences()
+
+
+def _alike(side: Side) -> tuple[str, str] | None:
+    """Two trainings of a side whose parsed answers are all equal."""
+    seen: dict[int, str] = {}
+    for item, fields in zip(side.trainings, side.fields):
+        values = (column.predicted.tolist() for column in fields.values())
+        answers = hash(tuple(None if value != value else value for column in values for value in column))  # NaN: no number
+        if answers in seen:
+            return seen[answers], item.label
+        seen[answers] = item.label
+    return None

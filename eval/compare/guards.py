@@ -12,7 +12,7 @@ a deciding measure, one category 10 points   score
 A guard is raised where its one-sided p-value stays below 5 % after Holm's correction (1979): half of the 5 % over the guards
 of all rows, half over those of the categories, so that many categories do not blunt the others. Errors of prices have heavy
 tails, which a t-test takes badly where few rows differ: there the sign-flip test (Fisher 1935), which is exact where both
-runs are alike, must reject equality too.
+runs are alike, must reject equality too. Rows of one product count as one that moves together (see `products`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ MOST_TRAININGS = 200
 _Z = normal_quantile(1 - 2 * ALPHA)
 _QUANTILES = 24  # of the estimated variance between trainings
 _GRID = 40  # numbers of discordant rows at which the border is solved; between them it is interpolated
-_TRUST_PRODUCTS = 10  # as in `statistics.effective`
+_TRUST_PRODUCTS = 10  # as in `statistics.spread`
 _REACH = 7  # standard deviations of the number of discordant rows
 
 

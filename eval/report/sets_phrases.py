@@ -33,6 +33,9 @@ def settle_line(found: SetComparison) -> str | None:
     item = found.settle
     if item is None:
         return None
+    absent = found.absent.counted
+    if absent and item.rows is not None and item.rows <= absent:
+        return f"Answer the {absent:,} absent rows first."
     power = "80 % power for all measures together, if the rates seen here are the true ones"
     rows = f"{item.rows:,} more rows" if item.rows is not None else None
     seeds = None if item.trainings is None else _seeds(item.trainings)

@@ -111,6 +111,26 @@ def tables(folder: Path) -> None:
             csv.writer(file, delimiter=delimiter).writerows([_COLUMNS, *_ROWS])
     (folder / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "t.json").write_text(json.dumps(records))
+    (folder / "columns.json").write_text(
+        json.dumps({name: [record[name] for record in records] for name in _COLUMNS}, indent=1)
+    )
+    html = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in [_COLUMNS, *_ROWS])
+    (folder / "page.xls").write_text(f"<html><body><table>{html}</table></body></html>")
+    cells = [[f'<Cell><Data ss:Type="String">{cell}</Data></Cell>' for cell in row] for row in [_COLUMNS, *_ROWS]]
+    (folder / "sheet.xls").write_text(
+        '<?xml version="1.0"?><Workbook xmlns:ss="urn:schemas-microsoft-com:office:spreadsheet" '
+        'xmlns="urn:schemas-microsoft-com:office:spreadsheet"><Worksheet ss:Name="A"><Table>'
+        + "".join(f"<Row>{''.join(row)}</Row>" for row in cells)
+        + "</Table></Worksheet></Workbook>"
+    )
+    offers = "".join(
+        f"<offer>{''.join(f'<{name}>{value}</{name}>' for name, value in record.items())}<categoryId>2</categoryId></offer>"
+        for record in records
+    )
+    categories = '<category id="1">A</category><category id="2" parentId="1">B</category>'
+    (folder / "feed.xml").write_text(
+        f"<yml_catalog><shop><categories>{categories}</categories><offers>{offers}</offers></shop></yml_catalog>"
+    )
     turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "a hat"}]
     chat = {"messages": turns, "images": ["photo.png"]}
     (folder / "chat.jsonl").write_text((json.dumps(chat) + "\n") * 2)

@@ -88,7 +88,7 @@ def _look(folder: Path, variant: int) -> object:
 
 
 _SOURCES = ("t.csv", "t.tsv", "t.jsonl", "t.json", "chat.jsonl", "t.parquet", "saved/data-00000-of-00001.arrow",
-            "saved/state.json", "saved/dataset_info.json")  # fmt: skip
+            "saved/state.json", "saved/dataset_info.json", "columns.json", "page.xls", "sheet.xls", "feed.xml")  # fmt: skip
 
 
 def _ingest(folder: Path, variant: int) -> object:
@@ -231,7 +231,9 @@ TARGETS = {
     "tables": Target(
         sound.tables,
         {
-            name: {".jsonl": "lines", ".json": "json", ".csv": "text", ".tsv": "text"}.get(Path(name).suffix, "bytes")
+            name: {".jsonl": "lines", ".json": "json"}.get(
+                Path(name).suffix, "text" if Path(name).suffix in (".csv", ".tsv", ".xls", ".xml") else "bytes"
+            )
             for name in _SOURCES
         },
         _ingest,

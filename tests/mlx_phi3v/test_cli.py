@@ -27,6 +27,7 @@ from mlx_phi3v.aliases import ALIASES, REFUSALS, aliases, refusals
 from mlx_phi3v.cli import build, option, own_keys, parse, read_yaml
 from mlx_phi3v.convert import ConvertConfig
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.export import ExportConfig
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
@@ -131,6 +132,7 @@ def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
 
 CONFIGS: dict[str, type] = {
     "compare": CompareConfig, "convert": ConvertConfig, "demo": DemoConfig, "describe": DescribeConfig, "fuse": FuseConfig,
+    "export": ExportConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
     "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,

@@ -30,7 +30,7 @@ TRAINED = TrainedTask(SHOES, 2, "float32")
 def adapter(tmp_path: Path) -> Path:
     """An adapter of the tiny model that carries another task and another number of crops than the model's own."""
     base, config = resolve_model("tiny"), AdapterArgs(r=2, target_modules=LANGUAGE)
-    tensors = init_adapter(load_model_config(base), config, seed=0)
+    tensors = {key: value + 0.01 for key, value in init_adapter(load_model_config(base), config, seed=0).items()}
     save_adapter(tmp_path / "adapter", config, tensors, base_fingerprint(base))
     TRAINED.save(tmp_path / "adapter")
     return tmp_path / "adapter"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -187,12 +187,17 @@ def _of_rows(lists: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in lists.items() if count and name not in described}
 
 
+def _are_alike(one: Collection[str], other: Collection[str]) -> bool:
+    """Whether two kinds of object share nearly all of their keys."""
+    return 5 * len(set(one) & set(other)) >= 4 * len(set(one) | set(other))
+
+
 def _list_shape(prefix: str, found: _Outline) -> JsonShape:
     """The rows of the list at `prefix`, and of the lists beside it whose objects have the same keys."""
     parent = prefix.removesuffix(".item").rpartition(".")[0]
     own = found.keys.get(prefix, Counter())
     beside = [name for name in _of_rows(found.lists) if name.removesuffix(".item").rpartition(".")[0] == parent]
-    alike = [name for name in beside if len(own & found.keys.get(name, Counter())) * 5 >= 4 * len(own)]
+    alike = [name for name in beside if _are_alike(own, found.keys.get(name, Counter()))]
     if len(alike) > 1 and len(alike) == len(beside):
         names = ", ".join(name.removesuffix(".item") for name in alike[:4])
         return JsonShape(

@@ -131,12 +131,19 @@ def test_one_sided_a_gain_passes_and_a_loss_does_not(tmp_path: Path) -> None:
 
 
 def test_rows_that_one_training_lacks_are_counted_as_absent(tmp_path: Path) -> None:
-    a = train(tmp_path, "x", EQUAL_A[:2], rows=ROWS)
-    b = train(tmp_path, "y", EQUAL_B[:1], rows=ROWS)
-    b.append(train(tmp_path / "short", "y", EQUAL_B[:2], rows=ROWS[:900])[1])
+    a, b = train(tmp_path, "x", EQUAL_A, rows=ROWS), train(tmp_path, "y", EQUAL_B[:4], rows=ROWS)
+    b.append(train(tmp_path / "short", "y", EQUAL_B, rows=ROWS[:900])[4])
     found = compare_sets(a, b, resamples=20)
     assert found.joined == 900 and found.absent.counted == 100 and found.absent.only_a == 100
-    assert found.verdict == "INCONCLUSIVE"
+    assert found.verdict == "INCONCLUSIVE" and settle_line(found) == "Answer the 100 absent rows first."
+
+
+def test_trainings_with_the_same_answers_are_named(tmp_path: Path) -> None:
+    a = train(tmp_path, "x", EQUAL_A[:2], rows=ROWS[:100])
+    same = [row.to_dict() for row in a[0].rows]
+    a.append(write_run(tmp_path / "copy", same, label="copy", training={"seed": 2}, hashes={"adapter": digest("copy")}))
+    found = compare_sets(a, train(tmp_path, "y", EQUAL_B[:3], rows=ROWS[:100]), resamples=20)
+    assert found.remarks == ["A: x-0 and copy give the same answer to every row; is one a copy of the other?"]
 
 
 # --- which runs are one way to train
