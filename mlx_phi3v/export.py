@@ -1,7 +1,7 @@
 """Write an adapter in the form of another tool: of mlx-vlm and mlx-lm, or of PEFT.
 
     python -m mlx_phi3v.export --adapter runs/mine --model phi3v-4bit --output mine-mlx
-    python -m mlx_vlm.generate --model phi3v-4bit --adapter-path mine-mlx --image photo.jpg --prompt "What is this?"
+    mlx_vlm.generate --model phi3v-4bit --adapter-path mine-mlx --image photo.jpg --prompt "What is this?"
     python -m mlx_phi3v.export --adapter mine-mlx --model phi3v-4bit --form peft --output mine
 
 Every value keeps its bits: a way there and back gives the same tensors and configuration. mlx_phi3v itself reads both forms.
