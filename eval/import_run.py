@@ -31,6 +31,7 @@ from mlx_phi3v.documents import plain, shown
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
+from mlx_phi3v.ranges import MAX_ROWS
 from mlx_phi3v.task import Field, ParsedField, Task, clean_text, is_missing
 
 from .runs.harness_logs import as_run, is_log, read_log
@@ -66,7 +67,7 @@ class ImportConfig:
         help="quotes of a CSV file: doubled (rfc), escaped by a backslash, or text (none); found in its rows if not given",
     )
     header_line: int | None = option(
-        None, at_least=1, help="line or row of a table, from 1, that names the columns; found if not given"
+        None, at_least=1, at_most=MAX_ROWS, help="line or row of a table, from 1, that names the columns; found if not given"
     )
     sheet: str | None = option(None, help="sheet of a workbook; the one with most rows if not given")
     score: tuple[str, ...] = option((), help="of a harness' log: the scores to take (default: all from 0 to 1)")

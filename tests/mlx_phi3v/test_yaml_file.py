@@ -143,10 +143,17 @@ def mapped(folder: Path, text: str) -> FieldMapping:
     )
 
 
-@pytest.mark.parametrize("word", ["no", "off", "false", "'false'", "False"])
-def test_required_no_means_no(tmp_path: Path, word: str) -> None:
-    assert not mapped(tmp_path, f"fields: {{title: {{column: Title, required: {word}}}}}").fields[0].required
-    assert mapped(tmp_path, "fields: {title: {column: Title, required: on}}").fields[0].required
+def test_required_is_true_or_false(tmp_path: Path) -> None:
+    for word in ("false", "False"):
+        assert not mapped(tmp_path, f"fields: {{title: {{column: Title, required: {word}}}}}").fields[0].required
+    assert mapped(tmp_path, "fields: {title: {column: Title, required: true}}").fields[0].required
+
+
+@pytest.mark.parametrize("word", ["no", "off", "on", "yes", "'false'", "0"])
+def test_another_word_for_required_is_refused(tmp_path: Path, word: str) -> None:
+    """In YAML 1.1 `no` is false, in 1.2 it is a word: neither is guessed."""
+    with pytest.raises(UserError, match=r"c\.yaml: field 'title' has required .*write required: true or required: false"):
+        mapped(tmp_path, f"fields: {{title: {{column: Title, required: {word}}}}}")
 
 
 def test_a_column_of_digits_is_found(tmp_path: Path) -> None:

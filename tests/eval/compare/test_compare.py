@@ -151,7 +151,7 @@ def test_a_repeated_row_is_named_and_counted_once(reference: Run, alike: bool) -
 
 def test_runs_with_no_row_in_common_are_refused(reference: Run) -> None:
     rows = [{**row, "id": f"q{i}"} for i, row in enumerate(ROWS)]
-    with pytest.raises(UserError, match="no row in common"):
+    with pytest.raises(UserError, match="no whole row in common"):
         compared(reference, rows)
 
 
