@@ -149,7 +149,7 @@ def settings(folder: Path) -> None:
         "projector: lora\nlora_dropout: .05\nmax_length: 2048\n"
     )
     (folder / "ingest.yaml").write_text(
-        "source: t.csv\noutput: out\nfields:\n  title: {column: name, kind: text, required: yes}\n"
+        "source: t.csv\noutput: out\nfields:\n  title: {column: name, kind: text, required: true}\n"
         '  price: {column: p, kind: number, currency: EUR, decimal: ","}\nimage: {columns: [a, b]}\n'
         "template: 'T: {title}, P: {price}'\nprompt: What is it?\nallow_hosts: [\"a:443\"]\nvalidation: 0.2\n"
     )
