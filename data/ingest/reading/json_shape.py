@@ -179,7 +179,11 @@ def _inside(file: IO[bytes], path: Path) -> JsonShape:
 
 def _is_by_columns(file: IO[bytes], path: Path) -> bool:
     file.seek(0)
-    return next(by_columns(read_columns(file, path)), None) is not None
+    try:
+        value = read_columns(file, path)
+    except (ValueError, RecursionError) as error:  # ijson lets pass what json does not, such as a vertical tab
+        raise UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+    return next(by_columns(value), None) is not None
 
 
 def _of_rows(lists: Mapping[str, int]) -> dict[str, int]:

@@ -101,6 +101,13 @@ def test_what_is_written_by_columns_is_read_by_rows(form: str, indent: int | Non
     assert table.count == 2 and list(table.columns) == ["price", "title"]
 
 
+def test_columns_behind_a_character_that_json_does_not_have_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "columns.json"
+    path.write_bytes(b'{\x0b "title": ["Pot", "Pan"], "price": [5, 7]}')  # a vertical tab, which ijson passes over
+    with pytest.raises(UserError, match=r"columns\.json is not valid JSON"):
+        open_table(path)
+
+
 def test_columns_that_are_too_large_to_hold_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.ingest.reading.json_columns._MOST_BYTES", 1000)
     numbers = {str(k): "x" * 50 for k in range(50)}
