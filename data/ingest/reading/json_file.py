@@ -9,13 +9,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import storable
 
-from ..row import Row, RowError, first_line, whole
+from ..row import Row, RowError, whole
 from .byte_streams import WrappedFile, open_bytes
 from .encodings import read_mark
-from .json_shape import JsonShape, find_shape
+from .json_shape import JsonShape, find_shape, not_json
 from .long_numbers import guarded
 
 MAX_LINE = 256_000_000  # bytes of a line: a photo of 50 MB in base64 fits several times
@@ -58,7 +57,7 @@ class JsonFile:
             try:
                 yield from (_with_floats(item) for item in ijson.items(file, f"{name}.item") if isinstance(item, dict))
             except (ijson.JSONError, ValueError, RecursionError) as error:
-                raise self._not_json(error) from None
+                raise not_json(self.path, error) from None
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
         with whole(self.path), self.open_file() as file:
@@ -87,12 +86,9 @@ class JsonFile:
                 except StopIteration:
                     return
                 except (ijson.JSONError, ValueError, RecursionError) as error:
-                    raise self._not_json(error) from None
+                    raise not_json(self.path, error) from None
                 row = json_row(value)
                 yield number, row if isinstance(row, RowError) else _with_floats(row)
-
-    def _not_json(self, error: BaseException) -> UserError:
-        return UserError(f"{self.path} is not valid JSON ({first_line(error)}); it may be truncated")
 
 
 class _AsUtf8(WrappedFile):

@@ -62,6 +62,11 @@ class JsonShape:
         return value
 
 
+def not_json(path: Path, error: BaseException) -> UserError:
+    """The sentence for a file that a parser of JSON does not take."""
+    return UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated")
+
+
 _BY_COLUMNS = JsonShape(by_columns=True, note="it is written by columns, as pandas does")
 
 
@@ -159,7 +164,7 @@ def _inside(file: IO[bytes], path: Path) -> JsonShape:
         for prefix, event, value in ijson.parse(file, multiple_values=True):
             found.add(prefix, event, value)
     except (ijson.JSONError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+        raise not_json(path, error) from None
     lists, maps = found.lists, found.maps
     if found.documents > 1:
         return JsonShape(prefix="")
@@ -182,7 +187,7 @@ def _is_by_columns(file: IO[bytes], path: Path) -> bool:
     try:
         value = read_columns(file, path)
     except (ValueError, RecursionError) as error:  # ijson lets pass what json does not, such as a vertical tab
-        raise UserError(f"{path} is not valid JSON ({first_line(error)}); it may be truncated") from None
+        raise not_json(path, error) from None
     return next(by_columns(value), None) is not None
 
 
