@@ -17,6 +17,7 @@ import jinja2
 
 from mlx_phi3v.files import write_text
 
+from ...compare.compare_sets import SetComparison
 from ...compare.comparison import Comparison
 from ...compare.paired_measures import PairedMeasure
 from .. import phrases, place_phrases
@@ -43,23 +44,13 @@ def write_page(path: Path | str, comparison: Comparison, *, worst: int = 100, sa
 
 def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> str:
     """The page's text; see `write_page`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     rows = pick_rows(comparison, worst=worst, sampled=sampled, seed=seed)
-    scale = forest_scale(comparison.metrics)
-    return environment.get_template("page.html").render(
-        c=comparison,
-        phrases=phrases,
-        style=style,
+    return fill(
+        "page.html",
+        comparison,
         script=script,
-        style_hash=csp_hash(style),
         script_hash=csp_hash(script),
-        gates={(gate.field, gate.metric): gate for gate in comparison.gates},
-        by_field=by_field,
-        bar=lambda row, gate=None: interval_bar(row, scale, gate),
         scatters=scatters(comparison, seed=seed),
         **_places(comparison, [row.id for row in rows], seed),
         confusions=confusion_grids(comparison),
@@ -70,6 +61,25 @@ def render(comparison: Comparison, *, worst: int, sampled: int, seed: int) -> st
         row_categories=sorted({row.category for row in rows}),
         row_causes=[cause for cause in (*comparison.cause_counts, "same answer") if any(row.cause == cause for row in rows)],
         manifest=manifest_rows(comparison),
+    )
+
+
+def fill(template: str, comparison: Comparison | SetComparison, **values: Any) -> str:
+    """A template of this folder, with what every page shows of a comparison and these values beside it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    scale = forest_scale(comparison.metrics)
+    return environment.get_template(template).render(
+        c=comparison,
+        phrases=phrases,
+        style=style,
+        style_hash=csp_hash(style),
+        gates={(gate.field, gate.metric): gate for gate in comparison.gates},
+        by_field=by_field,
+        bar=lambda row, gate=None: interval_bar(row, scale, gate),
+        **values,
     )
 
 

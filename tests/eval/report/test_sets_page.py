@@ -9,6 +9,7 @@ import pytest
 
 from eval.compare.compare_sets import compare_sets
 from eval.report.page.sets_page import write_sets_page
+from mlx_phi3v.outputs import output_path
 from tests.helpers.browser import open_page
 from tests.helpers.trainings import base_rows, train
 
@@ -24,6 +25,11 @@ def sets_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sides = train(folder, "x", (0.05, 0.1, 0.02), rows=rows), train(folder, "y", (0.1, 0.3, 0.2), rows=rows, backend="mlx")
     write_sets_page(folder / "report.html", compare_sets(*sides, resamples=20))
     return folder / "report.html"
+
+
+def test_a_page_may_be_written_again(sets_report: Path) -> None:
+    assert '<meta name="generator" content="mlx-phi3v">' in sets_report.read_text(encoding="utf-8")
+    assert output_path(sets_report, "html", "--html") == sets_report
 
 
 @pytest.mark.parametrize("width", [390, 1280])
