@@ -18,7 +18,7 @@ runs are alike, must reject equality too. Rows of one product count as one that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,7 +37,7 @@ ALPHA = 0.05
 GUARD_MARGINS = {"ratio": 0.05, "parse_failures": 0.02, "mean_ape": 0.05, "log_error": math.log(1.02)}
 RIGHT_BIAS, RIGHT_BIAS_MARGIN = "right_bias", math.log(1.01)
 CATEGORY_MARGIN = 0.10
-FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
+_FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
 _FLIPS = 5_000
 
 
@@ -134,9 +134,13 @@ def p_beyond(gaps: Floats, margin: float, clusters: Ints | None = None) -> float
     if len(totals) < 2 or mean <= margin + 1e-9:
         return 1.0
     error = float(gaps.std(ddof=1)) / math.sqrt(n) if clusters is None else math.sqrt(cluster_variance(gaps, clusters))
-    p = float(stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0
+    return cautious(float(stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0, totals)
+
+
+def cautious(p: float, totals: Floats) -> float:
+    """The p-value of a t-test of `totals` [k]; where few of them differ from zero, no less than that of the sign-flip test."""
     apart = totals[totals != 0]
-    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= FEW_ROWS else p
+    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= _FEW_ROWS else p
 
 
 def sign_flips(gaps: Floats) -> float:
@@ -146,14 +150,23 @@ def sign_flips(gaps: Floats) -> float:
     return (1 + int((signs @ gaps >= gaps.sum() * (1 - 1e-12)).sum())) / (_FLIPS + 1)
 
 
-def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
-    names = np.array([NO_CATEGORY if value is None else value for value in data.category], dtype=object)
+def by_category(
+    categories: Sequence[str | None], gated: Sequence[tuple[str, Metric, float]], fields: Container[str]
+) -> Iterator[tuple[str, Ints, str, Metric]]:
+    """(category, its rows, field, measure) of each guard on one category; none where there is one category only.
+
+    categories: of each row [n]; gated: the deciding measures; fields: those that the rows have.
+    """
+    names = np.array([NO_CATEGORY if value is None else value for value in categories], dtype=object)
     present = sorted(set(names.tolist()))
-    if len(present) < 2:
-        return
-    for category in present:
+    for category in present if len(present) > 1 else ():
         rows: Ints = np.flatnonzero(names == category)
         for name, metric, _ in gated:
-            if name in data.fields_a and metric.better > 0:
-                a, b = data.fields_a[name].take(rows), data.fields_b[name].take(rows)
-                yield _bounded(name, metric, CATEGORY_MARGIN, a, b, within(data.products.clusters, rows), category)
+            if name in fields and metric.better > 0:
+                yield category, rows, name, metric
+
+
+def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
+    for category, rows, name, metric in by_category(data.category, gated, data.fields_a):
+        a, b = data.fields_a[name].take(rows), data.fields_b[name].take(rows)
+        yield _bounded(name, metric, CATEGORY_MARGIN, a, b, within(data.products.clusters, rows), category)

@@ -8,38 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from scipy import stats
 
-from .statistics import EffectiveMean, EffectiveProportion, Interval, JudgedDifference, PairedProportion, normal_quantile
+from .statistics import (
+    EffectiveMean,
+    EffectiveProportion,
+    Interval,
+    JudgedDifference,
+    PairedProportion,
+    Scalable,
+    normal_quantile,
+)  # fmt: skip
 
 ALPHA = 0.05
 POWER = 0.80
 _MOST_ROWS = 100_000_000
 _NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
-
-
-class Scalable(Protocol):
-    """A difference that can be taken to another number of rows, or of trainings."""
-
-    @property
-    def n(self) -> float:
-        """How many there are."""
-
-    @property
-    def estimate(self) -> float:
-        """B minus A."""
-
-    def interval(self, z: float) -> Interval:
-        """Interval at normal quantile z."""
-
-    def score(self, delta: float) -> float:
-        """Signed score statistic of the hypothesis that the difference is `delta`."""
-
-    def at(self, n: int) -> Scalable:
-        """The same rates from n of them."""
 
 
 @dataclass(frozen=True)

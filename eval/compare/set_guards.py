@@ -12,18 +12,16 @@ from scipy import stats
 
 from ..runs.columns import Ints
 from .guards import (
-    ALPHA,
     CATEGORY_MARGIN,
-    FEW_ROWS,
     GUARD_MARGINS,
     RIGHT_BIAS,
     RIGHT_BIAS_MARGIN,
     Guard,
     adjusted,
-    sign_flips,
+    by_category,
+    cautious,
 )
 from .metrics import METRICS, Metric, right
-from .paired_measures import NO_CATEGORY
 from .set_measures import set_difference, stacked
 from .statistics import EffectiveEstimate, Floats, cluster_totals, seeded_difference
 from .training_sets import TrainingSets
@@ -86,18 +84,9 @@ def _unbounded(sets: TrainingSets, name: str, metric: Metric, margin: float, row
 def _beyond(found: EffectiveEstimate, gaps: Floats, clusters: Ints, margin: float, sign: int) -> float:
     """One-sided p-value that the difference, times `sign`, is at most the margin; see `guards.p_beyond`."""
     p = replace(found, estimate=sign * found.estimate).above(margin)
-    apart = cluster_totals(sign * gaps, clusters)
-    apart = apart[apart != 0]
-    return max(p, sign_flips(apart)) if p < ALPHA and len(apart) <= FEW_ROWS else p
+    return cautious(p, cluster_totals(sign * gaps, clusters))
 
 
 def _categories(sets: TrainingSets, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
-    names = np.array([NO_CATEGORY if value is None else value for value in sets.category], dtype=object)
-    present = sorted(set(names.tolist()))
-    if len(present) < 2:
-        return
-    for category in present:
-        rows: Ints = np.flatnonzero(names == category)
-        for name, metric, _ in gated:
-            if name in sets.fields and metric.better > 0:
-                yield _bounded(sets, name, metric, CATEGORY_MARGIN, rows, category)
+    for category, rows, name, metric in by_category(sets.category, gated, sets.fields):
+        yield _bounded(sets, name, metric, CATEGORY_MARGIN, rows, category)

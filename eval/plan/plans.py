@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .power import Measure, Rows, Seeds, joint, loss_found, power_pair, power_trainings, rows_for, trainings_for
 
@@ -61,7 +62,7 @@ def plan_trainings(measures: Sequence[Measure], rows: Rows, seeds: Seeds, table:
 
     lines = []
     for k in table:
-        needed = rows_for(lambda n, k=k: power(k, n))  # type: ignore[misc]
+        needed = rows_for(partial(power, k))
         lines.append(TrainingsLine(k, power(k, rows.n), needed))
     return TrainingsPlan(
         list(measures), rows.n, seeds.deviation, seeds.shared, lines, trainings_for(lambda k: power(k, rows.n))

@@ -18,7 +18,7 @@ from .bounded_mean import PairedMean
 from .clustered import clustered, clustered_mean, sign_flip
 from .effective import EffectiveEstimate, EffectiveMean, EffectiveProportion
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
-from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples
+from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples, Scalable
 from .proportions import Interval, mcnemar, normal_quantile, tango, tango_beyond, tango_score, wilson
 from .resampling import bootstrap, percentile_interval, resample_weights
 from .seeded import seeded, seeded_difference, seeded_estimate, seeded_mean
@@ -40,6 +40,7 @@ __all__ = [
     "PairedMean",
     "PairedProportion",
     "PairedResamples",
+    "Scalable",
     "Spread",
     "Statistic",
     "bootstrap",

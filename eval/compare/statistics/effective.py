@@ -10,6 +10,7 @@ no row differs.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,20 +23,20 @@ from .proportions import Interval, normal_quantile, tango
 from .spread import Spread
 
 
-class _AsOfFewerRows:
+class _AsOfFewerRows(ABC):
     """The tests of a difference of known `spread`: those of `plain`, the same rates on as many independent rows."""
 
     n: Any
     spread: Spread
 
     @property
+    @abstractmethod
     def plain(self) -> PairedProportion | PairedMean:
         """The same rates on `effective_rows` independent rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _row_variance(self) -> float:
         """The variance of one row's difference."""
-        raise NotImplementedError
 
     @property
     def effective_rows(self) -> float:

@@ -100,12 +100,12 @@ class PairedResamples:
         return None
 
 
-class JudgedDifference(Protocol):
-    """What a verdict may rest on: a difference that any hypothesis about it can be tested against."""
+class Scalable(Protocol):
+    """A difference that can be taken to another number of rows, or of trainings."""
 
     @property
     def n(self) -> float:
-        """Rows judged."""
+        """How many there are: of a `JudgedDifference` the rows judged."""
 
     @property
     def estimate(self) -> float:
@@ -116,6 +116,13 @@ class JudgedDifference(Protocol):
 
     def score(self, delta: float) -> float:
         """Signed score statistic of the hypothesis that the difference is `delta`."""
+
+    def at(self, n: int) -> Scalable:
+        """The same rates from n of them."""
+
+
+class JudgedDifference(Scalable, Protocol):
+    """What a verdict may rest on: a difference that any hypothesis about it can be tested against."""
 
     def beyond(self, margin: float) -> tuple[float, float]:
         """One-sided p-values that the difference is not below -margin, and not above it."""
