@@ -41,6 +41,19 @@ def greedy(
     return generate(backend, examples, max_new_tokens=tokens, stop_ids=stop, **options)
 
 
+def rows_decoded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that takes the number of rows of every step from now on."""
+    sizes: list[int] = []
+    decode = backend.decode
+
+    def counted(cache: Any, tokens: Any) -> Scores:
+        sizes.append(len(tokens))
+        return decode(cache, tokens)
+
+    monkeypatch.setattr(backend, "decode", counted)
+    return sizes
+
+
 def alike(ours: list[Generation], theirs: list[Generation]) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine.token_ids, mine.finish) == (other.token_ids, other.finish)
@@ -88,14 +101,7 @@ def test_a_step_begun_before_the_last_token_is_read_changes_no_answer(
     sampling = Sampling(top_k_logged=4)
     before = greedy(backend, questions(path), stop=stop, sampling=sampling)
     monkeypatch.setattr(backend, "scores_on_device", True)
-    sizes: list[int] = []
-    decode = backend.decode
-
-    def counted(cache: Any, tokens: Any) -> Scores:
-        sizes.append(len(tokens))
-        return decode(cache, tokens)
-
-    monkeypatch.setattr(backend, "decode", counted)
+    sizes = rows_decoded(backend, monkeypatch)
     after = greedy(backend, questions(path), stop=stop, sampling=sampling)
     alike(after, before)
     assert [[[i for i, _ in step] for step in a.top_k] for a in after] == [[[i for i, _ in s] for s in b.top_k] for b in before]
@@ -121,14 +127,7 @@ def test_rows_leave_the_batch_as_they_end(
     free = greedy(backend, questions(checkpoint_with_short_original_length))
     # Stop ids that end the rows at different steps: the third token of one row, the sixth of another.
     stop = (free[0].token_ids[2], free[2].token_ids[5])
-    sizes: list[int] = []
-    decode = backend.decode
-
-    def counted(cache: Any, tokens: Any) -> Scores:
-        sizes.append(len(tokens))
-        return decode(cache, tokens)
-
-    monkeypatch.setattr(backend, "decode", counted)
+    sizes = rows_decoded(backend, monkeypatch)
     together = greedy(backend, questions(checkpoint_with_short_original_length), stop=stop)
     alike(together, [greedy(backend, [q], stop=stop)[0] for q in questions(checkpoint_with_short_original_length)])
     ends = [next((i + 1 for i, t in enumerate(answer.token_ids) if t in stop), 14) for answer in free]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
+from tests.helpers.tables import write_cells as write
 
 
 @pytest.fixture
@@ -22,13 +22,6 @@ def folder(tmp_path: Path) -> Path:
     for k in range(6):
         (tmp_path / f"p{k}.jpg").write_bytes(photo_bytes(k))
     return tmp_path
-
-
-def write(path: Path, *lines: str) -> Path:
-    """A table whose cells are written apart by `|`."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(line.split("|") for line in lines)
-    return path
 
 
 def take(source: Path, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
