@@ -100,6 +100,11 @@ def _paired_rows(run: Run, other: Run, data: PairedRuns) -> Iterator[tuple[Predi
             if trace.id not in position:
                 continue
             own = read(int(columns.offsets[position[trace.id]]))
+            if len(own.logprobs) != len(own.token_ids):
+                raise UserError(
+                    f"{other.path} holds no log-probabilities for {trace.id!r}, so no gap to the trace can be told; "
+                    "predict it again, or leave out --trace"
+                )
             if own.token_ids != trace.token_ids:
                 raise UserError(
                     f"{trace_path(run, other)} scored other tokens of {trace.id!r} than {other.path} holds; trace it again"

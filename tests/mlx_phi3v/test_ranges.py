@@ -179,7 +179,7 @@ def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 def test_an_earlier_page_baseline_or_table_is_written_over(tmp_path: Path) -> None:
     for name, start, writes in [
         ("a.html", (ROOT / "data/describe/page.html").read_text(), "html"),
-        ("b.html", (ROOT / "eval/report/page/page.html").read_text(), "html"),
+        ("b.html", (ROOT / "eval/report/page/head.html").read_text(), "html"),
         ("old.html", (ROOT / "data/describe/page.html").read_text().replace("generator", ""), "html"),
         ("b.jsonl", '{"manifest": {"rows": 1}}\n', "baseline"),
         ("c.csv", "id,true_title,predicted_title,status_title,text\n", "csv"),

@@ -438,6 +438,16 @@ def test_a_missing_or_foreign_trace_is_an_error(reference: Run, tmp_path: Path) 
         cross_score(data)
 
 
+def test_a_trace_of_a_run_without_log_probabilities_is_an_error(reference: Run, tmp_path: Path) -> None:
+    rows = copy.deepcopy(ROWS)
+    trace = json.dumps({key: rows[0][key] for key in ("id", "token_ids", "logprobs")})
+    del rows[0]["logprobs"]
+    other = write_run(tmp_path / "b", rows)
+    trace_path(reference, other).write_text(trace + "\n")
+    with pytest.raises(UserError, match="holds no log-probabilities for 'p00000'"):
+        cross_score(compare_runs(reference, other, resamples=50).data)
+
+
 # --- the command
 
 
