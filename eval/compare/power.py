@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from .statistics import (
     EffectiveMean,
@@ -19,12 +18,14 @@ from .statistics import (
     JudgedDifference,
     PairedProportion,
     Scalable,
+    normal_cdf,
     normal_quantile,
 )  # fmt: skip
 
 ALPHA = 0.05
 POWER = 0.80
 _MOST_ROWS = 100_000_000
+_Z_POWER = normal_quantile(2 * POWER - 1)
 _NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
 
 
@@ -70,7 +71,7 @@ def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0
             # The score test measures by the error that a difference at the margin would have, not by the one it has.
             score = more.score(end)
             there = (estimate - end) / score if score else math.inf
-            power += float(stats.norm.cdf((abs(estimate - end) * _sign(estimate, end) - z * there) / error)) - 1
+            power += normal_cdf((abs(estimate - end) * _sign(estimate, end) - z * there) / error) - 1
     return max(0.0, power)
 
 
@@ -85,7 +86,7 @@ def power_beyond(difference: Scalable, margin: float, n: float, *, gates: int, b
     if better and estimate * better >= 0:
         return 0.0
     z = normal_quantile(1 - 2 * ALPHA / gates)
-    return float(stats.norm.cdf((abs(estimate) - margin) / _error(difference, n, z) - z))
+    return normal_cdf((abs(estimate) - margin) / _error(difference, n, z) - z)
 
 
 def _error(difference: Scalable, n: float, z: float) -> float:
@@ -111,7 +112,7 @@ def rows_needed(
 
     def finds_difference(n: int) -> bool:
         fewer = n - 2 * step / estimate
-        return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
+        return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= _Z_POWER
 
     def finds_same(n: int) -> bool:
         ends = [
@@ -119,7 +120,7 @@ def rows_needed(
             math.inf if better > 0 else margin - difference.estimate,
         ]
         error = _error(difference, n, z_same)
-        return sum(float(stats.norm.cdf(end / error - z_same)) for end in ends) - 1 >= POWER
+        return sum(normal_cdf(end / error - z_same) for end in ends) - 1 >= POWER
 
     same = _first_n(finds_same, start)
     differs = _first_n(finds_difference, start) if estimate > 1e-12 else None
