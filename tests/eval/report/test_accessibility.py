@@ -39,8 +39,7 @@ def violations(tab: Page) -> list[tuple[str, str]]:
     return [(item["id"], item["nodes"][0]["html"]) for item in found]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_axe_finds_no_violation(browser: Browser, report: Path, width: int, scheme: str) -> None:
     tab, _ = open_page(browser, report, width, color_scheme=scheme)
     assert violations(tab) == []
