@@ -61,6 +61,9 @@ ALIASES = (
     Alias("model", ("hf_path",), ("fuse",)),
     Alias("save_path", ("mlx_path", "output", "output_dir"), ("fuse",)),
     Alias("dequantize", ("d", "de_quantize"), ("convert", "fuse")),
+    Alias("catalogue", ("data",), ("convert", "fuse")),
+    Alias("data", ("catalogue",), ("receipt",)),
+    Alias("adapter", ("adapter_path",), ("receipt",)),
     Alias("hf", ("to_hf",), ("fuse",)),
     Alias("to_hf", ("hf",), ("convert",)),
 )

@@ -35,6 +35,8 @@ from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, wr
 from .hf_folder.published import published_order
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
+from .ranges import MAX_ROWS
+from .receipt import Request
 from .trained_task import TrainedTask
 
 
@@ -51,6 +53,10 @@ class ConvertConfig:
     dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
     to_hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    receipt: int = option(
+        32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
+    )
+    catalogue: Path | None = option(None, help="their catalogue; by default that of the model's tuning, if any", path=True)
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -185,7 +191,12 @@ def _converted(
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
+    changes = config.quantize or config.dequantize or config.to_hf or config.dtype is not None  # else every bit stays
+    rows = config.receipt if changes or config.catalogue else 0
+    request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
+    request.check()
     summary = convert(config)
+    summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
     result(config.json, event="done", **summary)
     if not summary.get("already"):
         say(

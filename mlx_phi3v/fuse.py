@@ -32,6 +32,8 @@ from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, wr
 from .hf_folder.published import published_order
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
+from .ranges import MAX_ROWS
+from .receipt import Request
 from .trained_task import TASK_FILE, TrainedTask
 
 
@@ -45,6 +47,10 @@ class FuseConfig:
     dequantize: bool = option(False, help="leave a packed base unpacked")
     hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    receipt: int = option(
+        32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
+    )
+    catalogue: Path | None = option(None, help="their catalogue; by default that of the adapter's training", path=True)
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -158,10 +164,19 @@ def _carry_task(adapter: Path, folder: Path) -> None:
         (folder / TASK_FILE).unlink(missing_ok=True)
 
 
+def _receipt(config: FuseConfig) -> Request:
+    """What is asked of the fused model: the same as base and adapter, unless it was packed again."""
+    quantized = load_model_config(resolve_model(config.model)).quantization is not None and not config.dequantize
+    return Request(config.model, config.adapter, config.save_path, not quantized, config.receipt, config.catalogue)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
+    request = _receipt(config)
+    request.check()
     summary = fuse(config)
+    summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
     result(config.json, event="done", **summary)
     if not summary.get("already"):
         say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)

@@ -96,6 +96,11 @@ WRITERS = {
                       "--max-new-tokens", 3],
         in_place=True, slow=True, whole=_predictions,
     ),
+    "receipt": Writer(
+        "eval.receipt.__main__",
+        lambda i, d: [i / "model", i / "model", "--data", i / "cat", "--output", d / "out", "--resamples", 2],
+        in_place=True, slow=True,
+    ),
     "cache": Writer(
         "eval.predict",
         lambda i, d: ["--model", i / "model", "--data", i / "cat", "--output", i / uuid.uuid4().hex, "--num-crops", 1,

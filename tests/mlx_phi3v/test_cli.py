@@ -20,6 +20,7 @@ from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
 from eval.plan.__main__ import PlanConfig as EvalPlanConfig
 from eval.predict.settings import PredictConfig
+from eval.receipt.make_receipt import ReceiptConfig
 from eval.score import ScoreConfig
 from eval.train_seeds import SeedsConfig
 from mlx_phi3v import commands
@@ -135,7 +136,7 @@ CONFIGS: dict[str, type] = {
     "export": ExportConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
-    "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
+    "predict": PredictConfig, "receipt": ReceiptConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
     "train_seeds": SeedsConfig,
 }  # fmt: skip
 
