@@ -184,8 +184,10 @@ def test_rows_that_move_together_taken_alone_err_often(simulate: ModuleType) -> 
 
 
 def test_the_rows_and_the_trainings_asked_for_are_enough(simulate: ModuleType) -> None:
-    """200 replicates know 80 % to 5.5 points. Trainings are whole, and asked for with caution: up to 95 % of them suffice."""
-    rows, share = simulate.power_of_rows(simulate.Cell(0, 3, 0.05), replicates=200, seed=0)
+    """200 replicates know 80 % to 5.5 points. Trainings are whole, so that more than 80 % is foreseen."""
+    rows, share, _ = simulate.power_of_rows(simulate.Cell(0, 3, 0.05), replicates=200, seed=0)
     assert 2000 < rows < 3000 and 0.80 - 0.055 <= share <= 0.90
     found = simulate.power_of_trainings(simulate.Cell(1000, 1, 0.05, 5, 0.005, 0.5), replicates=200, seed=0)
-    assert found is not None and 5 <= found[0] <= 9 and found[1] >= 0.80 - 0.055
+    assert found is not None and 5 <= found[0] <= 9
+    _, share, foreseen = found
+    assert 0.80 <= foreseen <= 0.92 and foreseen - 0.055 <= share <= foreseen + 0.10
