@@ -12,8 +12,13 @@ from .fingerprint import SOURCE_FILE
 BUILTIN = "tiny"  # the name of the built-in model
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "config.json",
-              "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "generation_config.json",
-              SOURCE_FILE, TASK_FILE, "LICENSE*"]  # fmt: skip
+              "preprocessor_config.json", "processor_config.json", "tokenizer*.json", "special_tokens_map.json",
+              "generation_config.json", SOURCE_FILE, TASK_FILE, "LICENSE*"]  # fmt: skip
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME."""
+    return bool(_HUB_ID.fullmatch(name))
 
 
 def resolve_model(name: str) -> Path:

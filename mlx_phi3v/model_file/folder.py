@@ -11,6 +11,7 @@ from .chat_template import CHAT_TEMPLATE
 from .source import MODEL_FILE, model_source
 
 README = "README.md"
+_SOURCE_TEMPLATE = "source_chat_template"  # in tokenizer_config.json: the template that ours replaced, or null
 _README = """\
 # Phi-3-Vision for MLX
 
@@ -52,6 +53,20 @@ def model_file_entries(raw: dict[str, Any], wanted: bool) -> None:
         raw["model_file"] = MODEL_FILE
 
 
+def restore_chat_template(folder: Path, published: str) -> None:
+    """Put the chat template back that `write_model_file` replaced; `published` where it is not known. Others stay."""
+    settings = folder / "tokenizer_config.json"
+    given = read_json(settings, "tokenizer settings") if settings.is_file() else {}
+    template = given.pop(_SOURCE_TEMPLATE, published)
+    if given.get("chat_template") != CHAT_TEMPLATE:
+        return
+    if template is None:
+        del given["chat_template"]
+    else:
+        given["chat_template"] = template
+    write_json(settings, given)
+
+
 def write_model_file(folder: Path) -> None:
     """Write the file, the README and the chat template into a folder whose `config.json` names the file."""
     text = model_source()
@@ -59,5 +74,8 @@ def write_model_file(folder: Path) -> None:
     digest = sha256_bytes(text.encode())
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        write_json(settings, {**read_json(settings, "tokenizer settings"), "chat_template": CHAT_TEMPLATE})
+        given = read_json(settings, "tokenizer settings")
+        ours = given.get("chat_template") == CHAT_TEMPLATE
+        source = {} if ours else {_SOURCE_TEMPLATE: given.get("chat_template")}
+        write_json(settings, {**given, **source, "chat_template": CHAT_TEMPLATE})
     write_text(folder / README, _README.format(version=__version__, name=MODEL_FILE, digest=digest))

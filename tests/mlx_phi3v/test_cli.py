@@ -194,7 +194,6 @@ def test_the_flags_of_other_tools_are_read(line: str) -> None:
         ("train --train-vision", "--vision"),
         ("train --image_resize_shape 336 336", "--num-crops"),
         ("convert --hf-path M --upload-repo me/mine", "hf upload"),
-        ("convert -d", "fuse --dequantize"),
         ("generate --top-k 5", "--top-p"),
     ],
 )
