@@ -64,7 +64,9 @@ def leave_out_a_layer(patch: pytest.MonkeyPatch) -> None:
 
 
 def receipt_of(folders: Path, after: str, checkpoint: Path, catalogue: Path, **changes: Any) -> Receipt:
-    config = ReceiptConfig(catalogue, (str(checkpoint), str(folders / after)), str(folders / "run"), "same", 4, max_new_tokens=12, resamples=50)
+    config = ReceiptConfig(
+        catalogue, (str(checkpoint), str(folders / after)), str(folders / "run"), "same", 4, max_new_tokens=12, resamples=50
+    )
     return make_receipt(replace(config, **changes))
 
 
@@ -104,7 +106,9 @@ def test_other_answers_tell_without_the_weights(folders: Path, checkpoint: Path,
         patch.setattr("eval.receipt.make_receipt.check_weights", lambda *_: WeightCheck(9, []))
         receipt = receipt_of(folders, "broken", checkpoint, small_catalogue, output=tmp_path)
     assert receipt.verdict == DIFFERENT and exit_status(receipt) == 1
-    assert re.fullmatch(r"DIFFERENT: .* rows have the same tokens, gap .* more than rounding explains \(0\.0\d*\)", receipt.line)
+    assert re.fullmatch(
+        r"DIFFERENT: .* rows have the same tokens, gap .* more than rounding explains \(0\.0\d*\)", receipt.line
+    )
 
 
 def test_fuse_ends_with_an_error_where_a_layer_is_missing(
