@@ -18,7 +18,8 @@ class RunInfo:
     """The run that a logger opens.
 
     id: the same after a resume and for each logger. folder: the training's output. begun: it was opened before.
-    step: the steps of the training that are done; what a logger holds of later ones belongs to a killed process.
+    step: the steps of the training that are done. goes_on: more follow, and what a logger holds of later ones belongs to a
+    killed process; else something is added to a run that has ended.
     """
 
     id: str
@@ -28,6 +29,7 @@ class RunInfo:
     config: Mapping[str, Any]
     begun: bool = False
     step: int = 0
+    goes_on: bool = True
 
 
 @dataclass(frozen=True)

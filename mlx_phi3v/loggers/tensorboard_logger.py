@@ -32,11 +32,12 @@ class TensorBoardLogger:
         self.folder = run.folder / FOLDER
         self._events: Any = event_pb2
         self._writer: Any = EventFileWriter(str(self.folder))
-        if run.begun:
+        self._last = run.step
+        if run.begun and run.goes_on:
             # TensorBoard then drops what an earlier file holds from this step on: a killed process wrote it.
             restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(run.step + 1, session_log=restart)
-        else:
+        elif not run.begun:
             self._text(0, "settings", settings_table(run))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -59,8 +60,8 @@ class TensorBoardLogger:
     def verdict(self, verdict: Verdict) -> None:
         """See `Logger`."""
         page = f"\n\nThe whole report: `{verdict.page}`" if verdict.page else ""
-        self._text(0, f"verdict/{verdict.name}", f"**{verdict.word}**\n\n```\n{verdict.lines}\n```{page}")
-        self.scalars(0, {f"verdict/{verdict.name}/{name}": value for name, value in verdict.measures.items()})
+        self._text(self._last, f"verdict/{verdict.name}", f"**{verdict.word}**\n\n```\n{verdict.lines}\n```{page}")
+        self.scalars(self._last, {f"verdict/{verdict.name}/{name}": value for name, value in verdict.measures.items()})
 
     def close(self, status: Status) -> None:
         """See `Logger`."""

@@ -22,11 +22,14 @@ class TrackioLogger:
         import trackio
 
         self._trackio: Any = trackio
-        self.project = run.project
+        self.project, self._last = run.project, run.step
         self.artifact_name = re.sub(r"[^\w.-]+", "-", run.name)[:100]
         module: Any = importlib.import_module("trackio.run")
         module.print = _quiet  # it prints on stdout, where --json has its lines
-        config = {name.lstrip("_"): value for name, value in run.config.items()}
+        config = dict(run.config)
+        if not run.goes_on:  # its storage keeps the settings that it is given last
+            stored = trackio.SQLiteStorage.get_run_config(run.project, run.name, run_id=run.id) or {}
+            config = {name: value for name, value in stored.items() if not name.startswith("_")}
         # Not by `trackio.init`, which finds the run to resume by its name: another run may have the same.
         self._run: Any = trackio.Run(url=None, project=run.project, client=None, name=run.name, run_id=run.id, config=config)
         if not run.begun:
@@ -61,7 +64,7 @@ class TrackioLogger:
         name = f"verdict/{verdict.name}"
         text = f"**{verdict.word}**\n\n```\n{verdict.lines}\n```"
         figures = {f"{name}/{measure}": value for measure, value in verdict.measures.items()}
-        self._run.log({name: self._trackio.Markdown(text), **figures})
+        self._run.log({name: self._trackio.Markdown(text), **figures}, step=self._last)
         if verdict.page:
             artifact = self._trackio.Artifact(f"{self.artifact_name}-verdict", type="verdict")
             artifact.add_file(verdict.page, name="report.html")

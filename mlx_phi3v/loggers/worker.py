@@ -13,6 +13,7 @@ from .logger import Logger, Status
 
 MOST_WAITING = 1000  # calls; a logger that lets so many wait has stopped
 CLOSE_SECONDS = 60.0  # what a logger has at the end to write or send what is left
+TRAINING = "the training goes on without it, and log.jsonl holds every figure"
 
 
 class Worker:
@@ -21,8 +22,11 @@ class Worker:
     The thread is a daemon: one that hangs does not keep the process.
     """
 
-    def __init__(self, name: str, opened: Callable[[], Logger], *, most_waiting: int = MOST_WAITING) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, opened: Callable[[], Logger], *, most_waiting: int = MOST_WAITING, else_: str = TRAINING
+    ) -> None:
+        """else_: what the warning says of the work that the logger is kept away from."""
+        self.name, self._else = name, else_
         self.failed = False
         self._open = opened
         self._calls: queue.Queue[Callable[[Logger], None] | None] = queue.Queue(most_waiting)
@@ -69,7 +73,7 @@ class Worker:
         """Warn, once, and make no further call."""
         with self._warning:
             if not self.failed:
-                note(f"--report-to {self.name} {why}; the training goes on without it, and log.jsonl holds every figure")
+                note(f"--report-to {self.name} {why}; {self._else}")
             self.failed = True
 
 

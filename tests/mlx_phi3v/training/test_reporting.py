@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mlx_phi3v.catalogue import Catalogue
+from mlx_phi3v.loggers.choice import open_logger
+from mlx_phi3v.loggers.logger import RunInfo, Verdict
 from mlx_phi3v.loggers.record import read_record
 from mlx_phi3v.training import loop, report_channel, reporting, setup
 from mlx_phi3v.training.loop import train
@@ -62,6 +64,20 @@ def train_killed(config: TrainConfig, steps: int) -> None:
             train(config)
 
 
+VERDICT = Verdict("torch-and-mlx", "EQUIVALENT", "EQUIVALENT: 2 gates", {"gate/full_price/within_10/low": -0.01})
+
+
+def add_verdict(folder: Path, verdict: Verdict) -> None:
+    """What `eval.compare --report-run` does."""
+    record = read_record(folder)
+    assert record is not None
+    for name, entry in record.loggers.items():
+        run = RunInfo(record.id, entry.project, entry.name, folder, {}, True, entry.step, goes_on=False)
+        logger = open_logger(name, run)
+        logger.verdict(replace(verdict, page=folder.parent / "page.html"))
+        logger.close("finished")
+
+
 @dataclass(frozen=True)
 class Runs:
     """A training that was reported everywhere, killed after step 5 and resumed from step 4; and the same unreported."""
@@ -87,6 +103,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, small_catal
         )
         train_killed(config, KILLED_AFTER)
         train(replace(config, resume=True))
+        (folder / "page.html").write_text("<p>the report</p>")
+        add_verdict(folder / "run", VERDICT)
         wandb.teardown()
         train(settings(checkpoint, small_catalogue, folder / "plain"))
         yield Runs(folder / "run", folder / "plain", folder)
@@ -142,7 +160,7 @@ def expected(runs: Runs, shown: Mapping[str, float], line: int) -> dict[str, flo
 
 def test_wandb_shows_the_log_once_and_in_one_run(runs: Runs, wandb_log: list[dict[str, Any]]) -> None:
     opened = of_kind(wandb_log, "run")
-    assert [(run["run_id"], run["project"], run["display_name"]) for run in opened] == [(run_id(runs), "shop", "run")] * 2
+    assert [(run["run_id"], run["project"], run["display_name"]) for run in opened] == [(run_id(runs), "shop", "run")] * 3
     assert opened[0]["config"]["update"]["learning_rate"] == 5e-3
     history = [record["item"] for record in of_kind(wandb_log, "history")]
     assert [line["_step"] for line in history] == [1, 2, 3, 4, 5, 6]
@@ -233,6 +251,25 @@ def test_checkpoints_are_artifacts_where_they_are_asked_for(runs: Runs, wandb_lo
     blobs = (runs.folder / "trackio" / "artifacts").rglob(hashlib.sha256(adapter).hexdigest())
     assert len(stored["versions"]) == 3 and next(blobs).read_bytes() == adapter
     assert not [path for path in runs.reported.iterdir() if path.name.startswith(".")]
+
+
+def test_the_verdict_is_added_to_the_same_run(
+    runs: Runs, events: Any, trackio_log: list[dict[str, Any]], wandb_log: list[dict[str, Any]]
+) -> None:
+    name, (measure, value) = f"verdict/{VERDICT.name}", next(iter(VERDICT.measures.items()))
+    summary: dict[str, Any] = {}
+    for record in of_kind(wandb_log, "summary"):
+        summary |= record["update"]
+    assert summary[name] == "EQUIVALENT" and summary[f"{name}/{measure}"] == value
+    (artifact,) = [item for item in of_kind(wandb_log, "artifact") if item["name"] == "run-verdict"]
+    assert {entry["path"] for entry in artifact["manifest"]["contents"]} == {"verdict.txt", "report.html"}
+
+    assert [(event.step, event.value) for event in events.Scalars(f"{name}/{measure}")] == [(6, float(np.float32(value)))]
+    (text,) = events.Tensors(name)
+    assert "**EQUIVALENT**" in text.tensor_proto.string_val[0].decode()
+
+    (line,) = [line for line in trackio_log if name in line]
+    assert line["step"] == 6 and line[f"{name}/{measure}"] == value and "EQUIVALENT" in line[name]["_value"]
 
 
 def same_numbers(ours: Path, theirs: Path) -> None:
