@@ -52,6 +52,7 @@ ALIASES = (
     Alias("steps_per_report", ("logging_steps",), TRAIN),
     Alias("steps_per_eval", ("eval_steps",), TRAIN),
     Alias("save_every", ("save_steps", "steps_per_save"), TRAIN),
+    Alias("project", ("project_name",), TRAIN),
     Alias("max_new_tokens", ("max_tokens",), ANSWER),
     Alias("max_new_tokens", ("m",), ("generate",)),
     Alias("temperature", ("temp",), ANSWER),
@@ -155,11 +156,7 @@ REFUSALS = (
         TRAIN,
     ),
     Refusal(("dataset", "dataset_name"), _CATALOGUE, ("predict",)),
-    Refusal(
-        ("report_to", "wandb", "project_name"),
-        "is not built in: OUTPUT/log.jsonl holds every report, and --json prints them",
-        TRAIN,
-    ),
+    Refusal(("wandb",), "is two flags here: --report-to wandb --project PROJECT", TRAIN),
     Refusal(("push_to_hub", "hub_model_id"), _UPLOAD, TRAIN),
     Refusal(("upload_repo",), _UPLOAD, ("convert", "fuse")),
     Refusal(
