@@ -28,6 +28,8 @@ from .cli import option
 from .config import ModelArgs, load_model_config
 from .errors import UserError, run_cli
 from .files import atomic_folder, read_json, sha256_file, write_json
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 
@@ -43,6 +45,8 @@ class ConvertConfig:
     q_group_size: int = option(64, help="weights that share a scale: 32, 64 or 128")
     dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -72,6 +76,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         if config.model_file:
             write_model_file(folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
+        write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
     return {"path": str(config.mlx_path), "files": files, "tensors": len(tensors), "bytes": writer.total, "seconds": seconds}
 
@@ -154,13 +159,12 @@ def _converted(name: str, info: TensorInfo, config: ConvertConfig) -> list[tuple
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
-    summary = convert(config)
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(
-            f"wrote {summary['path']}: {summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s",
-            as_json=config.json,
-        )
+    with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
+        summary = convert(config)
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            size = f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"
+            say(f"wrote {summary['path']}: {size}", as_json=config.json)
     return 0
 
 

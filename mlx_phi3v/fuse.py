@@ -28,6 +28,8 @@ from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 from .trained_task import TASK_FILE, TrainedTask
@@ -42,6 +44,8 @@ class FuseConfig:
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -117,6 +121,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
         if config.model_file:
             write_model_file(folder)
         write_json(folder / SOURCE_FILE, origin)
+        write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
@@ -147,10 +152,11 @@ def _carry_task(adapter: Path, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
-    summary = fuse(config)
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
+        summary = fuse(config)
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
     return 0
 
 

@@ -32,6 +32,7 @@ from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
 from mlx_phi3v.training.train_config import TrainConfig
+from mlx_phi3v.upload import UploadConfig
 from tests.helpers.paths import ROOT
 
 
@@ -136,7 +137,7 @@ CONFIGS: dict[str, type] = {
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
     "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
-    "train_seeds": SeedsConfig,
+    "train_seeds": SeedsConfig, "upload": UploadConfig,
 }  # fmt: skip
 
 
@@ -172,6 +173,7 @@ TYPED = {
     "convert --model M --mlx-path O -q --q-bits 8 --q-group-size 32": dict(
         hf_path="M", mlx_path=Path("O"), quantize=True, q_bits=8, q_group_size=32
     ),
+    "convert --hf-path M --upload-repo me/mine": dict(upload_repo="me/mine", public=False),
     "fuse --model M --adapter-path A --save-path O -d": dict(adapter="A", save_path=Path("O"), dequantize=True),
 }  # fmt: skip
 
@@ -193,7 +195,8 @@ def test_the_flags_of_other_tools_are_read(line: str) -> None:
         ("train --bf16 True", "--dtype bfloat16"),
         ("train --train-vision", "--vision"),
         ("train --image_resize_shape 336 336", "--num-crops"),
-        ("convert --hf-path M --upload-repo me/mine", "hf upload"),
+        ("train --data D --push-to-hub", "--upload-repo OWNER/NAME"),
+        ("fuse --private", "private without --public"),
         ("convert -d", "fuse --dequantize"),
         ("generate --top-k 5", "--top-p"),
     ],
