@@ -41,6 +41,7 @@ ALIASES = (
     Alias("init_adapter", ("resume_adapter_file",), TRAIN),
     Alias("upload_repo", ("hub_model_id",), TRAIN),
     Alias("repo", ("upload_repo", "repo_id"), ("upload",)),
+    Alias("to_hub", ("upload_repo", "push_to_hub"), ("export_data",)),
     Alias("max_steps", ("iters",), TRAIN),
     Alias("epochs", ("num_train_epochs",), TRAIN),
     Alias("batch_size", ("per_device_train_batch_size",), TRAIN),
@@ -160,7 +161,7 @@ REFUSALS = (
     Refusal(
         ("hub_private_repo", "private"),
         "is not needed: a repository that is made is private without --public",
-        (*TRAIN, "convert", "fuse", "export", "upload"),
+        (*TRAIN, "convert", "fuse", "export", "upload", "export_data"),
     ),
     Refusal(
         ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "xtc_probability"),

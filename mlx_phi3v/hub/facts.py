@@ -128,8 +128,9 @@ def _data(path: Any, fingerprint: str) -> Data:
         if info["fingerprint"] != fingerprint:
             return unknown
         rows = {str(name): int(split["rows"]) for name, split in info["splits"].items()}
-        source = str(info["source"].get("name", "")) if info["source"].get("kind") == "hub" else ""
-        return Data(str(info["name"]), fingerprint, source if is_hub_id(source) else "", rows)
+        source = str(info["source"].get("name", "")) if info["source"].get("kind") in ("datasets", "export") else ""
+        known = is_hub_id(source) and not Path(source).exists() and _downloaded(source, "datasets")
+        return Data(str(info["name"]), fingerprint, source if known else "", rows)
     except (UserError, KeyError, TypeError, AttributeError, ValueError):
         return unknown
 
@@ -183,10 +184,10 @@ def _made_of(folder: Path) -> str:
     return ""
 
 
-def _downloaded(name: str) -> bool:
+def _downloaded(name: str, kind: str = "models") -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return (Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
+    return (Path(HF_HUB_CACHE) / f"{kind}--{name.replace('/', '--')}").is_dir()
 
 
 def named(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from data.describe.__main__ import DescribeConfig
+from data.export.__main__ import ExportDataConfig
 from data.ingest.ingest_config import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
@@ -133,7 +134,7 @@ def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
 
 CONFIGS: dict[str, type] = {
     "compare": CompareConfig, "convert": ConvertConfig, "demo": DemoConfig, "describe": DescribeConfig, "fuse": FuseConfig,
-    "export": ExportConfig,
+    "export": ExportConfig, "export_data": ExportDataConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
     "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
