@@ -14,7 +14,7 @@ from .hub.hub_errors import is_hub_id
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MLX_WEIGHTS_FILES = ("adapters.safetensors", "weights.safetensors")  # the second as mlx-vlm reads it too
-_HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "LICENSE*"]
+_HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "training.json", "LICENSE*"]
 # How files of weights end, in the formats that trainers use.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
 # What trainers write beside an adapter that is no part of it: their own state, the base model, other copies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -167,6 +168,18 @@ def test_on_the_hub_and_back(
     del repo.files["export.json"]
     loaded = datasets.load_dataset("somebody/shop", cache_dir=str(tmp_path / "datasets"))
     assert loaded["test"][3]["id"] == "test-3"
+
+
+def test_an_upload_that_failed_half_way_sends_only_the_rest(hub: StandIn, small_catalogue: Path, exported: Path) -> None:
+    config = ExportDataConfig(small_catalogue, exported, to_hub="somebody/shop", shard_mb=1)
+    hub.faults["PUT "] = [0, 500]  # one file arrives
+    with pytest.raises(UserError, match=r"not all of it is on the hub .*HTTP 500"):
+        export_data(config)
+    arrived = list(hub.uploads)
+    hub.faults.clear()
+    export_data(config)
+    shards = [hashlib.sha256(path.read_bytes()).hexdigest() for path in exported.rglob("*.parquet")]
+    assert len(arrived) == 1 and sorted(hub.uploads) == sorted(shards) and len(shards) == 3
 
 
 def test_what_is_not_an_export_any_more_is_refused(exported: Path, tmp_path: Path) -> None:
