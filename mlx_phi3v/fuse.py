@@ -30,6 +30,8 @@ from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
 from .hf_folder.published import published_order
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
@@ -51,6 +53,8 @@ class FuseConfig:
         32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
     )
     catalogue: Path | None = option(None, help="their catalogue; by default that of the adapter's training", path=True)
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -124,6 +128,8 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
         else:
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
+        if not config.hf:  # that layout has a card of its own
+            write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
@@ -175,11 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
     request = _receipt(config)
     request.check()
-    summary = fuse(config)
-    summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
+        summary = fuse(config)
+        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
     return 0
 
 

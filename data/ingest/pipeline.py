@@ -17,12 +17,13 @@ from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
 from mlx_phi3v.text import printable
 
+from ..export.restore import exported_folder, restore
 from ..writer import made_before
 from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
 from .ingest_config import IngestConfig, check_settings
 from .look_ahead import look_ahead
-from .plan import IngestPlan, make_plan
+from .plan import IngestPlan, is_plain, make_plan
 from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
@@ -45,6 +46,9 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     """
     check_settings(settings)
     output = settings.output
+    exported = exported_folder(settings.source, settings.revision) if is_plain(settings) else None
+    if exported is not None:
+        return restore(exported, output, source=settings.source, as_json=settings.json)
     work = output.with_name(f".{output.name}.ingest")
     if not (output / "catalogue.json").is_file():
         require_new(output)

@@ -10,7 +10,7 @@ import msgspec
 
 from .. import __version__
 from ..checkpoint.fingerprint import SOURCE_FILE
-from ..checkpoint.hub import is_hub_id
+from ..hub.hub_errors import is_hub_id
 from ..checkpoint.writer import ShardWriter, copy_processor
 from ..config import ModelArgs, VisionArgs
 from ..documents import read_as

@@ -99,6 +99,8 @@ class TrainConfig:
     val_rows: int = option(200, help="validation rows used, 0 for none", at_least=0, at_most=MAX_ROWS)
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
+    upload_repo: str | None = option(None, help="upload the best adapter to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
     report_to: tuple[str, ...] = option(
         (), help=f"where the run is shown: {', '.join(LOGGERS)}, several with commas; by default OUTPUT/log.jsonl alone",
