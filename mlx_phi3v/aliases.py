@@ -63,7 +63,9 @@ ALIASES = (
     Alias("mlx_path", ("output", "output_dir"), ("convert",)),
     Alias("model", ("hf_path",), ("fuse",)),
     Alias("save_path", ("mlx_path", "output", "output_dir"), ("fuse",)),
-    Alias("dequantize", ("d", "de_quantize"), ("fuse",)),
+    Alias("dequantize", ("d", "de_quantize"), ("convert", "fuse")),
+    Alias("hf", ("to_hf",), ("fuse",)),
+    Alias("to_hf", ("hf",), ("convert",)),
 )
 
 _MODULES = "--language, --vision, --projector, --separators and --lm-head choose the modules that are trained"
@@ -196,11 +198,6 @@ REFUSALS = (
     Refusal(
         ("q_mode", "quant_predicate", "quant_method"),
         "has no counterpart: the projections of the language layers are packed, by MLX's affine scheme",
-        ("convert",),
-    ),
-    Refusal(
-        ("d", "dequantize"),
-        "is not built in: convert the published weights without -q; mlx_phi3v.fuse --dequantize unpacks while it merges",
         ("convert",),
     ),
     Refusal(("export_gguf", "gguf_path"), "is not built in: the fused folder holds safetensors", ("fuse",)),

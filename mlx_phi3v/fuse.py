@@ -3,7 +3,7 @@
     python -m mlx_phi3v.fuse --model phi3v-4bit --adapter runs/mine --save-path phi3v-mine
 
 A packed base model is unpacked, merged and packed again; --dequantize leaves it unpacked. The result is a new base model:
-adapters of the old one are refused on it.
+adapters of the old one are refused on it. --hf writes the published layout, which transformers opens.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
+from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
@@ -43,6 +45,7 @@ class FuseConfig:
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
+    hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
     upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
     public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
@@ -93,6 +96,8 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     """
     source = resolve_model(config.model)
     model = load_model_config(source)
+    if config.hf:
+        require_unpacked(model, config.model, config.dequantize)
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
     adapter, deltas = load_adapter(adapter_folder, model, base, weights_name(source))
@@ -104,25 +109,34 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     set_up("mlx")
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
-        writer = ShardWriter(folder, len(tensors))
-        with Progress("fusing", len(expected_tensors(model)), as_json=config.json) as progress:
-            for name in expected_tensors(model):
+        writer = hf_writer(folder, len(tensors)) if config.hf else ShardWriter(folder, len(tensors))
+        names = list(published_order(expected_tensors(model)) if config.hf else expected_tensors(model))
+        with Progress("fusing", len(names), as_json=config.json) as progress:
+            for name in names:
                 for piece in merge(name):
                     writer.add(*piece)
                 progress.advance()
         writer.close()
-        raw = read_json(source / "config.json", "model configuration")
-        model_file_entries(raw, config.model_file)
-        if config.dequantize:
-            raw.pop("quantization", None)
-        write_json(folder / "config.json", raw)
-        copy_processor(source, folder)
-        _carry_task(adapter_folder, folder)
-        if config.model_file:
-            write_model_file(folder)
+        if config.hf:
+            write_hf_files(source, folder, model, writer.dtype, TrainedTask.load(adapter_folder))
+        else:
+            _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
         write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
+
+
+def _write_mlx_files(config: FuseConfig, source: Path, adapter: Path, folder: Path) -> None:
+    """Everything but the weights: configuration, tokenizer, processor, task, and the code for mlx-vlm."""
+    raw = read_json(source / "config.json", "model configuration")
+    model_file_entries(raw, config.model_file)
+    if config.dequantize:
+        drop_quantization(raw)
+    write_json(folder / "config.json", raw)
+    copy_processor(source, folder)
+    _carry_task(adapter, folder)
+    if config.model_file:
+        write_model_file(folder)
 
 
 def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base: str) -> dict[str, Any]:
@@ -135,7 +149,7 @@ def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base
         "adapter": config.adapter,
         "adapter_sha256": digest,
         "adapter_scale": adapter.scale,
-        "settings": {"dequantize": config.dequantize, "model_file": config.model_file},
+        "settings": {"dequantize": config.dequantize, "model_file": config.model_file, **({"hf": True} if config.hf else {})},
         "version": __version__,
     }
 

@@ -31,7 +31,7 @@ def run(*words: object, statuses: tuple[int, ...] = (0,)) -> str:
     """`python -m WORDS` from the root of the repository; its standard output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode in statuses, f"{words} ended with {done.returncode}: {done.stderr[-2000:]}"
     return done.stdout

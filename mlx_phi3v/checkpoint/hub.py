@@ -6,14 +6,14 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..hub.download import download
-from ..hub.hub_errors import is_hub_id
+from ..hub.hub_errors import is_hub_id as is_hub_id
 from ..trained_task import TASK_FILE
 from .fingerprint import SOURCE_FILE
 
 BUILTIN = "tiny"  # the name of the built-in model
 _HUB_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "config.json",
-              "preprocessor_config.json", "tokenizer*.json", "special_tokens_map.json", "generation_config.json",
-              SOURCE_FILE, TASK_FILE, "training.json", "receipt.json", "LICENSE*"]  # fmt: skip
+              "preprocessor_config.json", "processor_config.json", "tokenizer*.json", "special_tokens_map.json",
+              "generation_config.json", SOURCE_FILE, TASK_FILE, "training.json", "receipt.json", "LICENSE*"]  # fmt: skip
 
 
 def resolve_model(name: str) -> Path:

@@ -198,7 +198,6 @@ def test_the_flags_of_other_tools_are_read(line: str) -> None:
         ("train --image_resize_shape 336 336", "--num-crops"),
         ("train --data D --push-to-hub", "--upload-repo OWNER/NAME"),
         ("fuse --private", "private without --public"),
-        ("convert -d", "fuse --dequantize"),
         ("generate --top-k 5", "--top-p"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.compare.__main__ import main as compare_main
@@ -109,7 +109,7 @@ def test_a_line_that_is_no_prediction_is_named(run: Run, change: Callable[[Row],
     rewrite(run.path / "predictions.jsonl", 2, change)
     with pytest.raises(UserError, match=rf"(?s)predictions\.jsonl line 2[ :].*{sentence}") as error:
         _ = Run.load(run.path).rows
-    assert len(str(error.value)) < 400
+    assert len(str(error.value).replace(str(run.path), "")) < 400
 
 
 MANIFESTS: list[tuple[Callable[[Row], Any], str]] = [
@@ -230,7 +230,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json*")}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_change_of_a_run_ends_in_anything_but_a_sentence(
     pristine: tuple[Path, dict[str, bytes]], data: st.DataObject
