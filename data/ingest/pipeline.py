@@ -17,7 +17,6 @@ from mlx_phi3v.locks import locked
 from mlx_phi3v.progress import Progress, note
 from mlx_phi3v.text import printable
 
-from ..export.restore import exported_folder, restore
 from ..writer import made_before
 from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
@@ -46,9 +45,8 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     """
     check_settings(settings)
     output = settings.output
-    exported = exported_folder(settings.source, settings.revision) if is_plain(settings) else None
-    if exported is not None:
-        return restore(exported, output, source=settings.source, as_json=settings.json)
+    if is_plain(settings) and (restored := _restored(settings)):
+        return restored
     work = output.with_name(f".{output.name}.ingest")
     if not (output / "catalogue.json").is_file():
         require_new(output)
@@ -76,6 +74,14 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
         info = _write(settings, plan, chunks, count)
     return info
+
+
+def _restored(settings: IngestConfig) -> dict[str, Any] | None:
+    """The catalogue that the source was exported from, made again; None where it is anything else."""
+    from ..export.restore import exported_folder, restore
+
+    folder = exported_folder(settings.source, settings.revision)
+    return restore(folder, settings.output, source=settings.source, as_json=settings.json) if folder else None
 
 
 def _write(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:

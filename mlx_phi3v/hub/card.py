@@ -16,11 +16,12 @@ from .contents import CARD_FILE, Contents, Kind
 from .facts import Origin, Training
 from .markdown import block, code, number, table, text
 from .receipt_lines import model_index, receipt_lines
-from .usage import usage_lines
+from .usage import kept_section, usage_lines
 
 _MARK = "<!-- mlx-phi3v wrote this card; SHA-256 of the text above: {} -->\n"
 _MARKED = re.compile(_MARK.format("([0-9a-f]{64})") + r"\Z")
-_BEFORE = "# Phi-3-Vision for MLX\n\nWritten by mlx-phi3v "  # the README of versions before there was a card
+# The README of versions before there was a card.
+_BEFORE = tuple(f"# Phi-3-Vision for {tool}\n\nWritten by mlx-phi3v " for tool in ("MLX", "transformers"))
 _CURVE_ROWS = 12
 _MOST_TARGETS = 40
 
@@ -29,7 +30,9 @@ def write_card(folder: Path, adapter: Path | None = None) -> None:
     """Write the card of a model folder into it; with what is known of the training of `adapter`, which went into it."""
     if adapter is not None:
         facts.carry_training(adapter, folder)
-    write_text(folder / CARD_FILE, card(folder, "model"))
+    path = folder / CARD_FILE
+    kept = kept_section(path.read_text("utf-8")) if path.is_file() else ""
+    write_text(path, card(folder, "model", kept=kept))
 
 
 def written_beside(found: Contents, repo: str, licence: str | None = None) -> dict[str, str]:
@@ -38,8 +41,9 @@ def written_beside(found: Contents, repo: str, licence: str | None = None) -> di
     """
     written = {}
     path = found.files.get(CARD_FILE)
-    if found.kind != "dataset" and (path is None or is_ours(path.read_text("utf-8", "replace"))):
-        written[CARD_FILE] = card(found.folder, found.kind, repo, licence)
+    before = path.read_text("utf-8", "replace") if path else None
+    if found.kind != "dataset" and (before is None or is_ours(before)):
+        written[CARD_FILE] = card(found.folder, found.kind, repo, licence, kept_section(before or ""))
     training = facts.training_of(found.folder) if found.kind == "adapter" else None
     if training:
         written[facts.TRAINING_FILE] = facts.training_json(training)
@@ -66,10 +70,6 @@ class _Known:
     given: str
     licence: str | None
 
-    @property
-    def is_peft(self) -> bool:
-        return self.kind == "adapter" and facts.is_peft(self.folder)
-
 
 def _known(folder: Path, kind: Kind, licence: str | None) -> _Known:
     origin = facts.origin_of(folder) if kind == "model" else None
@@ -80,12 +80,15 @@ def _known(folder: Path, kind: Kind, licence: str | None) -> _Known:
     return _Known(folder, kind, origin, facts.training_of(folder), base, given, licence or facts.licence_of(folder))
 
 
-def card(folder: Path, kind: Kind, repo: str | None = None, licence: str | None = None) -> str:
-    """The card of the model or adapter in `folder`. repo: what to call it in commands; by default FOLDER."""
+def card(folder: Path, kind: Kind, repo: str | None = None, licence: str | None = None, kept: str = "") -> str:
+    """The card of the model or adapter in `folder`.
+
+    repo: what to call it in commands; by default FOLDER. kept: what is carried over, see `usage.kept_section`.
+    """
     known = _known(folder, kind, licence)
     name = repo.rpartition("/")[2] if repo else "Phi-3-Vision"
     lines = [f"# {text(name)}", "", f"{_what(known)} Written by mlx-phi3v {__version__} from what its files say.", ""]
-    lines += usage_lines(folder, kind, repo, known.base)
+    lines += usage_lines(folder, kind, repo, known.base, kept)
     lines += ["## What it is made of", "", *table(["", ""], [*_base_rows(known), *_origin_rows(known)])]
     lines += _adapter_lines(known)
     lines += _task_lines(folder)
@@ -101,7 +104,8 @@ def _what(known: _Known) -> str:
         return "A LoRA adapter of Phi-3-Vision" + (", trained on photos of products." if known.training else ".")
     if known.origin is not None and known.origin.adapter:
         return "Phi-3-Vision with an adapter merged into it."
-    return "Phi-3-Vision for MLX."
+    raw = read_json(known.folder / "config.json", "model configuration")
+    return f"Phi-3-Vision for {'transformers' if raw.get('auto_map') else 'MLX'}."
 
 
 def _base_rows(known: _Known) -> list[list[str]]:
@@ -198,7 +202,7 @@ def _head(known: _Known, name: str) -> str:
     values: dict[str, Any] = {
         "base_model": known.base,
         "license": known.licence,
-        "library_name": "peft" if known.is_peft else "mlx",
+        "library_name": _library(known),
         "pipeline_tag": "image-text-to-text",
         "tags": ["mlx", "mlx-phi3v", "phi3_v", *(["lora"] if known.kind == "adapter" else [])],
         "datasets": [data.source] if data and data.source else None,
@@ -206,6 +210,12 @@ def _head(known: _Known, name: str) -> str:
         **model_index(known.folder, name),
     }
     return f"---\n{ModelCardData(**values).to_yaml(line_break=chr(10))}\n---\n"
+
+
+def _library(known: _Known) -> str:
+    if known.kind == "adapter":
+        return "peft" if facts.is_peft(known.folder) else "mlx"
+    return "transformers" if read_json(known.folder / "config.json", "model configuration").get("auto_map") else "mlx"
 
 
 def _relation(known: _Known) -> str | None:

@@ -5,42 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from ..documents import read_as
+from ..receipt import read_receipt
 from .markdown import number, table, text
-
-
-class _Measure(msgspec.Struct):
-    name: str
-    before: float | None = None
-    after: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    margin: float | None = None
-
-
-class _Receipt(msgspec.Struct):
-    verdict: str
-    rows: int
-    measures: list[_Measure] = []
-    gap_nats: float | None = None
-    before: str = ""
-    after: str = ""
-    made: str = ""
-    catalogue: str = ""
-    split: str = ""
-
-
-def _receipt(folder: Path) -> _Receipt | None:
-    path = folder / "receipt.json"
-    return read_as(path, "receipt", _Receipt) if path.is_file() else None
 
 
 def receipt_lines(folder: Path) -> list[str]:
     """The section; nothing where there is no receipt."""
-    found = _receipt(folder)
+    found = read_receipt(folder)
     if found is None:
         return []
     where = f" of {text(found.catalogue)}" if found.catalogue else ""
@@ -65,7 +36,7 @@ def receipt_lines(folder: Path) -> list[str]:
 
 def model_index(folder: Path, name: str) -> dict[str, Any]:
     """`ModelCardData`'s arguments for the measures of the receipt; nothing where there are none."""
-    found = _receipt(folder)
+    found = read_receipt(folder)
     measured = [item for item in found.measures if item.after is not None] if found else []
     if found is None or not measured:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..files import read_json, sha256_file
@@ -12,34 +13,40 @@ from .contents import Kind
 _PROMPT = '--image photo.jpg --prompt "What is shown in this image?" --temperature 0'
 
 
-def usage_lines(folder: Path, kind: Kind, repo: str | None, base: str | None) -> list[str]:
-    """The section. repo: what the commands name; FOLDER where there is none yet."""
-    return _adapter_usage(folder, repo or "FOLDER", base) if kind == "adapter" else _model_usage(folder, repo or "FOLDER")
+# What the writer of transformers' layout says of the folder, kept from card to card: which code is in it is its knowledge.
+_KEPT = ("<!-- of the published layout -->", "<!-- end of the published layout -->")
+_LAYOUT = re.compile(r"# Phi-3-Vision for transformers\n\n[^\n]*\n\n(.*)\Z", re.DOTALL)  # the README that it writes
 
 
-def _model_usage(folder: Path, name: str) -> list[str]:
+def kept_section(readme: str) -> str:
+    """What a README, ours or that of the published layout's writer, says of that layout; nothing in any other."""
+    start, end = (re.escape(mark) for mark in _KEPT)
+    found = _LAYOUT.match(readme) or re.search(rf"{start}\n\n(.*?)\n\n{end}", readme, re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+def usage_lines(folder: Path, kind: Kind, repo: str | None, base: str | None, kept: str = "") -> list[str]:
+    """The section. repo: what the commands name; FOLDER where there is none yet. kept: see `kept_section`."""
+    if kind == "adapter":
+        return _adapter_usage(folder, repo or "FOLDER", base)
+    return _model_usage(folder, repo or "FOLDER", kept)
+
+
+def _model_usage(folder: Path, name: str, kept: str) -> list[str]:
     raw = read_json(folder / "config.json", "model configuration")
     has_file = raw.get("model_file") == MODEL_FILE and (folder / MODEL_FILE).is_file()
     lines = ["```bash", f"mlx_phi3v.generate --model {name} --image photo.jpg"]
     if has_file:
         lines += [f"python -m mlx_vlm.generate --model {name} {_PROMPT}", f"python -m mlx_vlm.server --model {name}"]
     lines += ["```", ""]
-    if raw.get("auto_map"):
-        lines += _of_transformers(name)
-    else:
-        lines += ["transformers does not open this form of the model: the remote code that it needs is not named here.", ""]
+    if kept:
+        lines += [_KEPT[0], "", kept.replace('"FOLDER"', f'"{name}"'), "", _KEPT[1], ""]
+    elif not raw.get("auto_map"):
+        lines += [
+            "transformers does not open this form: `mlx_phi3v.convert --to-hf` and `fuse --hf` write one that it does.",
+            "",
+        ]
     return lines + (_code_lines(folder) if has_file else [])
-
-
-def _of_transformers(name: str) -> list[str]:
-    return [
-        "```python",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)',
-        "```",
-        "",
-    ]
 
 
 def _code_lines(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from mlx_phi3v.convert import ConvertConfig, convert
 from mlx_phi3v.files import read_json, sha256_file, write_json
 from mlx_phi3v.hub import facts
 from mlx_phi3v.hub.card import card, is_ours, written_beside
@@ -162,3 +163,20 @@ def test_what_is_known_of_a_training_travels_without_its_paths(adapter: Path, tm
     assert carried == facts.training_of(adapter) and carried is not None and len(carried.curve) == 7
     raw = json.loads((tmp_path / "fused" / "training.json").read_text())
     assert "tests/recorded" not in json.dumps(raw) and raw["data"]["name"] == "shop"
+
+
+def test_the_published_layout_keeps_what_its_writer_says(checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    for name in ("modeling_phi3_v.py", "configuration_phi3_v.py", "processing_phi3_v.py"):
+        (source / name).write_text("# code\n")
+    convert(ConvertConfig(str(source), tmp_path / "out", to_hf=True))
+    local = (tmp_path / "out" / "README.md").read_text()
+    written = written_beside(contents_of(tmp_path / "out"), "somebody/mine")["README.md"]
+    for readme, name in ((local, "FOLDER"), (written, "somebody/mine")):
+        assert is_ours(readme) and head_of(readme)["library_name"] == "transformers"
+        assert f'from_pretrained("{name}", trust_remote_code=True' in readme
+        for path in (tmp_path / "out").glob("*.py"):
+            assert f"{sha256_file(path)}  {path.name}" in readme
+        assert readme.count("## This folder holds code") == 1 and "does not open this form" not in readme
+    assert {"modeling_phi3_v.py", "processing_phi3_v.py"} <= set(contents_of(tmp_path / "out").files)
