@@ -31,6 +31,7 @@ from mlx_phi3v.export import ExportConfig
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
+from mlx_phi3v.serve.settings import ServeConfig
 from mlx_phi3v.training.train_config import TrainConfig
 from tests.helpers.paths import ROOT
 
@@ -135,7 +136,7 @@ CONFIGS: dict[str, type] = {
     "export": ExportConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
-    "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
+    "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "serve": ServeConfig, "train": TrainConfig,
     "train_seeds": SeedsConfig,
 }  # fmt: skip
 
