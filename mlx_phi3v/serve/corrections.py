@@ -1,4 +1,4 @@
-"""Corrected rows in a folder that `data.ingest` reads: `metadata.jsonl`, the photos, and `mapping.yaml` with the task."""
+"""Corrected rows in a folder that `data.ingest` reads: `metadata.jsonl`, the photos, and `ingest.yaml` with the task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from ..catalogue_columns import INGEST_FILE
 from ..errors import UserError
 from ..files import atomic_path, folder_in_place, write_text
 from ..photo import Photo
-from ..task import NUMBERS, Field, Task
+from ..task import NUMBERS, Field, Task, clean_text
 from .models import ServedModel
 from .refusals import Refusal
 
-TABLE, MAPPING, PHOTOS = "metadata.jsonl", "mapping.yaml", "photos"
+TABLE, PHOTOS = "metadata.jsonl", "photos"
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _LONGEST = 1000  # letters of a value
 _WAIT_SECONDS = 10.0  # for another server that saves into the same folder
@@ -64,7 +66,7 @@ class Corrections:
                 time.sleep(0.05)
 
     def _write_held(self, row: dict[str, Any], photo: Photo, mapping: str) -> int:
-        there = self.folder / MAPPING
+        there = self.folder / INGEST_FILE
         if not there.exists():
             write_text(there, mapping)
         elif there.read_text(encoding="utf-8") != mapping:
@@ -81,7 +83,7 @@ class Corrections:
 
 
 def mapping_of(task: Task) -> str:
-    """What `data.ingest --preset` needs to make a catalogue of the same task."""
+    """What `data.ingest` needs to make a catalogue of the same task."""
     fields = {
         item.name: {"column": item.name, "kind": item.kind} | ({"currency": item.currency} if item.currency else {})
         for item in task.fields
@@ -106,12 +108,14 @@ def _checked(task: Task, fields: Mapping[str, str | float | None]) -> dict[str, 
 
 
 def _value(item: Field, value: str | float | None) -> str | float | None:
-    text = " ".join(str(value).split()) if value is not None else ""
+    text = clean_text(str(value)) if value is not None else ""
     if not text:
         return None
     if len(text) > _LONGEST:
         raise Refusal(400, f"{item.name} has {len(text)} letters; at most {_LONGEST} are taken", item.name)
     if item.kind not in NUMBERS:
+        if any(unicodedata.category(letter) == "Cc" for letter in text):
+            raise Refusal(400, f"{item.name} holds control characters; type it again", item.name)
         return text
     if not _NUMBER.fullmatch(text):
         raise Refusal(400, f"{item.name} is {text[:40]!r}; write a number such as 1250.50", item.name)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mlx_phi3v.serve.settings import ServeConfig
+from tests.helpers.browser import launched
 from tests.helpers.serving import Serving, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="package", params=["mlx", "torch"])
@@ -21,3 +26,8 @@ def server(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: p
     )  # fmt: skip
     with serving(config) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    yield from launched()
