@@ -33,6 +33,7 @@ from mlx_phi3v.export import ExportConfig
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
+from mlx_phi3v.serve.settings import ServeConfig
 from mlx_phi3v.training.train_config import TrainConfig
 from mlx_phi3v.upload import UploadConfig
 from tests.helpers.paths import ROOT
@@ -138,8 +139,8 @@ CONFIGS: dict[str, type] = {
     "export": ExportConfig, "export_data": ExportDataConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
-    "predict": PredictConfig, "receipt": ReceiptConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
-    "train_seeds": SeedsConfig, "upload": UploadConfig,
+    "predict": PredictConfig, "receipt": ReceiptConfig, "sample": SampleConfig, "score": ScoreConfig, "serve": ServeConfig,
+    "train": TrainConfig, "train_seeds": SeedsConfig, "upload": UploadConfig,
 }  # fmt: skip
 
 
