@@ -219,8 +219,9 @@ class Parser(argparse.ArgumentParser):
 def usage(cls: type) -> str:
     """The plain arguments and the required flags, for the first line of --help."""
     text = ""
+    hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        kind, many = plain_type(typing.get_type_hints(cls)[field.name])
+        kind, many = plain_type(hints[field.name])
         if field.metadata.get("positional"):
             text += f"{_metavar(field, str)} {'... ' if many else ''}"
         elif "help" in field.metadata and required(field):
