@@ -212,6 +212,31 @@ def _import_log(folder: Path, variant: int) -> object:
     return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
 
 
+_EXPORTED = ("export.json", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
+
+
+def _restore(folder: Path, variant: int) -> object:
+    from data.export.restore import exported_folder, restore
+
+    found = exported_folder(str(folder / "export"))
+    assert found is not None
+    return restore(found, folder / "out" / "c", source="export", as_json=True)
+
+
+_DESCRIBED = ("config.json", "conversion.json", "task.json", "training.json", "receipt.json")
+
+
+def _write_card(folder: Path, variant: int) -> object:
+    """The card's YAML must be read back by its own reader, and hold no line that is not its own."""
+    from huggingface_hub import ModelCard
+
+    from mlx_phi3v.hub.card import card
+
+    readme = card(folder / "model", "model", "somebody/mine")
+    assert "\x1b" not in readme and "<script" not in readme
+    return ModelCard(readme).data.to_dict()  # type: ignore[no-untyped-call]
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -266,4 +291,10 @@ TARGETS = {
         {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
         _import_log,
     ),
+    "exported catalogue": Target(
+        sound.exported_catalogue,
+        {f"export/{name}": "json" if name.endswith("json") else "bytes" for name in _EXPORTED},
+        _restore,
+    ),
+    "model card": Target(sound.described_model, {f"model/{name}": "json" for name in _DESCRIBED}, _write_card),
 }
