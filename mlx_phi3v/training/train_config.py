@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterArgs
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend import BACKENDS, DTYPES, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
 from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_STEPS, MAX_TOKENS, MAX_TRAINING_SEED
@@ -99,6 +99,13 @@ class TrainConfig:
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
     json: bool = option(False, help="progress as JSON lines on stdout")
+    rank_timeout: float = option(
+        600.0, help="seconds that ranks wait for each other, after which each ends; the last checkpoint stays",
+        heading="Several machines or GPUs (docs/machines.md)", above=0, at_most=1_000_000,
+    )  # fmt: skip
+    reduce_dtype: Dtype = option(
+        "float32", help="in which ranks send their gradients; bfloat16 halves what is sent", choices=("float32", "bfloat16")
+    )
 
     def check_values(self, where: str) -> None:
         """Raise UserError for settings that do not go together."""
