@@ -21,6 +21,8 @@ Written by mlx-phi3v {version}; `conversion.json` says of which weights.
 mlx_phi3v.generate --model FOLDER --image photo.jpg
 python -m mlx_vlm.generate --model FOLDER --image photo.jpg --prompt "What is shown in this image?" --temperature 0
 python -m mlx_vlm.server --model FOLDER
+mlx_phi3v.generate --model FOLDER --verify   # where there is a probe.json: does it compute here what it did there?
+python FOLDER/{name}                         # the same through mlx-vlm
 ```
 
 ## This folder holds code
