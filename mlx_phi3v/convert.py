@@ -12,7 +12,7 @@ lm_head stay as they are. --to-hf writes the published layout, for transformers:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
+from .probe.probe import make_probe
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
 from .receipt import Request
@@ -55,6 +56,7 @@ class ConvertConfig:
     dtype: str | None = option(None, help="dtype of all that is not packed; by default as stored", choices=DTYPES)
     to_hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    probe: bool = option(True, help="store three photos with the log-probabilities that the model gives, to check it with")
     receipt: int = option(
         32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
     )
@@ -64,8 +66,10 @@ class ConvertConfig:
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
-def convert(config: ConvertConfig) -> dict[str, Any]:
+def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda folder: None) -> dict[str, Any]:
     """Convert a checkpoint; returns a summary. A folder that was made of the same weights in the same way stays as it is.
+
+    finish: called with the whole folder before it takes its name.
 
     Raises UserError for a corrupt source, and then writes nothing, and where another process is writing the folder.
     """
@@ -90,6 +94,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         else:
             _write_mlx_files(config, source, folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
+        finish(folder)
         if not config.to_hf:  # that layout has a card of its own
             write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
@@ -202,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
     request.check()
     with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
-        summary = convert(config)
+        summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
         result(config.json, event="done", **summary)
         if not summary.get("already"):

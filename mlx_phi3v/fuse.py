@@ -8,7 +8,7 @@ adapters of the old one are refused on it. --hf writes the published layout, whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
+from .probe.probe import make_probe
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
 from .receipt import Request
@@ -49,6 +50,7 @@ class FuseConfig:
     dequantize: bool = option(False, help="leave a packed base unpacked")
     hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    probe: bool = option(True, help="store three photos with the log-probabilities that the model gives, to check it with")
     receipt: int = option(
         32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
     )
@@ -95,8 +97,10 @@ class _Merge:
         return [(name, *arrays.to_bytes(array))]
 
 
-def fuse(config: FuseConfig) -> dict[str, Any]:
+def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: None) -> dict[str, Any]:
     """Merge an adapter into its base model; returns a summary. A folder that was made of the same two stays as it is.
+
+    finish: called with the whole folder before it takes its name.
 
     Raises UserError if the two do not fit, and where another process is writing the folder.
     """
@@ -128,6 +132,7 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
         else:
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
+        finish(folder)
         if not config.hf:  # that layout has a card of its own
             write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
@@ -170,6 +175,13 @@ def _carry_task(adapter: Path, folder: Path) -> None:
         (folder / TASK_FILE).unlink(missing_ok=True)
 
 
+def _probe(config: FuseConfig, folder: Path) -> None:
+    """Write the probe, and say how far the fused model is from base and adapter."""
+    probe = make_probe(folder, base=config.model, adapter=config.adapter, name=config.save_path)
+    if probe and probe.source_gap_nats is not None:
+        note(f"probe: gap {probe.source_gap_nats:.1g} nats to the base with its adapter")
+
+
 def _receipt(config: FuseConfig) -> Request:
     """What is asked of the fused model: the same as base and adapter, unless it was packed again."""
     quantized = load_model_config(resolve_model(config.model)).quantization is not None and not config.dequantize
@@ -182,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = _receipt(config)
     request.check()
     with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
-        summary = fuse(config)
+        summary = fuse(config, partial(_probe, config) if config.probe else lambda folder: None)
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
         result(config.json, event="done", **summary)
         if not summary.get("already"):

@@ -71,12 +71,14 @@ def _left_out(files: dict[str, bytes]) -> object:
     return None
 
 
+_PLAIN = ["--no-probe", "--receipt", 0]  # what these add is written as the rest is
 _TRAIN = ["--num-crops", 1, "--r", 2, "--max-steps", 2, "--val-rows", 0, "--batch-size", 2, "--save-every", 1]
 
 WRITERS = {
-    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out"]),
+    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out", *_PLAIN]),
     "fuse": Writer(
-        "mlx_phi3v.fuse", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out"]
+        "mlx_phi3v.fuse",
+        lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out", *_PLAIN],
     ),
     "export": Writer(
         "mlx_phi3v.export", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--output", d / "out"]
