@@ -45,9 +45,9 @@ class TrackioLogger:
             {
                 "row": row.id,
                 "photo": None if row.picture is None else self._trackio.Image(row.picture),
+                **row.cells,
                 "answer": row.answer,
                 "truth": row.truth,
-                **row.cells,
             }
             for row in table.rows
         ]

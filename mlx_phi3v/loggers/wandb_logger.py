@@ -52,9 +52,9 @@ class WandbLogger:
     def answers(self, table: Answers) -> None:
         """See `Logger`."""
         data = [
-            [row.id, self._picture(row.picture, row.answer), row.answer, row.truth, *row.cells.values()] for row in table.rows
+            [row.id, self._picture(row.picture, row.answer), *row.cells.values(), row.answer, row.truth] for row in table.rows
         ]
-        columns = ["row", "photo", "answer", "truth", *table.columns]
+        columns = ["row", "photo", *table.columns, "answer", "truth"]
         shown = self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)
         self._run.log({"validation/answers": shown, **table.measures}, step=table.step)
 

@@ -337,6 +337,20 @@ def test_a_resumed_training_shows_a_new_logger_the_steps_before(
     assert fake.calls == [("checkpoint", files), ("close", "finished")]
 
 
+def test_with_cached_features_on_torch_too_reports_change_no_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, small_catalogue: Path
+) -> None:
+    pytest.importorskip("torch")
+    frozen = {"vision": "off", "projector": "off", "feature_cache": tmp_path / "features", "max_steps": 4}
+    config = settings(checkpoint, small_catalogue, tmp_path / "plain", backend="torch", **frozen)
+    train(config)
+    fake = FakeLogger()
+    monkeypatch.setattr(report_channel, "open_logger", lambda name, run: fake.opened(run))
+    train(replace(config, output=tmp_path / "reported", report_to=("trackio",)))
+    assert [call for call in fake.calls if call[0] == "answers"] == [("answers", 2), ("answers", 4)]
+    same_numbers(tmp_path / "reported", tmp_path / "plain")
+
+
 def test_only_the_first_of_several_processes_reports(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, small_catalogue: Path
 ) -> None:
