@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -137,10 +138,13 @@ def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def set_up(name: str) -> None:
-    """Prepare this process for a backend, before its framework is imported. Idempotent; a Mac needs nothing.
+    """Prepare this process for a backend, before its framework is imported. Idempotent.
 
-    On Linux freed memory stays with the process, and MLX gets a fast BLAS.
+    MLX computes fp32 in fp32, not in TF32 as it does by default on M5 and CUDA, unless MLX_ENABLE_TF32 is set. On Linux freed
+    memory stays with the process, and MLX gets a fast BLAS.
     """
+    if name == "mlx":
+        os.environ.setdefault("MLX_ENABLE_TF32", "0")
     if sys.platform != "linux":
         return
     keep_freed_memory()

@@ -115,6 +115,7 @@ def _configs() -> list[tuple[type, str]]:
     from eval.score import ScoreConfig
     from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
+    from mlx_phi3v.doctor.__main__ import DoctorConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
     from mlx_phi3v.plan import PlanConfig
@@ -125,7 +126,7 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
-        (EvalPlanConfig, "eval.plan"),
+        (EvalPlanConfig, "eval.plan"), (DoctorConfig, "mlx_phi3v.doctor"),
         (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
