@@ -33,6 +33,8 @@ from .files import atomic_folder, read_json, sha256_file, write_json
 from .hf_folder.code import snapshot_of
 from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
 from .hf_folder.published import published_order
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .probe.probe import make_probe
 from .progress import Progress, note, result, say
@@ -59,6 +61,8 @@ class ConvertConfig:
         32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
     )
     catalogue: Path | None = option(None, help="their catalogue; by default that of the model's tuning, if any", path=True)
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -91,6 +95,8 @@ def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda fol
             _write_mlx_files(config, source, folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
         finish(folder)
+        if not config.to_hf:  # that layout has a card of its own
+            write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
     written = sum(len(header) - 1 for _, header, _ in writer.shards)  # one entry is the metadata
     return {"path": str(config.mlx_path), "files": files, "tensors": written, "bytes": writer.total, "seconds": seconds}
@@ -200,14 +206,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = config.receipt if changes or config.catalogue else 0
     request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
     request.check()
-    summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
-    summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(
-            f"wrote {summary['path']}: {summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s",
-            as_json=config.json,
-        )
+    with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
+        summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
+        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"] and not config.to_hf:
+            write_card(config.mlx_path)  # with the verdict
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            size = f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"
+            say(f"wrote {summary['path']}: {size}", as_json=config.json)
     return 0
 
 

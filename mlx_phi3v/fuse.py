@@ -30,6 +30,8 @@ from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
 from .hf_folder.published import published_order
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .probe.probe import make_probe
 from .progress import Progress, note, result, say
@@ -53,6 +55,8 @@ class FuseConfig:
         32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
     )
     catalogue: Path | None = option(None, help="their catalogue; by default that of the adapter's training", path=True)
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -129,6 +133,8 @@ def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: N
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
         finish(folder)
+        if not config.hf:  # that layout has a card of its own
+            write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
@@ -187,11 +193,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
     request = _receipt(config)
     request.check()
-    summary = fuse(config, partial(_probe, config) if config.probe else lambda folder: None)
-    summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
+        summary = fuse(config, partial(_probe, config) if config.probe else lambda folder: None)
+        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"] and not config.hf:
+            write_card(config.save_path)  # with the verdict
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
     return 0
 
 

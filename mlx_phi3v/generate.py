@@ -21,7 +21,7 @@ from .backend import BACKENDS, DTYPES, default_backend
 from .batches import Example, ExampleMaker
 from .cli import option
 from .crops import process_image
-from .decoding import LoadedModel, Sampling, answer_text, generate, load_model
+from .decoding import LoadedModel, Sampling, StreamedText, answer_text, generate, load_model
 from .errors import UserError, run_cli
 from .photo import Photo
 from .probe.probe import verify_folder
@@ -60,22 +60,16 @@ class TokenStream:
     """Prints an answer as its tokens come, whole characters only. Pass it as `generate`'s on_token."""
 
     def __init__(self, prompts: PromptProcessor) -> None:
-        self.prompts = prompts
-        self.ids: list[int] = []
-        self.printed = ""
+        self.text = StreamedText(prompts)
 
     def __call__(self, row: int, token: int) -> None:
         """Print what the token adds."""
-        self.ids.append(token)
-        text = self.prompts.decode(self.ids)
-        if text.startswith(self.printed) and not text.endswith("\ufffd"):
-            sys.stdout.write(printable(text[len(self.printed) :], lines=True))
-            sys.stdout.flush()
-            self.printed = text
+        sys.stdout.write(printable(self.text.add(token), lines=True))
+        sys.stdout.flush()
 
     def finish(self, text: str) -> None:
         """Print the rest of the whole text."""
-        print(printable(text[len(self.printed) :], lines=True) if text.startswith(self.printed) else "")
+        print(printable(self.text.rest(text), lines=True))
 
 
 def read_photos(config: GenerateConfig) -> list[Photo]:

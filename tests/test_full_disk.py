@@ -83,6 +83,7 @@ WRITERS = {
     "export": Writer(
         "mlx_phi3v.export", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--output", d / "out"]
     ),
+    "export_data": Writer("data.export", lambda i, d: [i / "cat", "--output", d / "out"]),
     "sample": Writer("data.sample", lambda i, d: ["-o", d / "out", "--products", 12, "--processes", 1], whole=_info),
     "ingest": Writer(
         "data.ingest", lambda i, d: [i / "s.csv", "-o", d / "out", "--processes", 1, "--csv"], in_place=True, whole=_info

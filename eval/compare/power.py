@@ -5,6 +5,7 @@ Normal approximations to the score tests. A measure's rates are taken as seen; m
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +20,15 @@ from .statistics import (
     JudgedDifference,
     PairedProportion,
     Scalable,
+    normal_cdf,
     normal_quantile,
 )  # fmt: skip
 
 ALPHA = 0.05
 POWER = 0.80
 _MOST_ROWS = 100_000_000
-_LEVELS = 32  # of the deviation from seed to seed that a few trainings may show
+_LEVELS = 16  # of the deviation from seed to seed that a few trainings may show
+_Z_POWER = normal_quantile(2 * POWER - 1)
 _NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
 
 
@@ -73,7 +76,7 @@ def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0
                 score = _plain(seen).score(end)
                 there = (estimate - end) / score if score else math.inf
                 gap = abs(estimate - end) * _sign(estimate, end) - _quantile(seen, z) * there
-                power += float(stats.norm.cdf(gap / error)) - 1
+                power += normal_cdf(gap / error) - 1
         powers.append(max(0.0, power))
     return float(np.mean(powers))
 
@@ -91,7 +94,7 @@ def power_beyond(difference: Scalable, margin: float, n: float, *, gates: int, b
     more, z = _at(difference, n), normal_quantile(1 - 2 * ALPHA / gates)
     error = _error(more)
     reaches = [_half_width(seen, z) for seen in _as_seen(more)]
-    return float(np.mean(stats.norm.cdf((abs(estimate) - margin - np.array(reaches)) / error)))
+    return float(np.mean([normal_cdf((abs(estimate) - margin - reach) / error) for reach in reaches]))
 
 
 def _at(difference: Scalable, n: float) -> Scalable:
@@ -103,9 +106,15 @@ def _as_seen(more: Scalable) -> list[Scalable]:
     """The difference as it will be judged: with few trainings the deviation that they show is often not the true one."""
     if not isinstance(more, EffectiveProportion | EffectiveMean) or not more.spread.seeds:
         return [more]
-    df = more.spread.seed_df
-    shown = stats.chi2.ppf((np.arange(_LEVELS) + 0.5) / _LEVELS, df) / df
-    return [replace(more, spread=replace(more.spread, seeds=more.spread.seeds * float(part))) for part in shown]
+    shown = _shown_variances(more.spread.seed_df)
+    return [replace(more, spread=replace(more.spread, seeds=more.spread.seeds * part)) for part in shown]
+
+
+@functools.cache
+def _shown_variances(df: float) -> list[float]:
+    """What a variance known by so many degrees of freedom is found to be, as multiples of the true one: equally likely."""
+    found: list[float] = (stats.chi2.ppf((np.arange(_LEVELS) + 0.5) / _LEVELS, df) / df).tolist()
+    return found
 
 
 def _plain(difference: Scalable) -> Scalable:
@@ -146,7 +155,7 @@ def rows_needed(
 
     def finds_difference(n: int) -> bool:
         fewer = n - 2 * step / estimate
-        return fewer > 0 and estimate / _test_error(difference, fewer, z_same) - z >= float(stats.norm.ppf(POWER))
+        return fewer > 0 and estimate / _test_error(difference, fewer, z_same) - z >= _Z_POWER
 
     def finds_same(n: int) -> bool:
         ends = [
@@ -154,7 +163,7 @@ def rows_needed(
             math.inf if better > 0 else margin - difference.estimate,
         ]
         error = _test_error(difference, n, z_same)
-        return sum(float(stats.norm.cdf(end / error - z_same)) for end in ends) - 1 >= POWER
+        return sum(normal_cdf(end / error - z_same) for end in ends) - 1 >= POWER
 
     same = _first_n(finds_same, start)
     differs = _first_n(finds_difference, start) if estimate > 1e-12 else None

@@ -10,12 +10,12 @@ import msgspec
 
 from .. import __version__
 from ..checkpoint.fingerprint import SOURCE_FILE
-from ..checkpoint.hub import is_hub_id
 from ..checkpoint.writer import ShardWriter, copy_processor
 from ..config import ModelArgs, VisionArgs
 from ..documents import read_as
 from ..errors import UserError
 from ..files import read_json, write_json, write_text
+from ..hub.hub_errors import is_hub_id
 from ..model_file.folder import restore_chat_template
 from ..progress import note
 from ..prompts import PromptProcessor

@@ -20,6 +20,7 @@ from ..progress import Progress, say
 from ..schedule import learning_rate
 from ..system_errors import os_sentence
 from .output_folder import held, write_settings
+from .reporting import Reports, check_reports
 from .run_log import RunLog
 from .setup import Setup, set_up
 from .throughput import Throughput, ThroughputMeter
@@ -34,10 +35,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     the output cannot be written or is not a training's.
     """
     check(config)
+    check_reports(config)
     with held(config.output, config.backend):
         trainer = Trainer(set_up(config))
         trainer.open_output()
-        trainer.run()
+        with trainer.reports.closing():
+            trainer.run()
         return trainer.summarise()
 
 
@@ -70,6 +73,7 @@ class Trainer:
         self.throughput = ThroughputMeter(setup.config.steps_per_report)
         self.saved: Path | None = setup.checkpoints.newest()
         self.log = RunLog(setup.checkpoints.output)
+        self.reports = Reports(setup, self.log)
         self.recent: tuple[list[int], Batch] | None = None
 
     def open_output(self) -> None:
@@ -103,6 +107,8 @@ class Trainer:
                     record = replace(record, val_loss=self.validate())
                     self.note_best(record)
                 self.report(record, progress, always=last)
+                if record.val_loss is not None:
+                    self.reports.validated(record.step)
                 if leads and (last or record.step % config.save_every == 0 or self.state.best_step == record.step):
                     self.save()
         if setup.cache:
@@ -188,6 +194,7 @@ class Trainer:
         if self.setup.leads and due:
             with self._writing():
                 self.log.append(values)
+            self.reports.step(values, self.throughput.recent)
             progress.emit(event="step", **values)
 
     def save(self) -> None:
@@ -201,6 +208,7 @@ class Trainer:
         optimizer = self.backend.optimizer_tensors()
         with self._writing():
             self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
+        self.reports.saved(self.state.step, self.saved, best=self.state.best_step == self.state.step)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -170,7 +170,7 @@ def catalogue(folder: Path) -> None:
 
 
 def runs(folder: Path) -> None:
-    """Two runs of the same rows, and a baseline of one."""
+    """Two runs of the same rows, a baseline of one, and its answers traced by the other."""
     from eval import score
     from tests.helpers.synthetic_runs import answer, changed, digest, make_rows, write_run
 
@@ -183,6 +183,8 @@ def runs(folder: Path) -> None:
             row["product"] = f"product {i // 2}"
         training = {"seed": seed, "learning_rate": 0.1}
         write_run(folder / name, rows, label=name, hashes={"adapter": digest(name)}, training=training)
+    traced = [{key: row[key] for key in ("id", "token_ids", "logprobs")} for row in right]
+    (folder / "b" / "trace-a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in traced))
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
 
 

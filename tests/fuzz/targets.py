@@ -173,7 +173,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 5:
+    match variant % 6:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -184,6 +184,9 @@ def _run_commands(folder: Path, variant: int) -> object:
         case 3:
             sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
             return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
+        case 4:
+            allow = ["--allow", "truth", "task", "split", "limit", "shard", "template", "num_crops"]
+            return compare.main([str(folder / "a"), str(folder / "b"), "--trace", "--json", *few, *allow])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
@@ -247,7 +250,10 @@ TARGETS = {
     ),
     "runs": Target(
         sound.runs,
-        {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
+        {
+            "a/manifest.json": "json",
+            **dict.fromkeys(["a/predictions.jsonl", "b/predictions.jsonl", "b/trace-a.jsonl", "baseline.jsonl"], "lines"),
+        },
         _run_commands,
     ),
     "imported tables": Target(
