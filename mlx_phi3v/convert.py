@@ -209,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
         summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"] and not config.to_hf:
+            write_card(config.mlx_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):
             size = f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"

@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
         summary = fuse(config, partial(_probe, config) if config.probe else lambda folder: None)
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"] and not config.hf:
+            write_card(config.save_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):
             say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
