@@ -209,6 +209,12 @@ def _import_log(folder: Path, variant: int) -> object:
     return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
 
 
+def _read_report(folder: Path, variant: int) -> object:
+    from mlx_phi3v.loggers.record import read_record
+
+    return read_record(folder)
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -240,6 +246,7 @@ TARGETS = {
         may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
     ),
     "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "report": Target(sound.report, {"report.json": "json"}, _read_report),
     "catalogue": Target(
         sound.catalogue,
         {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},
