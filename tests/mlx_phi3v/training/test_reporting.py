@@ -337,12 +337,11 @@ def test_a_resumed_training_shows_a_new_logger_the_steps_before(
     assert fake.calls == [("checkpoint", files), ("close", "finished")]
 
 
-def test_with_cached_features_on_torch_too_reports_change_no_number(
+def test_with_cached_features_too_reports_change_no_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, small_catalogue: Path
 ) -> None:
-    pytest.importorskip("torch")
     frozen = {"vision": "off", "projector": "off", "feature_cache": tmp_path / "features", "max_steps": 4}
-    config = settings(checkpoint, small_catalogue, tmp_path / "plain", backend="torch", **frozen)
+    config = settings(checkpoint, small_catalogue, tmp_path / "plain", **frozen)
     train(config)
     fake = FakeLogger()
     monkeypatch.setattr(report_channel, "open_logger", lambda name, run: fake.opened(run))
