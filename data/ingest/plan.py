@@ -121,6 +121,15 @@ _FEW_SHORT = 0.1  # of the rows may lack a photo and be rejected for it
 _NO_MAPPING = FieldMapping((), (), None, None, None, None)
 
 
+def is_plain(settings: IngestConfig) -> bool:
+    """Whether nothing is set that decides the content, but the revision of a data set: its own record may decide it."""
+    fields = {item.name: item for item in dataclasses.fields(settings) if item.name not in {*_FREE, "revision", "model"}}
+    return all(
+        getattr(settings, name) == (item.default_factory() if callable(item.default_factory) else item.default)
+        for name, item in fields.items()
+    )
+
+
 def _given(settings: IngestConfig) -> dict[str, Any]:
     """All settings but the free ones, by their text: one that is added later counts until it is known to be free."""
     return {item.name: repr(getattr(settings, item.name)) for item in dataclasses.fields(settings) if item.name not in _FREE}
