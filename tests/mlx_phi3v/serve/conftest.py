@@ -23,7 +23,7 @@ def started(backend: str, checkpoint: Path, folder: Path) -> Iterator[Serving]:
     pytest.importorskip(backend)
     config = ServeConfig(
         compare=str(checkpoint), backend=backend, port=0, corrections=folder / "corrections", max_body_mb=2.0,
-        max_new_tokens=128, dtype="float32",
+        max_new_tokens=32, dtype="float32",
     )  # fmt: skip
     with serving(config) as running:
         yield running
