@@ -112,6 +112,11 @@ def test_an_adapter_answers_and_is_fused(installed: Installed, folder: Path, cat
     installed.run(folder, "mlx_phi3v.predict", "--model", "packed", "--data", "catalogue", "--output", "sampled", *sampled)
     settings = json.loads((folder / "sampled" / "manifest.json").read_text())["settings"]
     assert (settings["temperature"], settings["top_p"], settings["seed"]) == (0.5, 0.9, 3)
+    receipts = [json.loads((folder / name / "receipt.json").read_text()) for name in ("fused", "packed")]
+    assert [receipt["rows"] for receipt in receipts] == [4, 4]  # of the catalogue that the adapter was trained on
+    assert receipts[0]["verdict"] != "DIFFERENT" and receipts[0]["weights_checked"] and not receipts[0]["weights_wrong"]
+    done = installed.run(folder, "mlx_phi3v.generate", "--model", "fused", "--verify", "--json")
+    assert done.stderr.splitlines()[-1].startswith("note: probe: applied, gap ")
     config = json.loads((folder / "packed" / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 4}
 

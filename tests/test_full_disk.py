@@ -67,16 +67,19 @@ def _left_out(files: dict[str, bytes]) -> object:
     return None
 
 
+_PLAIN = ["--no-probe", "--receipt", 0]  # what these add is written as the rest is
 _TRAIN = ["--num-crops", 1, "--r", 2, "--max-steps", 2, "--val-rows", 0, "--batch-size", 2, "--save-every", 1]
 
 WRITERS = {
-    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out"]),
+    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out", *_PLAIN]),
     "fuse": Writer(
-        "mlx_phi3v.fuse", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out"]
+        "mlx_phi3v.fuse",
+        lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out", *_PLAIN],
     ),
     "export": Writer(
         "mlx_phi3v.export", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--output", d / "out"]
     ),
+    "export_data": Writer("data.export", lambda i, d: [i / "cat", "--output", d / "out"]),
     "sample": Writer("data.sample", lambda i, d: ["-o", d / "out", "--products", 12, "--processes", 1], whole=_info),
     "ingest": Writer(
         "data.ingest", lambda i, d: [i / "s.csv", "-o", d / "out", "--processes", 1, "--csv"], in_place=True, whole=_info
@@ -91,6 +94,11 @@ WRITERS = {
         lambda i, d: ["--model", i / "model", "--data", i / "cat", "--output", d / "out", "--num-crops", 1,
                       "--max-new-tokens", 3],
         in_place=True, slow=True, whole=_predictions,
+    ),
+    "receipt": Writer(
+        "eval.receipt.__main__",
+        lambda i, d: [i / "model", i / "model", "--data", i / "cat", "--output", d / "out", "--resamples", 2],
+        in_place=True, slow=True,
     ),
     "cache": Writer(
         "eval.predict",

@@ -38,7 +38,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "mlx"
-    run("mlx_phi3v.convert", "--hf-path", "tiny", "--mlx-path", folder, "--dtype", "float32")
+    run("mlx_phi3v.convert", "--hf-path", "tiny", "--mlx-path", folder, "--dtype", "float32", "--no-probe")
     return folder
 
 
@@ -141,7 +141,8 @@ def test_a_fused_model_computes_what_base_and_adapter_do(
     from mlx_phi3v.prompts import IGNORE, PromptProcessor
     from mlx_phi3v.task import PROMPT
 
-    run("mlx_phi3v.fuse", "--model", converted, "--adapter", trained["mlx"], "--save-path", tmp_path / "fused")
+    unchecked = ["--no-probe", "--receipt", 0]  # tests/test_commands.py has them
+    run("mlx_phi3v.fuse", "--model", converted, "--adapter", trained["mlx"], "--save-path", tmp_path / "fused", *unchecked)
     image = process_image(Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)), 1)
     ids = np.array(PromptProcessor(converted).tokenize(PROMPT, [85]))
     example = Example("q", ids, np.full(len(ids), IGNORE), (image,))

@@ -29,12 +29,14 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.training import checkpoints as checkpoints_module
+from mlx_phi3v.training import report_channel
 from mlx_phi3v.training.checkpoints import Checkpoints
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.train_config import TrainConfig, total_steps
 from mlx_phi3v.training.train_state import TrainState
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.here import run_here
+from tests.helpers.loggers import FakeLogger
 from tests.helpers.paths import ROOT
 
 KILLS, STEPS = 10, 40
@@ -75,6 +77,23 @@ def same_run(ours: Path, theirs: Path) -> None:
     logs = [[{k: v for k, v in record.items() if k not in varying} for record in log(folder)] for folder in (ours, theirs)]
     assert logs[0] == logs[1]
     assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
+
+
+def test_a_run_that_is_reported_has_the_same_numbers(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both backends: answers in between take no random number and leave no weight changed."""
+    config = replace(config, max_steps=4)
+    train(config)
+    fake = FakeLogger()
+    monkeypatch.setattr(report_channel, "open_logger", lambda name, run: fake.opened(run))
+    reported = replace(config, output=config.output.parent / "reported", report_to=("tensorboard",), report_rows=2)
+    train(reported)
+    assert [call for call in fake.calls if call[0] == "answers"] == [("answers", 2), ("answers", 4)]
+    for which in ("last", "best"):
+        ours, theirs = adapter_of(config.output, which), adapter_of(reported.output, which)
+        assert {name: value.tobytes() for name, value in ours.items()} == {
+            name: value.tobytes() for name, value in theirs.items()
+        }
+    assert [line["loss"] for line in log(config.output)] == [line["loss"] for line in log(reported.output)]
 
 
 def test_a_run_leaves_adapter_log_and_checkpoints(config: TrainConfig) -> None:
