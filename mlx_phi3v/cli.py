@@ -56,7 +56,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, flags: Collection
     can be written, and a required key without value.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
-    hints = type_hints(cls)
+    hints = type_hints(cast(Any, cls))
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
