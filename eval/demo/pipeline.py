@@ -70,7 +70,17 @@ def convert(config: DemoConfig, display: Display) -> None:
     """Convert the model to MLX, unless it is there."""
     if (config.converted / "config.json").exists():
         return
-    arguments = ["--hf-path", config.model, "--mlx-path", str(config.converted), "--dtype", "float32"]
+    arguments = [
+        "--hf-path",
+        config.model,
+        "--mlx-path",
+        str(config.converted),
+        "--dtype",
+        "float32",
+        "--no-probe",
+        "--receipt",
+        "0",
+    ]
     with display.stage(f"Converting the model {config.model} to MLX"):
         run_jobs([Job("converting", "mlx_phi3v.convert", arguments, 0.0)], display)
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterArgs
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend import BACKENDS, DTYPES, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
 from ..loggers.choice import LOGGERS, PROJECT, chosen
@@ -99,6 +99,8 @@ class TrainConfig:
     val_rows: int = option(200, help="validation rows used, 0 for none", at_least=0, at_most=MAX_ROWS)
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
+    upload_repo: str | None = option(None, help="upload the best adapter to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
     report_to: tuple[str, ...] = option(
         (), help=f"where the run is shown: {', '.join(LOGGERS)}, several with commas; by default OUTPUT/log.jsonl alone",
@@ -114,6 +116,13 @@ class TrainConfig:
         "none", help="adapters that are reported as artifacts: none, the best at the end, or every checkpoint",
         choices=("none", "end", "checkpoint"),
     )  # fmt: skip
+    rank_timeout: float = option(
+        600.0, help="seconds that ranks wait for each other, after which each ends; the last checkpoint stays",
+        heading="Several machines or GPUs (docs/machines.md)", above=0, at_most=1_000_000,
+    )  # fmt: skip
+    reduce_dtype: Dtype = option(
+        "float32", help="in which ranks send their gradients; bfloat16 halves what is sent", choices=("float32", "bfloat16")
+    )
 
     def check_values(self, where: str) -> None:
         """Raise UserError for settings that do not go together."""

@@ -115,6 +115,7 @@ def _configs() -> list[tuple[type, str]]:
     from eval.score import ScoreConfig
     from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
+    from mlx_phi3v.doctor.__main__ import DoctorConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
     from mlx_phi3v.plan import PlanConfig
@@ -125,7 +126,7 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
-        (EvalPlanConfig, "eval.plan"),
+        (EvalPlanConfig, "eval.plan"), (DoctorConfig, "mlx_phi3v.doctor"),
         (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
@@ -173,7 +174,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 5:
+    match variant % 6:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -184,6 +185,9 @@ def _run_commands(folder: Path, variant: int) -> object:
         case 3:
             sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
             return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
+        case 4:
+            allow = ["--allow", "truth", "task", "split", "limit", "shard", "template", "num_crops"]
+            return compare.main([str(folder / "a"), str(folder / "b"), "--trace", "--json", *few, *allow])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
@@ -207,6 +211,31 @@ def _import_log(folder: Path, variant: int) -> object:
 
     name = _LOGS[variant % len(_LOGS)]
     return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
+
+
+_EXPORTED = ("export.json", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
+
+
+def _restore(folder: Path, variant: int) -> object:
+    from data.export.restore import exported_folder, restore
+
+    found = exported_folder(str(folder / "export"))
+    assert found is not None
+    return restore(found, folder / "out" / "c", source="export", as_json=True)
+
+
+_DESCRIBED = ("config.json", "conversion.json", "task.json", "training.json", "receipt.json")
+
+
+def _write_card(folder: Path, variant: int) -> object:
+    """The card's YAML must be read back by its own reader, and hold no line that is not its own."""
+    from huggingface_hub import ModelCard
+
+    from mlx_phi3v.hub.card import card
+
+    readme = card(folder / "model", "model", "somebody/mine")
+    assert "\x1b" not in readme and "<script" not in readme
+    return ModelCard(readme).data.to_dict()  # type: ignore[no-untyped-call]
 
 
 def _read_report(folder: Path, variant: int) -> object:
@@ -254,7 +283,10 @@ TARGETS = {
     ),
     "runs": Target(
         sound.runs,
-        {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
+        {
+            "a/manifest.json": "json",
+            **dict.fromkeys(["a/predictions.jsonl", "b/predictions.jsonl", "b/trace-a.jsonl", "baseline.jsonl"], "lines"),
+        },
         _run_commands,
     ),
     "imported tables": Target(
@@ -267,4 +299,10 @@ TARGETS = {
         {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
         _import_log,
     ),
+    "exported catalogue": Target(
+        sound.exported_catalogue,
+        {f"export/{name}": "json" if name.endswith("json") else "bytes" for name in _EXPORTED},
+        _restore,
+    ),
+    "model card": Target(sound.described_model, {f"model/{name}": "json" for name in _DESCRIBED}, _write_card),
 }

@@ -17,7 +17,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from eval.parity.__main__ import main
-from eval.parity.checks import TOLERANCES, Check, check, cosine_distance, mismatch, relative_error
 from eval.parity.golden import check_backend, load_cases, optimizer_settings
 from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
@@ -25,6 +24,7 @@ from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.crops import pad_crops, process_image
 from mlx_phi3v.decoding import generate
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.golden.checks import TOLERANCES, Check, check, cosine_distance, mismatch, relative_error
 from mlx_phi3v.photo import open_photo
 from mlx_phi3v.prompts import IGNORE, PromptProcessor
 from mlx_phi3v.task import Task
