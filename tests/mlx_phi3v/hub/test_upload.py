@@ -118,17 +118,17 @@ def test_a_killed_upload_goes_on_with_what_is_missing(hub: StandIn, sharded: Pat
     started = threading.Event()
 
     def kill(number: int) -> None:
-        if number == 2 and started.wait(120):
+        if number == 2 and started.wait(300):
             process.send_signal(signal.SIGKILL)
 
     hub.on_upload = kill
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started.set()
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors
     arrived = set(hub.uploads)
     assert len(arrived) >= 2 and not hub.model("somebody/model").commits
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     weights = {digest(path) for path in sharded.glob("*.safetensors")}
     assert set(hub.uploads) == weights and len(hub.uploads) == len(weights)  # each content once, over both
