@@ -8,14 +8,18 @@ import os
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mlx_phi3v.convert import main as convert_main
+from mlx_phi3v.crops import ProcessedImage, process_image
 from mlx_phi3v.decoding import load_model
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.fuse import main as fuse_main
@@ -66,6 +70,27 @@ def test_each_backend_meets_it_and_a_changed_layer_does_not(backend: str, folder
     assert str(gap) == f"probe: applied, gap {gap.nats:.1g} nats over {gap.tokens} tokens of 3 photos"
     worse = verify_folder(load_model(str(damaged), backend, dtype="float32"))
     assert not worse.applied and worse.nats > 0.02 and worse.where.startswith("token ")
+
+
+def stretched(rgb: Image.Image, num_crops: int) -> ProcessedImage:
+    """As mlx-vlm's own processor does it: onto the padded size, instead of white below."""
+    height, width = process_image(rgb, num_crops).image_size
+    return process_image(rgb.resize((width, height), Image.Resampling.BICUBIC), num_crops)
+
+
+def scrambled(rgb: Image.Image, num_crops: int) -> ProcessedImage:
+    """Crops that are not put back on their grid."""
+    image = process_image(rgb, num_crops)
+    return replace(image, pixel_values=np.concatenate([image.pixel_values[:1], image.pixel_values[:0:-1]]))
+
+
+@pytest.mark.parametrize("wrong", [stretched, scrambled])
+def test_other_maths_of_photos_do_not_meet_it(
+    wrong: Callable[..., ProcessedImage], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_module, "process_image", wrong)
+    gap = verify_folder(load_model(str(folder), "mlx", dtype="float32"))
+    assert not gap.applied and gap.nats > 0.02
 
 
 def test_generate_verifies_a_folder(folder: Path, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
