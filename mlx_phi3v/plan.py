@@ -6,6 +6,7 @@
 Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only (with
 --init-adapter also its weights, which the adapter must belong to). Memory comes
 from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
+After mlx_phi3v.doctor both use what it measured on this machine; with --gflops they do not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import cli
+from . import calibration, cli
 from .adapters import AdapterArgs
 from .backend import set_up
 from .batches import ExampleMaker
@@ -143,7 +144,7 @@ def smaller(
     if image_side and config.init_adapter is None:  # an existing adapter decides what is trained
         frozen = replace(config, vision="off", projector="off", separators="off")
         if frozen.language != "off" or frozen.lm_head != "off":
-            training = replace(step_settings(frozen), dtype=training.dtype, cpu=training.cpu)
+            training = replace(training, adapter=step_settings(frozen).adapter)
             notes.append("--vision off --projector off")
             yield Choice(", ".join(notes), model, shape, training)
     for fewer in (8, 4, 1):
@@ -177,6 +178,13 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
+def _speed(config: PlanConfig, known: calibration.Calibration | None) -> tuple[float, float, float]:
+    """(GFLOP/s of matrix products, the shares of it that the language model and the tower reach)."""
+    if known:
+        return known.gflops, known.language_share, known.tower_share
+    return config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, TOWER_SHARE
+
+
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -188,10 +196,13 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
     training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    known = None if config.gflops else calibration.read(config.backend)
+    if known and known.activations:
+        training = replace(training, activations=known.activations)
     taken = footprint(model, shape, training)
-    gflops = config.gflops or matmul_gflops()
+    gflops, language_share, tower_share = _speed(config, known)
     language, tower = step_flops(model, shape, training)
-    seconds = (language / LANGUAGE_SHARE + tower / TOWER_SHARE) / gflops / 1e9
+    seconds = (language / language_share + tower / tower_share) / gflops / 1e9
     limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
     if config.memory_limit:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
@@ -208,6 +219,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "peak_gb": (taken.total + INTERPRETER) / 1e9,
         "tflop": (language + tower) / 1e12,
         "gflops": gflops,
+        "calibrated": known.made if known else None,
         "seconds_per_step": seconds * config.grad_accumulation_steps,
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
@@ -240,6 +252,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
     for name, change in figures["advice"].items():
         text = "cannot be made to fit" if change is None else f"fits with {change}" if change else "fits as it is"
         console.print(f"{name}: {text}", highlight=False)
+    if figures["calibrated"]:
+        made = figures["calibrated"][:10]
+        console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
     console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")
 
 

@@ -71,7 +71,8 @@ def export_data(config: ExportDataConfig) -> dict[str, Any]:
     result(config.json, event="done", **summary)
     if config.output:
         say(f"wrote {config.output}: {sum(rows.values())} rows", as_json=config.json)
-    return summary | (upload(folder, to, as_json=config.json) if to else {})
+    made_of = None if config.output else config.catalogue
+    return summary | (upload(folder, to, made_of=made_of, as_json=config.json) if to else {})
 
 
 def _made_before(config: ExportDataConfig, catalogue: Catalogue) -> ExportRecord | None:

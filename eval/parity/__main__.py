@@ -10,7 +10,7 @@ Prints the worst error of every stage and its tolerance. Exit status 0 only if a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,9 @@ from mlx_phi3v import cli
 from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError, run_cli
+from mlx_phi3v.golden.checks import Check, first_divergence, worst_by_stage
 from mlx_phi3v.progress import say
 from mlx_phi3v.ranges import MAX_CROPS, MAX_TOKENS
-
-from .checks import Check
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,6 @@ def show(checks: Sequence[Check], console: Console) -> None:
     if first:
         console.print(f"first stage that diverges: {first.stage} ({escape(first.where)})")
     console.print(f"{len(checks) - len(failed)} passed, {len(failed)} failed")
-
-
-def worst_by_stage(checks: Iterable[Check]) -> list[Check]:
-    """The check nearest to (or furthest past) its tolerance, per backend and stage, in order."""
-    worst: dict[tuple[str, str], Check] = {}
-    for check in checks:
-        key = (check.backend, check.stage)
-        if key not in worst or check.severity > worst[key].severity:
-            worst[key] = check
-    return list(worst.values())
-
-
-def first_divergence(checks: Iterable[Check]) -> Check | None:
-    """The first check, in the order of the computation, that fails."""
-    return next((check for check in checks if not check.passed), None)
 
 
 def run(config: ParityConfig) -> list[Check]:

@@ -14,12 +14,11 @@ from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.crops import process_image
 from mlx_phi3v.decoding import generate
+from mlx_phi3v.golden.checks import Check, check, cosine_distance, mismatch, relative_error
 from mlx_phi3v.photo import open_photo
 from mlx_phi3v.progress import say
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
-
-from .checks import Check, check, cosine_distance, mismatch, relative_error
 
 _ANSWER = "Product: Check Cotton Scarf, Category: SCARVES, Full Price: 450.0"
 _STEPS = 2

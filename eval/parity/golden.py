@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mlx_phi3v.adapters import load_adapter
-from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
-from mlx_phi3v.batches import Example, collate
+from mlx_phi3v.backend import OptimizerArgs, load_backend
+from mlx_phi3v.batches import collate
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import VisionArgs
-from mlx_phi3v.crops import ProcessedImage, image_token_count, pad_crops, process_image
-from mlx_phi3v.decoding import generate
-from mlx_phi3v.errors import UserError
+from mlx_phi3v.crops import image_token_count, process_image
 from mlx_phi3v.files import read_json
-from mlx_phi3v.prompts import IGNORE, PromptProcessor
-
-from .checks import Check, check, cosine_distance, mismatch, relative_error
+from mlx_phi3v.golden.cases import GoldenCase, check_greedy, check_outputs, check_pixels, load_cases
+from mlx_phi3v.golden.checks import Check, check, cosine_distance, mismatch
+from mlx_phi3v.prompts import PromptProcessor
 
 
 def check_tokens(golden: Path, tokenizers: Path) -> list[Check]:
@@ -42,102 +38,19 @@ def check_tokens(golden: Path, tokenizers: Path) -> list[Check]:
     return checks
 
 
-class GoldenCase:
-    """One recorded case, with its images processed by our code."""
-
-    def __init__(self, golden: Path, case: dict[str, Any], arrays: Any) -> None:
-        self.case, self.name, self.arrays = case, case["name"], arrays
-        self.images: tuple[ProcessedImage, ...] = tuple(
-            process_image(Image.open(golden / image), case["num_crops"]) for image in case.get("images", [])
-        )
-        ids = np.asarray(arrays[f"{self.name}.input_ids"]).reshape(-1).astype(np.int64)
-        self.prompt_tokens: int = case["prompt_tokens"]
-        learnt = (np.arange(len(ids)) >= self.prompt_tokens) & (ids >= 0)
-        self.example = Example(self.name, ids, np.where(learnt, ids, IGNORE), self.images)
-        self.prompt = Example(self.name, ids[: self.prompt_tokens], np.full(self.prompt_tokens, IGNORE, np.int64), self.images)
-
-    def recorded(self, what: str) -> np.ndarray:
-        """A recorded array."""
-        return np.asarray(self.arrays[f"{self.name}.{what}"])
-
-
-def load_cases(golden: Path) -> list[GoldenCase]:
-    """All cases of a folder. Raises UserError where it is not of that form."""
-    cases = read_json(golden / "cases.json", "recorded cases")
-    if not (golden / "cases.npz").is_file():
-        raise UserError(f"{golden} has no cases.npz; give a folder such as tests/golden")
-    arrays = np.load(golden / "cases.npz")
-    return [GoldenCase(golden, case, arrays) for case in cases]
-
-
 def check_backend(golden: Path, name: str) -> list[Check]:
     """Every stage of every case on one backend, in the order of the computation."""
     cases = load_cases(golden)
     backend = load_backend(name, golden / "checkpoint", dtype="float32")
     checks: list[Check] = []
     for case in cases:
-        checks += _check_pixels(name, case)
+        checks += check_pixels(name, case)
     for case in cases:
-        checks += _check_outputs(backend, case)
+        checks += check_outputs(backend, case)
     for case in cases:
-        checks += _check_greedy(backend, case)
+        checks += check_greedy(backend, case)
     if (golden / "training.json").is_file():
         checks += _check_training(golden, name, {case.name: case for case in cases})
-    return checks
-
-
-def _check_pixels(name: str, case: GoldenCase) -> list[Check]:
-    recorded = case.case
-    if "pixel_values_shape" not in recorded:
-        return []
-    sizes = [list(image.image_size) for image in case.images]
-    checks = [check(name, "image sizes", case.name, *mismatch(sizes, recorded["image_sizes"]))]
-    values = np.stack([pad_crops(image.pixel_values, recorded["num_crops"]) for image in case.images])
-    checks.append(
-        check(name, "image sizes", case.name + " shape", *mismatch(list(values.shape), recorded["pixel_values_shape"]))
-    )
-    sample = values.reshape(-1)[:: recorded["pixel_values_stride"]]
-    expected = case.recorded("pixel_values_sample").reshape(-1)
-    error = float(np.abs(sample - expected).max()) if sample.shape == expected.shape else float("inf")
-    checks.append(check(name, "pixels", case.name, error))
-    mean_error = abs(values.sum(dtype=np.float64) - recorded["pixel_values_sum"]) / values.size
-    checks.append(check(name, "pixels", case.name + " mean", mean_error))
-    return checks
-
-
-def _check_outputs(backend: Backend, case: GoldenCase) -> list[Check]:
-    name, recorded = backend.name, case.case
-    batch = collate([case.example], backend.config)
-    forward = backend.forward(batch, case.prompt_tokens - 1)
-    checks = []
-    # One scale for all hidden states of a case: a projected image feature is small, and the recorded one is itself 1e-4
-    # of its own largest value away from what fp64 gives (the random tower amplifies rounding a hundredfold).
-    largest = float(max(np.abs(case.recorded(key)).max() for key in ("hidden_last", "hidden_mid")))
-    for position, key in ((len(case.example.input_ids) - 1, "hidden_last"), (len(case.example.input_ids) // 2, "hidden_mid")):
-        layers = case.recorded(key).reshape(len(forward.hidden_states), -1)
-        for i, (state, expected) in enumerate(zip(forward.hidden_states, layers)):
-            checks.append(
-                check(
-                    name, "hidden states", f"{case.name} {key} layer {i}", relative_error(state[0, position], expected, largest)
-                )
-            )
-    logits = case.recorded("logits")
-    checks.append(check(name, "logits", case.name, relative_error(forward.logits[0], logits.reshape(-1, logits.shape[-1]))))
-    loss, gradients = backend.gradients(batch, list(recorded["grad_norms"]))
-    checks.append(check(name, "loss", case.name, abs(loss - recorded["loss"])))
-    for parameter, norm in recorded["grad_norms"].items():
-        error = abs(float(np.linalg.norm(gradients[parameter].astype(np.float64))) - norm) / norm
-        checks.append(check(name, "gradient norms", f"{case.name} {parameter}", error))
-    return checks
-
-
-def _check_greedy(backend: Backend, case: GoldenCase) -> list[Check]:
-    expected = case.case["greedy"]
-    checks = []
-    for cached in (True, False):
-        [result] = generate(backend, [case.prompt], max_new_tokens=len(expected), stop_ids=(), cached=cached)
-        stage = "greedy cached" if cached else "greedy uncached"
-        checks.append(check(backend.name, stage, case.name, *mismatch(result.token_ids, expected)))
     return checks
 
 

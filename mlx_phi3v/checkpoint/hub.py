@@ -13,7 +13,8 @@ from .fingerprint import SOURCE_FILE
 BUILTIN = "tiny"  # the name of the built-in model
 _HUB_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "config.json",
               "preprocessor_config.json", "processor_config.json", "tokenizer*.json", "special_tokens_map.json",
-              "generation_config.json", SOURCE_FILE, TASK_FILE, "training.json", "receipt.json", "LICENSE*"]  # fmt: skip
+              "generation_config.json", SOURCE_FILE, TASK_FILE, "training.json", "receipt.json", "probe.json",
+              "probe-?.png", "LICENSE*"]  # fmt: skip
 
 
 def resolve_model(name: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..documents import inside
 from ..errors import UserError
 from ..files import sha256_bytes
+from ..hub.hub_errors import quiet_log
 
 _RELATIVE = re.compile(r"^\s*from\s+\.(\w+)\s+import|^\s*from\s+\.\s+import\s+(\w+)", re.MULTILINE)
 _MOST_BYTES = 4 << 20  # of one Python file; the longest published one has 80 KB
@@ -37,7 +38,8 @@ def add_code(folder: Path, modules: Sequence[str], base: Path, repositories: Seq
     """
     text = _collect(modules, lambda name: _local(base, name))
     if text:
-        return _write(folder, text, str(base))
+        snapshot = snapshot_of(base)  # no path of this machine: the folder may be given on
+        return _write(folder, text, " at ".join(snapshot) if snapshot else f"the folder {base.name} of the weights")
     problem = "there is none"
     for repo, revision in repositories:
         reader = _HubReader(repo, revision)
@@ -86,7 +88,8 @@ class _HubReader:
 
         try:
             # All of one commit: the first file's, where none is named.
-            path = Path(hf_hub_download(self.repo, name, revision=self.revision or self.wanted))
+            with quiet_log():
+                path = Path(hf_hub_download(self.repo, name, revision=self.revision or self.wanted))
             snapshot = snapshot_of(path.parent)
             self.revision = snapshot[1] if snapshot else self.revision
             return path.read_bytes()

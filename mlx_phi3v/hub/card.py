@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import read_json, sha256_bytes, sha256_file, write_text
+from ..files import sha256_bytes, sha256_file, write_text
 from ..trained_task import TrainedTask
 from . import facts
 from .contents import CARD_FILE, Contents, Kind
@@ -104,8 +103,7 @@ def _what(known: _Known) -> str:
         return "A LoRA adapter of Phi-3-Vision" + (", trained on photos of products." if known.training else ".")
     if known.origin is not None and known.origin.adapter:
         return "Phi-3-Vision with an adapter merged into it."
-    raw = read_json(known.folder / "config.json", "model configuration")
-    return f"Phi-3-Vision for {'transformers' if raw.get('auto_map') else 'MLX'}."
+    return f"Phi-3-Vision for {'transformers' if facts.model_config(known.folder).get('auto_map') else 'MLX'}."
 
 
 def _base_rows(known: _Known) -> list[list[str]]:
@@ -215,7 +213,7 @@ def _head(known: _Known, name: str) -> str:
 def _library(known: _Known) -> str:
     if known.kind == "adapter":
         return "peft" if facts.is_peft(known.folder) else "mlx"
-    return "transformers" if read_json(known.folder / "config.json", "model configuration").get("auto_map") else "mlx"
+    return "transformers" if facts.model_config(known.folder).get("auto_map") else "mlx"
 
 
 def _relation(known: _Known) -> str | None:
@@ -224,5 +222,4 @@ def _relation(known: _Known) -> str | None:
         return "adapter"
     if known.origin is not None and known.origin.adapter:
         return "finetune"
-    raw: Mapping[str, Any] = read_json(known.folder / "config.json", "model configuration")
-    return "quantized" if raw.get("quantization") else None
+    return "quantized" if facts.model_config(known.folder).get("quantization") else None

@@ -195,6 +195,14 @@ def named(name: str) -> str:
     return name if is_hub_id(name) or "/" not in name else f".../{Path(name).name}"
 
 
+def model_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model. Raises UserError where it is none."""
+    raw = read_json(folder / "config.json", "model configuration")
+    if not isinstance(raw, dict):
+        raise UserError(f"{folder / 'config.json'} holds no object; get it again")
+    return raw
+
+
 def adapter_values(folder: Path) -> dict[str, Any]:
     """PEFT's entries of an adapter's configuration, of either form."""
     raw = read_json(folder / CONFIG_FILE, "adapter configuration")

@@ -7,6 +7,7 @@ an upload of several gigabytes that was killed begins again with what is missing
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _TRIES = 3
+# Of the disk, and faults of ours.
+_NOT_OF_THE_HUB = (OSError, PermissionError, FileNotFoundError, AssertionError, AttributeError, NameError, TypeError)
 _PAUSE = 5.0  # seconds before the second try, twice as many before the third
 
 
@@ -64,11 +67,18 @@ def check_access(to: Destination, flag: str) -> None:
 
 
 def upload(
-    folder: Path, to: Destination, *, training_state: bool = False, licence: str | None = None, as_json: bool = False
+    folder: Path,
+    to: Destination,
+    *,
+    training_state: bool = False,
+    licence: str | None = None,
+    made_of: Path | None = None,
+    as_json: bool = False,
 ) -> dict[str, Any]:
     """Upload what belongs on the hub of `folder`, with a card; a summary. See `contents.contents_of`.
 
-    The folder stays as it is: a card that is made for the upload goes into a scratch folder of links.
+    The folder stays as it is: a card that is made for the upload goes into a scratch folder of links. made_of: what the
+    command was given, where `folder` goes with it.
 
     Raises UserError with one sentence where the hub does not take it; the same call then goes on.
     """
@@ -78,14 +88,22 @@ def upload(
         more = f" and {len(found.left_out) - 5} more" if len(found.left_out) > 5 else ""
         note(f"not uploaded, as they are no part of it: {', '.join(found.left_out[:5])}{more}")
     staged = _stage(found, written_beside(found, to.repo, licence))
-    again = "mlx_phi3v.upload" if installed() else "python -m mlx_phi3v.upload"
-    with _said(to.repo, f"{folder} is whole but not all of it is on the hub (`{again} {folder} --repo {to.repo}` goes on)"):
+    how = "" if made_of else f" (`{_again(folder, to, training_state)}` goes on)"
+    with _said(to.repo, f"{made_of or folder} is whole but not all of it is on the hub{how}"):
         url, commit, private = _send(staged, found, to, as_json)
     files = sum(path.is_file() for path in staged.rglob("*"))
     summary = {"repo": to.repo, "url": url, "commit": commit, "private": private, "files": files}
     result(as_json, event="uploaded", **summary)
-    say(f"uploaded {folder} to {url} ({'private' if private else 'public'})", as_json=as_json)
+    say(f"uploaded {made_of or folder} to {url} ({'private' if private else 'public'})", as_json=as_json)
     return summary
+
+
+def _again(folder: Path, to: Destination, training_state: bool) -> str:
+    """The command that goes on."""
+    words = ["mlx_phi3v.upload"] if installed() else ["python", "-m", "mlx_phi3v.upload"]
+    words += [str(folder), "--repo", to.repo, *(["--revision", to.revision] if to.revision else [])]
+    words += [flag for flag, given in (("--public", to.public), ("--training-state", training_state)) if given]
+    return shlex.join(words)
 
 
 def _send(staged: Path, found: Contents, to: Destination, as_json: bool) -> tuple[str, str, bool]:
@@ -134,7 +152,7 @@ def _said(repo: str, start: str) -> Iterator[None]:
         except UserError:
             raise
         except Exception as error:  # the hub client raises many kinds
-            if type(error) in (OSError, PermissionError, FileNotFoundError):
+            if type(error) in _NOT_OF_THE_HUB:
                 raise
             raise UserError(f"{start}: {hub_sentence(error, repo)}") from None
 

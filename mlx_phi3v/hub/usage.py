@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..files import read_json, sha256_file
+from ..files import sha256_file
 from ..model_file.source import MODEL_FILE
 from ..probe.probe_file import PROBE_FILE
 from . import facts
@@ -34,7 +34,7 @@ def usage_lines(folder: Path, kind: Kind, repo: str | None, base: str | None, ke
 
 
 def _model_usage(folder: Path, name: str, kept: str) -> list[str]:
-    raw = read_json(folder / "config.json", "model configuration")
+    raw = facts.model_config(folder)
     has_file = raw.get("model_file") == MODEL_FILE and (folder / MODEL_FILE).is_file()
     lines = ["```bash", f"mlx_phi3v.generate --model {name} --image photo.jpg"]
     if (folder / PROBE_FILE).is_file():
@@ -43,6 +43,8 @@ def _model_usage(folder: Path, name: str, kept: str) -> list[str]:
         )
     if has_file:
         lines += [f"python -m mlx_vlm.generate --model {name} {_PROMPT}", f"python -m mlx_vlm.server --model {name}"]
+    if (folder / PROBE_FILE).is_file():
+        lines.append(f"mlx_phi3v.generate --model {name} --verify   # does it compute here what it did where it was made?")
     lines += ["```", ""]
     if kept:
         lines += [_KEPT[0], "", kept.replace('"FOLDER"', f'"{name}"'), "", _KEPT[1], ""]

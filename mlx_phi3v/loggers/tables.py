@@ -19,8 +19,8 @@ def shown_cell(value: Cell) -> str:
 
 def markdown(table: Answers) -> str:
     """The table as Markdown, a row each; what a model wrote is shown as text."""
-    header = ("row", "answer", "truth", *table.columns)
-    rows = [(row.id, row.answer, row.truth, *map(shown_cell, row.cells.values())) for row in table.rows]
+    header = ("row", *table.columns, "answer", "truth")
+    rows = [(row.id, *map(shown_cell, row.cells.values()), row.answer, row.truth) for row in table.rows]
     return _table(header, rows)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ..decoding import Generation, StreamedText, answer_text
 from ..errors import UserError, report_fault
+from ..photo import PhotoError
+from ..system_errors import os_sentence
 from .chat_request import ChatRequest, make_example, read_body
 from .chat_response import Completion, event
 from .engine import Busy, Ended, Engine, Job
 from .models import ServedModel
 from .refusals import Refusal
 
+_MOST_OPEN = 128  # requests whose bodies are here
 _PREPARING = 2  # photos decoded at a time: each may take a gigabyte
 _BODY_SECONDS = 60.0
 _DRAINED = 8  # times the limit: what is read of a body that is too large, so that its sender hears why
@@ -32,6 +35,7 @@ class Service:
     def __init__(self, models: Sequence[ServedModel], engine: Engine, max_new_tokens: int, max_body: int) -> None:
         self.models = {model.name: model for model in models}
         self.engine, self.max_new_tokens, self.max_body = engine, max_new_tokens, max_body
+        self._open = 0
         self.pool = ThreadPoolExecutor(_PREPARING, thread_name_prefix="prepare")
 
     def model(self, name: str | None) -> ServedModel:
@@ -42,6 +46,17 @@ class Service:
             known = ", ".join(self.models)
             raise Refusal(404, f"the model {name[:100]!r} is not served here; choose {known}", "model", "model_not_found")
         return self.models[name]
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the requests whose bodies are here at a time. Raises Refusal where there are too many."""
+        if self._open >= _MOST_OPEN:
+            raise _busy()
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Raises Refusal for one that is too large or takes too long."""
@@ -71,9 +86,13 @@ class Service:
         try:
             return self.engine.submit(job)
         except Busy:
-            raise Refusal(503, "too many requests wait; try again in a moment", code="busy") from None
+            raise _busy() from None
         except Ended:
             raise Refusal(503, "the server is ending", code="ending") from None
+
+
+def _busy() -> Refusal:
+    return Refusal(503, "too many requests wait; try again in a moment", code="busy")
 
 
 async def answer_of(job: Job, request: Request) -> Generation:
@@ -106,8 +125,12 @@ def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
             return await handler(request)
         except Refusal as refusal:
             return refusal.response()
-        except UserError as error:
+        except PhotoError as error:
             return Refusal(400, str(error), code="bad_photo").response()
+        except UserError as error:
+            return Refusal(400, str(error)).response()
+        except OSError as error:
+            return Refusal(507, os_sentence(error) or report_fault(error), code="disk").response()
         except Exception as error:
             return Refusal(500, report_fault(error)).response()
 
@@ -132,10 +155,12 @@ class ChatRoutes:
         """POST /v1/chat/completions"""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "the Content-Type must be application/json")
-        asked = read_body(await self.service.body(request), ChatRequest)
-        model = self.service.model(asked.model)
-        sampling, tokens = asked.sampling(), asked.tokens(self.service.max_new_tokens)
-        example = await self.service.prepare(make_example, asked, model)
+        with self.service.place():
+            asked = read_body(await self.service.body(request), ChatRequest)
+            model = self.service.model(asked.model)
+            sampling, tokens = asked.sampling(), asked.tokens(self.service.max_new_tokens)
+            example = await self.service.prepare(make_example, asked, model)
+            asked.messages.clear()  # with the photos, which need not wait with the crops
         completion = Completion(model, example, bool(asked.logprobs))
         job = Job(model, example, sampling, tokens)
         if not asked.stream:

@@ -9,7 +9,8 @@ import re
 import threading
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from ..catalogue_columns import INGEST_FILE
 from ..errors import UserError
 from ..files import atomic_path, folder_in_place, write_text
+from ..locks import BeingWritten
 from ..photo import Photo
 from ..task import NUMBERS, Field, Task, clean_text
 from .models import ServedModel
@@ -56,14 +58,15 @@ class Corrections:
 
     def _write(self, row: dict[str, Any], photo: Photo, mapping: str) -> int:
         deadline = time.monotonic() + _WAIT_SECONDS
-        while True:
-            try:
-                with folder_in_place(self.folder):
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(folder_in_place(self.folder))
                     return self._write_held(row, photo, mapping)
-            except UserError:
-                if time.monotonic() > deadline or not self.folder.is_dir():
-                    raise
-                time.sleep(0.05)
+                except BeingWritten:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
 
     def _write_held(self, row: dict[str, Any], photo: Photo, mapping: str) -> int:
         there = self.folder / INGEST_FILE
@@ -76,10 +79,21 @@ class Corrections:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(photo.data)
         table = self.folder / TABLE
-        lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
-        lines = [line for line in lines if json.loads(line).get("file_name") != row["file_name"]]
+        lines = [line for name, line in _lines(table) if name != row["file_name"]]
         write_text(table, "".join(f"{line}\n" for line in [*lines, json.dumps(row, ensure_ascii=False)]))
         return len(lines) + 1
+
+
+def _lines(table: Path) -> Iterator[tuple[Any, str]]:
+    """(photo, line) of each row that is there. Raises UserError, with the line's number, for one that is none."""
+    data = table.read_bytes() if table.exists() else b""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)["file_name"], line.decode()
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise UserError(f"line {number} of {table} is no corrected row; correct or remove it") from None
 
 
 def mapping_of(task: Task) -> str:

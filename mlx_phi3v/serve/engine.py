@@ -42,6 +42,7 @@ class Job:
         self.model = model
         self.row = RowState(example, sampling, max_new_tokens)
         self.on_token = on_token
+        self.alone = False  # whether it is answered in a batch of its own
         self.future: Future[Generation] = Future()
 
     def drop(self) -> None:
@@ -135,7 +136,8 @@ class Engine:
             for job in self._waiting:
                 if job.row.dropped:
                     continue
-                fits = len(jobs) < self.batch_size and (not jobs or job.model is jobs[0].model)
+                fits = not jobs or (job.model is jobs[0].model and not (job.alone or jobs[0].alone))
+                fits = fits and len(jobs) < self.batch_size
                 (jobs if fits else later).append(job)
             self._waiting = later
             return jobs
@@ -145,16 +147,32 @@ class Engine:
         try:
             self._running.append(_Running(jobs))
         except Exception as error:
-            _fail(jobs, error)
+            self._failed(jobs, error)
 
     def _step(self, running: _Running) -> None:
         try:
             running.step()
         except Exception as error:
             running.batch.rows = []
-            _fail(list(running.jobs.values()), error)
+            self._failed(list(running.jobs.values()), error)
         if not running.batch.rows:
             self._running.remove(running)
+
+    def _failed(self, jobs: list[Job], error: Exception) -> None:
+        """End the jobs that have no answer yet with the error; a fault of ours becomes a sentence.
+
+        Of several, those without a token yet are tried again, each alone: one of them may be to blame, or all took too
+        much memory together.
+        """
+        again = [job for job in jobs if len(jobs) > 1 and not job.row.answer.token_ids and not job.future.done()]
+        told = error if isinstance(error, UserError) or len(again) == len(jobs) else UserError(report_fault(error))
+        for job in jobs:
+            if job not in again:
+                job.fail(told)
+        for job in again:
+            job.alone = True
+        with self._changed:
+            self._waiting.extendleft(reversed(again))
 
     def _end(self) -> None:
         with self._changed:
@@ -164,13 +182,6 @@ class Engine:
             self._running.clear()
         for job in left:
             job.fail(Ended())
-
-
-def _fail(jobs: list[Job], error: Exception) -> None:
-    """End the jobs that have no answer yet with the error; a fault of ours becomes a sentence."""
-    told = error if isinstance(error, UserError) else UserError(report_fault(error))
-    for job in jobs:
-        job.fail(told)
 
 
 __all__ = ["MOST_WAITING", "Busy", "CancelledError", "Ended", "Engine", "Job"]

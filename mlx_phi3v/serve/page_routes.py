@@ -69,15 +69,12 @@ class PageRoutes:
 
     async def read(self, request: Request) -> Response:
         """POST /page/read: what each model reads off a photo."""
-        asked = await self._json(request, ReadRequest)
-        models = [self.service.model(name) for name in dict.fromkeys(asked.models or self.service.models)]
         started = time.perf_counter()
-        return JSONResponse(
-            {
-                "results": await asyncio.gather(*(self._read(model, asked.photo, request) for model in models)),
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        with self.service.place():
+            asked = await self._json(request, ReadRequest)
+            models = [self.service.model(name) for name in dict.fromkeys(asked.models or self.service.models)]
+            results = await asyncio.gather(*(self._read(model, asked.photo, request) for model in models))
+        return JSONResponse({"results": results, "seconds": time.perf_counter() - started})
 
     async def _read(self, model: ServedModel, photo: str, request: Request) -> dict[str, Any]:
         began = time.perf_counter()
@@ -93,10 +90,11 @@ class PageRoutes:
         """POST /page/correct: save a corrected row."""
         if self.corrections is None:
             raise Refusal(403, "start the server with --corrections FOLDER to save rows", code="no_corrections")
-        asked = await self._json(request, CorrectRequest)
-        model = self.service.model(asked.model)
-        photo = read_photo(asked.photo, "the photo")
-        saved = await self.service.prepare(self.corrections.add, photo, model, asked.fields, asked.answer)
+        with self.service.place():
+            asked = await self._json(request, CorrectRequest)
+            model = self.service.model(asked.model)
+            photo = read_photo(asked.photo, "the photo")
+            saved = await self.service.prepare(self.corrections.add, photo, model, asked.fields, asked.answer)
         return JSONResponse(saved, 201)
 
     async def _json(self, request: Request, shape: type[Any]) -> Any:

@@ -63,7 +63,7 @@ def cells_of(task: Task, answer: Mapping[str, ParsedField], truth: Mapping[str, 
     cells: dict[str, Cell] = {}
     for item in task.fields:
         said, true = answer[item.name].value, truth[item.name].value
-        cells |= {item.name: said, f"{item.name} true": true}
+        cells |= {f"{item.name} answer": said, f"{item.name} true": true}
         if item.kind in NUMBERS:
             error = abs(said - true) if isinstance(said, float) and isinstance(true, float) else None
             share = error / abs(true) if error is not None and isinstance(true, float) and true else None
@@ -78,7 +78,9 @@ def measures_of(task: Task, rows: Sequence[AnsweredRow]) -> dict[str, float]:
     measures: dict[str, float] = {}
     for item in task.fields:
         measures |= _measures_of_field(item, rows)
-    due = [row.cells[item.name] for item in task.fields for row in rows if row.cells[f"{item.name} true"] is not None]
+    due = [
+        row.cells[f"{item.name} answer"] for item in task.fields for row in rows if row.cells[f"{item.name} true"] is not None
+    ]
     if due:
         measures["validation/parsed"] = float(np.mean([value is not None for value in due]))
     return measures

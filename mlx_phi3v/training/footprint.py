@@ -39,13 +39,17 @@ def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU."""
+    """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU.
+
+    activations: what this machine takes of the estimated bytes, where that was measured (`calibration`).
+    """
 
     adapter: AdapterArgs
     dtype: str
     grad_checkpoint: bool
     encode: bool = True
     cpu: bool = False
+    activations: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> F
     logits = 3 * shape.labels * shape.rows * config.vocab_size * 4
     step = item * (language_saved + tower_saved + max(language_working, tower_working)) + logits + 4 * trained * GRADIENT
     step += _unpacked(config, training)
-    return Footprint(weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step, 4 * trained * UPDATE)))
+    return Footprint(
+        weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step * training.activations, 4 * trained * UPDATE))
+    )
 
 
 def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:

@@ -122,7 +122,8 @@ class Trainer:
         # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
         self.backend.seed(self.config.seed * 1_000_003 + self.state.step)
         loss, tokens = self.accumulate(passes)
-        norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
+        with self.setup.limit.waiting():
+            norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
         batches = [one.batch for one in passes if one.batch is not None]
@@ -161,7 +162,8 @@ class Trainer:
                 sums += (loss, one.batch.answer_tokens)
                 self.recent = one.rows, one.batch
         # Summed first, so that all ranks stop together.
-        total, tokens = self.backend.all_sum(sums)
+        with self.setup.limit.waiting():
+            total, tokens = self.backend.all_sum(sums)
         if not math.isfinite(total):
             raise self._not_finite("loss", total, self.state.step, suspects or _rows(passes))
         return float(total), int(tokens)
@@ -176,7 +178,8 @@ class Trainer:
             batch = loader.make(rows[start : start + size])
             if batch is not None:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
-        loss, tokens = self.backend.all_sum(sums)
+        with self.setup.limit.waiting():
+            loss, tokens = self.backend.all_sum(sums)
         if not math.isfinite(loss):
             raise UserError(f"the validation loss is {loss}; {self._last_good()}{self._advice('lower --learning-rate')}")
         return float(loss / max(tokens, 1.0))

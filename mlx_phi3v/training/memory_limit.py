@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .. import calibration
 from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..errors import UserError
@@ -33,7 +34,9 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterArgs, l
         return Passes(config.batch_size, config.grad_checkpoint)
     assert lengths is not None
     on_cpu = backend.device_info()["name"] == "cpu"
-    training = replace(step_settings(config, adapter), dtype=backend.dtype, cpu=on_cpu)
+    known = calibration.read(backend.name)
+    factor = (known and known.activations) or 1.0
+    training = replace(step_settings(config, adapter), dtype=backend.dtype, cpu=on_cpu, activations=factor)
     shape = largest_batch(lengths, config.batch_size)
     found = fit_to_limit(backend.config, shape, training, int(config.memory_limit * 1e9))
     if found is None:
@@ -47,10 +50,15 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterArgs, l
     say(
         f"--memory-limit {config.memory_limit:g}: {passes.rows} rows a pass, {count} passes a step"
         f"{', with checkpointing' if passes.grad_checkpoint else ''}; "
-        f"estimated peak {_peak(backend, shape, training, passes):.1f} GB",
+        f"estimated peak {_peak(backend, shape, training, passes):.1f} GB{_source(known)}",
         as_json=config.json,
     )
     return passes
+
+
+def _source(known: calibration.Calibration | None) -> str:
+    """Where the estimate comes from, if not from shapes alone."""
+    return f", as measured here on {known.made[:10]} by mlx_phi3v.doctor" if known and known.activations else ""
 
 
 def _peak(backend: Backend, shape: BatchShape, training: StepSettings, passes: Passes) -> float:

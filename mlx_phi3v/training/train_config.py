@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterArgs
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend import BACKENDS, DTYPES, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
 from ..loggers.choice import LOGGERS, PROJECT, chosen
@@ -116,6 +116,13 @@ class TrainConfig:
         "none", help="adapters that are reported as artifacts: none, the best at the end, or every checkpoint",
         choices=("none", "end", "checkpoint"),
     )  # fmt: skip
+    rank_timeout: float = option(
+        600.0, help="seconds that ranks wait for each other, after which each ends; the last checkpoint stays",
+        heading="Several machines or GPUs (docs/machines.md)", above=0, at_most=1_000_000,
+    )  # fmt: skip
+    reduce_dtype: Dtype = option(
+        "float32", help="in which ranks send their gradients; bfloat16 halves what is sent", choices=("float32", "bfloat16")
+    )
 
     def check_values(self, where: str) -> None:
         """Raise UserError for settings that do not go together."""

@@ -17,11 +17,10 @@ from cuda_model import free, make_rows, median_seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eval.parity import golden as recorded
-from eval.parity.__main__ import worst_by_stage
-from eval.parity.checks import relative_error
 from mlx_phi3v.backend import load_backend
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.golden.checks import relative_error, worst_by_stage
 
 
 def fp32_settings() -> dict[str, Any]:

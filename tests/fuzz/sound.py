@@ -57,6 +57,14 @@ def mlx_adapter(folder: Path) -> None:
     export(ExportConfig(str(folder / "peft"), folder / "adapter", str(folder / "model")))
 
 
+def report(folder: Path) -> None:
+    """The record of a training that was reported."""
+    from mlx_phi3v.loggers.record import Record, Reported
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Record("abcd1234", {"wandb": Reported("shop", "first", 40, 20), "trackio": Reported("shop", "first")}).save(folder)
+
+
 def _image(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(7).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
@@ -167,6 +175,35 @@ def catalogue(folder: Path) -> None:
     from tests.helpers.catalogue import write_catalogue
 
     write_catalogue(folder / "cat", {"train": 3, "validation": 2}, (((40, 30),), ((30, 40), (20, 20)), ()))
+
+
+def exported_catalogue(folder: Path) -> None:
+    """A catalogue as Parquet with its photos inside."""
+    from data.export.write_export import write_export
+    from mlx_phi3v.catalogue import Catalogue
+
+    catalogue(folder)
+    write_export(Catalogue(folder / "cat"), folder / "export")
+
+
+def described_model(folder: Path) -> None:
+    """What a model card is written from."""
+    (folder / "model").mkdir()
+    texts = {
+        "config.json": {"model_type": "phi3_v", "quantization": {"bits": 4, "group_size": 64}},
+        "conversion.json": {"source": "a/b", "source_fingerprint": "ab", "source_sha256": {"m.safetensors": "cd"},
+                            "adapter": "runs/mine", "adapter_sha256": "ef", "adapter_scale": 2.0, "settings": {"dtype": None}},
+        "task.json": {"task": {"prompt": "<|user|>", "template": "T: {a}", "fields": [{"name": "a", "kind": "text"}]},
+                      "num_crops": 4, "dtype": "float32"},
+        "training.json": {"step": 4, "base_fingerprint": "ab",
+                          "data": {"name": "shop", "fingerprint": "cd", "rows": {"train": 3}},
+                          "settings": {"seed": 1, "adam_betas": [0.9, 0.95]}, "best_step": 2, "best_loss": 0.5,
+                          "curve": [{"step": 2, "loss": 1.5, "val_loss": 0.5}, {"step": 4, "loss": 0.5}]},
+        "receipt.json": {"verdict": "SAME", "rows": 4, "gap_nats": 1e-6, "before": "a", "after": "b", "made": "2026-11-26",
+                         "versions": {}, "measures": [{"name": "m", "before": 1, "after": 1, "difference": 0, "margin": 0.1}]},
+    }  # fmt: skip
+    for name, value in texts.items():
+        (folder / "model" / name).write_text(json.dumps(value))
 
 
 def runs(folder: Path) -> None:

@@ -115,6 +115,7 @@ def _configs() -> list[tuple[type, str]]:
     from eval.score import ScoreConfig
     from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
+    from mlx_phi3v.doctor.__main__ import DoctorConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
     from mlx_phi3v.plan import PlanConfig
@@ -125,7 +126,7 @@ def _configs() -> list[tuple[type, str]]:
         (PredictConfig, "eval.predict"), (CompareConfig, "eval.compare"), (ScoreConfig, "eval.score"),
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
-        (EvalPlanConfig, "eval.plan"),
+        (EvalPlanConfig, "eval.plan"), (DoctorConfig, "mlx_phi3v.doctor"),
         (SeedsConfig, "eval.train_seeds"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
@@ -212,6 +213,37 @@ def _import_log(folder: Path, variant: int) -> object:
     return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
 
 
+_EXPORTED = ("export.json", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
+
+
+def _restore(folder: Path, variant: int) -> object:
+    from data.export.restore import exported_folder, restore
+
+    found = exported_folder(str(folder / "export"))
+    assert found is not None
+    return restore(found, folder / "out" / "c", source="export", as_json=True)
+
+
+_DESCRIBED = ("config.json", "conversion.json", "task.json", "training.json", "receipt.json")
+
+
+def _write_card(folder: Path, variant: int) -> object:
+    """The card's YAML must be read back by its own reader, and hold no line that is not its own."""
+    from huggingface_hub import ModelCard
+
+    from mlx_phi3v.hub.card import card
+
+    readme = card(folder / "model", "model", "somebody/mine")
+    assert "\x1b" not in readme and "<script" not in readme
+    return ModelCard(readme).data.to_dict()  # type: ignore[no-untyped-call]
+
+
+def _read_report(folder: Path, variant: int) -> object:
+    from mlx_phi3v.loggers.record import read_record
+
+    return read_record(folder)
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -243,6 +275,7 @@ TARGETS = {
         may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
     ),
     "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "report": Target(sound.report, {"report.json": "json"}, _read_report),
     "catalogue": Target(
         sound.catalogue,
         {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},
@@ -266,4 +299,10 @@ TARGETS = {
         {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
         _import_log,
     ),
+    "exported catalogue": Target(
+        sound.exported_catalogue,
+        {f"export/{name}": "json" if name.endswith("json") else "bytes" for name in _EXPORTED},
+        _restore,
+    ),
+    "model card": Target(sound.described_model, {f"model/{name}": "json" for name in _DESCRIBED}, _write_card),
 }

@@ -28,6 +28,7 @@ from mlx_phi3v import commands
 from mlx_phi3v.aliases import ALIASES, REFUSALS, aliases, refusals
 from mlx_phi3v.cli import build, option, own_keys, parse, read_yaml
 from mlx_phi3v.convert import ConvertConfig
+from mlx_phi3v.doctor.__main__ import DoctorConfig
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.export import ExportConfig
 from mlx_phi3v.fuse import FuseConfig
@@ -136,7 +137,7 @@ def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
 
 CONFIGS: dict[str, type] = {
     "compare": CompareConfig, "convert": ConvertConfig, "demo": DemoConfig, "describe": DescribeConfig, "fuse": FuseConfig,
-    "export": ExportConfig, "export_data": ExportDataConfig,
+    "doctor": DoctorConfig, "export": ExportConfig, "export_data": ExportDataConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
     "predict": PredictConfig, "receipt": ReceiptConfig, "sample": SampleConfig, "score": ScoreConfig, "serve": ServeConfig,

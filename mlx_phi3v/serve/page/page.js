@@ -41,7 +41,7 @@ function dataUrl(file) {
 async function read(file) {
   if (!file) return;
   const number = ++asked;
-  at("shown").hidden = true;
+  at("shown").hidden = at("preview").hidden = true;
   if (about && file.size * 4 / 3 + 1000 > about.max_body) {
     return say("", `The file has ${(file.size / 1e6).toFixed(1)} MB, more than is taken. Scale the photo down.`);
   }
@@ -62,8 +62,14 @@ async function read(file) {
   }
 }
 
+function differs(name, value) {
+  return results.some(result => result.fields.some(field => field.name === name && field.value !== value));
+}
+
 function show() {
   at("answers").replaceChildren(...results.map(answer));
+  at("preview").src = results[0].crops.whole;
+  at("preview").hidden = false;
   const seen = new Map(results.map(result => [JSON.stringify(result.crops.grid), result]));
   at("crops").replaceChildren(...[...seen.values()].map(crops));
   at("correct").hidden = true;
@@ -82,11 +88,12 @@ function answer(result, index) {
     const sure = made("span", { className: "sure", textContent: percent(item.probability) });
     const bar = made("meter", { min: 0, max: 1, value: item.probability ?? 0, ariaHidden: "true" });
     return made("div", { className: "field", data: { field: field.name } },
-      made("dt", { textContent: field.label }), made("dd", {}, made("span", { className: "value" }, text), sure, bar));
+      made("dt", { textContent: field.label }), made("dd", {}, made("span", { className: "value" }, text),
+        ...(differs(field.name, value) ? [made("span", { className: "differs", textContent: "differs" })] : []), sure, bar));
   });
   const tokens = made("p", { className: "tokens" }, ...result.tokens.map(([text, probability]) =>
-    made("span", { className: probability < .5 ? "low" : probability < .9 ? "mid" : "", textContent: text,
-                   title: percent(probability) })));
+    made("span", { className: probability < .5 ? "low" : probability < .9 ? "mid" : "" }, text,
+      ...(probability < .9 ? [made("small", { textContent: ` ${percent(probability)}` })] : []))));
   const { photo: prepared, answer: answered } = result.seconds;
   const card = made("article", { className: `card side${index}` },
     made("h3", { textContent: result.model }),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -176,6 +177,9 @@ def test_an_upload_that_failed_half_way_sends_only_the_rest(hub: StandIn, small_
     with pytest.raises(UserError, match=r"not all of it is on the hub .*HTTP 500"):
         export_data(config)
     arrived = list(hub.uploads)
+    with pytest.raises(UserError) as refused:  # without --output nothing is left here to go on from
+        export_data(dataclasses.replace(config, output=None))
+    assert str(refused.value).startswith(f"{small_catalogue} is whole") and "mlx_phi3v.upload" not in str(refused.value)
     hub.faults.clear()
     export_data(config)
     shards = [hashlib.sha256(path.read_bytes()).hexdigest() for path in exported.rglob("*.parquet")]

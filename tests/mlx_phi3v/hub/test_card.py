@@ -178,5 +178,6 @@ def test_the_published_layout_keeps_what_its_writer_says(checkpoint: Path, tmp_p
         assert f'from_pretrained("{name}", trust_remote_code=True' in readme
         for path in (tmp_path / "out").glob("*.py"):
             assert f"{sha256_file(path)}  {path.name}" in readme
+        assert str(tmp_path) not in readme and "copied from the folder source of the weights" in readme
         assert readme.count("## This folder holds code") == 1 and "does not open this form" not in readme
     assert {"modeling_phi3_v.py", "processing_phi3_v.py"} <= set(contents_of(tmp_path / "out").files)

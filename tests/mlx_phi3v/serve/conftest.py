@@ -1,4 +1,7 @@
-"""One server for each backend, with the tiny model and a random one beside it."""
+"""One server for each backend, with the tiny model and a random one beside it.
+
+What does not depend on the backend is tested on MLX: `mlx_server`.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,30 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="package", params=["mlx", "torch"])
-def server(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    pytest.importorskip(request.param)
-    corrections = tmp_path_factory.mktemp("served") / "corrections"
+def started(backend: str, checkpoint: Path, folder: Path) -> Iterator[Serving]:
+    pytest.importorskip(backend)
     config = ServeConfig(
-        compare=str(checkpoint), backend=request.param, port=0, corrections=corrections, max_body_mb=2.0, max_new_tokens=128,
-        dtype="float32",
+        compare=str(checkpoint), backend=backend, port=0, corrections=folder / "corrections", max_body_mb=2.0,
+        max_new_tokens=32, dtype="float32",
     )  # fmt: skip
     with serving(config) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def mlx_server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    yield from started("mlx", checkpoint, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="package")
+def torch_server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    yield from started("torch", checkpoint, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(params=["mlx", "torch"])
+def server(request: pytest.FixtureRequest) -> Serving:
+    running: Serving = request.getfixturevalue(f"{request.param}_server")
+    return running
 
 
 @pytest.fixture(scope="package")

@@ -143,6 +143,28 @@ def test_a_failed_batch_does_not_end_the_engine(model: ServedModel, monkeypatch:
     assert second.future.result().token_ids
 
 
+def test_one_that_cannot_be_answered_does_not_take_the_others_along(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(model, number) for number in range(3)]
+    expected = [alone(model, one) for one in jobs]
+    step = AnswerBatch.step
+
+    def failing(self: AnswerBatch) -> Any:
+        if any(row is jobs[1].row for row in self.rows):
+            raise MemoryError("too much for this device")
+        return step(self)
+
+    monkeypatch.setattr(AnswerBatch, "step", failing)
+    engine = Engine(batch_size=4)
+    for one in jobs:
+        engine.submit(one)
+    answer(engine, jobs)
+    assert [jobs[i].future.result().token_ids for i in (0, 2)] == [expected[i].token_ids for i in (0, 2)]
+    with pytest.raises(UserError, match="MemoryError: too much for this device"):
+        jobs[1].future.result()
+
+
 def test_what_waits_when_the_server_ends_is_told_so(model: ServedModel) -> None:
     engine = Engine(batch_size=1)
     waiting = engine.submit(job(model, 0))

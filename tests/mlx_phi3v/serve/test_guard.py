@@ -51,33 +51,33 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     "path", ["/../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd", "/page/page.js", "/..%2fpyproject.toml"]
 )
-def test_no_path_leads_to_a_file(server: Serving, path: str) -> None:
-    assert refused(server.client.get(path), 404)["code"] == "not_found"
-    assert refused(server.client.get("/v1/models/../../etc/passwd"), 404)
+def test_no_path_leads_to_a_file(mlx_server: Serving, path: str) -> None:
+    assert refused(mlx_server.client.get(path), 404)["code"] == "not_found"
+    assert refused(mlx_server.client.get("/v1/models/../../etc/passwd"), 404)
 
 
-def test_a_model_name_that_is_a_path_is_no_model(server: Serving) -> None:
-    assert refused(server.chat("x", model="../../etc"), 404)["code"] == "model_not_found"
+def test_a_model_name_that_is_a_path_is_no_model(mlx_server: Serving) -> None:
+    assert refused(mlx_server.chat("x", model="../../etc"), 404)["code"] == "model_not_found"
 
 
-def test_a_huge_body_is_not_taken(server: Serving) -> None:
+def test_a_huge_body_is_not_taken(mlx_server: Serving) -> None:
     for headers in ({}, {"Transfer-Encoding": "chunked"}):
         content = b"[" * 3_000_000
         body: Any = iter([content]) if headers else content
-        response = server.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+        response = mlx_server.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
         assert refused(response, 413)["code"] == "too_large"
-    assert refused(server.post("/page/read", {"photo": "x" * 2_100_000}), 413)
+    assert refused(mlx_server.post("/page/read", {"photo": "x" * 2_100_000}), 413)
 
 
-def test_json_that_is_nested_too_deeply_is_refused(server: Serving) -> None:
+def test_json_that_is_nested_too_deeply_is_refused(mlx_server: Serving) -> None:
     body = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    response = server.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    response = mlx_server.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert "nested too deeply" in refused(response, 400)["message"]
 
 
-def test_a_decompression_bomb_is_not_decoded(server: Serving) -> None:
-    assert "pixels" in refused(server.chat(shown(bomb())), 400)["message"]
-    assert "pixels" in refused(server.post("/page/read", {"photo": data_url(bomb())}), 400)["message"]
+def test_a_decompression_bomb_is_not_decoded(mlx_server: Serving) -> None:
+    assert "pixels" in refused(mlx_server.chat(shown(bomb())), 400)["message"]
+    assert "pixels" in refused(mlx_server.post("/page/read", {"photo": data_url(bomb())}), 400)["message"]
 
 
 @pytest.mark.parametrize(
@@ -85,34 +85,34 @@ def test_a_decompression_bomb_is_not_decoded(server: Serving) -> None:
     ["http://127.0.0.1:1/x.png", "https://example.org/x.png", "file:///etc/passwd", "/etc/passwd", "data:image/png,abc",
      "data:image/png;base64,!!!", "ftp://x/y", "", "data:text/html;base64,PHNjcmlwdD4="],
 )  # fmt: skip
-def test_a_photo_comes_with_the_request_or_not_at_all(server: Serving, url: str) -> None:
-    message = refused(server.chat(image_part(url)), 400)["message"]
+def test_a_photo_comes_with_the_request_or_not_at_all(mlx_server: Serving, url: str) -> None:
+    message = refused(mlx_server.chat(image_part(url)), 400)["message"]
     assert "passwd" not in message
-    refused(server.post("/page/read", {"photo": url}), 400)
+    refused(mlx_server.post("/page/read", {"photo": url}), 400)
 
 
-def test_a_format_that_starts_another_program_is_no_photo(server: Serving) -> None:
+def test_a_format_that_starts_another_program_is_no_photo(mlx_server: Serving) -> None:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
-    assert refused(server.chat(shown(eps)), 400)["code"] == "bad_photo"
+    assert refused(mlx_server.chat(shown(eps)), 400)["code"] == "bad_photo"
     tiny = io.BytesIO()
     Image.new("RGB", (4, 4)).save(tiny, "PNG")
-    assert "at least 8 pixels" in refused(server.chat(shown(tiny.getvalue())), 400)["message"]
-    assert "truncated" in refused(server.chat(shown(png()[:3000])), 400)["message"]
+    assert "at least 8 pixels" in refused(mlx_server.chat(shown(tiny.getvalue())), 400)["message"]
+    assert "truncated" in refused(mlx_server.chat(shown(png()[:3000])), 400)["message"]
 
 
-def test_too_many_photos_are_refused(server: Serving) -> None:
-    assert "at most 16" in refused(server.chat(shown(*[png(20, 20)] * 17)), 400)["message"]
+def test_too_many_photos_are_refused(mlx_server: Serving) -> None:
+    assert "at most 16" in refused(mlx_server.chat(shown(*[png(20, 20)] * 17)), 400)["message"]
 
 
-def test_a_prompt_that_is_too_long_is_refused(server: Serving) -> None:
-    assert "tokens, more than" in refused(server.chat("word " * 150_000), 400)["message"]
+def test_a_prompt_that_is_too_long_is_refused(mlx_server: Serving) -> None:
+    assert "tokens, more than" in refused(mlx_server.chat("word " * 150_000), 400)["message"]
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "localhost.evil.example", "192.168.0.9", "[::2]", "a b", ""]
 )
-def test_a_foreign_host_is_refused(server: Serving, host: str) -> None:
-    response = server.client.get("/page/about", headers={"Host": host})
+def test_a_foreign_host_is_refused(mlx_server: Serving, host: str) -> None:
+    response = mlx_server.client.get("/page/about", headers={"Host": host})
     assert response.status_code in (400, 403) and "models" not in response.text
 
 
@@ -121,42 +121,45 @@ def test_a_foreign_host_is_refused(server: Serving, host: str) -> None:
     [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:3000"},
      {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
 )  # fmt: skip
-def test_a_page_of_another_site_is_refused(server: Serving, headers: dict[str, str]) -> None:
-    assert refused(server.post("/page/read", {"photo": data_url(png())}, **headers), 403)["code"] == "foreign_origin"
-    response = server.client.options("/v1/chat/completions", headers=headers | {"Access-Control-Request-Method": "POST"})
+def test_a_page_of_another_site_is_refused(mlx_server: Serving, headers: dict[str, str]) -> None:
+    assert refused(mlx_server.post("/page/read", {"photo": data_url(png())}, **headers), 403)["code"] == "foreign_origin"
+    response = mlx_server.client.options("/v1/chat/completions", headers=headers | {"Access-Control-Request-Method": "POST"})
     assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
 
 
-def test_the_own_page_and_a_link_to_it_are_let_in(server: Serving) -> None:
-    assert server.client.get("/page/about", headers={"Origin": server.base, "Sec-Fetch-Site": "same-origin"}).status_code == 200
+def test_the_own_page_and_a_link_to_it_are_let_in(mlx_server: Serving) -> None:
+    assert (
+        mlx_server.client.get("/page/about", headers={"Origin": mlx_server.base, "Sec-Fetch-Site": "same-origin"}).status_code
+        == 200
+    )
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert server.client.get("/", headers=link).status_code == 200
+    assert mlx_server.client.get("/", headers=link).status_code == 200
 
 
-def test_a_form_of_another_site_cannot_post(server: Serving) -> None:
+def test_a_form_of_another_site_cannot_post(mlx_server: Serving) -> None:
     body = json.dumps({"photo": data_url(png())})
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        refused(server.client.post("/page/read", content=body, headers={"Content-Type": kind}), 415)
+        refused(mlx_server.client.post("/page/read", content=body, headers={"Content-Type": kind}), 415)
 
 
-def test_every_response_has_the_headers_that_protect_it(server: Serving) -> None:
-    page = server.client.get("/")
+def test_every_response_has_the_headers_that_protect_it(mlx_server: Serving) -> None:
+    page = mlx_server.client.get("/")
     assert "script-src 'sha256-" in page.headers["content-security-policy"]
     assert "unsafe-inline" not in page.headers["content-security-policy"]
-    for response in (page, server.client.get("/v1/models"), server.client.get("/nothing")):
+    for response in (page, mlx_server.client.get("/v1/models"), mlx_server.client.get("/nothing")):
         assert response.headers["x-content-type-options"] == "nosniff" and response.headers["x-frame-options"] == "DENY"
         assert response.headers["cache-control"] == "no-store" and "server" not in response.headers
         assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
 
 
-def test_a_method_that_is_not_taken_is_named(server: Serving) -> None:
-    refused(server.client.get("/v1/chat/completions"), 405)
+def test_a_method_that_is_not_taken_is_named(mlx_server: Serving) -> None:
+    refused(mlx_server.client.get("/v1/chat/completions"), 405)
     for path in ("/docs", "/redoc", "/openapi.json"):
-        refused(server.client.get(path), 404)
+        refused(mlx_server.client.get(path), 404)
 
 
-def test_it_still_answers_afterwards(server: Serving) -> None:
-    assert server.chat("Hello").status_code == 200
+def test_it_still_answers_afterwards(mlx_server: Serving) -> None:
+    assert mlx_server.chat("Hello").status_code == 200
 
 
 def guarded(host: str, token: str | None = TOKEN, names: tuple[str, ...] = ()) -> httpx.AsyncClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,21 @@ class Check:
 def check(backend: str, stage: str, where: str, error: float, note: str = "", tolerance: float | None = None) -> Check:
     """A check with the stage's tolerance."""
     return Check(backend, stage, where, float(error), TOLERANCES[stage] if tolerance is None else tolerance, note)
+
+
+def worst_by_stage(checks: Iterable[Check]) -> list[Check]:
+    """The check nearest to (or furthest past) its tolerance, per backend and stage, in order."""
+    worst: dict[tuple[str, str], Check] = {}
+    for check in checks:
+        key = (check.backend, check.stage)
+        if key not in worst or check.severity > worst[key].severity:
+            worst[key] = check
+    return list(worst.values())
+
+
+def first_divergence(checks: Iterable[Check]) -> Check | None:
+    """The first check, in the order of the computation, that fails."""
+    return next((check for check in checks if not check.passed), None)
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray, magnitude: float | None = None) -> float:

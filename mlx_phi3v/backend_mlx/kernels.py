@@ -1,0 +1,102 @@
+"""The kernels that MLX's results here depend on, each alone: numpy in, fp32 numpy out. See `doctor.kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from . import arrays, next_tokens, ops
+from .arrays import dtype as dtype_of
+from .arrays import to_numpy
+
+
+class Kernels:
+    """`ops` chooses ours or MLX's own, as in the model."""
+
+    dtypes = ("float32", "bfloat16")
+
+    def swiglu(self, x: np.ndarray, d: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        """The value, and the gradient where d is that of the value."""
+        return _with_gradient(ops.swiglu, x, d, dtype)
+
+    def quick_gelu(self, x: np.ndarray, d: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        """See `swiglu`."""
+        return _with_gradient(ops.quick_gelu, x, d, dtype)
+
+    def attention(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool, d: np.ndarray, dtype: str
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The attended values, and the gradients by q, k and v where d is that of the values."""
+
+        def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+            return ops.attention(q, k, v, scale, "causal" if causal else None)
+
+        inputs = [mx.array(x).astype(dtype_of(dtype)) for x in (q, k, v)]
+        values, gradients = mx.vjp(lambda *given: [attend(*given)], inputs, [mx.array(d).astype(dtype_of(dtype))])
+        return to_numpy(values[0]), [to_numpy(gradient) for gradient in gradients]
+
+    def packed_product(
+        self, x: np.ndarray, packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int
+    ) -> np.ndarray:
+        """x [rows, in] times the packed weight, transposed: [rows, out]."""
+        return to_numpy(_layer(packed, scales, biases, group, bits)(mx.array(x)))
+
+    def packed_gradient(
+        self, d: np.ndarray, packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int
+    ) -> np.ndarray:
+        """The gradient of the product by x, where d [rows, out] is that of the product."""
+        layer = _layer(packed, scales, biases, group, bits)
+        x = mx.zeros((len(d), scales.shape[1] * group))
+        return to_numpy(mx.vjp(lambda x: [layer(x)], [x], [mx.array(d)])[1][0])
+
+    def quantize(self, weight: np.ndarray, group: int, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Packed words, scales and biases, as a conversion makes them."""
+        packed, scales, biases = arrays.quantize(mx.array(weight), group, bits)
+        return np.array(packed), to_numpy(scales), to_numpy(biases)
+
+    def product(self, a: np.ndarray, b: np.ndarray, transposed: bool) -> np.ndarray:
+        """a @ b, of inputs that lie transposed in memory where `transposed`."""
+        if transposed:
+            left, right = (mx.array(np.ascontiguousarray(x.swapaxes(-1, -2))).swapaxes(-1, -2) for x in (a, b))
+            return to_numpy(left @ right)
+        return to_numpy(mx.array(a) @ mx.array(b))
+
+    def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
+        """Ids of the k largest of each row."""
+        return np.array(next_tokens.likeliest(mx.array(logits), k)[0])
+
+
+class CPUKernels(Kernels):
+    """On a CPU exp and softmax are ours too."""
+
+    def exp(self, x: np.ndarray) -> np.ndarray:
+        """e^x, fp32."""
+        return to_numpy(ops.cpu_math.exp(mx.array(x)))
+
+    def softmax(self, x: np.ndarray) -> np.ndarray:
+        """Over the last axis."""
+        return to_numpy(ops.cpu_math.softmax(mx.array(x)))
+
+
+def kernels() -> Kernels:
+    """Those of the device in use."""
+    return CPUKernels() if ops.on_cpu() else Kernels()
+
+
+def _layer(packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int) -> nn.QuantizedLinear:
+    layer = nn.QuantizedLinear(group * scales.shape[1], len(packed), bias=False, group_size=group, bits=bits)
+    layer.__class__ = ops.quantized_linear()
+    layer.weight, layer.scales, layer.biases = mx.array(packed), mx.array(scales), mx.array(biases)
+    return layer
+
+
+def _with_gradient(
+    function: Callable[[mx.array], mx.array], x: np.ndarray, d: np.ndarray, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    given: list[Any] = [mx.array(value).astype(dtype_of(dtype)) for value in (x, d)]
+    values, gradients = mx.vjp(lambda x: [function(x)], given[:1], given[1:])
+    return to_numpy(values[0]), to_numpy(gradients[0])

@@ -1,0 +1,54 @@
+"""What torch computes on, and the modes that decide how exact it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .cuda import set_up_cuda
+
+
+def describe() -> dict[str, Any]:
+    """Device, memory in GB, BLAS, threads; reduced precision as torch has it and as `cuda.set_up_cuda` leaves it in fp32."""
+    cuda = torch.cuda.is_available()
+    found: dict[str, Any] = {
+        "device": "cuda" if cuda else "cpu",
+        "chip": torch.cuda.get_device_name() if cuda else None,
+        "blas": "MKL" if torch.backends.mkl.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "mps": torch.backends.mps.is_available(),
+        "modes_before": _modes(),
+    }
+    if cuda:
+        free, total = torch.cuda.mem_get_info()
+        found |= {"memory_size_gb": round(total / 1e9, 2), "memory_free_gb": round(free / 1e9, 2)}
+        found |= {"cuda": torch.version.cuda, "capability": ".".join(map(str, torch.cuda.get_device_capability()))}
+        set_up_cuda("float32")
+    found["modes"] = _modes()
+    found["tf32"] = cuda and (found["modes"]["matmul.allow_tf32"] or found["modes"]["cudnn.allow_tf32"])
+    return found
+
+
+def _modes() -> dict[str, Any]:
+    matmul, cuda = torch.backends.cuda.matmul, torch.backends.cuda
+    return {
+        "matmul.allow_tf32": matmul.allow_tf32,
+        "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "bf16 reduced-precision sums": bool(matmul.allow_bf16_reduced_precision_reduction),
+        "fp16 reduced-precision sums": bool(matmul.allow_fp16_reduced_precision_reduction),
+        "attention by flash": cuda.flash_sdp_enabled(),
+        "attention by cuDNN": cuda.cudnn_sdp_enabled(),
+        "attention, memory-efficient": cuda.mem_efficient_sdp_enabled(),
+    }
+
+
+def advice(found: dict[str, Any]) -> list[str]:
+    """What to change, a sentence each."""
+    changes = []
+    if found["tf32"]:
+        changes.append("torch rounds fp32 products to TF32: another library set it, so load no other model in this process")
+    if found["mps"]:
+        changes.append("torch computes on the CPU here: use --backend mlx on a Mac")
+    return changes

@@ -1,0 +1,81 @@
+"""The kernels that torch's results here depend on, each alone: numpy in, fp32 numpy out. See `doctor.kernels`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..config import Quantization
+from . import next_tokens, quantized
+from .backend import to_numpy
+from .cuda import set_up_cuda
+
+
+class Kernels:
+    """On CUDA where there is one, set up as for a model in fp32."""
+
+    dtypes = ("float32", "bfloat16")
+
+    def __init__(self) -> None:
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda" if cuda else "cpu")
+        self.convolution_channels = 1024 if cuda else 64  # the published tower's: which kernel cuDNN takes depends on it
+        if cuda:
+            set_up_cuda("float32")
+
+    def _tensor(self, x: np.ndarray, dtype: str = "float32") -> torch.Tensor:
+        return torch.from_numpy(np.array(x, np.float32)).to(self.device, getattr(torch, dtype))
+
+    def attention(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool, d: np.ndarray, dtype: str
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The attended values, and the gradients by q, k and v where d is that of the values."""
+        inputs = [self._tensor(x, dtype).requires_grad_() for x in (q, k, v)]
+        values = _attend(inputs, causal, scale)
+        values.backward(self._tensor(d, dtype))
+        return to_numpy(values), [to_numpy(x.grad) for x in inputs if x.grad is not None]
+
+    def unpack(self, packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int) -> np.ndarray:
+        """A packed weight, unpacked; on a CPU, as a checkpoint is read."""
+        words, factors, offsets = (torch.from_numpy(x) for x in (packed, scales, biases))
+        return to_numpy(quantized.dequantize(words, factors, offsets, Quantization(group, bits)))
+
+    def product(self, a: np.ndarray, b: np.ndarray, transposed: bool) -> np.ndarray:
+        """a @ b, of inputs that lie transposed in memory where `transposed`."""
+        if transposed:
+            left, right = (self._tensor(np.ascontiguousarray(x.swapaxes(-1, -2))).transpose(-1, -2) for x in (a, b))
+            return to_numpy(left @ right)
+        return to_numpy(self._tensor(a) @ self._tensor(b))
+
+    def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
+        """Ids of the k largest of each row."""
+        return next_tokens.likeliest(self._tensor(logits), k).cpu().numpy()
+
+    def convolution(self, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The patch embedding's."""
+        return to_numpy(functional.conv2d(self._tensor(pixels), self._tensor(weight), stride=weight.shape[-1]))
+
+    def same_bits(self) -> bool:
+        """Whether attention's gradient is the same twice, in the dtypes that an accelerator computes in."""
+        torch.manual_seed(0)
+        for dtype in self.dtypes:
+            q, k, v, d = torch.randn(4, 2, 8, 800, 64, device=self.device, dtype=getattr(torch, dtype)).unbind()
+            found = []
+            for _ in range(2):
+                inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+                _attend(inputs, True).backward(d)
+                found.append(torch.stack([x.grad for x in inputs if x.grad is not None]))
+            if not torch.equal(*found):
+                return False
+        return True
+
+
+def _attend(inputs: list[torch.Tensor], causal: bool, scale: float | None = None) -> torch.Tensor:
+    q, k, v = inputs
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+
+def kernels() -> Kernels:
+    """Those of the device in use."""
+    return Kernels()

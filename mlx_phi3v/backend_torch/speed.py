@@ -1,0 +1,60 @@
+"""What the device reaches in torch: seconds of a product, bytes of a step; and a model of random weights to time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from ..config import ModelArgs
+from .backend import TorchBackend
+from .cuda import set_up_cuda
+from .decoder import RotaryEmbedding
+from .model import Phi3VForCausalLM
+from .ranks import Ranks
+
+MEMORY_IS_MEASURED = torch.cuda.is_available()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:
+    """The fastest of `times` products of [m, k] and [k, n]."""
+    device, kind = _device(), getattr(torch, dtype)
+    if device.type == "cuda":
+        set_up_cuda(dtype)
+    a, b = torch.randn(m, k, device=device).to(kind), torch.randn(k, n, device=device).to(kind)
+    (a @ b)[0, 0].item()
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def random_model(config: ModelArgs, dtype: str) -> TorchBackend:
+    """A backend with random weights, as it is after loading."""
+    device = _device()
+    if device.type == "cuda":
+        set_up_cuda(dtype)
+    with device:
+        model = Phi3VForCausalLM(config, "sdpa").to(getattr(torch, dtype))
+    model.model.rotary_emb = RotaryEmbedding(config).to(device)
+    model.requires_grad_(False)
+    model.eval()
+    return TorchBackend(model, config, Path(), dtype, "sdpa", Ranks())
+
+
+def memory_in_use() -> int:
+    """Bytes of arrays now; the peak is counted from here on."""
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def default_dtype() -> str:
+    """See `loading.load`."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"

@@ -1,0 +1,201 @@
+"""Every kernel of ours, and the framework's own where it decides our results, against its plain form in numpy and fp64.
+
+A backend's `kernels.Kernels` offers some of the methods below: numpy in, fp32 numpy out. Sizes are such that work is split
+into chunks, blocks and streams as in a real run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..golden.checks import Check, relative_error
+from ..golden.tolerances import UNIT_ROUNDOFF, exp_tolerance, product_tolerance
+from . import plain
+from .packing import GROUP, pack, unpack
+
+Array = np.ndarray
+# Operations of an activation or an attention that round to a narrow dtype, one after the other, and as much again.
+NARROW = 16
+
+
+def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) -> list[Check]:
+    """All kernels that a backend offers; each check's stage is the kernel's name. Random numbers are seeded.
+
+    only: methods to check; by default all.
+    """
+    rng = np.random.default_rng(0)
+    checks: list[Check] = []
+    parts = {
+        "exp": _exp, "softmax": _softmax, "swiglu": _activations, "attention": _attention, "packed_product": _packed,
+        "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest, "convolution": _convolution,
+        "same_bits": _same_bits,
+    }  # fmt: skip
+    for method, part in parts.items():
+        if not hasattr(kernels, method) or (only is not None and method not in only):
+            continue
+        try:
+            checks += [Check(name, kernel, where, error, tolerance) for kernel, where, error, tolerance in part(kernels, rng)]
+        except Exception as error:  # a kernel that does not run at all is one that is wrong
+            checks.append(Check(name, method.replace("_", " "), "did not run", float("inf"), 0.0, failure(error)))
+    return checks
+
+
+def failure(error: Exception) -> str:
+    """What an exception says, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+Found = Iterator[tuple[str, str, float, float]]  # kernel, of what, error, tolerance
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _exp(kernels: Any, rng: np.random.Generator) -> Found:
+    """As a share of what is allowed, which grows with the number."""
+    x = np.concatenate([np.linspace(-86.9, 86.9, 20_001), np.linspace(-1, 1, 5_001)]).astype(np.float32)
+    off = np.abs(kernels.exp(x) / np.exp(x.astype(np.float64)) - 1)
+    worst = int(np.argmax(off / [exp_tolerance(abs(value)) for value in x]))
+    yield "exp", f"exp({x[worst]:.4g})", float(off[worst]), exp_tolerance(float(abs(x[worst])))
+
+
+def _softmax(kernels: Any, rng: np.random.Generator) -> Found:
+    """Over the last axis, in two chunks; a third of the keys is hidden."""
+    x = _normal(rng, 1100, 500) * 4
+    x[:, 330:] = -np.inf
+    exact = plain.softmax(x.astype(np.float64))
+    spread = float(np.ptp(x[:, :330]))
+    yield "softmax", "1100 x 500", relative_error(kernels.softmax(x), exact), 2 * exp_tolerance(spread) + product_tolerance(330)
+
+
+def _activations(kernels: Any, rng: np.random.Generator) -> Found:
+    """SwiGLU and quick-GELU, and their gradients, in chunks."""
+    for dtype in kernels.dtypes:
+        for name, columns in (("swiglu", 1536), ("quick_gelu", 768)):
+            x = _normal(rng, 700, columns) * 3
+            d = _normal(rng, 700, 768)
+            x, d = (rounded(value, dtype) for value in (x, d))
+            # A sigmoid's exponential, of which a gradient multiplies two; then a few products.
+            tolerance = NARROW * UNIT_ROUNDOFF[dtype]
+            if dtype == "float32":
+                tolerance += 2 * exp_tolerance(1.702 * float(np.abs(x).max()))
+            value, gradient = getattr(kernels, name)(x, d, dtype)
+            wide, d = x.astype(np.float64), d.astype(np.float64)
+            yield name, dtype, relative_error(value, getattr(plain, name)(wide)), tolerance
+            exact = getattr(plain, f"{name}_gradient")(wide, d)
+            yield f"{name}, gradient", dtype, relative_error(gradient, exact), tolerance
+
+
+def _attention(kernels: Any, rng: np.random.Generator) -> Found:
+    """300 tokens, which is three blocks of causal queries; the largest score is about 1.5, without the scale it would be 8."""
+    shape, scale = (2, 3, 300, 32), 32**-0.5
+    for dtype in kernels.dtypes:
+        q, k, v, d = (rounded(_normal(rng, *shape) * size, dtype) for size in (0.5, 0.5, 1, 1))
+        q64, k64, v64, d64 = (x.astype(np.float64) for x in (q, k, v, d))
+        largest = float(np.abs(scale * q64 @ k64.swapaxes(-1, -2)).max())
+        for causal in (True, False):
+            where = f"{'causal' if causal else 'full'}, {dtype}"
+            value, gradients = kernels.attention(q, k, v, scale, causal, d, dtype)
+            # A score is a sum of 32, its error is one of the exponent, in the numerator and in the sum.
+            tolerance = NARROW * UNIT_ROUNDOFF[dtype] * max(1.0, largest)
+            if dtype == "float32":
+                tolerance += 2 * (product_tolerance(32) * largest + exp_tolerance(2 * largest)) + product_tolerance(300)
+            yield "attention", where, relative_error(value, plain.attention(q64, k64, v64, scale, causal=causal)), tolerance
+            expected = plain.attention_gradient(q64, k64, v64, scale, d64, causal=causal)
+            for ours, theirs, of in zip(gradients, expected, "qkv"):
+                # Two products more, one of which takes a difference of sums of 32 and of 300.
+                error = relative_error(ours, theirs)
+                yield "attention, gradient", f"by {of}, {where}", error, 3 * tolerance
+
+
+def _packed(kernels: Any, rng: np.random.Generator) -> Found:
+    """A few rows, which go through packed products, and many, for which the weight is unpacked; two chunks at 8 bits."""
+    for bits, rows in ((8, 4224), (4, 1056)):
+        weight = pack(_normal(rng, rows, 512), bits)
+        exact = unpack(*weight, bits)
+        for count in (1, 3, 40):
+            x = _normal(rng, count, 512)
+            magnitude = np.abs(x).astype(np.float64) @ np.abs(exact).T
+            error = np.abs(kernels.packed_product(x, *weight, GROUP, bits) - x @ exact.T) / magnitude
+            # q * scale + bias is rounded twice, beside the sum.
+            tolerance = product_tolerance(512) + 4 * UNIT_ROUNDOFF["float32"]
+            yield "packed product", f"{bits} bits, {count} rows", float(error.max()), tolerance
+        d = _normal(rng, 40, rows)
+        error = np.abs(kernels.packed_gradient(d, *weight, GROUP, bits) - d @ exact) / (np.abs(d) @ np.abs(exact))
+        yield "packed product, gradient", f"{bits} bits", float(error.max()), product_tolerance(rows)
+
+
+def _unpack(kernels: Any, rng: np.random.Generator) -> Found:
+    for bits in (8, 4):
+        weight = pack(_normal(rng, 96, 512), bits)
+        error = relative_error(kernels.unpack(*weight, GROUP, bits), unpack(*weight, bits))
+        yield "unpacking", f"{bits} bits", error, 4 * UNIT_ROUNDOFF["float32"]
+
+
+def _quantize(kernels: Any, rng: np.random.Generator) -> Found:
+    """What is packed by MLX is off by half a step at most, but for rounding; the two ends of a group may be off by one step."""
+    for bits in (8, 4):
+        weight = _normal(rng, 1100, 512)
+        packed, scales, biases = kernels.quantize(weight, GROUP, bits)
+        step = np.abs(scales).astype(np.float64).repeat(GROUP, axis=1)
+        yield (
+            "packing",
+            f"{bits} bits, in steps",
+            float((np.abs(unpack(packed, scales, biases, bits) - weight) / step).max()),
+            1.01,
+        )
+
+
+def _products(kernels: Any, rng: np.random.Generator) -> Found:
+    """The BLAS: plain, with transposed inputs, batched, of odd sizes; and whether it rounds fp32 inputs, as TF32 does."""
+    cases: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "500 x 512 x 300": ((500, 512), (512, 300)), "1 x 777 x 333": ((1, 777), (777, 333)),
+        "3 of 37 x 129 x 65": ((3, 37, 129), (3, 129, 65)),
+    }  # fmt: skip
+    for where, (one, other) in cases.items():
+        a, b = _normal(rng, *one), _normal(rng, *other)
+        exact, magnitude = a.astype(np.float64) @ b, np.abs(a).astype(np.float64) @ np.abs(b)
+        for transposed in (False, True):
+            error = float((np.abs(kernels.product(a, b, transposed) - exact) / magnitude).max())
+            yield "matrix product", f"{where}{', transposed' * transposed}", error, product_tolerance(a.shape[-1])
+    x = _normal(rng, 256, 256)
+    error = relative_error(kernels.product(x, np.eye(256, dtype=np.float32), False), x)
+    yield "matrix product", "inputs as they are, not rounded as TF32 rounds them", error, 2.0**-20
+
+
+def _likeliest(kernels: Any, rng: np.random.Generator) -> Found:
+    """The five likeliest tokens of 3 rows; whole numbers, so that there are ties, which the smaller id wins."""
+    logits = np.rint(_normal(rng, 3, 32064) * 50)
+    expected = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
+    wrong = float(not np.array_equal(kernels.likeliest(logits, 5), expected))
+    yield "choice of tokens", "five likeliest of 32,064", wrong, 0.0
+
+
+def _convolution(kernels: Any, rng: np.random.Generator) -> Found:
+    """The patch embedding, where torch's default lets cuDNN round to TF32; its kernel depends on the size."""
+    channels = kernels.convolution_channels
+    pixels, weight = _normal(rng, 2, 3, 336, 336), _normal(rng, channels, 3, 14, 14)
+    patches = pixels.reshape(2, 3, 24, 14, 24, 14).transpose(0, 2, 4, 1, 3, 5).reshape(2 * 576, -1)
+    flat = weight.reshape(channels, -1).T
+    exact, magnitude = patches.astype(np.float64) @ flat, np.abs(patches) @ np.abs(flat)
+    found = kernels.convolution(pixels, weight).transpose(0, 2, 3, 1).reshape(exact.shape)
+    error = float((np.abs(found - exact) / magnitude).max())
+    # Rounding to TF32's 11 bits adds up as the terms do: 2^-11 * sqrt(588) / 588 of the magnitude, five of which are seen here.
+    yield "convolution", f"{channels} channels", error, min(product_tolerance(588), 2.0**-11 / 588**0.5)
+
+
+def _same_bits(kernels: Any, rng: np.random.Generator) -> Found:
+    """A run is to resume bit for bit: attention's gradient, twice."""
+    yield "attention, same bits twice", "", float(not kernels.same_bits()), 0.0
+
+
+def rounded(x: Array, dtype: str) -> Array:
+    """fp32 numbers as the dtype holds them."""
+    if dtype == "bfloat16":
+        bits = x.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return x.astype(dtype).astype(np.float32)

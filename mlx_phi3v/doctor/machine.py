@@ -1,0 +1,75 @@
+"""What is installed and what it runs on. Neither framework is imported here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from typing import Any
+
+import psutil
+
+from .. import __version__
+from ..calibration import chip
+
+PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str | None]:
+    """This project, Python and each package: its version, None where it is not installed."""
+    found: dict[str, str | None] = {"mlx-phi3v": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """System, processor, cores, memory in GB, load, and what the environment sets for the numerical libraries."""
+    memory = psutil.virtual_memory()
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)}
+    return {
+        "system": platform.platform(),
+        "chip": chip(),
+        "cores": affinity,
+        "memory_gb": round(memory.total / 1e9, 2),
+        "memory_free_gb": round(memory.available / 1e9, 2),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "environment": settings,
+    }
+
+
+_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "VECLIB_", "MLX_", "CUBLAS_", "CUDA_VISIBLE", "PYTORCH_", "TORCH_")
+
+
+def installed_backends() -> list[str]:
+    """The backends whose framework can be imported, the preferred one first."""
+    return [name for name in ("mlx", "torch") if _importable(name)]
+
+
+def _importable(name: str) -> bool:
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    needed = {"mlx": ("mlx",), "torch": ("torch", "transformers", "peft")}[name]
+    return all(importlib.util.find_spec(package) is not None for package in needed)
+
+
+def advice(found: dict[str, Any], missing: list[str]) -> list[str]:
+    """What to change, a sentence each; `missing` are the backends that are not installed."""
+    changes = [f"the {name} backend is not installed: pip install 'mlx-phi3v{_EXTRAS[name]}'" for name in missing]
+    threads = found["environment"].get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) < found["cores"]:
+        changes.append(f"OMP_NUM_THREADS is {threads}, of {found['cores']} cores: unset it to use them all")
+    if found["load"] is not None and found["load"] > found["cores"]:
+        changes.append(f"other work runs here (load {found['load']:g}): times are too long, so run it again on a quiet machine")
+    if found["memory_free_gb"] < 4:
+        changes.append(f"only {found['memory_free_gb']:g} GB of memory are free: end other programs before a training")
+    return changes
+
+
+_EXTRAS = {"mlx": "", "torch": "[torch]"}

@@ -1,0 +1,130 @@
+"""What the machine reaches: matrix products and reading memory, and how much of it a training step does.
+
+`calibrate` times a real step of one decoder layer and two tower layers of the published width, with random weights, and
+counts the memory of a step of a narrow, deeper model.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ..adapters import LANGUAGE, AdapterArgs, init_adapter
+from ..backend import Backend, OptimizerArgs
+from ..batches import Example, collate
+from ..calibration import Calibration, machine
+from ..config import CROP_SIZE, ModelArgs, VisionArgs
+from ..prompts import IGNORE
+from ..training.footprint import BatchShape, StepSettings, footprint, step_flops
+
+SECONDS = 0.4  # about what one figure may take
+WIDE = ModelArgs(vocab_size=2048, num_hidden_layers=1, vision=VisionArgs(num_hidden_layers=3))
+NARROW = ModelArgs(2048, 256, 688, 4, 8, 8, vision=VisionArgs(64, 128, 2, 2, patch_size=84))
+TOKENS, LABELS = 256, 32
+# Of the bytes that `footprint` estimates for the activations of NARROW's step, what MLX took on the machine where its
+# constants were fitted: 2 x86-64 cores, fp32. A machine that takes as much has nothing to correct.
+ACTIVATIONS_THERE = 1.0
+
+
+def measure(backend: str, dtypes: tuple[str, ...]) -> dict[str, Any]:
+    """GFLOP/s by dtype, and GB/s of a matrix that is read once, in the dtype that comes first."""
+    module = importlib.import_module(f"mlx_phi3v.backend_{backend}.speed")
+    peaks = {dtype: _peak_gflops(module.product_seconds, dtype) for dtype in dtypes}
+    width = 4096 if peaks[dtypes[0]] < 2000 else 16384
+    size = width * width * (4 if dtypes[0] == "float32" else 2)
+    return {"gflops": peaks, "gb_per_s": size / module.product_seconds(1, width, width, dtypes[0], 5) / 1e9}
+
+
+def _peak_gflops(product_seconds: Callable[..., float], dtype: str) -> float:
+    """Of square products, each twice as wide as the one before, until one takes too long."""
+    best, n = 0.0, 256
+    while n <= 16384:
+        seconds = product_seconds(n, n, n, dtype, 3)
+        best = max(best, 2 * n**3 / seconds / 1e9)
+        if 4 * 8 * seconds > SECONDS:  # four of the next
+            break
+        n *= 2
+    return best
+
+
+def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
+    """Time and memory of training steps against `footprint`'s arithmetic. peaks: GFLOP/s by dtype, as `measure` gives them."""
+    module = importlib.import_module(f"mlx_phi3v.backend_{backend}.speed")
+    dtype: str = module.default_dtype()
+    gflops = peaks[dtype]
+    activations = _activations(module, dtype) if module.MEMORY_IS_MEASURED else None
+    language, tower = _shares(module.random_model(WIDE, dtype), gflops)
+    return Calibration(
+        machine(),
+        backend,
+        datetime.now().astimezone().isoformat(timespec="seconds"),
+        dtype,
+        round(gflops, 1),
+        round(language, 3),
+        round(tower, 3),
+        None if activations is None else round(activations, 3),
+        round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def _shares(backend: Backend, gflops: float) -> tuple[float, float]:
+    """The shares of the peak that a step of the language model and a frozen tower's pass reach."""
+    settings = _settings(backend)
+    step = _training_step(backend, settings, rows=1)
+    language, _ = step_flops(backend.config, BatchShape(1, TOKENS, 0, LABELS), settings)
+    _, tower = step_flops(backend.config, BatchShape(1, TOKENS, 1, LABELS), settings)
+    crops = np.zeros((1, 3, CROP_SIZE, CROP_SIZE), np.float32)
+    seconds = [_fastest(step), _fastest(lambda: backend.vision_features(crops))]
+    return language / seconds[0] / gflops / 1e9, tower / seconds[1] / gflops / 1e9
+
+
+def _activations(module: Any, dtype: str) -> float:
+    """Bytes of a step beside what is held between steps, as a share of the estimate."""
+    gc.collect()
+    backend: Backend = module.random_model(NARROW, dtype)
+    settings = _settings(backend)
+    step = _training_step(backend, settings, rows=2)
+    step()
+    held = module.memory_in_use()
+    step()
+    estimated = footprint(NARROW, BatchShape(2, TOKENS, 0, LABELS), settings).activations
+    share: float = (backend.peak_memory() - held) / estimated / ACTIVATIONS_THERE
+    return share
+
+
+def _settings(backend: Backend) -> StepSettings:
+    on_cpu = backend.device_info()["name"] == "cpu"
+    return StepSettings(AdapterArgs(target_modules=LANGUAGE), backend.dtype, False, encode=True, cpu=on_cpu)
+
+
+def _training_step(backend: Backend, settings: StepSettings, rows: int) -> Callable[[], None]:
+    """One step of LoRA on the language model, on text of TOKENS tokens of which LABELS are learnt."""
+    backend.set_adapter(settings.adapter, init_adapter(backend.config, settings.adapter, 0), trainable=True)
+    backend.start_training(OptimizerArgs(), grad_checkpoint=False)
+    ids = np.random.default_rng(0).integers(3, backend.config.vocab_size, TOKENS)
+    labels = np.where(np.arange(TOKENS) >= TOKENS - LABELS, ids, IGNORE)
+    batch = collate([Example(str(row), ids, labels, ()) for row in range(rows)], backend.config)
+
+    def step() -> None:
+        backend.accumulate(batch)
+        backend.update(1e-4, batch.answer_tokens, 1.0)
+
+    return step
+
+
+def _fastest(call: Callable[[], object]) -> float:
+    """Seconds of the faster of two calls after a first, or of one where that takes long."""
+    call()
+    seconds: list[float] = []
+    while len(seconds) < 2 and sum(seconds) < 4 * SECONDS:
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
