@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -70,7 +69,6 @@ def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
         round(language, 3),
         round(tower, 3),
         None if activations is None else round(activations, 3),
-        round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     )
 
 
