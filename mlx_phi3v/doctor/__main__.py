@@ -1,6 +1,6 @@
 """Find out whether this machine's results can be trusted, how fast it is, and what to change.
 
-    python -m mlx_phi3v.doctor                  everything, on each installed backend: under a minute on two quiet cores
+    python -m mlx_phi3v.doctor                  everything, on each installed backend
     python -m mlx_phi3v.doctor --quick          fp32 alone, and nothing measured
     python -m mlx_phi3v.doctor --json > doctor.json   to attach to a report
 
