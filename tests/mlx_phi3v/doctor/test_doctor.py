@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_phi3v.doctor.__main__ import main
-from mlx_phi3v.doctor.examine import FOLDER
+from mlx_phi3v.doctor import __main__ as doctor
+from mlx_phi3v.doctor import machine, speed
+from mlx_phi3v.doctor.examine import FOLDER, Examination
 from mlx_phi3v.doctor.packing import pack, read_weights, unpack
 from mlx_phi3v.errors import UserError
 from tests.helpers.paths import ROOT
 from tests.helpers.scripts import load_script
 
-# One framework is blocked; what is timed is small.
+# One framework is blocked, what is timed is small, and no other work is seen.
 ALONE = """
 import sys
 sys.modules[sys.argv.pop(1)] = None
-from mlx_phi3v.doctor import speed
+from mlx_phi3v.doctor import machine, speed
 from mlx_phi3v.doctor.__main__ import console
-speed.WIDE, speed.SECONDS = speed.NARROW, 0.001
+speed.WIDE, speed.SECONDS, machine.busy = speed.NARROW, 0.001, lambda: 0.0
 console()
 """
 WEIGHTS = {"mlx": ("float32", "bfloat16", "float16", "8 bit", "4 bit"), "torch": ("float32",)}
@@ -66,7 +67,7 @@ def test_a_sound_machine_is_trusted_with_one_framework_alone(
 def test_a_backend_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"^--backend torch is not installed: pip install 'mlx-phi3v\[torch\]'$"):
-        main(["--backend", "torch"])
+        doctor.main(["--backend", "torch"])
 
 
 def test_the_recorded_cases_are_those_of_the_golden_outputs(tmp_path: Path) -> None:
@@ -102,3 +103,16 @@ def test_bfloat16_weights_are_read_as_the_backends_read_them() -> None:
     stored = load_file(FOLDER / "checkpoint" / "model.safetensors")
     for name, weight in read_weights(FOLDER / "checkpoint").items():
         assert torch.equal(torch.from_numpy(weight), stored[name].float()), name
+
+
+def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("mlx")
+    monkeypatch.setenv("MLX_PHI3V_CACHE", str(tmp_path))
+    monkeypatch.setattr(speed, "WIDE", speed.NARROW)
+    monkeypatch.setattr(speed, "SECONDS", 0.001)
+    monkeypatch.setattr(machine, "busy", lambda: 0.9)
+    monkeypatch.setattr(doctor, "WEIGHTS", ())
+    monkeypatch.setattr(Examination, "kernels", lambda self, backend: [])
+    report, _ = doctor.examine(doctor.DoctorConfig(backend=("mlx",)))
+    assert report["calibrations"]["mlx"]["gflops"] > 0 and report["calibration_file"] is None and not list(tmp_path.iterdir())
+    assert any("other work took 90% of the cores" in change for change in report["advice"])
