@@ -36,7 +36,6 @@ from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
-from .probe.probe import make_probe
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
 from .receipt import Request
@@ -198,6 +197,14 @@ def _converted(
     return [(stem + part, *arrays.to_bytes(value)) for part, value in zip(("weight", "scales", "biases"), parts)]
 
 
+def _probe(config: ConvertConfig, folder: Path) -> None:
+    """Write the probe, where it is wanted."""
+    if config.probe:
+        from .probe.probe import make_probe  # it loads what answers
+
+        make_probe(folder, name=config.mlx_path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
@@ -206,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
     request.check()
     with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
-        summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
+        summary = convert(config, partial(_probe, config))
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
         if summary["receipt"]:
             write_card(config.mlx_path)  # with the verdict

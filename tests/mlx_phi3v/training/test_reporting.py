@@ -22,6 +22,7 @@ from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.loggers.choice import open_logger
 from mlx_phi3v.loggers.logger import RunInfo, Verdict
 from mlx_phi3v.loggers.record import read_record
+from mlx_phi3v.loggers.wandb_logger import held_offline
 from mlx_phi3v.training import loop, report_channel, reporting, setup
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.report_channel import figures
@@ -337,16 +338,38 @@ def test_a_resumed_training_shows_a_new_logger_the_steps_before(
     assert fake.calls == [("checkpoint", files), ("close", "finished")]
 
 
+def test_steps_that_a_kill_took_from_a_logger_are_shown_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, small_catalogue: Path
+) -> None:
+    """W&B keeps some seconds in memory: what it was given is not what it has."""
+    fake = FakeLogger()
+    monkeypatch.setattr(report_channel, "open_logger", lambda name, run: fake.opened(run))
+    config = settings(checkpoint, small_catalogue, tmp_path / "run", report_to=("trackio",))
+    train_killed(config, KILLED_AFTER)
+    fake = FakeLogger(held=2)  # of the steps 1 to 5; the training goes on from 4
+    train(replace(config, resume=True))
+    assert fake.calls == [
+        *(("scalars", step) for step in (3, 4, 5, 6)), ("answers", 6), ("close", "finished"),
+    ]  # fmt: skip
+
+
+def test_wandb_tells_which_steps_it_holds(runs: Runs, tmp_path: Path) -> None:
+    killed = min((runs.reported / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime_ns)
+    (tmp_path / killed.name).symlink_to(killed)
+    assert held_offline(tmp_path, run_id(runs)) == KILLED_AFTER
+    assert held_offline(tmp_path, "another0") == 0
+
+
 def test_with_cached_features_too_reports_change_no_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, small_catalogue: Path
 ) -> None:
-    frozen = {"vision": "off", "projector": "off", "feature_cache": tmp_path / "features", "max_steps": 4}
+    frozen = {"vision": "off", "projector": "off", "feature_cache": tmp_path / "features", "max_steps": 2}
     config = settings(checkpoint, small_catalogue, tmp_path / "plain", **frozen)
     train(config)
     fake = FakeLogger()
     monkeypatch.setattr(report_channel, "open_logger", lambda name, run: fake.opened(run))
     train(replace(config, output=tmp_path / "reported", report_to=("trackio",)))
-    assert [call for call in fake.calls if call[0] == "answers"] == [("answers", 2), ("answers", 4)]
+    assert [call for call in fake.calls if call[0] == "answers"] == [("answers", 2)]
     same_numbers(tmp_path / "reported", tmp_path / "plain")
 
 
