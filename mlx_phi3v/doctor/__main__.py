@@ -62,12 +62,8 @@ def choose_backends(config: DoctorConfig) -> list[str]:
 
 def examine(config: DoctorConfig) -> tuple[dict[str, Any], list[Check]]:
     """(the report, as --json prints it; all checks)."""
-<<<<<<< HEAD
-    backends = choose_backends(config)
-    folder = probes.require_probe(config.model) if config.model else None
-=======
     backends, here = choose_backends(config), machine.machine()
->>>>>>> doctor
+    folder = probes.require_probe(config.model) if config.model else None
     tell = partial(say, as_json=config.json)
     examination, devices = Examination(tell), {}
     checks = examination.check_reference()
