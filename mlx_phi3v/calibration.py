@@ -35,7 +35,6 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language_share: _Share
     tower_share: _Share
     activations: Annotated[float, msgspec.Meta(ge=0.1, le=10)] | None = None  # None: the backend does not count its memory
-    load: float | None = None  # processes that wanted a core, on average, when it was measured; None: not known
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

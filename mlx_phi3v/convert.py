@@ -36,7 +36,6 @@ from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
-from .probe.probe import make_probe
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
 from .receipt import Request
@@ -95,8 +94,7 @@ def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda fol
             _write_mlx_files(config, source, folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
         finish(folder)
-        if not config.to_hf:  # that layout has a card of its own
-            write_card(folder)
+        write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
     written = sum(len(header) - 1 for _, header, _ in writer.shards)  # one entry is the metadata
     return {"path": str(config.mlx_path), "files": files, "tensors": written, "bytes": writer.total, "seconds": seconds}
@@ -199,6 +197,14 @@ def _converted(
     return [(stem + part, *arrays.to_bytes(value)) for part, value in zip(("weight", "scales", "biases"), parts)]
 
 
+def _probe(config: ConvertConfig, folder: Path) -> None:
+    """Write the probe, where it is wanted."""
+    if config.probe:
+        from .probe.probe import make_probe  # it loads what answers
+
+        make_probe(folder, name=config.mlx_path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
@@ -207,8 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
     request.check()
     with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
-        summary = convert(config, partial(make_probe, name=config.mlx_path) if config.probe else lambda folder: None)
+        summary = convert(config, partial(_probe, config))
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"]:
+            write_card(config.mlx_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):
             size = f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"

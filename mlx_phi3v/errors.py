@@ -1,7 +1,7 @@
 """The one exception that a user may see (a sentence that names the file, row or flag, and the fix), and how a command ends.
 
-Exit statuses: 1 for a mistake (2 in `eval.compare`, where 1 means WORSE or BETTER), 70 for a fault of ours, 130, 143 or 129
-after Ctrl-C, SIGTERM or SIGHUP, 141 where nobody reads the output any more.
+Exit statuses: 1 for a mistake (2 in `eval.compare`, where 1 means WORSE or BETTER), 3 where a check of `doctor` fails, 70
+for a fault of ours, 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, 141 where nobody reads the output any more.
 """
 
 from __future__ import annotations

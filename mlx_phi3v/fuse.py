@@ -33,7 +33,6 @@ from .hf_folder.published import published_order
 from .hub.card import write_card
 from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
-from .probe.probe import make_probe
 from .progress import Progress, note, result, say
 from .ranges import MAX_ROWS
 from .receipt import Request
@@ -133,8 +132,7 @@ def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: N
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
         finish(folder)
-        if not config.hf:  # that layout has a card of its own
-            write_card(folder, adapter_folder)
+        write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
@@ -176,7 +174,11 @@ def _carry_task(adapter: Path, folder: Path) -> None:
 
 
 def _probe(config: FuseConfig, folder: Path) -> None:
-    """Write the probe, and say how far the fused model is from base and adapter."""
+    """Write the probe, where it is wanted, and say how far the fused model is from base and adapter."""
+    if not config.probe:
+        return
+    from .probe.probe import make_probe  # it loads what answers
+
     probe = make_probe(folder, base=config.model, adapter=config.adapter, name=config.save_path)
     if probe and probe.source_gap_nats is not None:
         note(f"probe: gap {probe.source_gap_nats:.1g} nats to the base with its adapter")
@@ -194,8 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = _receipt(config)
     request.check()
     with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
-        summary = fuse(config, partial(_probe, config) if config.probe else lambda folder: None)
+        summary = fuse(config, partial(_probe, config))
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"]:
+            write_card(config.save_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):
             say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)

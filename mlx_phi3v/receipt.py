@@ -106,9 +106,8 @@ class Request:
             return None
         catalogue = self.catalogue or known_catalogue(self.before, self.adapter)
         if catalogue is None:
-            note(
-                "no receipt was made: no catalogue is known whose held-out rows both models could answer; give --catalogue DIR"
-            )
+            if not again:
+                note("no receipt was made: no catalogue is known with rows that both models could answer; give --catalogue DIR")
             return None
         flags = ["--data", str(catalogue), "--rows", str(self.rows), "--expect", "same" if self.same else "cost"]
         flags += ["--adapter", self.adapter] if self.adapter else []

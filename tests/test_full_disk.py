@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import re
 import subprocess
@@ -21,10 +18,9 @@ from safetensors.numpy import load
 from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import is_temporary
-from mlx_phi3v.system_errors import os_sentence
 from tests.helpers.catalogue import random_picture, write_catalogue
+from tests.helpers.here import run_here
 from tests.helpers.paths import ROOT
 from tests.helpers.small_disk import SmallDisk, small_disk
 from tests.helpers.synthetic_runs import make_rows, write_run
@@ -163,18 +159,8 @@ Ended = tuple[int, str]  # the exit status, and what was said on stderr
 
 def here(writer: Writer, inputs: Path, disk: SmallDisk) -> Ended:
     """Run the command in this process."""
-    arguments = [str(item) for item in writer.arguments(inputs, disk.folder)]
-    errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        try:
-            return importlib.import_module(writer.module).main(arguments) or 0, errors.getvalue()
-        except UserError as error:
-            return 1, f"error: {error}\n"
-        except OSError as error:
-            sentence = os_sentence(error)
-            if sentence is None:
-                raise
-            return 1, f"error: {sentence}\n"
+    done = run_here(writer.module, *writer.arguments(inputs, disk.folder))
+    return done.returncode, done.stderr
 
 
 def process(writer: Writer, inputs: Path, disk: SmallDisk) -> Ended:

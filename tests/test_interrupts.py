@@ -57,11 +57,20 @@ COMMANDS: dict[str, tuple[list[object], int]] = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("whole_group", [False, True], ids=["command", "terminal"])
-@pytest.mark.parametrize("module", COMMANDS)
+# Of each command every signal, and both ways; slow: each signal the other way.
+ENDS = [
+    pytest.param(
+        module, whole, number, marks=[pytest.mark.slow] if (i + j + whole) % 2 else [], id=f"{module}-{way}-{number.name}"
+    )
+    for i, module in enumerate(COMMANDS)
+    for j, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    for whole, way in enumerate(("command", "terminal"))
+]
+
+
+@pytest.mark.parametrize(("module", "whole_group", "number"), ENDS)
 def test_a_signal_ends_a_command_and_its_processes(
-    module: str, whole_group: bool, number: signal.Signals, tmp_path: Path
+    module: str, whole_group: int, number: signal.Signals, tmp_path: Path
 ) -> None:
     flags, processes = COMMANDS[module]
     if module == "data.ingest":

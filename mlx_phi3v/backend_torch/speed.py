@@ -12,6 +12,7 @@ from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM
+from .ranks import Ranks
 
 MEMORY_IS_MEASURED = torch.cuda.is_available()
 
@@ -40,12 +41,17 @@ def random_model(config: ModelArgs, dtype: str) -> TorchBackend:
     device = _device()
     if device.type == "cuda":
         set_up_cuda(dtype)
-    with device:
+    with torch.device("meta"):  # torch's own start values would take seconds
         model = Phi3VForCausalLM(config, "sdpa").to(getattr(torch, dtype))
+    model.to_empty(device=device)
+    for parameter in model.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
+    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
     model.model.rotary_emb = RotaryEmbedding(config).to(device)
     model.requires_grad_(False)
     model.eval()
-    return TorchBackend(model, config, Path(), dtype, device, "sdpa", (0, 1))
+    return TorchBackend(model, config, Path(), dtype, "sdpa", Ranks())
 
 
 def memory_in_use() -> int:

@@ -6,7 +6,7 @@ into chunks, blocks and streams as in a real run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ Array = np.ndarray
 NARROW = 16
 
 
-def check_kernels(name: str, kernels: Any) -> list[Check]:
-    """All kernels that a backend offers; each check's stage is the kernel's name. Random numbers are seeded."""
+def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) -> list[Check]:
+    """All kernels that a backend offers; each check's stage is the kernel's name. Random numbers are seeded.
+
+    only: methods to check; by default all.
+    """
     rng = np.random.default_rng(0)
     checks: list[Check] = []
     parts = {
@@ -31,7 +34,7 @@ def check_kernels(name: str, kernels: Any) -> list[Check]:
         "same_bits": _same_bits,
     }  # fmt: skip
     for method, part in parts.items():
-        if not hasattr(kernels, method):
+        if not hasattr(kernels, method) or (only is not None and method not in only):
             continue
         try:
             checks += [Check(name, kernel, where, error, tolerance) for kernel, where, error, tolerance in part(kernels, rng)]

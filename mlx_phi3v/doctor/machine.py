@@ -14,6 +14,7 @@ import psutil
 from .. import __version__
 from ..calibration import chip
 
+MOST_BUSY = 0.2  # beyond it what is timed says little of the machine
 PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
@@ -29,7 +30,7 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """System, processor, cores, memory in GB, load, and what the environment sets for the numerical libraries."""
+    """System, processor, cores, memory in GB, other work, and what the environment sets for the numerical libraries."""
     memory = psutil.virtual_memory()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)}
@@ -39,12 +40,17 @@ def machine() -> dict[str, Any]:
         "cores": affinity,
         "memory_gb": round(memory.total / 1e9, 2),
         "memory_free_gb": round(memory.available / 1e9, 2),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "busy": busy(),
         "environment": settings,
     }
 
 
 _PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "VECLIB_", "MLX_", "CUBLAS_", "CUDA_VISIBLE", "PYTORCH_", "TORCH_")
+
+
+def busy() -> float:
+    """The share of all cores that other work takes now, 0 to 1; looked at for half a second."""
+    return round(psutil.cpu_percent(interval=0.5) / 100, 2)
 
 
 def installed_backends() -> list[str]:
@@ -65,8 +71,11 @@ def advice(found: dict[str, Any], missing: list[str]) -> list[str]:
     threads = found["environment"].get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) < found["cores"]:
         changes.append(f"OMP_NUM_THREADS is {threads}, of {found['cores']} cores: unset it to use them all")
-    if found["load"] is not None and found["load"] > found["cores"]:
-        changes.append(f"other work runs here (load {found['load']:g}): times are too long, so run it again on a quiet machine")
+    if found["busy"] > MOST_BUSY:
+        changes.append(
+            f"other work took {found['busy']:.0%} of the cores: speeds are too low and no calibration is stored; run it again "
+            "when the machine is quiet"
+        )
     if found["memory_free_gb"] < 4:
         changes.append(f"only {found['memory_free_gb']:g} GB of memory are free: end other programs before a training")
     return changes

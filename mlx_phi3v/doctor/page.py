@@ -37,7 +37,7 @@ def _installed(report: dict[str, Any], console: Console) -> None:
     machine = report["machine"]
     rows = {
         "versions": ", ".join(f"{name} {version or '(none)'}" for name, version in report["versions"].items()),
-        "machine": f"{machine['system']}; {machine['chip']}, {machine['cores']} cores, load {machine['load']}",
+        "machine": f"{machine['system']}; {machine['chip']}, {machine['cores']} cores, {machine['busy']:.0%} of them busy",
         "memory": f"{machine['memory_gb']} GB, {machine['memory_free_gb']} GB free",
         "environment": ", ".join(f"{name}={value}" for name, value in machine["environment"].items()) or "nothing set",
     }

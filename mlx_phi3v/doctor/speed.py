@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -67,11 +66,15 @@ def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
         datetime.now().astimezone().isoformat(timespec="seconds"),
         dtype,
         round(gflops, 1),
-        round(language, 3),
-        round(tower, 3),
-        None if activations is None else round(activations, 3),
-        round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        _within(0.01, language, 2.0),
+        _within(0.01, tower, 2.0),
+        None if activations is None else _within(0.1, activations, 10.0),
     )
+
+
+def _within(low: float, value: float, high: float) -> float:
+    """What `Calibration` takes: beyond it a machine was disturbed while it was measured."""
+    return round(min(max(value, low), high), 3)
 
 
 def _shares(backend: Backend, gflops: float) -> tuple[float, float]:

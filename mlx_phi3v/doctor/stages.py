@@ -19,9 +19,9 @@ from .plain import Array, PlainModel
 
 # A stage rounds its numbers up to sixteen times, each time to the dtype. What one rounding of its input does to the result is
 # computed with the plain model (`sensitivity`: attention passes rounding on enlarged, by as much as its scores are large);
-# sixteen of them, and as much again for kernels not tried, do at most 32 times that. In fp32 the sums round as well, in any
-# order: sums of a thousand terms by some sqrt(1000), or 32, units more. Narrower dtypes are summed up in fp32.
-ROUNDINGS = {"float32": 32 * 32, "float16": 32, "bfloat16": 32}
+# sixteen of them, and as much again for kernels not tried, do at most 32 times that. In fp32 the sums of up to four products
+# round too, in any order: 588 terms, the most, by some sqrt(588) = 24 units more. Narrower dtypes are summed up in fp32.
+ROUNDINGS = {"float32": 32 + 4 * 24, "float16": 32, "bfloat16": 32}
 # RoPE's angles are fp32 in every dtype, as in the published code: frequency and product are rounded, four times in all, and an
 # angle is as large as its position.
 ANGLE = 4 * UNIT_ROUNDOFF["float32"]
@@ -78,15 +78,19 @@ def trace(model: PlainModel, batch: Batch) -> Iterator[Stage]:
     yield stage("logits", "logits", last.result)
 
 
-def check_stages(label: str, stages: Stages, traced: list[Stage], plain: PlainModel, case: str, dtype: str) -> list[Check]:
-    """Each traced stage by a backend (called `label` in the checks), which computes in `dtype`."""
-    checks = []
-    for stage in traced:
-        tolerance = ROUNDINGS[dtype] * sensitivity(stage, plain, dtype)
-        if stage.method == "rotary":
-            tolerance += ANGLE * float(stage.arguments[0].max())
-        checks.append(Check(label, stage.name, case, relative_error(stage.run(stages), stage.result), min(tolerance, MOST)))
-    return checks
+def check_stages(label: str, stages: Stages, traced: list[Stage], case: str, allowed: list[float]) -> list[Check]:
+    """Each traced stage by a backend (called `label` in the checks). allowed: the `tolerances` of its dtype."""
+    return [
+        Check(label, stage.name, case, relative_error(stage.run(stages), stage.result), tolerance)
+        for stage, tolerance in zip(traced, allowed)
+    ]
+
+
+def tolerances(traced: list[Stage], plain: PlainModel, dtype: str) -> list[float]:
+    """How far each stage may be off in a dtype."""
+    allowed = [ROUNDINGS[dtype] * sensitivity(stage, plain, dtype) for stage in traced]
+    angles = [ANGLE * float(stage.arguments[0].max()) if stage.method == "rotary" else 0.0 for stage in traced]
+    return [min(one + other, MOST) for one, other in zip(allowed, angles)]
 
 
 def sensitivity(stage: Stage, plain: PlainModel, dtype: str) -> float:

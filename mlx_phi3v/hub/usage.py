@@ -37,6 +37,10 @@ def _model_usage(folder: Path, name: str, kept: str) -> list[str]:
     raw = facts.model_config(folder)
     has_file = raw.get("model_file") == MODEL_FILE and (folder / MODEL_FILE).is_file()
     lines = ["```bash", f"mlx_phi3v.generate --model {name} --image photo.jpg"]
+    if (folder / PROBE_FILE).is_file():
+        lines.append(
+            f"mlx_phi3v.generate --model {name} --verify   # whether this copy computes what it did when it was written"
+        )
     if has_file:
         lines += [f"python -m mlx_vlm.generate --model {name} {_PROMPT}", f"python -m mlx_vlm.server --model {name}"]
     if (folder / PROBE_FILE).is_file():

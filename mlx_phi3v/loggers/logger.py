@@ -79,6 +79,9 @@ class Logger(Protocol):
 
     rewinds: bool  # whether opening the run again drops what it holds of later steps
 
+    def held(self) -> int | None:
+        """The last step that it holds, of a run that was opened before; None where it cannot say."""
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Figures after a step."""
 

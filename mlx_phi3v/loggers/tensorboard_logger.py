@@ -40,6 +40,10 @@ class TensorBoardLogger:
         elif not run.begun:
             self._text(0, "settings", settings_table(run))
 
+    def held(self) -> int | None:
+        """See `Logger`. It writes each call at once."""
+        return None
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`. TensorBoard holds fp32."""
         self._summary(step, [{"tag": name, "simple_value": value} for name, value in values.items()])

@@ -35,6 +35,11 @@ class TrackioLogger:
         if not run.begun:
             self._run.log({"settings": trackio.Markdown(settings_table(run))}, step=0)
 
+    def held(self) -> int | None:
+        """See `Logger`. It writes twice a second, so a kill takes little."""
+        last = self._trackio.SQLiteStorage.get_max_step_for_run(self.project, self._run.name, run_id=self._run.id)
+        return None if last is None else int(last)
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
         self._run.log(dict(values), step=step)

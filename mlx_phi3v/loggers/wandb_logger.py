@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from ..errors import UserError
 from .logger import Answers, RunInfo, Status, Verdict
 
 _EXIT = {"finished": 0, "failed": 1, "interrupted": 130}
+_READING = 120.0  # seconds for one offline run
 FINISH_SECONDS = 45.0  # to send what is left; the files stay, and `wandb sync` sends them
 
 
@@ -44,6 +48,12 @@ class WandbLogger:
             dir=os.environ.get("WANDB_DIR") or str(run.folder),
             settings=settings,
         )
+
+    def held(self) -> int | None:
+        """See `Logger`. It keeps some seconds and the last step in memory, which a kill takes."""
+        if self._run.settings.mode == "online":
+            return int(self._run.step) - 1 if self._run.resumed else None
+        return held_offline(Path(self._run.dir).parent.parent, self._run.id)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
@@ -88,6 +98,22 @@ class WandbLogger:
 
     def _picture(self, picture: Any, caption: str) -> Any:
         return None if picture is None else self._wandb.Image(picture, caption=caption)
+
+
+def held_offline(folder: Path, run_id: str) -> int | None:
+    """The last step in the offline runs of this id in `folder`, by W&B's own reader; None where that cannot be run."""
+    last = 0
+    for path in folder.glob(f"offline-run-*-{run_id}"):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_READING, stdin=subprocess.DEVNULL)
+            records = [json.loads(line) for line in done.stdout.splitlines()]
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode and not records:
+            return None
+        last = max([last, *(record["history"]["step"]["num"] for record in records if record["type"] == "history")])
+    return last
 
 
 def require_login() -> None:

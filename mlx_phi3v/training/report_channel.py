@@ -39,10 +39,7 @@ class Channel:
         record.loggers[name] = self.given
         self._before = Reported(self.given.project, self.given.name, self.given.step, self.given.answers)
         info = RunInfo(record.id, self.given.project, self.given.name, config.output, settings, known is not None, begun)
-        self.worker = Worker(name, lambda: self._open(info))
-        for step, text in lines:
-            if self._before.step < step <= begun:  # it had failed, was killed before, or was not asked for
-                self.figures(step, figures(json.loads(text)))
+        self.worker = Worker(name, lambda: self._open(info, lines))
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Report figures of a step, once."""
@@ -75,11 +72,18 @@ class Channel:
 
         self.worker.put(call)
 
-    def _open(self, info: RunInfo) -> Logger:
+    def _open(self, info: RunInfo, lines: Sequence[tuple[int, str]]) -> Logger:
+        """Open the run, and give it the steps that it lacks: it had failed, was killed, or was not asked for."""
         self._mark()  # first: a run that was opened must be found again by its id
         logger = open_logger(self.name, info)
-        if logger.rewinds:
-            self._mark(step=min(self.given.step, self.begun), answers=min(self.given.answers, self.begun))
+        most = self.begun if logger.rewinds else logger.held() if info.begun else None
+        if most is not None:
+            self._before.step, self._before.answers = min(self._before.step, most), min(self._before.answers, most)
+            self._mark(step=self._before.step, answers=self._before.answers)
+        for step, text in lines:
+            if self._before.step < step <= self.begun:
+                logger.scalars(step, figures(json.loads(text)))
+                self._mark(step=step)
         return logger
 
     def _mark(self, **given: int) -> None:

@@ -83,26 +83,11 @@ def set_up(config: TrainConfig) -> Setup:
     validation = validation if validation_rows else None
     task = TrainedTask(base.catalogue.task, base.maker.num_crops, base.backend.dtype)
     leads = base.backend.world()[0] == 0
-    limit = _time_limit(config, base.backend, checkpoints)
-    with limit.waiting():
-        require_agreement(base.backend, _facts(config, base, tensors, passes, order, state))
+    limit = _agree(base.backend, _facts(config, base, tensors, passes, order, state), config.rank_timeout, checkpoints)
     return Setup(
-        config,
-        base.backend,
-        adapter,
-        task,
-        checkpoints,
-        state,
-        order,
-        passes,
-        total,
-        training,
-        validation,
-        validation_rows,
-        cache,
-        leads,
-        limit,
-    )
+        config, base.backend, adapter, task, checkpoints, state, order, passes, total,
+        training, validation, validation_rows, cache, leads, limit,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -247,15 +232,19 @@ def _validation_rows(config: TrainConfig, base: _Base, validation: BatchLoader |
     return rows if short.numbers is None else [int(row) for row in short.numbers]
 
 
-def _time_limit(config: TrainConfig, backend: Backend, checkpoints: Checkpoints) -> TimeLimit:
+def _agree(backend: Backend, facts: dict[str, object], seconds: float, checkpoints: Checkpoints) -> TimeLimit:
+    """Compare the facts of all ranks; the limit of this one's waiting for the others, from then on too."""
     rank, ranks = backend.world()
 
     def sentence() -> str:
         saved = checkpoints.newest()
         good = f"the last checkpoint is {saved}; start all again with --resume" if saved else "no checkpoint was written yet"
-        return f"rank {rank} waited {config.rank_timeout:g} s for the others, of which one hangs or is gone; {good}"
+        return f"rank {rank} waited {seconds:g} s for the others, of which one hangs or is gone; {good}"
 
-    return TimeLimit(config.rank_timeout, sentence) if ranks > 1 else TimeLimit(math.inf, sentence)
+    limit = TimeLimit(seconds if ranks > 1 else math.inf, sentence)
+    with limit.waiting():
+        require_agreement(backend, facts)
+    return limit
 
 
 def _facts(

@@ -115,6 +115,7 @@ def commands(base: Path, out: Path) -> dict[str, tuple[str, list[object]]]:
         "merge": ("eval.merge", [base / "s1", base / "s2", "--output", new]),
         "import_run": ("eval.import_run", [*data, "--input", written, "--output", new, "--text", "text"]),
         "compare": ("eval.compare", [base / "run", base / "other", "--html", out / "page.html"]),
+        "doctor": ("mlx_phi3v.doctor", ["--quick"]),
         "parity": ("eval.parity", ["--golden", golden, "--backend", "mlx"]),
         "eval": ("eval", demo),
     }

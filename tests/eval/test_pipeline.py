@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tests.helpers.paths import GOLDEN
+from tests.helpers.here import run_here
+from tests.helpers.paths import GOLDEN, ROOT
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 TRAINING = ["--batch-size", "4", "--max-steps", "6", "--save-every", "2", "--steps-per-eval", "3", "--val-rows", "4",
@@ -21,9 +22,8 @@ TRAINING = ["--batch-size", "4", "--max-steps", "6", "--save-every", "2", "--ste
 
 
 def run(module: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module`, checking its exit status."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
+    """Run the command here, checking its exit status."""
+    done = run_here(module, *arguments)
     assert done.returncode == status, done.stderr[-2000:]
     return done
 
@@ -74,8 +74,8 @@ def test_both_backends_train_to_the_same_numbers(trained: dict[str, Path]) -> No
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999
 
 
-# slow: test_train.py interrupts training in one process on both backends.
-@pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_train.py interrupts training on both backends, and kills it ten times
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
 def test_a_killed_training_resumes_bit_for_bit(
     backend: str, trained: dict[str, Path], catalogue: Path, converted: Path, tmp_path: Path
 ) -> None:
@@ -215,7 +215,9 @@ def test_a_users_mistake_gets_one_sentence(arguments: list[str], named: str, tmp
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     (tmp_path / "typo.yaml").write_text("learnig_rate: 1e-4\n")
     module, *rest = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    done = run(module, *rest, status=1)
+    command = [sys.executable, "-m", module, *rest]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
     assert named in done.stderr
     assert not (tmp_path / "out").exists()

@@ -57,6 +57,14 @@ def mlx_adapter(folder: Path) -> None:
     export(ExportConfig(str(folder / "peft"), folder / "adapter", str(folder / "model")))
 
 
+def report(folder: Path) -> None:
+    """The record of a training that was reported."""
+    from mlx_phi3v.loggers.record import Record, Reported
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Record("abcd1234", {"wandb": Reported("shop", "first", 40, 20), "trackio": Reported("shop", "first")}).save(folder)
+
+
 def _image(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(7).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)

@@ -238,6 +238,12 @@ def _write_card(folder: Path, variant: int) -> object:
     return ModelCard(readme).data.to_dict()  # type: ignore[no-untyped-call]
 
 
+def _read_report(folder: Path, variant: int) -> object:
+    from mlx_phi3v.loggers.record import read_record
+
+    return read_record(folder)
+
+
 TARGETS = {
     "configs": Target(
         sound.checkpoint,
@@ -269,6 +275,7 @@ TARGETS = {
         may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
     ),
     "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "report": Target(sound.report, {"report.json": "json"}, _read_report),
     "catalogue": Target(
         sound.catalogue,
         {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},

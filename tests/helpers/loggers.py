@@ -13,11 +13,14 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeLogger:
-    """raises, hangs: the method that does. forever: what one that hangs waits for."""
+    """raises, hangs: the method that does. forever: what one that hangs waits for. held: the last step it has."""
 
     rewinds = False
 
-    def __init__(self, *, raises: str = "", hangs: str = "", forever: threading.Event | None = None) -> None:
+    def __init__(
+        self, *, raises: str = "", hangs: str = "", forever: threading.Event | None = None, held: int | None = None
+    ) -> None:
+        self._held = held
         self.raises, self.hangs, self.forever = raises, hangs, forever or threading.Event()
         self.calls: list[tuple[str, Any]] = []
 
@@ -31,6 +34,10 @@ class FakeLogger:
             self.forever.wait()
         if name == self.raises:
             raise RuntimeError(f"the key {SECRET} is wrong")
+
+    def held(self) -> int | None:
+        """See `Logger`."""
+        return self._held
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""

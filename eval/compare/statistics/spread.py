@@ -15,7 +15,8 @@ Ints = NDArray[np.int64]
 # Clusters of differing rows at which the design effect they show weighs as much as the worst one there can be. Without
 # it false EQUIVALENT reached 27 % in a cell of scripts/measure/simulate_seeds.py (1,000 rows, ten a cluster, 1 % discordant).
 _TRUST_CLUSTERS = 10
-_FARTHEST = 30.0  # the normal quantile at which every p-value (5e-198) is as good as 0
+# Normal quantiles beyond it (p = 4e-51) are not told apart: scipy's quantiles of few degrees of freedom are wrong at 20.
+_FARTHEST = 15.0
 
 
 @dataclass(frozen=True)

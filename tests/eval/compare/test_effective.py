@@ -125,18 +125,19 @@ def test_caution_fades_with_the_products_that_differ() -> None:
 
 
 @given(
-    share=st.floats(0, 1), df=st.integers(1, 40), clusters=st.integers(2, 10_000), z=st.floats(0.1, 8), scale=st.floats(1e-9, 1)
+    share=st.floats(0, 1), df=st.floats(1, 40), clusters=st.integers(2, 10_000), z=st.floats(0.1, 14), scale=st.floats(1e-9, 1)
 )
 def test_a_quantile_lies_between_those_of_rows_and_of_trainings(
-    share: float, df: int, clusters: int, z: float, scale: float
+    share: float, df: float, clusters: int, z: float, scale: float
 ) -> None:
-    spread = Spread(scale * (1 - share), clusters, scale * share, df + 1, float(df))
+    spread = Spread(scale * (1 - share), clusters, scale * share, 3, df)
     ends = sorted(float(stats.t.isf(stats.norm.sf(z), part)) for part in (clusters - 1, df))
     reach = spread.quantile(z)
     assert ends[0] * (1 - 1e-9) <= reach <= ends[1] * (1 + 1e-9)
     assert spread.normal(reach) == pytest.approx(z, rel=1e-6)
     assert spread.below(-reach) == pytest.approx(stats.norm.sf(z), rel=1e-4)
     assert spread.below(reach) == pytest.approx(stats.norm.cdf(z), rel=1e-6)
+    assert spread.normal(1e300) > 14 and spread.below(-1e300) < 1e-44
     assert spread.p_value(reach * math.sqrt(spread.total)) == pytest.approx(2 * stats.norm.sf(z), rel=1e-4)
 
 

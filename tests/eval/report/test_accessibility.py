@@ -32,8 +32,7 @@ _FOCUSED = """() => { const item = document.activeElement, style = getComputedSt
           box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth]; }"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_axe_finds_no_violation(browser: Browser, report: Path, width: int, scheme: str) -> None:
     tab, _ = open_page(browser, report, width, color_scheme=scheme)
     assert violations(tab) == []

@@ -1,0 +1,118 @@
+"""What doctor says of a sound machine, and with one framework alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_phi3v.doctor import __main__ as doctor
+from mlx_phi3v.doctor import machine, speed
+from mlx_phi3v.doctor.examine import FOLDER, Examination
+from mlx_phi3v.doctor.packing import pack, read_weights, unpack
+from mlx_phi3v.errors import UserError
+from tests.helpers.paths import ROOT
+from tests.helpers.scripts import load_script
+
+# One framework is blocked, what is timed is small, and no other work is seen.
+ALONE = """
+import sys
+sys.modules[sys.argv.pop(1)] = None
+from mlx_phi3v.doctor import machine, speed
+from mlx_phi3v.doctor.__main__ import console
+speed.WIDE, speed.SECONDS, machine.busy = speed.NARROW, 0.001, lambda: 0.0
+console()
+"""
+WEIGHTS = {"mlx": ("float32", "bfloat16", "float16", "8 bit", "4 bit"), "torch": ("float32",)}
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("backend", "other", "flags"), [("mlx", "torch", []), ("torch", "mlx", ["--quick"])])
+def test_a_sound_machine_is_trusted_with_one_framework_alone(
+    backend: str, other: str, flags: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip(backend)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, other, "--json", *flags],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | {"MLX_PHI3V_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[:2000] + done.stderr[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["trusted"] and not report["failed"] and not report["first_to_part"]
+    labels = {f"{backend}, {weights}" for weights in WEIGHTS[backend]}
+    assert {check["backend"] for check in report["checks"]} == {"numpy", backend, *labels}
+    stages = {check["stage"] for check in report["checks"]}
+    assert {"tower layer 2", "merge", "projector", "embeddings", "RoPE", "decoder layer 2", "logits", "greedy cached"} <= stages
+    assert {"mlx-phi3v", "python", "mlx", "torch", "peft"} <= set(report["versions"])
+    assert {"chip", "cores", "memory_gb", "system"} <= set(report["machine"])
+    assert list(report["devices"]) == [backend] and {"device", "blas", "tf32"} <= set(report["devices"][backend])
+    assert any(f"the {other} backend is not installed" in change for change in report["advice"])
+    stored = tmp_path / "calibration.json"
+    if flags:
+        assert report["speed"] == {} and report["calibration_file"] is None and not stored.exists()
+    else:
+        found = report["speed"][backend]
+        assert set(found["gflops"]) == {"float32", "bfloat16", "float16"} and found["gb_per_s"] > 0
+        assert report["calibration_file"] == str(stored)
+        [made] = json.loads(stored.read_text())["calibrations"]
+        assert made == report["calibrations"][backend] and made["backend"] == backend
+
+
+def test_a_backend_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"^--backend torch is not installed: pip install 'mlx-phi3v\[torch\]'$"):
+        doctor.main(["--backend", "torch"])
+
+
+def test_the_recorded_cases_are_those_of_the_golden_outputs(tmp_path: Path) -> None:
+    load_script("write_recorded_cases.py").write(tmp_path / "made")
+    names = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file())
+    assert names == sorted(
+        str(path.relative_to(tmp_path / "made")) for path in (tmp_path / "made").rglob("*") if path.is_file()
+    )
+    for name in names:
+        ours, theirs = FOLDER / name, tmp_path / "made" / name
+        if ours.suffix != ".npz":  # its compression may differ
+            assert ours.read_bytes() == theirs.read_bytes(), name
+    made, stored = np.load(tmp_path / "made" / "cases.npz"), np.load(FOLDER / "cases.npz")
+    assert made.files == stored.files
+    for name in made.files:
+        np.testing.assert_array_equal(made[name], stored[name])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packing_is_off_by_half_a_step(bits: int, rng: np.random.Generator) -> None:
+    weight = rng.standard_normal((6, 64)).astype(np.float32)
+    packed, scales, biases = pack(weight, bits)
+    assert packed.shape == (6, 64 * bits // 32)
+    # Half a step, and the rounding of scale and bias to fp32, which the largest q multiplies.
+    most = 0.5 + 2**bits * 2.0**-22
+    assert (np.abs(unpack(packed, scales, biases, bits) - weight) <= most * scales.repeat(32, axis=1)).all()
+
+
+def test_bfloat16_weights_are_read_as_the_backends_read_them() -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    stored = load_file(FOLDER / "checkpoint" / "model.safetensors")
+    for name, weight in read_weights(FOLDER / "checkpoint").items():
+        assert torch.equal(torch.from_numpy(weight), stored[name].float()), name
+
+
+def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("mlx")
+    monkeypatch.setenv("MLX_PHI3V_CACHE", str(tmp_path))
+    monkeypatch.setattr(speed, "WIDE", speed.NARROW)
+    monkeypatch.setattr(speed, "SECONDS", 0.001)
+    monkeypatch.setattr(machine, "busy", lambda: 0.9)
+    monkeypatch.setattr(doctor, "WEIGHTS", ())
+    monkeypatch.setattr(Examination, "kernels", lambda self, backend: [])
+    report, _ = doctor.examine(doctor.DoctorConfig(backend=("mlx",)))
+    assert report["calibrations"]["mlx"]["gflops"] > 0 and report["calibration_file"] is None and not list(tmp_path.iterdir())
+    assert any("other work took 90% of the cores" in change for change in report["advice"])

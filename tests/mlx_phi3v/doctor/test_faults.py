@@ -1,0 +1,231 @@
+"""A fault planted in a kernel or a stage is found, and named: the kernel itself, or the first stage that it makes wrong."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mlx_phi3v import rope
+from mlx_phi3v.doctor import __main__ as doctor
+from mlx_phi3v.doctor.examine import Examination, first_to_part
+from mlx_phi3v.doctor.kernels import check_kernels
+
+pytestmark = pytest.mark.numeric
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(scope="module")
+def examination() -> Examination:
+    """Its plain models and their traces are made once."""
+    return Examination()
+
+
+def wrong_kernels(backend: str, *methods: str) -> set[str]:
+    """The kernels that fail; of these methods alone, as each takes its time."""
+    kernels = importlib.import_module(f"mlx_phi3v.backend_{backend}.kernels").kernels()
+    checks = check_kernels(backend, kernels, methods)
+    assert checks
+    return {check.stage for check in checks if not check.passed}
+
+
+def replaced(module: str, name: str, change: Callable[[Any], Any]) -> Plant:
+    """Puts `change(what is there)` into a module of the MLX backend."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        found = importlib.import_module(f"mlx_phi3v.backend_mlx.{module}")
+        monkeypatch.setattr(found, name, change(getattr(found, name)))
+
+    return plant
+
+
+def without_scale(attention: Any) -> Any:
+    return lambda q, k, v, scale, *, causal: attention(q, k, v, 1.0, causal=causal)
+
+
+def not_causal(attention: Any) -> Any:
+    return lambda q, k, v, scale, *, causal: attention(q, k, v, scale, causal=False)
+
+
+def shifted(hidden: Any, start: int, end: int) -> Any:
+    """Each query of a block sees one key too many."""
+    import mlx.core as mx
+
+    mask = hidden(start, end)
+    return mx.concatenate([mask[1:], mask[-1:]], axis=0)
+
+
+def chunks_swapped(map_chunks: Any) -> Any:
+    """The first two halves of a result that was made in chunks change places."""
+    import mlx.core as mx
+
+    def swapped(function: Any, *arrays: Any) -> Any:
+        results = map_chunks(function, *arrays)
+        if max(array.size for array in arrays) <= 2**19:
+            return results
+        half = len(results[0]) // 2
+        return tuple(mx.concatenate([result[half:], result[:half]]) for result in results)
+
+    return swapped
+
+
+def one_group_shifted(product: Any) -> Any:
+    """The second group of columns is read with the scale of the first."""
+
+    def shift(w: Any, scales: Any) -> Any:
+        import mlx.core as mx
+
+        return mx.concatenate([scales[:, :1], scales[:, :1], scales[:, 2:]], axis=1)
+
+    def wrong(self: Any, x: Any) -> Any:
+        before = self.scales
+        self.scales = shift(self.weight, before)
+        try:
+            return product(self, x)
+        finally:
+            self.scales = before
+
+    return wrong
+
+
+def over_the_wrong_axis(softmax: Any) -> Any:
+    return lambda x: softmax(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+# fault -> (how it is planted, the method that is checked, the kernel that is named)
+KERNEL_FAULTS: dict[str, tuple[Plant, str, str]] = {
+    "exp off by 1e-3": (replaced("cpu.math", "exp", lambda exp: lambda x: exp(x) * 1.001), "exp", "exp"),
+    "exp of a polynomial cut short": (replaced("cpu.math", "_POLYNOMIAL", lambda terms: (0.0, *terms[1:])), "exp", "exp"),
+    "softmax over the wrong axis": (replaced("cpu.math", "softmax", over_the_wrong_axis), "softmax", "softmax"),
+    "chunks in the wrong order": (replaced("cpu.math", "map_chunks", chunks_swapped), "softmax", "softmax"),
+    "softmax over the wrong axis in attention": (
+        replaced("cpu.attention", "softmax", over_the_wrong_axis), "attention", "attention"),
+    "sigmoid of minus x": (
+        replaced("cpu.math", "_sigmoid", lambda sigmoid: lambda x: 1 - sigmoid(x)), "swiglu", "swiglu"),
+    "quick-GELU without 1.702": (
+        replaced("cpu.math", "quick_gelu", lambda gelu: lambda x: gelu(x / 1.702) * 1.702), "swiglu", "quick_gelu"),
+    "attention without its scale": (replaced("cpu.attention", "attention", without_scale), "attention", "attention"),
+    "attention that sees the future": (replaced("cpu.attention", "attention", not_causal), "attention", "attention"),
+    "blocks that see one key too many": (
+        replaced("cpu.attention", "_hidden", lambda hidden: lambda start, end: shifted(hidden, start, end)),
+        "attention", "attention"),
+    "the choice of tokens off by one": (
+        replaced("next_tokens", "likeliest", lambda f: lambda x, k: (f(x, k)[0] + 1,)), "likeliest", "choice of tokens"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KERNEL_FAULTS)
+def test_a_fault_in_a_kernel_is_found_and_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlx")
+    plant, method, kernel = KERNEL_FAULTS[name]
+    plant(monkeypatch)
+    assert kernel in wrong_kernels("mlx", method)
+
+
+def packed_with(method: Any) -> Plant:
+    """Changes how a packed layer computes on a CPU."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        from mlx_phi3v.backend_mlx.cpu.quantized import CPUQuantizedLinear
+
+        monkeypatch.setattr(CPUQuantizedLinear, "__call__", method(CPUQuantizedLinear.__call__))
+
+    return plant
+
+
+def test_a_packed_product_with_one_group_shifted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlx")
+    packed_with(one_group_shifted)(monkeypatch)
+    assert wrong_kernels("mlx", "packed_product") == {"packed product", "packed product, gradient"}
+
+
+def test_attention_that_torch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def rough(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        return attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), **options).to(q.dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", rough)
+    assert wrong_kernels("torch", "attention") == {"attention", "attention, gradient"}
+
+
+def test_packed_words_read_from_the_high_bits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from mlx_phi3v.backend_torch import quantized
+
+    dequantize = quantized.dequantize
+    monkeypatch.setattr(quantized, "dequantize", lambda packed, *rest: dequantize(packed.view(torch.int32).flip(-1), *rest))
+    assert wrong_kernels("torch", "unpack") == {"unpacking"}
+
+
+def first_stage(examination: Examination, backend: str, weights: str = "float32") -> str:
+    """The first stage of one backend that parts from the plain model."""
+    return first_to_part(examination.stages(backend, weights)).get(backend, "").partition(" (")[0]
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "4 bit"])
+def test_sound_stages_pass_on_both_backends(weights: str, backend_name: str, examination: Examination) -> None:
+    assert first_stage(examination, backend_name, weights) == ""
+
+
+def short_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rope, "uses_long_factor", lambda config, length: length < 0)
+
+
+def angles_without_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rope, "attention_scale", lambda config: 1.0)
+
+
+@pytest.mark.parametrize("plant", [short_for_long, angles_without_scale])
+def test_wrong_rope_is_named_on_both_backends(
+    plant: Plant, backend_name: str, examination: Examination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    assert first_stage(examination, backend_name) == "RoPE"
+
+
+def other_neighbours(self: Any, features: Any) -> Any:
+    """The 2x2 merge with rows and columns of the grid in the wrong order."""
+    return features.reshape(-1, 4 * features.shape[-1])
+
+
+def quick_gelu(self: Any, features: Any) -> Any:
+    import mlx.nn as nn
+
+    first, _, last = self.img_projection
+    return last(nn.gelu_fast_approx(first(features)))
+
+
+@pytest.mark.parametrize(
+    ("module", "cls", "method", "wrong", "stage"),
+    [
+        ("vision", "PatchEmbedding", "__call__", lambda self, x: self.patches(x.swapaxes(2, 3)), "tower, patches"),
+        ("vision", "VisionMLP", "__call__", lambda self, x: self.fc2(self.fc1(x)), "tower layer 0"),
+        ("model", "ImageEmbedding", "merge", other_neighbours, "merge"),
+        ("model", "ImageEmbedding", "project", quick_gelu, "projector"),
+        ("model", "Phi3VModel", "embed", lambda self, ids, index, table: self.embed_tokens(abs(ids)), "embeddings"),
+        ("decoder", "MLP", "__call__", lambda self, x: self.down_proj(self.gate_up_proj(x)[..., 192:]), "decoder layer 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_first_stage_that_parts_is_named(
+    module: str, cls: str, method: str, wrong: Any, stage: str, examination: Examination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlx")
+    owner = getattr(importlib.import_module(f"mlx_phi3v.backend_mlx.{module}"), cls)
+    monkeypatch.setattr(owner, "patches", owner.__call__, raising=False)
+    monkeypatch.setattr(owner, method, wrong)
+    assert first_stage(examination, "mlx") == stage
+
+
+def test_a_fault_makes_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mlx")
+    monkeypatch.setattr(doctor, "WEIGHTS", ())  # the kernels alone
+    KERNEL_FAULTS["exp off by 1e-3"][0](monkeypatch)
+    assert doctor.main(["--quick", "--backend", "mlx"]) == 3
+    shown = capsys.readouterr().out
+    assert "results cannot be trusted" in shown and "FAIL mlx exp exp(" in shown
+    assert "mlx: the first operation that parts is exp" in shown
