@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,13 +44,45 @@ def store_photo(folder: Path, data: bytes, suffix: str) -> str:
     Several processes may store the same photo at once. Nothing waits for the disk: a catalogue of a million photos has
     no time for that, and what is not in place yet is made again after a power cut.
     """
-    digest = sha256_bytes(data)
-    relative = f"images/{digest[:2]}/{digest}{suffix}"
+    relative = photo_name(data, suffix)
     path = folder / relative
     if not path.exists():
         with atomic_path(path, shared=True, sync=False) as temporary:
             temporary.write_bytes(data)
     return relative
+
+
+def photo_name(data: bytes, suffix: str) -> str:
+    """The path of a photo in its catalogue, by its content."""
+    digest = sha256_bytes(data)
+    return f"images/{digest[:2]}/{digest}{suffix}"
+
+
+class RowsFingerprint:
+    """The fingerprint of a catalogue, built up row by row: over the task, and each split's rows in their order."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names  # the columns that count
+        self._hashes: dict[str, Any] = {}
+
+    def add(self, split: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a row; its columns that count, with None for what is missing."""
+        clean = {name: None if is_missing(value := row.get(name)) else value for name in self._names}
+        clean["images"] = list(row.get("images") or [])
+        line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
+        self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
+        return clean
+
+    def hexdigest(self, task: Mapping[str, Any]) -> str:
+        """The fingerprint so far. task: as `Task.to_dict` gives it."""
+        digest = hashlib.sha256(json.dumps(task, sort_keys=True).encode())
+        for split in _in_order(self._hashes):
+            digest.update(split.encode() + self._hashes[split].digest())
+        return digest.hexdigest()
+
+
+def _in_order(splits: Iterable[str]) -> list[str]:
+    return sorted(splits, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s))
 
 
 def made_before(output: Path, entries: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -122,7 +154,7 @@ class CatalogueWriter:
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._shards, self._rows = dict[str, list[str]](), dict[str, int]()
         self._open: dict[str, tuple[pa.RecordBatchStreamWriter, int]] = {}
-        self._hashes: dict[str, Any] = {}
+        self._fingerprint = RowsFingerprint(self._names)
 
     def add_image(self, data: bytes, suffix: str) -> str:
         """Store a photo's bytes once, by content; the path to put into a row's "images"."""
@@ -135,10 +167,7 @@ class CatalogueWriter:
         """
         if not row.keys() <= self._known:
             raise KeyError(f"row has columns outside the schema: {sorted(row.keys() - self._known)}")
-        clean = {name: None if is_missing(value := row.get(name)) else value for name in self._names}
-        clean["images"] = list(row.get("images") or [])
-        line = json.dumps(clean, sort_keys=True, ensure_ascii=False, default=str)
-        self._hashes.setdefault(split, hashlib.sha256()).update(line.encode() + b"\n")
+        clean = self._fingerprint.add(split, row)
         self._rows[split] = self._rows.get(split, 0) + 1
         clean |= {name: row.get(name) for name in self._found}
         if SIZES not in self._names:
@@ -178,13 +207,9 @@ class CatalogueWriter:
         for writer, _ in self._open.values():
             writer.close()
         self._open.clear()
-        order = sorted(self._rows, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s))
         self.info["schema"] = {column.name: str(column.type) for column in self.schema}
-        self.info["splits"] = {s: {"rows": self._rows[s], "shards": self._shards[s]} for s in order}
-        digest = hashlib.sha256(json.dumps(self.info["task"], sort_keys=True).encode())
-        for split in order:
-            digest.update(split.encode() + self._hashes[split].digest())
-        self.info["fingerprint"] = digest.hexdigest()
+        self.info["splits"] = {s: {"rows": self._rows[s], "shards": self._shards[s]} for s in _in_order(self._rows)}
+        self.info["fingerprint"] = self._fingerprint.hexdigest(self.info["task"])
         write_json(self.folder / "catalogue.json", self.info)
         if not self._own_folder:
             require_new(self.output)

@@ -7,7 +7,8 @@ Shards must have the same hashes, settings and task, and be all of 1/n to n/n. R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlx_phi3v.progress import note, stages
 
 from .compare.comparable import manifest_differences
 from .runs.made_from import KEY, is_made, made_from, said
+from .runs.prediction import Prediction
 from .runs.run import Run
 from .runs.writer import RunWriter
 
@@ -61,17 +63,25 @@ def merge_runs(shards: Sequence[Run], output: Path, *, partial: bool = False) ->
     manifest = {**first.manifest, "shard": None, "merged": [_origin(shard) for shard in shards], KEY: entry}
     came_from: dict[str, str] = {}
     with RunWriter.create(output, manifest) as writer:
-        for shard in shards:
-            for number, _, row in shard.numbered():
-                if row.id in came_from:
-                    raise UserError(
-                        f"{shard.place(number)} is the row {row.id!r}, which {came_from[row.id]} is too; give each row once"
-                    )
-                came_from[row.id] = shard.place(number)
-                writer.write(row)
+        for shard, number, row in _in_order(shards):
+            if row.id in came_from:
+                raise UserError(
+                    f"{shard.place(number)} is the row {row.id!r}, which {came_from[row.id]} is too; give each row once"
+                )
+            came_from[row.id] = shard.place(number)
+            writer.write(row)
         seconds = sum(float(shard.manifest.get("seconds") or 0.0) for shard in shards)
         writer.finish(seconds=seconds, complete=complete)
     return Run.load(output)
+
+
+def _in_order(shards: Sequence[Run]) -> Iterator[tuple[Run, int, Prediction]]:
+    """(shard, line, row) in the order of the split, where all shards are whole: shard i/n has every n-th row from i on."""
+    ordered = sorted(shards, key=lambda shard: tuple(shard.manifest["shard"]))
+    for rows in itertools.zip_longest(*(shard.numbered() for shard in ordered)):
+        for shard, found in zip(ordered, rows):
+            if found is not None:
+                yield shard, found[0], found[2]
 
 
 def _check_shards(shards: Sequence[Run], partial: bool) -> bool:

@@ -9,11 +9,12 @@ from .adapter_config import CONFIG_FILE
 from .checkpoint.fingerprint import SOURCE_FILE
 from .documents import read_json
 from .errors import UserError
+from .hub.download import download
+from .hub.hub_errors import is_hub_id
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MLX_WEIGHTS_FILES = ("adapters.safetensors", "weights.safetensors")  # the second as mlx-vlm reads it too
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "LICENSE*"]
+_HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "training.json", "LICENSE*"]
 # How files of weights end, in the formats that trainers use.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
 # What trainers write beside an adapter that is no part of it: their own state, the base model, other copies.
@@ -31,19 +32,12 @@ def resolve_adapter(path: Path | str, *, hub: bool = True) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    if not hub or path.exists() or not _HUB_ID.fullmatch(name):
+    if not hub or path.exists() or not is_hub_id(name):
         raise UserError(
             f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}; give a folder with one"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub client raises many kinds; all mean that there is no download
-        raise UserError(
-            f"--adapter {name} is neither an adapter nor a training run (there is no such folder), and the download from the "
-            f"hub failed ({type(error).__name__}); check the id and the network, or give a folder"
-        ) from None
+    missing = f"--adapter {name} is neither an adapter nor a training run (there is no such folder)"
+    folder = download(name, _HUB_FILES, missing)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"--adapter {name}: that repository of the hub has no {CONFIG_FILE}; give one with an adapter")
     return folder

@@ -39,6 +39,9 @@ ALIASES = (
     Alias("adapter", ("adapter_path",), ("generate", "predict", "fuse", "export")),
     Alias("dtype", ("torch_dtype",)),
     Alias("init_adapter", ("resume_adapter_file",), TRAIN),
+    Alias("upload_repo", ("hub_model_id",), TRAIN),
+    Alias("repo", ("upload_repo", "repo_id"), ("upload",)),
+    Alias("to_hub", ("upload_repo", "push_to_hub"), ("export_data",)),
     Alias("max_steps", ("iters",), TRAIN),
     Alias("epochs", ("num_train_epochs",), TRAIN),
     Alias("batch_size", ("per_device_train_batch_size",), TRAIN),
@@ -52,6 +55,7 @@ ALIASES = (
     Alias("steps_per_report", ("logging_steps",), TRAIN),
     Alias("steps_per_eval", ("eval_steps",), TRAIN),
     Alias("save_every", ("save_steps", "steps_per_save"), TRAIN),
+    Alias("project", ("project_name",), TRAIN),
     Alias("max_new_tokens", ("max_tokens",), ANSWER),
     Alias("max_new_tokens", ("m",), ("generate",)),
     Alias("temperature", ("temp",), ANSWER),
@@ -60,12 +64,16 @@ ALIASES = (
     Alias("mlx_path", ("output", "output_dir"), ("convert",)),
     Alias("model", ("hf_path",), ("fuse",)),
     Alias("save_path", ("mlx_path", "output", "output_dir"), ("fuse",)),
-    Alias("dequantize", ("d", "de_quantize"), ("fuse",)),
+    Alias("dequantize", ("d", "de_quantize"), ("convert", "fuse")),
+    Alias("catalogue", ("data",), ("convert", "fuse")),
+    Alias("data", ("catalogue",), ("receipt",)),
+    Alias("adapter", ("adapter_path",), ("receipt",)),
+    Alias("hf", ("to_hf",), ("fuse",)),
+    Alias("to_hf", ("hf",), ("convert",)),
 )
 
 _MODULES = "--language, --vision, --projector, --separators and --lm-head choose the modules that are trained"
 _CATALOGUE = "has no counterpart: --data takes a catalogue folder, which mlx_phi3v.ingest makes of files or a hub dataset"
-_UPLOAD = "is not built in yet: upload the folder with `hf upload REPO FOLDER`"
 _WEIGHTS = ("train", "plan", "generate", "predict", "convert", "fuse", "export")
 
 REFUSALS = (
@@ -150,13 +158,13 @@ REFUSALS = (
         TRAIN,
     ),
     Refusal(("dataset", "dataset_name"), _CATALOGUE, ("predict",)),
+    Refusal(("wandb",), "is two flags here: --report-to wandb --project PROJECT", TRAIN),
+    Refusal(("push_to_hub",), "is --upload-repo OWNER/NAME here, which uploads the best adapter with a card", TRAIN),
     Refusal(
-        ("report_to", "wandb", "project_name"),
-        "is not built in: OUTPUT/log.jsonl holds every report, and --json prints them",
-        TRAIN,
+        ("hub_private_repo", "private"),
+        "is not needed: a repository that is made is private without --public",
+        (*TRAIN, "convert", "fuse", "export", "upload", "export_data"),
     ),
-    Refusal(("push_to_hub", "hub_model_id"), _UPLOAD, TRAIN),
-    Refusal(("upload_repo",), _UPLOAD, ("convert", "fuse")),
     Refusal(
         ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "xtc_probability"),
         "is not built in: --temperature, --top-p and --seed set the sampling",
@@ -190,11 +198,6 @@ REFUSALS = (
     Refusal(
         ("q_mode", "quant_predicate", "quant_method"),
         "has no counterpart: the projections of the language layers are packed, by MLX's affine scheme",
-        ("convert",),
-    ),
-    Refusal(
-        ("d", "dequantize"),
-        "is not built in: convert the published weights without -q; mlx_phi3v.fuse --dequantize unpacks while it merges",
         ("convert",),
     ),
     Refusal(("export_gguf", "gguf_path"), "is not built in: the fused folder holds safetensors", ("fuse",)),

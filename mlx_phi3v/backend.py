@@ -34,11 +34,12 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class OptimizerArgs:
-    """AdamW with bias correction and decoupled weight decay."""
+    """AdamW with bias correction and decoupled weight decay. reduce_dtype: in which ranks add their gradients."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-7
     weight_decay: float = 0.01
+    reduce_dtype: Dtype = "float32"
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Split(Sequence[dict[str, Any]]):
         other = next((shard for shard, batch in opened if batch.schema != schema), None)
         if other is not None:
             raise UserError(f"catalogue shard {folder / other} has other columns than {shards[0]}; make the catalogue again")
+        self.schema = schema  # the columns with their types, also those that rows do not show
         self.has_sizes = SIZES in schema.names and schema.field(SIZES).type == SIZES_TYPE
         self.columns = [name for name in schema.names if not (self.has_sizes and name == SIZES)]
         # All of it now (40 ms for 100,000 rows): a command that finds a bad row later has begun its output.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from .aliases import aliases, refusals
 from .commands import as_typed, console_name
 from .errors import UserError
-from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, truth, usage
+from .flags import Formatter, Parser, add_arguments, option, own_flag, plain_type, required, truth, type_hints, usage
 from .outputs import output_path
 from .ranges import check_ranges, check_value, short
 
@@ -56,7 +56,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, flags: Collection
     can be written, and a required key without value.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cast(Any, cls))
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")

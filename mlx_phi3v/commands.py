@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 # Installed commands that are not named after the last part of their module.
-_RENAMED = {"eval": "demo", "eval.plan": "plan_eval", "eval.import_run": "import", "eval.bring": "import"}
+_RENAMED = {"eval": "demo", "eval.plan": "plan_eval", "eval.import_run": "import", "eval.bring": "import",
+            "data.export": "export_data"}  # fmt: skip
 _MODULE = re.compile(r"python -m ((?:mlx_phi3v|data|eval)\b(?:\.\w+)?)")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .adapters import AdapterArgs, load_adapter, resolve_adapter, weights_name
 from .backend import Backend, load_backend
@@ -22,20 +21,9 @@ from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
 from .prompts import IGNORE, PromptProcessor
 from .rope import uses_long_factor
+from .sampling import Sampling, choose, log_softmax
 from .task import Task
 from .trained_task import TASK_FILE, TrainedTask
-
-_GREEDY = 1e-6  # temperature: below it no other token has a chance, and the division overflows
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. temperature: 0 takes the likeliest token. top_k_logged: likeliest tokens to record."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    top_k_logged: int = 0
 
 
 @dataclass
@@ -51,32 +39,15 @@ class Generation:
     finish: str = "length"
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural-log probabilities over the last axis: fp [..., V] -> fp64 [..., V]."""
-    shifted: NDArray[np.float64] = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    total: NDArray[np.float64] = np.exp(shifted).sum(axis=-1, keepdims=True)
-    return shifted - np.log(total)
-
-
-def choose(logprobs: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
-    """The next token of one row from its log-probabilities [V]: greedy, or nucleus sampling (Holtzman et al., 2020)."""
-    if sampling.temperature <= _GREEDY:
-        return int(logprobs.argmax())
-    weights = np.exp(log_softmax(logprobs / sampling.temperature))
-    if sampling.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        before = np.cumsum(weights[order]) - weights[order]
-        weights[order[before >= sampling.top_p]] = 0
-    return int(random.choice(len(weights), p=weights / weights.sum()))
-
-
 class RowState:
-    """One row of a batch while it is answered: its text so far, its answer, and its own random numbers."""
+    """One row of a batch while it is answered: its text so far, its answer of at most so many tokens, its random numbers."""
 
-    def __init__(self, example: Example, sampling: Sampling) -> None:
+    def __init__(self, example: Example, sampling: Sampling, max_new_tokens: int) -> None:
         self.example = example
         self.sampling = sampling
+        self.max_new_tokens = max_new_tokens
         self.answer = Generation()
+        self.dropped = False  # whether nobody waits for the answer any more
         # They depend on the seed and the row's id, not on its neighbours in the batch.
         self.random = np.random.Generator(np.random.PCG64([sampling.seed, zlib.crc32(example.id.encode())]))
 
@@ -84,6 +55,11 @@ class RowState:
     def length(self) -> int:
         """Tokens of the text so far."""
         return len(self.example.input_ids)
+
+    @property
+    def at_its_last(self) -> bool:
+        """Whether the answer's next token is the last it may have."""
+        return len(self.answer.token_ids) + 1 >= self.max_new_tokens
 
     def sample(self, logits: np.ndarray) -> int:
         """The next token, drawn from its logits [V]."""
@@ -95,10 +71,15 @@ class RowState:
         self.answer.token_ids.append(token)
         self.answer.logprobs.append(float(read.logprobs[row]))
         if self.sampling.top_k_logged:
-            self.answer.top_k.append(read.pairs(row))
+            self.answer.top_k.append(read.pairs(row)[: self.sampling.top_k_logged])
         if token in stop_ids:
             self.answer.finish = "end"
         return token
+
+    def goes_on(self, config: ModelArgs) -> bool:
+        """Whether another token follows those recorded."""
+        room = self.length < config.max_position_embeddings and len(self.answer.token_ids) < self.max_new_tokens
+        return room and self.answer.finish != "end" and not self.dropped
 
     def append(self) -> None:
         """Put the chosen token behind the text."""
@@ -115,57 +96,65 @@ def generate(
     cached: bool = True,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
-    """Answer a batch of prompts; rows leave the batch as they end.
+    """Answer a batch of prompts; rows leave the batch as they end, see `AnswerBatch`.
+
+    cached=False builds the cache at every step (for parity tests). on_token(row, id) streams.
+    """
+    rows = [RowState(example, sampling or Sampling(), max_new_tokens) for example in examples]
+    numbers = {id(row): number for number, row in enumerate(rows)}
+    batch = AnswerBatch(backend, rows if max_new_tokens > 0 else [], stop_ids, cached)
+    while batch.rows:
+        for row, token in batch.step():
+            if on_token and row.answer.finish != "end":
+                on_token(numbers[id(row)], token)
+    return [row.answer for row in rows]
+
+
+class AnswerBatch:
+    """Rows that are answered together, a token each at every `step`; `rows` are those that go on.
 
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for the whole text, so
-    the cache is built again once. cached=False builds it at every step (for parity tests). on_token(row, id) streams.
+    the cache is built again once. cached=False builds it at every step.
 
     An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too,
     and leave afterwards.
     """
-    sampling = sampling or Sampling()
-    rows = [RowState(example, sampling) for example in examples]
-    numbers = {id(row): number for number, row in enumerate(rows)}
-    batch = _Batch(backend, list(rows), sampling, cached)
-    for step in range(max_new_tokens):
-        last = step + 1 == max_new_tokens
-        read = batch.next_tokens(last)
-        for place, row in enumerate(batch.rows):
-            token = row.record(read, place, stop_ids)
-            if on_token and row.answer.finish != "end":
-                on_token(numbers[id(row)], token)
-        staying = [i for i, row in enumerate(batch.rows) if _goes_on(row, backend.config)]
-        if last or not staying:
-            break
-        batch.go_on(staying, read)
-    return [row.answer for row in rows]
 
+    def __init__(self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True) -> None:
+        self.backend, self.rows, self.stop_ids, self.cached = backend, list(rows), stop_ids, cached
+        self._top_k = max((row.sampling.top_k_logged for row in self.rows), default=0)
+        self._begun: Scores | None = None  # those after the tokens that are being read
+        self._read: NextTokens | None = None  # the last tokens, until the model has them
+        self._staying: list[int] = []  # the places of those rows that go on
+        if self.rows:
+            self._prefill()
 
-class _Batch:
-    """The rows that are still answered, with their cache and the scores of their next tokens."""
-
-    def __init__(self, backend: Backend, rows: list[RowState], sampling: Sampling, cached: bool) -> None:
-        self.backend, self.rows, self.sampling, self.cached = backend, rows, sampling, cached
-        self.begun: Scores | None = None  # those after the tokens that are being read
-        self._prefill()
+    def step(self) -> list[tuple[RowState, int]]:
+        """Add a token to every row: the rows with their tokens. Raises UserError for scores that are not finite."""
+        if self._read is not None:
+            self._go_on(self._read, self._staying)
+        self._read = self._next_tokens(last=all(row.at_its_last for row in self.rows))
+        given = [(row, row.record(self._read, place, self.stop_ids)) for place, row in enumerate(self.rows)]
+        self._staying = [i for i, row in enumerate(self.rows) if row.goes_on(self.backend.config)]
+        self.rows = [self.rows[i] for i in self._staying]
+        return given
 
     def _prefill(self) -> None:
         examples = [row.example for row in self.rows]
-        self.scores, self.cache = self.backend.prefill(collate(examples, self.backend.config, pad_left=True))
+        self._scores, self._cache = self.backend.prefill(collate(examples, self.backend.config, pad_left=True))
 
-    def next_tokens(self, last: bool) -> NextTokens:
-        """The next token of each row, waited for. Raises UserError for scores that are not finite."""
+    def _next_tokens(self, last: bool) -> NextTokens:
+        """The next token of each row, waited for."""
         tokens = self._choose()
-        self.begun = self.backend.decode(self.cache, tokens) if not last and self._can_begin() else None
-        read = self.scores.read(tokens, self.sampling.top_k_logged)
+        self._begun = self.backend.decode(self._cache, tokens) if not last and self._can_begin() else None
+        read = self._scores.read(tokens, self._top_k)
         if read is None:  # any token could be the next
             raise UserError(not_finite("the scores of the next token", self.backend.dtype))
         return read
 
-    def go_on(self, staying: list[int], read: NextTokens) -> None:
+    def _go_on(self, read: NextTokens, staying: list[int]) -> None:
         """Read on with the rows that stay, each longer by its token."""
-        left = len(staying) < len(self.rows)
-        self.rows = [self.rows[i] for i in staying]
+        left = len(staying) < len(read.ids)
         # A row whose next token needs the other RoPE factors changes the keys of its whole text.
         stale = any(_crosses(row.length, self.backend.config) for row in self.rows)
         for row in self.rows:
@@ -174,19 +163,19 @@ class _Batch:
             self._prefill()
             return
         if left:
-            self.backend.keep_rows(self.cache, staying)
-        if self.begun is None:
-            self.scores = self.backend.decode(self.cache, read.ids[staying])
+            self.backend.keep_rows(self._cache, staying)
+        if self._begun is None:
+            self._scores = self.backend.decode(self._cache, read.ids[staying])
         else:
-            self.scores = self.begun.rows(staying) if left else self.begun
+            self._scores = self._begun.rows(staying) if left else self._begun
 
     def _choose(self) -> Any:
         """The next tokens, int [B]: greedily where the scores are, or drawn here with each row's own numbers."""
-        if self.sampling.temperature <= _GREEDY:
-            return self.scores.greedy()
-        logits = self.scores.numpy()
+        if all(row.sampling.greedy for row in self.rows):
+            return self._scores.greedy()
+        logits = self._scores.numpy()
         if not np.isfinite(logits).all():
-            return self.scores.greedy()  # nothing can be drawn from them; reading them says so
+            return self._scores.greedy()  # nothing can be drawn from them; reading them says so
         return np.array([row.sample(of_row) for row, of_row in zip(self.rows, logits)], np.int64)
 
     def _can_begin(self) -> bool:
@@ -195,10 +184,6 @@ class _Batch:
         if not (self.cached and self.backend.scores_on_device):
             return False
         return all(row.length < config.max_position_embeddings and not _crosses(row.length, config) for row in self.rows)
-
-
-def _goes_on(row: RowState, config: ModelArgs) -> bool:
-    return row.answer.finish != "end" and row.length < config.max_position_embeddings
 
 
 def _crosses(length: int, config: ModelArgs) -> bool:
@@ -215,6 +200,28 @@ def answer_text(generation: Generation, prompts: PromptProcessor) -> str:
     """The answer's text, without the stop token."""
     ids = generation.token_ids
     return prompts.decode(ids[:-1] if generation.finish == "end" else ids)
+
+
+class StreamedText:
+    """An answer's text as its tokens come, whole characters only."""
+
+    def __init__(self, prompts: PromptProcessor) -> None:
+        self.prompts = prompts
+        self.ids: list[int] = []
+        self.given = ""
+
+    def add(self, token: int) -> str:
+        """What the token adds to the text given so far."""
+        self.ids.append(token)
+        text = self.prompts.decode(self.ids)
+        if not text.startswith(self.given) or text.endswith("\ufffd"):
+            return ""
+        added, self.given = text[len(self.given) :], text
+        return added
+
+    def rest(self, text: str) -> str:
+        """What is lacking of the whole text."""
+        return text[len(self.given) :] if text.startswith(self.given) else ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from . import interrupts
 from .commands import installed
+from .redaction import redacted
 from .system_errors import os_sentence
 from .text import printable
 
@@ -28,8 +29,8 @@ class UserError(Exception):
 
 
 def shown(text: str) -> str:
-    """Text on one line, its control letters, escapes and bidirectional overrides written out."""
-    return printable(" ".join(text.split()))
+    """Text on one line, its control letters, escapes and bidirectional overrides written out, tokens hidden."""
+    return printable(redacted(" ".join(text.split())))
 
 
 def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:
@@ -87,16 +88,16 @@ def report_fault(error: BaseException) -> str:
     import tempfile  # neither is needed by a command that ends well
     import traceback
 
-    trace = "".join(traceback.format_exception(error))
+    trace = redacted("".join(traceback.format_exception(error)))
     if os.environ.get(_DEBUG):
         print(trace, file=sys.stderr)
-    what = shown(f"{type(error).__name__}: {error}"[:300])
+    what = shown(f"{type(error).__name__}: {error}"[:3000])[:300]
     start = f"this is a fault of mlx-phi3v, not of yours: {what.rstrip(': ')}; "
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="backslashreplace", prefix="mlx_phi3v-", suffix=".txt", delete=False
         ) as file:
-            file.write(f"{sys.argv!r}\n{trace}")
+            file.write(f"{redacted(repr(sys.argv))}\n{trace}")
     except OSError:
         return f"{start}set {_DEBUG}=1 to see the traceback, and please report it with the command"
     return f"{start}the traceback is in {file.name}; please report it with the command"

@@ -33,6 +33,7 @@ from .cli import option
 from .config import load_model_config
 from .errors import run_cli
 from .files import atomic_folder, write_json
+from .hub.upload import then_upload
 from .progress import result, say
 from .trained_task import TrainedTask
 
@@ -47,6 +48,8 @@ class ExportConfig:
     output: Path = option(help="folder to write; it must not exist", writes="new")
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     form: str = option("mlx", help="mlx: of mlx-vlm and mlx-lm; peft: of PEFT", choices=FORMS)
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="the summary as a JSON line on stdout")
 
 
@@ -117,9 +120,10 @@ def _write(path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ExportConfig, "python -m mlx_phi3v.export", __doc__ or "", argv)
-    summary = export(config)
-    result(config.json, event="done", **summary)
-    say(f"wrote {summary['path']}: {summary['tensors']} tensors in the form of {summary['form']}", as_json=config.json)
+    with then_upload(config.upload_repo, config.output, public=config.public, as_json=config.json):
+        summary = export(config)
+        result(config.json, event="done", **summary)
+        say(f"wrote {summary['path']}: {summary['tensors']} tensors in the form of {summary['form']}", as_json=config.json)
     return 0
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +223,20 @@ def sha256_file(path: Path | str) -> str:
 def sha256_json(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def linked(folder: Path, names: Iterable[str]) -> Path:
+    """A temporary folder beside `folder` with those of its files that are there, as links to the same content.
+
+    Whoever asked for it removes it; what a killed process left is removed by `sweep`. Raises OSError.
+    """
+    folder = folder.resolve()
+    made = folder.with_name(_temporary_name(folder, uuid.uuid4().hex[:8]))
+    made.mkdir()
+    for name in names:
+        if (folder / name).is_file():
+            try:
+                os.link(folder / name, made / name)
+            except OSError:  # a file system without links
+                shutil.copyfile(folder / name, made / name)
+    return made

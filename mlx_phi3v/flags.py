@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import sys
 import textwrap
 import types
@@ -103,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, command: str = "")
 
     Aliases of other tools, and underscores for hyphens, are read but not listed one by one in --help.
     """
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     fields = [field for field in dataclasses.fields(cls) if "help" in field.metadata]
     known = aliases(command, {field.name for field in fields})
     plain = any(field.metadata["positional"] for field in fields)
@@ -216,11 +217,17 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; Python reads the annotations anew each time."""
+    return typing.get_type_hints(cls)
+
+
 def usage(cls: type) -> str:
     """The plain arguments and the required flags, for the first line of --help."""
     text = ""
     for field in dataclasses.fields(cls):
-        kind, many = plain_type(typing.get_type_hints(cls)[field.name])
+        kind, many = plain_type(type_hints(cls)[field.name])
         if field.metadata.get("positional"):
             text += f"{_metavar(field, str)} {'... ' if many else ''}"
         elif "help" in field.metadata and required(field):

@@ -3,12 +3,12 @@
     python -m mlx_phi3v.fuse --model phi3v-4bit --adapter runs/mine --save-path phi3v-mine
 
 A packed base model is unpacked, merged and packed again; --dequantize leaves it unpacked. The result is a new base model:
-adapters of the old one are refused on it.
+adapters of the old one are refused on it. --hf writes the published layout, which transformers opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,14 @@ from .cli import option
 from .config import Quantization, load_model_config
 from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
+from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
+from .hf_folder.published import published_order
+from .hub.card import write_card
+from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
 from .progress import Progress, note, result, say
+from .ranges import MAX_ROWS
+from .receipt import Request
 from .trained_task import TASK_FILE, TrainedTask
 
 
@@ -41,7 +47,15 @@ class FuseConfig:
     model: str = option("tiny", help="the base the adapter was trained on: folder, hub id, or 'tiny' (built in)", path=True)
     save_path: Path = option(Path("fused_model"), help="folder to write; it must not exist", writes="new")
     dequantize: bool = option(False, help="leave a packed base unpacked")
+    hf: bool = option(False, help="write the published layout, with the published code, for transformers")
     model_file: bool = option(True, help="write the code with which mlx-vlm and LM Studio run the model as this project does")
+    probe: bool = option(True, help="store three photos with the log-probabilities that the model gives, to check it with")
+    receipt: int = option(
+        32, help="held-out rows answered before and after, for receipt.json; 0: none", at_least=0, at_most=MAX_ROWS
+    )
+    catalogue: Path | None = option(None, help="their catalogue; by default that of the adapter's training", path=True)
+    upload_repo: str | None = option(None, help="upload the folder to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
 
 
@@ -82,13 +96,17 @@ class _Merge:
         return [(name, *arrays.to_bytes(array))]
 
 
-def fuse(config: FuseConfig) -> dict[str, Any]:
+def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: None) -> dict[str, Any]:
     """Merge an adapter into its base model; returns a summary. A folder that was made of the same two stays as it is.
+
+    finish: called with the whole folder before it takes its name.
 
     Raises UserError if the two do not fit, and where another process is writing the folder.
     """
     source = resolve_model(config.model)
     model = load_model_config(source)
+    if config.hf:
+        require_unpacked(model, config.model, config.dequantize)
     tensors = open_checkpoint(source, model)
     adapter_folder, base = resolve_adapter(config.adapter), base_fingerprint(source)
     adapter, deltas = load_adapter(adapter_folder, model, base, weights_name(source))
@@ -100,24 +118,36 @@ def fuse(config: FuseConfig) -> dict[str, Any]:
     set_up("mlx")
     merge = _Merge(tensors, adapter, deltas, model.quantization, config.dequantize)
     with atomic_folder(config.save_path) as folder:
-        writer = ShardWriter(folder, len(tensors))
-        with Progress("fusing", len(expected_tensors(model)), as_json=config.json) as progress:
-            for name in expected_tensors(model):
+        writer = hf_writer(folder, len(tensors)) if config.hf else ShardWriter(folder, len(tensors))
+        names = list(published_order(expected_tensors(model)) if config.hf else expected_tensors(model))
+        with Progress("fusing", len(names), as_json=config.json) as progress:
+            for name in names:
                 for piece in merge(name):
                     writer.add(*piece)
                 progress.advance()
         writer.close()
-        raw = read_json(source / "config.json", "model configuration")
-        model_file_entries(raw, config.model_file)
-        if config.dequantize:
-            raw.pop("quantization", None)
-        write_json(folder / "config.json", raw)
-        copy_processor(source, folder)
-        _carry_task(adapter_folder, folder)
-        if config.model_file:
-            write_model_file(folder)
+        if config.hf:
+            write_hf_files(source, folder, model, writer.dtype, TrainedTask.load(adapter_folder))
+        else:
+            _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
+        finish(folder)
+        if not config.hf:  # that layout has a card of its own
+            write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
+
+
+def _write_mlx_files(config: FuseConfig, source: Path, adapter: Path, folder: Path) -> None:
+    """Everything but the weights: configuration, tokenizer, processor, task, and the code for mlx-vlm."""
+    raw = read_json(source / "config.json", "model configuration")
+    model_file_entries(raw, config.model_file)
+    if config.dequantize:
+        drop_quantization(raw)
+    write_json(folder / "config.json", raw)
+    copy_processor(source, folder)
+    _carry_task(adapter, folder)
+    if config.model_file:
+        write_model_file(folder)
 
 
 def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base: str) -> dict[str, Any]:
@@ -130,7 +160,7 @@ def _origin(config: FuseConfig, adapter_folder: Path, adapter: AdapterArgs, base
         "adapter": config.adapter,
         "adapter_sha256": digest,
         "adapter_scale": adapter.scale,
-        "settings": {"dequantize": config.dequantize, "model_file": config.model_file},
+        "settings": {"dequantize": config.dequantize, "model_file": config.model_file, **({"hf": True} if config.hf else {})},
         "version": __version__,
     }
 
@@ -144,13 +174,36 @@ def _carry_task(adapter: Path, folder: Path) -> None:
         (folder / TASK_FILE).unlink(missing_ok=True)
 
 
+def _probe(config: FuseConfig, folder: Path) -> None:
+    """Write the probe, where it is wanted, and say how far the fused model is from base and adapter."""
+    if not config.probe:
+        return
+    from .probe.probe import make_probe  # it loads what answers
+
+    probe = make_probe(folder, base=config.model, adapter=config.adapter, name=config.save_path)
+    if probe and probe.source_gap_nats is not None:
+        note(f"probe: gap {probe.source_gap_nats:.1g} nats to the base with its adapter")
+
+
+def _receipt(config: FuseConfig) -> Request:
+    """What is asked of the fused model: the same as base and adapter, unless it was packed again."""
+    quantized = load_model_config(resolve_model(config.model)).quantization is not None and not config.dequantize
+    return Request(config.model, config.adapter, config.save_path, not quantized, config.receipt, config.catalogue)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
-    summary = fuse(config)
-    result(config.json, event="done", **summary)
-    if not summary.get("already"):
-        say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    request = _receipt(config)
+    request.check()
+    with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
+        summary = fuse(config, partial(_probe, config))
+        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
+        if summary["receipt"] and not config.hf:
+            write_card(config.save_path)  # with the verdict
+        result(config.json, event="done", **summary)
+        if not summary.get("already"):
+            say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
     return 0
 
 

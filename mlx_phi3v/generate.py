@@ -3,6 +3,7 @@
     python -m mlx_phi3v.generate --image photo.jpg --model tiny --adapter runs/mine
     python -m mlx_phi3v.generate --image photo.jpg --question "What is this?"
 
+--verify checks first that the model computes what it did when its folder was written, and needs no question.
 Without --question or --prompt it asks for a product's title, category and price.
 """
 
@@ -20,9 +21,11 @@ from .backend import BACKENDS, DTYPES, default_backend
 from .batches import Example, ExampleMaker
 from .cli import option
 from .crops import process_image
-from .decoding import LoadedModel, Sampling, answer_text, generate, load_model
+from .decoding import LoadedModel, Sampling, StreamedText, answer_text, generate, load_model
 from .errors import UserError, run_cli
 from .photo import Photo
+from .probe.probe import verify_folder
+from .probe.probe_file import Gap
 from .progress import note, result, say
 from .prompts import PromptProcessor
 from .ranges import MAX_CROPS, MAX_SEED, MAX_TOKENS
@@ -49,6 +52,7 @@ class GenerateConfig:
     temperature: float = option(0.0, help="0 is greedy; above it samples", at_least=0, at_most=100)
     top_p: float = option(1.0, help="nucleus of sampling", above=0, at_most=1)
     seed: int = option(0, help="seed of sampling", at_least=0, at_most=MAX_SEED)
+    verify: bool = option(False, help="check the model with the three photos of its folder's probe.json")
     json: bool = option(False, help="one JSON line with text, fields, ids and log-probabilities")
 
 
@@ -56,29 +60,23 @@ class TokenStream:
     """Prints an answer as its tokens come, whole characters only. Pass it as `generate`'s on_token."""
 
     def __init__(self, prompts: PromptProcessor) -> None:
-        self.prompts = prompts
-        self.ids: list[int] = []
-        self.printed = ""
+        self.text = StreamedText(prompts)
 
     def __call__(self, row: int, token: int) -> None:
         """Print what the token adds."""
-        self.ids.append(token)
-        text = self.prompts.decode(self.ids)
-        if text.startswith(self.printed) and not text.endswith("\ufffd"):
-            sys.stdout.write(printable(text[len(self.printed) :], lines=True))
-            sys.stdout.flush()
-            self.printed = text
+        sys.stdout.write(printable(self.text.add(token), lines=True))
+        sys.stdout.flush()
 
     def finish(self, text: str) -> None:
         """Print the rest of the whole text."""
-        print(printable(text[len(self.printed) :], lines=True) if text.startswith(self.printed) else "")
+        print(printable(self.text.rest(text), lines=True))
 
 
 def read_photos(config: GenerateConfig) -> list[Photo]:
     """The photos asked about. Raises UserError where one cannot be used, or where there is nothing to ask."""
     if config.prompt and config.question:
         raise UserError("give --prompt or --question, not both")
-    if not config.image and not config.prompt and not config.question:
+    if not (config.image or config.prompt or config.question or config.verify):
         raise UserError("nothing to ask about: give --image photo.jpg, or --prompt/--question for a question without a photo")
     photos = [Photo.read(Path(path).expanduser()) for path in config.image]
     for photo in photos:
@@ -95,6 +93,15 @@ def make_question(config: GenerateConfig, model: LoadedModel, photos: Sequence[P
     return maker.from_images("question", images, None, prompt)
 
 
+def _verified(model: LoadedModel) -> Gap:
+    """The gap to the folder's probe, said in one line. Raises UserError where rounding does not explain it."""
+    gap = verify_folder(model)
+    if not gap.applied:
+        raise UserError(f"{gap}: {model.folder} does not compute here what it did when it was written; get it again")
+    note(str(gap))
+    return gap
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(GenerateConfig, "python -m mlx_phi3v.generate", __doc__ or "", argv)
@@ -104,6 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model(config.model, config.backend, config.adapter, config.dtype)
     for difference in model.differences(config.num_crops):
         note(difference)
+    if config.verify:
+        gap = _verified(model)
+        if not (config.image or config.prompt or config.question):
+            result(config.json, **asdict(gap))
+            return 0
     example = make_question(config, model, photos)
     loaded = time.perf_counter()
     stream = None if config.json else TokenStream(model.prompts)

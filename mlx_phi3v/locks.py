@@ -18,6 +18,10 @@ if sys.platform != "win32":
     import fcntl
 
 
+class BeingWritten(UserError):
+    """Another process holds what was to be written."""
+
+
 @contextlib.contextmanager
 def locked(path: Path, output: Path | None = None, *, folder: bool = False) -> Iterator[None]:
     """Hold `path`, a file or a folder, until the block ends; it is made where it is missing.
@@ -81,7 +85,7 @@ def _lock(path: Path, output: Path, folder: bool) -> int | None:
             raise
         try:
             if not _take(number):
-                raise UserError(f"another process is writing {output}; wait for it to end, or choose another path")
+                raise BeingWritten(f"another process is writing {output}; wait for it to end, or choose another path")
             if _still_there(path, number):
                 return number
         except BaseException:

@@ -104,6 +104,11 @@ class Task:
         object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda item: order[item.name])))
         object.__setattr__(self, "_labels", tuple(labels[name] for name in used))
 
+    def labels(self) -> dict[str, str]:
+        """Field -> what the template calls it; the field's name where it stands without a label."""
+        shown = (label.strip(_GLUE).rstrip(":").rstrip() for label in self._labels)
+        return {item.name: label or item.name for item, label in zip(self.fields, shown)}
+
     def answer(self, row: Mapping[str, Any]) -> str:
         """The text the model should give for `row` (without the end token). Missing fields are left out."""
         text = ""

@@ -10,11 +10,13 @@ backends. OUTPUT/best and OUTPUT/last hold the adapter in PEFT's format; with --
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 from . import cli
 from .errors import run_cli
+from .hub.upload import then_upload
 from .progress import result, say
 from .training.train_config import TrainConfig
 
@@ -40,16 +42,26 @@ def _export(config: TrainConfig) -> dict[str, Any]:
     return {"mlx_adapter": made["path"]}
 
 
+def _then_upload(config: TrainConfig) -> AbstractContextManager[None]:
+    """Upload the best adapter where that is asked for; one process of several does."""
+    from .training.output_folder import is_first
+
+    if not is_first(config.backend):
+        return nullcontext()
+    return then_upload(config.upload_repo, config.output, public=config.public, as_json=config.json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(TrainConfig, "python -m mlx_phi3v.train", __doc__ or "", argv)
-    summary = train(config)
-    result(config.json, event="done", **summary)
-    start = f", from {summary['init_adapter']}," if "init_adapter" in summary else ""
-    say(
-        f"trained {summary['steps']} steps{start} at {summary['rows_per_second']} rows/s; adapter: {summary['adapter']}",
-        as_json=config.json,
-    )
+    with _then_upload(config):
+        summary = train(config)
+        result(config.json, event="done", **summary)
+        start = f", from {summary['init_adapter']}," if "init_adapter" in summary else ""
+        say(
+            f"trained {summary['steps']} steps{start} at {summary['rows_per_second']} rows/s; adapter: {summary['adapter']}",
+            as_json=config.json,
+        )
     return 0
 
 

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
-setup torch,ingest,heif,dev
+setup torch,ingest,heif,serve,dev
 
 # The report page is tested in a real browser. Debian's is used where it can be installed, else playwright's own.
 browser() { command -v chromium || command -v google-chrome || ls -d "/Applications/Google Chrome.app" 2>/dev/null; }

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from hypothesis.internal.conjecture import providers
 
 from mlx_phi3v.backend import set_up
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.checkpoint import Shape, write_checkpoint
+from tests.helpers.paths import ROOT
 from tests.helpers.wheel import Installed, installed_once
 
 if TYPE_CHECKING:
@@ -38,14 +39,36 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 set_up("mlx")  # before a test imports mlx: it imports neither framework
 
-# How long an example takes says nothing on a busy machine. Failing examples of another day are not tried first.
-settings.register_profile("no_deadline", deadline=None, database=None)
-settings.load_profile("no_deadline")
+# How long an example takes says nothing on a busy machine, and a fixture of pytest's is the same for every example.
+# Failing examples of another day are not tried first. hypothesis has a profile of its own where it sees a CI service:
+# with `derandomize` it would draw other numbers there.
+settings.register_profile(
+    "seeded", deadline=None, database=None, derandomize=False, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("seeded")
 # Nor does it draw numbers that stand in the modules loaded so far: which ones are is a matter of the workers' timing.
 providers._get_local_constants = lambda: providers._local_constants
 
 # Every number that a test draws follows from it: `TEST_SEED=7 pytest -m numeric` tries others.
 TEST_SEED = int(os.environ.get("TEST_SEED", "0"))
+# With `--dist loadfile`, a long file that begins at the end leaves the other worker idle.
+_LONGEST = (
+    "fuzz/test_fuzz.py",
+    "mlx_phi3v/training/test_train.py",
+    "eval/test_pipeline.py",
+    "eval/test_demo.py",
+    "data/ingest/test_sources.py",
+    "eval/report/test_accessibility.py",
+    "eval/compare/test_statistics.py",
+    "eval/parity/test_parity.py",
+    "test_commands.py",
+    "test_interrupts.py",
+    "test_kills.py",
+    "test_errors.py",
+    "test_recorded.py",
+)
+# `HYPOTHESIS_TIMES=10 pytest -m hypothesis` tries ten times the examples of each property.
+HYPOTHESIS_TIMES = int(os.environ.get("HYPOTHESIS_TIMES", "1"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads it
@@ -53,6 +76,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """hypothesis draws from TEST_SEED too, where the command line names no --hypothesis-seed."""
     if config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = str(TEST_SEED)
+    if hasattr(config.option, "loadscopereorder"):  # of xdist, which would begin with the files of most tests
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, and multiply the examples of each property test by HYPOTHESIS_TIMES."""
+    last = len(_LONGEST)
+    places = {ROOT / "tests" / name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, last))
+    for test in {item.obj for item in items if HYPOTHESIS_TIMES > 1 and isinstance(item, pytest.Function)}:
+        if is_hypothesis_test(test):
+            used: settings = test._hypothesis_internal_use_settings
+            test._hypothesis_internal_use_settings = settings(used, max_examples=used.max_examples * HYPOTHESIS_TIMES)
 
 
 @pytest.fixture(autouse=True)

@@ -50,11 +50,27 @@ def test_the_traps_close(installed: Installed, folder: Path) -> None:
     assert "a file of the user was imported" in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_a_command_teaches_itself_by_the_name_that_was_typed(installed: Installed, folder: Path, name: str) -> None:
-    assert name in installed.commands
-    shown = installed.run(folder, name, "--help").stdout
-    assert shown.startswith(f"usage: {name} ") and f"\n    {name} " in shown and "python -m" not in shown
+def test_a_command_teaches_itself_by_the_name_that_was_typed(installed: Installed, folder: Path) -> None:
+    """The first in a process of its own, the others one after another in one."""
+    assert set(MODULES) <= set(installed.commands)
+    code = """
+import pathlib, runpy, sys
+sys.path.pop(0)  # as where the script is started, which puts its own folder there
+for script in map(pathlib.Path, sys.argv[1:]):
+    sys.argv = [str(script), "--help"]
+    print("\\f" + script.name)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0, script
+"""
+    first, *others = sorted(MODULES)
+    done = installed.run(folder, "-c", code, *(installed.environment / "bin" / name for name in others))
+    shown = dict(page.split("\n", 1) for page in done.stdout.split("\f")[1:])
+    shown[first] = installed.run(folder, first, "--help").stdout
+    assert shown.keys() == MODULES.keys()
+    for name, page in shown.items():
+        assert page.startswith(f"usage: {name} ") and f"\n    {name} " in page and "python -m" not in page, page
 
 
 def test_a_mistake_names_the_command_that_was_typed(installed: Installed, folder: Path) -> None:
@@ -96,6 +112,11 @@ def test_an_adapter_answers_and_is_fused(installed: Installed, folder: Path, cat
     installed.run(folder, "mlx_phi3v.predict", "--model", "packed", "--data", "catalogue", "--output", "sampled", *sampled)
     settings = json.loads((folder / "sampled" / "manifest.json").read_text())["settings"]
     assert (settings["temperature"], settings["top_p"], settings["seed"]) == (0.5, 0.9, 3)
+    receipts = [json.loads((folder / name / "receipt.json").read_text()) for name in ("fused", "packed")]
+    assert [receipt["rows"] for receipt in receipts] == [4, 4]  # of the catalogue that the adapter was trained on
+    assert receipts[0]["verdict"] != "DIFFERENT" and receipts[0]["weights_checked"] and not receipts[0]["weights_wrong"]
+    done = installed.run(folder, "mlx_phi3v.generate", "--model", "fused", "--verify", "--json")
+    assert done.stderr.splitlines()[-1].startswith("note: probe: applied, gap ")
     config = json.loads((folder / "packed" / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 4}
 

@@ -21,17 +21,12 @@ from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
 from tests.helpers.catalogue import random_picture, write_catalogue
-from tests.helpers.paths import ROOT
-
-
-def command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+from tests.helpers.here import run_here
 
 
 def fails(module: str, *arguments: object) -> str:
     """The one line that the failing command prints."""
-    done = command(module, *arguments)
+    done = run_here(module, *arguments)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1, (done.returncode, done.stderr[-2000:])
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
@@ -252,7 +247,7 @@ def test_a_disk_that_fills_up_spares_the_last_checkpoint(checkpoint: Path, small
     pytest.importorskip("mlx")
     plain = ["--data", small_catalogue, "--model", checkpoint, "--num-crops", 1, "--batch-size", 2, "--r", 4,
              "--save-every", 1, "--val-rows", 0, "--steps-per-report", 1, "--warmup-steps", 0]  # fmt: skip
-    assert command("mlx_phi3v.train", *plain, "--output", small_disk / "one", "--max-steps", 1).returncode == 0
+    assert run_here("mlx_phi3v.train", *plain, "--output", small_disk / "one", "--max-steps", 1).returncode == 0
     size = sum(path.stat().st_size for path in (small_disk / "one").glob("step-*/*"))
     shutil.rmtree(small_disk / "one")
     flags = [*plain, "--output", small_disk / "out", "--max-steps", 3]
@@ -264,7 +259,7 @@ def test_a_disk_that_fills_up_spares_the_last_checkpoint(checkpoint: Path, small
     assert 1 <= step < 3 and load_file(saved / "optimizer.safetensors")
     assert not list((small_disk / "out").glob(".*"))
     (small_disk / "filler").unlink()
-    assert command("mlx_phi3v.train", *flags, "--resume").returncode == 0
+    assert run_here("mlx_phi3v.train", *flags, "--resume").returncode == 0
     assert json.loads((saved / "state.json").read_text())["step"] == 3
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import re
 import subprocess
@@ -21,10 +18,9 @@ from safetensors.numpy import load
 from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import is_temporary
-from mlx_phi3v.system_errors import os_sentence
 from tests.helpers.catalogue import random_picture, write_catalogue
+from tests.helpers.here import run_here
 from tests.helpers.paths import ROOT
 from tests.helpers.small_disk import SmallDisk, small_disk
 from tests.helpers.synthetic_runs import make_rows, write_run
@@ -71,16 +67,19 @@ def _left_out(files: dict[str, bytes]) -> object:
     return None
 
 
+_PLAIN = ["--no-probe", "--receipt", 0]  # what these add is written as the rest is
 _TRAIN = ["--num-crops", 1, "--r", 2, "--max-steps", 2, "--val-rows", 0, "--batch-size", 2, "--save-every", 1]
 
 WRITERS = {
-    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out"]),
+    "convert": Writer("mlx_phi3v.convert", lambda i, d: ["--hf-path", i / "model", "--mlx-path", d / "out", *_PLAIN]),
     "fuse": Writer(
-        "mlx_phi3v.fuse", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out"]
+        "mlx_phi3v.fuse",
+        lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--save-path", d / "out", *_PLAIN],
     ),
     "export": Writer(
         "mlx_phi3v.export", lambda i, d: ["--model", i / "model", "--adapter", i / "adapter", "--output", d / "out"]
     ),
+    "export_data": Writer("data.export", lambda i, d: [i / "cat", "--output", d / "out"]),
     "sample": Writer("data.sample", lambda i, d: ["-o", d / "out", "--products", 12, "--processes", 1], whole=_info),
     "ingest": Writer(
         "data.ingest", lambda i, d: [i / "s.csv", "-o", d / "out", "--processes", 1, "--csv"], in_place=True, whole=_info
@@ -95,6 +94,11 @@ WRITERS = {
         lambda i, d: ["--model", i / "model", "--data", i / "cat", "--output", d / "out", "--num-crops", 1,
                       "--max-new-tokens", 3],
         in_place=True, slow=True, whole=_predictions,
+    ),
+    "receipt": Writer(
+        "eval.receipt.__main__",
+        lambda i, d: [i / "model", i / "model", "--data", i / "cat", "--output", d / "out", "--resamples", 2],
+        in_place=True, slow=True,
     ),
     "cache": Writer(
         "eval.predict",
@@ -155,18 +159,8 @@ Ended = tuple[int, str]  # the exit status, and what was said on stderr
 
 def here(writer: Writer, inputs: Path, disk: SmallDisk) -> Ended:
     """Run the command in this process."""
-    arguments = [str(item) for item in writer.arguments(inputs, disk.folder)]
-    errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        try:
-            return importlib.import_module(writer.module).main(arguments) or 0, errors.getvalue()
-        except UserError as error:
-            return 1, f"error: {error}\n"
-        except OSError as error:
-            sentence = os_sentence(error)
-            if sentence is None:
-                raise
-            return 1, f"error: {sentence}\n"
+    done = run_here(writer.module, *writer.arguments(inputs, disk.folder))
+    return done.returncode, done.stderr
 
 
 def process(writer: Writer, inputs: Path, disk: SmallDisk) -> Ended:

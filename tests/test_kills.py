@@ -47,8 +47,9 @@ def commands(checkpoint: Path, tmp_path: Path) -> Callable[[str], list[str]]:
             rows = [{"title": f"Hat {i}", "price": i, "image": str(made / f"{i % 3}.jpg")} for i in range(6)]
             (made / "shop.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"title": "Hat", "price": "x"}]))
         arguments = {
-            "convert": ["mlx_phi3v.convert", "--hf-path", checkpoint, "--mlx-path", out / "o"],
-            "fuse": ["mlx_phi3v.fuse", "--model", checkpoint, "--adapter", made / "adapter", "--save-path", out / "o"],
+            "convert": ["mlx_phi3v.convert", "--hf-path", checkpoint, "--mlx-path", out / "o", "--no-probe"],
+            "fuse": ["mlx_phi3v.fuse", "--model", checkpoint, "--adapter", made / "adapter", "--save-path", out / "o",
+                     "--no-probe", "--receipt", 0],
             "sample": ["data.sample", "-o", out / "o", "--products", 10, "--processes", 1],
             "ingest": ["data.ingest", made / "shop.jsonl", "-o", out / "o", "--processes", 1, "--image", "image", "--csv",
                        "--field", "title=title", "price=price:number"],

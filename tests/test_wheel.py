@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 import zipfile
 from pathlib import Path
-
-import pytest
 
 from tests.helpers.paths import ROOT
 from tests.helpers.wheel import Installed
@@ -58,23 +55,3 @@ for module in sys.argv[1:]:
     shown = installed.run(tmp_path, "-c", code, *MODULES.values()).stdout
     for module in MODULES.values():
         assert f"usage: python -m {module} " in shown and f"\n    python -m {module} " in shown
-
-
-def test_a_model_is_tuned_and_compared(installed: Installed, tmp_path: Path) -> None:
-    """By `python -m`, as the README has it; tests/test_commands.py does the same by the installed commands."""
-    pytest.importorskip("mlx")
-
-    def run(module: str, *flags: object, status: int = 0) -> str:
-        return installed.run(tmp_path, "-m", module, *flags, status=status).stdout
-
-    run("data.sample", "--output", "cat", "--products", 20, "--validation", 2, "--test", 4)
-    training = ["--max-steps", 2, "--batch-size", 2, "--val-rows", 2, "--r", 2]
-    run("mlx_phi3v.train", "--data", "cat", "--output", "run", *training)
-    [photo, *_] = sorted((tmp_path / "cat").rglob("*.jpg"))
-    answer = run("mlx_phi3v.generate", "--image", photo, "--adapter", "run", "--max-tokens", 8, "--json")
-    assert 1 <= len(json.loads(answer.splitlines()[-1])["token_ids"]) <= 8
-    for name in ("one", "two"):
-        run("eval.predict", "--data", "cat", "--adapter", "run", "--output", name, "--max-tokens", 32)
-    # Alike in every row, but four rows settle nothing: exit status 3.
-    found = json.loads(run("eval.compare", "one", "two", "--html", "page.html", "--json", "--resamples", 100, status=3))
-    assert found["verdict"] == "INCONCLUSIVE" and not found["parted"] and "<html" in (tmp_path / "page.html").read_text()

@@ -22,7 +22,7 @@ from .check_row import RowChecks, urls_to_fetch
 from .chunk_store import ChunkStore
 from .ingest_config import IngestConfig, check_settings
 from .look_ahead import look_ahead
-from .plan import IngestPlan, make_plan
+from .plan import IngestPlan, is_plain, make_plan
 from .row_checks import row_checks
 from .workers import check_rows
 from .write_catalogue import write_catalogue
@@ -45,6 +45,8 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
     """
     check_settings(settings)
     output = settings.output
+    if is_plain(settings) and (restored := _restored(settings)):
+        return restored
     work = output.with_name(f".{output.name}.ingest")
     if not (output / "catalogue.json").is_file():
         require_new(output)
@@ -72,6 +74,14 @@ def ingest(settings: IngestConfig) -> dict[str, Any]:
             count = check_rows(checks, chunks, plan.rows, settings.processes, bar.advance)
         info = _write(settings, plan, chunks, count)
     return info
+
+
+def _restored(settings: IngestConfig) -> dict[str, Any] | None:
+    """The catalogue that the source was exported from, made again; None where it is anything else."""
+    from ..export.restore import exported_folder, restore
+
+    folder = exported_folder(settings.source, settings.revision)
+    return restore(folder, settings.output, source=settings.source, as_json=settings.json) if folder else None
 
 
 def _write(settings: IngestConfig, plan: IngestPlan, chunks: ChunkStore, count: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mlx_phi3v.catalogue_checks import TURNS_TYPE
+from mlx_phi3v.catalogue_columns import INGEST_FILE
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
@@ -68,6 +69,7 @@ class IngestPlan:
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
+    settings = _with_own_preset(settings)
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
     source = open_source(settings.source, reading=settings.reading(), hub=settings.hub(), answer_task=answer_task)
@@ -119,9 +121,30 @@ _FEW_SHORT = 0.1  # of the rows may lack a photo and be rejected for it
 _NO_MAPPING = FieldMapping((), (), None, None, None, None)
 
 
+def is_plain(settings: IngestConfig) -> bool:
+    """Whether nothing is set that decides the content, but the revision of a data set: its own record may decide it."""
+    fields = {item.name: item for item in dataclasses.fields(settings) if item.name not in {*_FREE, "revision", "model"}}
+    return all(
+        getattr(settings, name) == (item.default_factory() if callable(item.default_factory) else item.default)
+        for name, item in fields.items()
+    )
+
+
 def _given(settings: IngestConfig) -> dict[str, Any]:
     """All settings but the free ones, by their text: one that is added later counts until it is known to be free."""
     return {item.name: repr(getattr(settings, item.name)) for item in dataclasses.fields(settings) if item.name not in _FREE}
+
+
+def _with_own_preset(settings: IngestConfig) -> IngestConfig:
+    """The settings with the preset that a folder brings, as `mlx_phi3v.serve` writes one, where the user names none.
+
+    Its values are taken as they are: they were typed as they are meant.
+    """
+    found = Path(settings.source).expanduser() / INGEST_FILE
+    if settings.preset is not None or not found.is_file():
+        return settings
+    note(f"its columns are read as {found} says; --preset none turns that off")
+    return dataclasses.replace(settings, preset=str(found), strip_html=False, empty_words=False)
 
 
 def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:

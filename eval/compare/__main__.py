@@ -27,11 +27,13 @@ from rich.console import Console
 
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli, shown
+from mlx_phi3v.loggers.choice import LOGGERS
 from mlx_phi3v.progress import stages
 from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_ROWS, MAX_SEED
 
 from ..report import page, sets_terminal, terminal
 from ..report.page import sets_page
+from ..report.training_run import find_reported
 from ..runs.run import Run
 from . import cross_scores, run_table
 from .comparable import check_allowed
@@ -90,6 +92,12 @@ class CompareConfig:
     near_tie: float | None = option(
         None, help="widest margin called a near-tie, in nats (default: 0.01 in fp32, else 0.25)", at_least=0
     )
+    report_to: tuple[str, ...] = option(
+        (), help=f"also show the verdict there, in the run of the training: {', '.join(LOGGERS)}, several with commas"
+    )
+    report_run: Path | None = option(
+        None, help="output folder of that training (default: of RUN_B's adapter, else RUN_A's); alone, wherever it is reported"
+    )
     html: Path | None = option(None, help="write the whole report as one self-contained page", writes="html")
     json: bool = option(False, help="print the whole report as JSON instead of tables")
     rows: int = option(10, help="how many of the worst rows the terminal lists", at_least=0, at_most=MAX_ROWS)
@@ -114,8 +122,8 @@ def read_config(argv: Sequence[str] | None) -> CompareConfig:
         raise UserError("--baseline takes exactly one RUN; see --help")
     if not config.baseline and len(config.runs) < 2:
         raise UserError("give two runs to compare, or one and --baseline FILE; see --help")
-    if len(config.runs) > 2 and (config.html or config.floor or config.trace):
-        raise UserError("--html, --floor and --trace are for two runs; see --help")
+    if len(config.runs) > 2 and (config.html or config.floor or config.trace or config.report_to or config.report_run):
+        raise UserError("--html, --floor, --trace, --report-to and --report-run are for two runs; see --help")
     if len(config.runs) <= 2 and config.reference:
         raise UserError("--reference is for a table of three runs or more; with two, the first is the reference")
     return config
@@ -149,6 +157,7 @@ def _run(config: CompareConfig) -> int:
         return _table(console, config)
     runs = [Run.load(path) for path in ([config.baseline] if config.baseline else []) + list(config.runs)]
     check_allowed(config.allow, runs)
+    reported = find_reported(config.report_to, config.report_run, runs)
     with stages() as say:
         comparison = compare_runs(
             *runs,
@@ -169,7 +178,13 @@ def _run(config: CompareConfig) -> int:
         if config.html:
             say("drawing the page")
             page.write_page(config.html, comparison)
-    _write(console, config, comparison.to_dict(), lambda: terminal.print_comparison(console, comparison, rows=config.rows))
+
+    def show(console: Console) -> None:
+        terminal.print_comparison(console, comparison, rows=config.rows)
+
+    _write(console, config, comparison.to_dict(), show)
+    if reported:
+        reported.add(comparison, show, config.html, as_json=config.json)
     return comparison.exit_status
 
 
@@ -177,6 +192,7 @@ def _sets(console: Console, config: CompareConfig) -> int:
     """Compare two ways to train."""
     runs_a, runs_b = ([Run.load(path) for path in paths] for paths in (config.a, config.b))
     check_allowed(config.allow, [*runs_a, *runs_b], allowed_names(runs_a, runs_b))
+    reported = find_reported(config.report_to, config.report_run, [])
     with stages() as say:
         found = compare_sets(
             runs_a,
@@ -193,7 +209,13 @@ def _sets(console: Console, config: CompareConfig) -> int:
         if config.html:
             say("drawing the page")
             sets_page.write_sets_page(config.html, found)
-    _write(console, config, found.to_dict(), lambda: sets_terminal.print_sets(console, found))
+
+    def show(console: Console) -> None:
+        sets_terminal.print_sets(console, found)
+
+    _write(console, config, found.to_dict(), show)
+    if reported:
+        reported.add(found, show, config.html, as_json=config.json)
     return found.exit_status
 
 
@@ -212,15 +234,15 @@ def _table(console: Console, config: CompareConfig) -> int:
             cluster=config.cluster,
             say=say,
         )
-    _write(console, config, found.to_dict(), lambda: terminal.print_rows(console, found))
+    _write(console, config, found.to_dict(), lambda console: terminal.print_rows(console, found))
     return 0
 
 
-def _write(console: Console, config: CompareConfig, value: object, show: Callable[[], None]) -> None:
+def _write(console: Console, config: CompareConfig, value: object, show: Callable[[Console], None]) -> None:
     if config.json:
         print(json.dumps(value, indent=2))
         return
-    show()
+    show(console)
     if config.html:
         console.print(f"wrote {config.html}", markup=False, style="dim", soft_wrap=True)
 

@@ -5,9 +5,10 @@ Normal approximations to the score tests. A measure's rates are taken as seen; m
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -19,12 +20,15 @@ from .statistics import (
     JudgedDifference,
     PairedProportion,
     Scalable,
+    normal_cdf,
     normal_quantile,
 )  # fmt: skip
 
 ALPHA = 0.05
 POWER = 0.80
 _MOST_ROWS = 100_000_000
+_LEVELS = 16  # of the deviation from seed to seed that a few trainings may show
+_Z_POWER = normal_quantile(2 * POWER - 1)
 _NARROW = 0.5  # a quantile at which the score interval's width is that of the estimate's own error
 
 
@@ -61,17 +65,20 @@ class PerTraining:
 
 def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0) -> float:
     """The chance that n rows show a measure within its margin; with `better`, that B is no worse."""
-    z = normal_quantile(1 - 2 * ALPHA)
-    more, estimate = difference.at(max(1, round(n))), difference.estimate
-    error = _error(difference, n, _NARROW)
-    power = 1.0
-    for end, counts in ((-margin, better >= 0), (margin, better <= 0)):
-        if counts:
-            # The score test measures by the error that a difference at the margin would have, not by the one it has.
-            score = more.score(end)
-            there = (estimate - end) / score if score else math.inf
-            power += float(stats.norm.cdf((abs(estimate - end) * _sign(estimate, end) - z * there) / error)) - 1
-    return max(0.0, power)
+    more, estimate = _at(difference, n), difference.estimate
+    error, z = _error(more), normal_quantile(1 - 2 * ALPHA)
+    powers = []
+    for seen in _as_seen(more):
+        power = 1.0
+        for end, counts in ((-margin, better >= 0), (margin, better <= 0)):
+            if counts:
+                # The score test measures by the error that a difference at the margin would have, not by the one it has.
+                score = _plain(seen).score(end)
+                there = (estimate - end) / score if score else math.inf
+                gap = abs(estimate - end) * _sign(estimate, end) - _quantile(seen, z) * there
+                power += normal_cdf(gap / error) - 1
+        powers.append(max(0.0, power))
+    return float(np.mean(powers))
 
 
 def _sign(estimate: float, end: float) -> float:
@@ -84,13 +91,50 @@ def power_beyond(difference: Scalable, margin: float, n: float, *, gates: int, b
     estimate = difference.estimate
     if better and estimate * better >= 0:
         return 0.0
-    z = normal_quantile(1 - 2 * ALPHA / gates)
-    return float(stats.norm.cdf((abs(estimate) - margin) / _error(difference, n, z) - z))
+    more, z = _at(difference, n), normal_quantile(1 - 2 * ALPHA / gates)
+    error = _error(more)
+    reaches = [_half_width(seen, z) for seen in _as_seen(more)]
+    return float(np.mean([normal_cdf((abs(estimate) - margin - reach) / error) for reach in reaches]))
 
 
-def _error(difference: Scalable, n: float, z: float) -> float:
-    low, high = difference.at(max(1, round(n))).interval(z)
-    return max((high - low) / (2 * z), 1e-12)
+def _at(difference: Scalable, n: float) -> Scalable:
+    more = difference.at(max(1, round(n)))
+    return more.difference if isinstance(more, PerTraining) else more
+
+
+def _as_seen(more: Scalable) -> list[Scalable]:
+    """The difference as it will be judged: with few trainings the deviation that they show is often not the true one."""
+    if not isinstance(more, EffectiveProportion | EffectiveMean) or not more.spread.seeds:
+        return [more]
+    shown = _shown_variances(more.spread.seed_df)
+    return [replace(more, spread=replace(more.spread, seeds=more.spread.seeds * part)) for part in shown]
+
+
+@functools.cache
+def _shown_variances(df: float) -> list[float]:
+    """What a variance known by so many degrees of freedom is found to be, as multiples of the true one: equally likely."""
+    found: list[float] = (stats.chi2.ppf((np.arange(_LEVELS) + 0.5) / _LEVELS, df) / df).tolist()
+    return found
+
+
+def _plain(difference: Scalable) -> Scalable:
+    return difference.plain if isinstance(difference, EffectiveProportion | EffectiveMean) else difference
+
+
+def _quantile(difference: Scalable, z: float) -> float:
+    return difference.spread.quantile(z) if isinstance(difference, EffectiveProportion | EffectiveMean) else z
+
+
+def _error(more: Scalable) -> float:
+    """The standard deviation of the estimate."""
+    own = more.spread.true_share if isinstance(more, EffectiveProportion | EffectiveMean) else 1.0
+    return _half_width(_plain(more), _NARROW) / _NARROW * math.sqrt(own)
+
+
+def _half_width(difference: Scalable, z: float) -> float:
+    """Half the interval's width at normal quantile z."""
+    low, high = difference.interval(z)
+    return max((high - low) / 2, 1e-12)
 
 
 def rows_needed(
@@ -111,15 +155,15 @@ def rows_needed(
 
     def finds_difference(n: int) -> bool:
         fewer = n - 2 * step / estimate
-        return fewer > 0 and estimate / _error(difference, int(max(fewer, 1)), z_same) - z >= float(stats.norm.ppf(POWER))
+        return fewer > 0 and estimate / _test_error(difference, fewer, z_same) - z >= _Z_POWER
 
     def finds_same(n: int) -> bool:
         ends = [
             math.inf if better < 0 else margin + difference.estimate,
             math.inf if better > 0 else margin - difference.estimate,
         ]
-        error = _error(difference, n, z_same)
-        return sum(float(stats.norm.cdf(end / error - z_same)) for end in ends) - 1 >= POWER
+        error = _test_error(difference, n, z_same)
+        return sum(normal_cdf(end / error - z_same) for end in ends) - 1 >= POWER
 
     same = _first_n(finds_same, start)
     differs = _first_n(finds_difference, start) if estimate > 1e-12 else None
@@ -127,6 +171,10 @@ def rows_needed(
     if estimate > margin:
         beyond = _first_n(lambda n: power_beyond(difference, margin, n, gates=gates, better=better) >= POWER, start)
     return same, differs, beyond
+
+
+def _test_error(difference: Scalable, n: float, z: float) -> float:
+    return _half_width(difference.at(max(1, int(n))), z) / z
 
 
 def _step(difference: JudgedDifference) -> float:

@@ -33,8 +33,8 @@ class SeedSpread:
     """One deciding measure over the trainings. Shares.
 
     a, b: of each training. differences: of each seed where the sides are paired. deviation_*: standard deviation from
-    seed to seed. error_products, error_seeds: standard error of the mean difference by its source; df: degrees of freedom
-    of both together.
+    seed to seed. error_products, error_seeds: standard error of the mean difference by its source; df: degrees of freedom of
+    the second.
     """
 
     field: str
@@ -90,7 +90,7 @@ def seed_spread(name: str, metric: Metric, sets: TrainingSets, difference: Effec
     return SeedSpread(
         name, metric.name, metric.label, a.tolist(), b.tolist(), [] if gaps is None else gaps.tolist(),
         float(a.std(ddof=1)), float(b.std(ddof=1)), None if gaps is None else float(gaps.std(ddof=1)),
-        math.sqrt(spread.rows), math.sqrt(spread.seeds), spread.df,
+        math.sqrt(spread.rows), math.sqrt(spread.seeds), spread.seed_df,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mlx_phi3v.commands import as_typed
+from mlx_phi3v.loggers.choice import chosen
 from mlx_phi3v.progress import result
 from mlx_phi3v.text import printable
 
@@ -18,6 +19,7 @@ from ..compare.compare_runs import compare_runs
 from ..compare.comparison import Comparison
 from ..compare.score_run import score_run
 from ..report import page, phrases, terminal
+from ..report.training_run import find_reported
 from ..runs.run import Run
 from .first_answer import compare_first
 from .same_computation import SameComputation, same_computation
@@ -36,6 +38,9 @@ def print_same_computation(config: DemoConfig, console: Console) -> dict[str, An
     runs = [Run.load(config.tuned_run(backend)) for backend in (config.tuned_on, config.other)]
     comparison = compare_runs(runs[0], runs[1], allow=("base",), floor=[Run.load(config.tuned_floor_run)])
     page.write_page(config.report, comparison)
+    reported = find_reported(config.report_to, config.adapter if chosen(config.report_to) else None, runs)
+    if reported:
+        reported.add(comparison, lambda of: terminal.print_comparison(of, comparison), config.report, as_json=config.json)
     found = same_computation(comparison)
     if not config.json:
         more = () if config.seeds else (_not_shown(config), _next(config))

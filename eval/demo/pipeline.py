@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from mlx_phi3v.files import folder_in_place
+from mlx_phi3v.loggers.choice import chosen
+from mlx_phi3v.loggers.record import RECORD_FILE
 from mlx_phi3v.progress import result
 
 from .final_report import print_same_computation
@@ -68,7 +70,17 @@ def convert(config: DemoConfig, display: Display) -> None:
     """Convert the model to MLX, unless it is there."""
     if (config.converted / "config.json").exists():
         return
-    arguments = ["--hf-path", config.model, "--mlx-path", str(config.converted), "--dtype", "float32"]
+    arguments = [
+        "--hf-path",
+        config.model,
+        "--mlx-path",
+        str(config.converted),
+        "--dtype",
+        "float32",
+        "--no-probe",
+        "--receipt",
+        "0",
+    ]
     with display.stage(f"Converting the model {config.model} to MLX"):
         run_jobs([Job("converting", "mlx_phi3v.convert", arguments, 0.0)], display)
 
@@ -91,7 +103,8 @@ def tune_and_answer(config: DemoConfig, display: Display) -> None:
     if config.other:
         few = ["--limit", str(config.first_rows)]
         chains[config.tuned_on].append(_answer(config, config.tuned_on, config.tuned_floor_run, *adapter, *few, *_ALONE))
-    if unfinished(chains.values()):
+    unreported = chosen(config.report_to) and not (config.adapter / RECORD_FILE).exists()
+    if unfinished(chains.values()) or unreported:
         with display.stage(f"Tuning on {config.training_rows} rows, {config.epochs:g} epochs, on {config.tuned_on}"):
             run_jobs([config.sets.train(config.tuned_on, config.sets.first)], display)
     _run(f"Answering {config.test} test rows with the tuned model", chains.values(), display)

@@ -38,6 +38,7 @@ class SeedSets:
     recipe: Recipe
     at_once: int = 1
     answer_flags: tuple[str, ...] = ()
+    train_flags: tuple[str, ...] = ()
     training_work: float = 1.0  # of a training, for the bar
     answer_work: float = 0.0
 
@@ -76,6 +77,7 @@ class SeedSets:
         arguments = ["--config", str(self.recipe.path)] if self.recipe.path else []
         arguments += ["--backend", backend, "--model", self.models[backend], "--data", str(self.data), "--seed", str(seed)]
         arguments += ["--output", str(self.adapter(backend, seed)), "--resume", *self.feature_flags]
+        arguments += self.train_flags
         label = f"{backend} tuning" + (f", seed {seed}" if self.seeds > 1 else "")
         return Job(label, "mlx_phi3v.train", arguments, self.training_work)
 

@@ -11,6 +11,7 @@ from data.sample.products import MAX_PRODUCTS
 from mlx_phi3v.backend import BACKENDS
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.loggers.choice import LOGGERS, chosen, require_usable
 from mlx_phi3v.ranges import MAX_SEED
 
 from .recipe import Recipe
@@ -45,6 +46,9 @@ class DemoConfig:
         None, help="also train with so many seeds on every backend, and compare the trainings", at_least=1, at_most=MAX_SEEDS
     )
     recipe: Path = option(RECIPE, help="training settings as YAML, see mlx_phi3v.train --help")
+    report_to: tuple[str, ...] = option(
+        (), help=f"where the training and its verdict are shown: {', '.join(LOGGERS)}, several with commas"
+    )
     json: bool = option(False, help="results as JSON lines on stdout")
 
     @property
@@ -141,6 +145,7 @@ class DemoConfig:
             output=self.output, data=self.catalogue, models={backend: self.model_for(backend) for backend in self.backends},
             seeds=self.seeds or 1, recipe=self.training, at_once=2, answer_flags=ANSWER_FLAGS,
             training_work=self.training_rows * self.epochs, answer_work=float(self.test),
+            train_flags=("--report-to", *chosen(self.report_to)) if chosen(self.report_to) else (),
         )  # fmt: skip
 
 
@@ -153,3 +158,4 @@ def check_settings(config: DemoConfig) -> None:
             f"--products {config.products} leaves too few to train on, after {VALIDATION} to validate and --test {config.test}"
         )
     _ = config.training.training
+    require_usable(chosen(config.report_to))

@@ -25,6 +25,7 @@ from ..runs.writer import RunWriter
 from .run_manifest import TOP_K, make_manifest
 from .score_tokens import trace
 from .settings import PredictConfig, chosen_rows, parse_shard
+from .several_ranks import make_one_run, own_share
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     check_ranges(config)
     catalogue = Catalogue(config.data)
     split = catalogue.split(config.split)
-    rows = chosen_rows(split, config.limit, parse_shard(config.shard))
-    ids = _distinct_ids(split, rows)
+    _distinct_ids(split, chosen_rows(split, config.limit, parse_shard(config.shard)))  # before a model is loaded
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
+    whole, config = config, own_share(config, model.backend)
+    rows = chosen_rows(split, config.limit, parse_shard(config.shard))
+    ids = _distinct_ids(split, rows)
     task, remark = choose_task(model, catalogue)
     for line in (*model.differences(config.num_crops), *filter(None, [remark])):
         note(line)
@@ -102,9 +105,10 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     with RunWriter.open(config.output, manifest, ids=ids) as writer:
         _answer_rows(config, model, maker, cache, split, rows, writer)
         writer.finish(seconds=time.perf_counter() - started)
+    make_one_run(whole, model.backend)
     if cache:
         say(cache.summary(), as_json=config.json)
-    return {"run": str(config.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+    return {"run": str(whole.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def _distinct_ids(split: Split, rows: range) -> list[str]:

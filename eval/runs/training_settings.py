@@ -12,9 +12,12 @@ from mlx_phi3v.errors import UserError
 # Where a training ran and how it was reported, not what was trained.
 SILENT = (
     "written_by", "output", "resume", "json", "steps_per_report", "feature_cache", "feature_cache_gb", "memory_limit",
-    "grad_checkpoint", "save_every", "loader_threads",
+    "grad_checkpoint", "save_every", "loader_threads", "mlx_adapter", "rank_timeout", "upload_repo", "public",
+    "report_to", "project", "run_name", "report_rows", "report_checkpoints",
 )  # fmt: skip
 _PATHS = ("data", "model", "init_adapter")
+# Settings that earlier versions did not have, and how they trained.
+_BEFORE = {"reduce_dtype": "float32"}
 
 
 def training_folder(adapter: Path) -> Path | None:
@@ -50,7 +53,7 @@ def setting_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tupl
     """(name, in a, in b) of every setting in which two trainings differ, the seed aside. Of paths the last part counts: one
     catalogue may be in two places."""
     names = [name for name in {**a, **b} if name not in (*SILENT, "seed")]
-    pairs = [(name, a.get(name), b.get(name)) for name in names]
+    pairs = [(name, *(side.get(name, _BEFORE.get(name)) for side in (a, b))) for name in names]
     return [(name, x, y) for name, x, y in pairs if _plain(name, x) != _plain(name, y)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from ..checkpoint.finite import require_finite
 from ..checkpoint.headers import TensorInfo
+from ..config import Quantization
 from ..errors import UserError
 from .ops import in_chunks
 
@@ -31,6 +33,18 @@ def read(info: TensorInfo, name: str, target: str | None = None) -> mx.array:
         raw = np.fromfile(file, np.uint8, info.size)
     require_finite(raw, info.dtype, name, info.file, target)
     return mx.array(raw).view(_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def read_unpacked(
+    tensors: Mapping[str, TensorInfo], name: str, packed: Quantization | None, target: str | None = None
+) -> tuple[mx.array, mx.Dtype]:
+    """(one weight, unpacked in fp32 where `packed`; the dtype it is stored in: that of its scales). Raises as `read`."""
+    if packed is None:
+        array = read(tensors[name], name, target)
+        return array, array.dtype
+    stem = name.removesuffix("weight")
+    weight, scales, biases = (read(tensors[key], key, target) for key in (name, f"{stem}scales", f"{stem}biases"))
+    return dequantize(weight, scales, biases, packed.group_size, packed.bits), scales.dtype
 
 
 def stored_bits(array: mx.array) -> np.ndarray:

@@ -26,6 +26,7 @@ from .cpu import blas
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
 from .ops import on_cpu
+from .ranks import Ranks
 
 
 class Inputs(NamedTuple):
@@ -53,9 +54,10 @@ class MLXBackend:
         self.dtype = dtype
         self.keys: list[str] = []
         self.optimizer: optim.AdamW
+        self.reduce_dtype = "float32"
         self.grads: Any = None
         self.scores_on_device = not on_cpu()
-        self.group = mx.distributed.init()
+        self.ranks = Ranks()
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
 
     @property
@@ -99,6 +101,7 @@ class MLXBackend:
             bias_correction=True,
         )
         self.optimizer.init(self.model.trainable_parameters())
+        self.reduce_dtype = optimizer.reduce_dtype
         self.grads = None
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
@@ -141,8 +144,7 @@ class MLXBackend:
         grads = self.grads
         if grads is None:  # a rank without rows in this step
             grads = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        if self.group.size() > 1:
-            grads = tree_map(lambda g: mx.distributed.all_sum(g, group=self.group), grads)
+        grads = self.ranks.sum_gradients(grads, self.reduce_dtype)
         grads = tree_map(lambda g: g / max(tokens, 1), grads)
         norm = mx.sqrt(mx.stack([g.square().sum() for g in leaves(grads)]).sum())
         # The same guard as torch.nn.utils.clip_grad_norm_.
@@ -212,11 +214,11 @@ class MLXBackend:
 
     def world(self) -> tuple[int, int]:
         """See `backend.Backend`."""
-        return self.group.rank(), self.group.size()
+        return self.ranks.rank, self.ranks.count
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        return np.array(mx.distributed.all_sum(mx.array(values), group=self.group))
+        return self.ranks.sum_arrays(values)
 
     def _scores(self, hidden: mx.array) -> Scores:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)

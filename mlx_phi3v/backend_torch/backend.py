@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import sys
@@ -11,33 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 
 from ..adapters import AdapterArgs
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
 from ..config import ModelArgs
-from ..errors import UserError
 from ..next_tokens import Scores
 from ..prompts import IGNORE
 from . import lora
 from .cache import Cache, KVCache, prefill_mask
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
-
-
-def join_ranks() -> tuple[int, int]:
-    """(rank, ranks) of a torchrun launch; (0, 1) without one. Raises UserError where only some of its variables are set."""
-    if "WORLD_SIZE" not in os.environ or not torch.distributed.is_available():
-        return 0, 1
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        if os.environ["WORLD_SIZE"] == "1":
-            return 0, 1
-        raise UserError(f"WORLD_SIZE is set but not {', '.join(missing)}; start with torchrun, or unset WORLD_SIZE")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+from .ranks import Ranks
 
 
 class TorchBackend:
@@ -51,21 +35,20 @@ class TorchBackend:
         config: ModelArgs,
         folder: Path,
         dtype: str,
-        device: torch.device,
         attn_implementation: str,
-        group: tuple[int, int],
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.config = config
         self.folder = folder
         self.dtype = dtype
-        self.device = device
+        self.ranks, self.device = ranks, ranks.device
         self.attn_implementation = attn_implementation
-        self.scores_on_device = device.type != "cpu"
-        self.group = group
+        self.scores_on_device = self.device.type != "cpu"
         self.peft: Any = None
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.optimizer: torch.optim.AdamW
+        self.reduce_dtype = "float32"
 
     @property
     def whole_model(self) -> torch.nn.Module:
@@ -109,6 +92,7 @@ class TorchBackend:
             weight_decay=optimizer.weight_decay,
         )
         self.optimizer.zero_grad(set_to_none=True)
+        self.reduce_dtype = optimizer.reduce_dtype
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
@@ -147,9 +131,10 @@ class TorchBackend:
         for parameter in parameters:
             if parameter.grad is None:  # e.g. the tower, where no row of the step had an image
                 parameter.grad = torch.zeros_like(parameter)
-            if self.group[1] > 1:
-                torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= max(tokens, 1)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self.ranks.sum_gradients(grads, self.reduce_dtype)
+        for grad in grads:
+            grad /= max(tokens, 1)
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
@@ -223,15 +208,11 @@ class TorchBackend:
 
     def world(self) -> tuple[int, int]:
         """See `backend.Backend`."""
-        return self.group
+        return self.ranks.rank, self.ranks.count
 
     def all_sum(self, values: np.ndarray) -> np.ndarray:
         """See `backend.Backend`."""
-        if self.group[1] == 1:
-            return values
-        tensor = self._tensor(values)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return self.ranks.sum_arrays(values)
 
     def _scores(self, hidden: torch.Tensor) -> Scores:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)

@@ -11,11 +11,12 @@ from ..checkpoint.finite import FiniteCheck
 from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
-from .backend import TorchBackend, join_ranks
+from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM, parameter_name
 from .quantized import dequantize
+from .ranks import Ranks
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat16, but a view of the same width
 
@@ -26,8 +27,8 @@ def load(
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
     config = load_model_config(folder)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
-    group = join_ranks()
-    device = torch.device(f"cuda:{group[0] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+    ranks = Ranks()
+    device = ranks.device
     dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
     if device.type == "cuda":
         set_up_cuda(dtype)
@@ -46,7 +47,7 @@ def load(
     model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
     model.requires_grad_(False)
     model.eval()
-    return TorchBackend(model, config, folder, dtype, device, attn_implementation, group)
+    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks)
 
 
 def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck) -> torch.Tensor:

@@ -12,6 +12,7 @@ from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
 from .model import Phi3VForCausalLM
+from .ranks import Ranks
 
 MEMORY_IS_MEASURED = torch.cuda.is_available()
 
@@ -50,7 +51,7 @@ def random_model(config: ModelArgs, dtype: str) -> TorchBackend:
     model.model.rotary_emb = RotaryEmbedding(config).to(device)
     model.requires_grad_(False)
     model.eval()
-    return TorchBackend(model, config, Path(), dtype, device, "sdpa", (0, 1))
+    return TorchBackend(model, config, Path(), dtype, "sdpa", Ranks())
 
 
 def memory_in_use() -> int:

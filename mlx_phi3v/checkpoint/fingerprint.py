@@ -30,6 +30,11 @@ def base_fingerprint(folder: Path) -> str:
     source = folder / SOURCE_FILE
     if source.exists():
         return read_as(source, "conversion record", ConversionShape).source_fingerprint
+    return stored_fingerprint(folder)
+
+
+def stored_fingerprint(folder: Path) -> str:
+    """SHA-256 over names, shapes, dtypes and the first 4 KiB of each tensor, of the weights as this folder stores them."""
     digest = hashlib.sha256()
     tensors = read_tensors(folder)
     tensors.pop(EMBEDDING_COPY, None)  # adds nothing to the checkpoint

@@ -28,25 +28,39 @@ class ShardWriter:
     """Safetensors shards written tensor by tensor, behind room for the header, which is written last.
 
     tensors: most that will be added. The format allows blanks behind a header.
+    form: the framework that the headers name. limit: bytes of tensors in a shard; None: SHARD_BYTES.
     """
 
-    def __init__(self, folder: Path, tensors: int) -> None:
+    def __init__(self, folder: Path, tensors: int, *, form: str = "mlx", limit: int | None = None) -> None:
         self.folder = folder
+        self.form = form
+        self.limit = limit or SHARD_BYTES
+        self.stored: dict[str, int] = {}  # bytes by dtype
         self.room = _HEADER_BYTES * (tensors + 1)
         self.shards: list[tuple[Path, dict[str, Any], int]] = []
         self.total = 0
 
     def add(self, name: str, dtype: str, shape: Sequence[int], data: memoryview) -> None:
         """Append one tensor; its bytes go to disk at once."""
-        if not self.shards or self.shards[-1][2] + data.nbytes > SHARD_BYTES:
-            self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": "mlx"}}, 0))
+        if not self.shards or self.shards[-1][2] + data.nbytes > self.limit:
+            self.shards.append((self.folder / f"data-{len(self.shards)}.tmp", {"__metadata__": {"format": self.form}}, 0))
         path, header, size = self.shards[-1]
-        with open(path, "r+b" if size else "wb") as file:
-            file.seek(8 + self.room + size)
-            file.write(data)
+        self._write(path, size, data)
         header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [size, size + data.nbytes]}
         self.shards[-1] = (path, header, size + data.nbytes)
         self.total += data.nbytes
+        self.stored[dtype] = self.stored.get(dtype, 0) + data.nbytes
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that most of the bytes are stored in ("bfloat16")."""
+        return max(self.stored, key=self.stored.__getitem__)
+
+    def _write(self, path: Path, size: int, data: memoryview) -> None:
+        """Put the bytes of a tensor behind the first `size` of a shard."""
+        with open(path, "r+b" if size else "wb") as file:
+            file.seek(8 + self.room + size)
+            file.write(data)
 
     def close(self) -> list[str]:
         """Write the headers of `model*.safetensors` and the index; the file names."""

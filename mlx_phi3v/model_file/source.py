@@ -35,6 +35,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("backend_mlx_vlm.history", ()),
     ("backend_mlx_vlm.model", ()),
     ("backend_mlx_vlm.processor", ()),
+    ("backend_mlx_vlm.verify", ()),
 )  # fmt: skip
 _HEAD = '''"""Phi-3-Vision for mlx-vlm and what runs on it (its generate, chat and server; LM Studio).
 

@@ -20,6 +20,7 @@ from ..progress import Progress, say
 from ..schedule import learning_rate
 from ..system_errors import os_sentence
 from .output_folder import held, write_settings
+from .reporting import Reports, check_reports
 from .run_log import RunLog
 from .setup import Setup, set_up
 from .throughput import Throughput, ThroughputMeter
@@ -34,10 +35,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     the output cannot be written or is not a training's.
     """
     check(config)
+    check_reports(config)
     with held(config.output, config.backend):
         trainer = Trainer(set_up(config))
         trainer.open_output()
-        trainer.run()
+        with trainer.reports.closing():
+            trainer.run()
         return trainer.summarise()
 
 
@@ -70,6 +73,7 @@ class Trainer:
         self.throughput = ThroughputMeter(setup.config.steps_per_report)
         self.saved: Path | None = setup.checkpoints.newest()
         self.log = RunLog(setup.checkpoints.output)
+        self.reports = Reports(setup, self.log)
         self.recent: tuple[list[int], Batch] | None = None
 
     def open_output(self) -> None:
@@ -103,6 +107,8 @@ class Trainer:
                     record = replace(record, val_loss=self.validate())
                     self.note_best(record)
                 self.report(record, progress, always=last)
+                if record.val_loss is not None:
+                    self.reports.validated(record.step)
                 if leads and (last or record.step % config.save_every == 0 or self.state.best_step == record.step):
                     self.save()
         if setup.cache:
@@ -116,7 +122,8 @@ class Trainer:
         # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
         self.backend.seed(self.config.seed * 1_000_003 + self.state.step)
         loss, tokens = self.accumulate(passes)
-        norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
+        with self.setup.limit.waiting():
+            norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
         batches = [one.batch for one in passes if one.batch is not None]
@@ -155,7 +162,8 @@ class Trainer:
                 sums += (loss, one.batch.answer_tokens)
                 self.recent = one.rows, one.batch
         # Summed first, so that all ranks stop together.
-        total, tokens = self.backend.all_sum(sums)
+        with self.setup.limit.waiting():
+            total, tokens = self.backend.all_sum(sums)
         if not math.isfinite(total):
             raise self._not_finite("loss", total, self.state.step, suspects or _rows(passes))
         return float(total), int(tokens)
@@ -170,7 +178,8 @@ class Trainer:
             batch = loader.make(rows[start : start + size])
             if batch is not None:
                 sums += (self.backend.loss(batch), batch.answer_tokens)
-        loss, tokens = self.backend.all_sum(sums)
+        with self.setup.limit.waiting():
+            loss, tokens = self.backend.all_sum(sums)
         if not math.isfinite(loss):
             raise UserError(f"the validation loss is {loss}; {self._last_good()}{self._advice('lower --learning-rate')}")
         return float(loss / max(tokens, 1.0))
@@ -188,6 +197,7 @@ class Trainer:
         if self.setup.leads and due:
             with self._writing():
                 self.log.append(values)
+            self.reports.step(values, self.throughput.recent)
             progress.emit(event="step", **values)
 
     def save(self) -> None:
@@ -201,6 +211,7 @@ class Trainer:
         optimizer = self.backend.optimizer_tensors()
         with self._writing():
             self.saved = self.setup.checkpoints.save(self.state, self.setup.adapter, tensors, optimizer, self.setup.task)
+        self.reports.saved(self.state.step, self.saved, best=self.state.best_step == self.state.step)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

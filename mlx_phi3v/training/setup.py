@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -16,9 +18,11 @@ from ..checkpoint.fingerprint import base_fingerprint
 from ..checkpoint.hub import resolve_model
 from ..config import load_model_config
 from ..errors import UserError
+from ..flags import own_flag
 from ..loader import BatchLoader
 from ..progress import note, say
 from ..prompts import PromptProcessor
+from ..ranks import TimeLimit, require_agreement
 from ..trained_task import TrainedTask
 from . import resume
 from .checkpoints import Checkpoints
@@ -36,7 +40,7 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that is ready for its next step. total: its optimiser steps. leads: this rank writes."""
+    """A run that is ready for its next step. total: its optimiser steps. leads: this rank writes. limit: of its waiting."""
 
     config: TrainConfig
     backend: Backend
@@ -52,6 +56,7 @@ class Setup:
     validation_rows: Sequence[int]
     cache: FeatureCache | None
     leads: bool
+    limit: TimeLimit
 
 
 def set_up(config: TrainConfig) -> Setup:
@@ -78,22 +83,11 @@ def set_up(config: TrainConfig) -> Setup:
     validation = validation if validation_rows else None
     task = TrainedTask(base.catalogue.task, base.maker.num_crops, base.backend.dtype)
     leads = base.backend.world()[0] == 0
+    limit = _agree(base.backend, _facts(config, base, tensors, passes, order, state), config.rank_timeout, checkpoints)
     return Setup(
-        config,
-        base.backend,
-        adapter,
-        task,
-        checkpoints,
-        state,
-        order,
-        passes,
-        total,
-        training,
-        validation,
-        validation_rows,
-        cache,
-        leads,
-    )
+        config, base.backend, adapter, task, checkpoints, state, order, passes, total,
+        training, validation, validation_rows, cache, leads, limit,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ def _go_on(config: TrainConfig, base: _Base, saved: _Saved, order: RowOrder, pas
 def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterArgs, tensors: Tensors, passes: Passes) -> None:
     backend.set_adapter(adapter, tensors, trainable=True)
     backend.start_training(
-        OptimizerArgs((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay),
+        OptimizerArgs((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay, config.reduce_dtype),
         grad_checkpoint=passes.grad_checkpoint,
     )
 
@@ -236,3 +230,38 @@ def _validation_rows(config: TrainConfig, base: _Base, validation: BatchLoader |
         validation.split, base.maker, skip=config.skip_long, first=len(rows), as_json=config.json and leads, leads=leads
     )
     return rows if short.numbers is None else [int(row) for row in short.numbers]
+
+
+def _agree(backend: Backend, facts: dict[str, object], seconds: float, checkpoints: Checkpoints) -> TimeLimit:
+    """Compare the facts of all ranks; the limit of this one's waiting for the others, from then on too."""
+    rank, ranks = backend.world()
+
+    def sentence() -> str:
+        saved = checkpoints.newest()
+        good = f"the last checkpoint is {saved}; start all again with --resume" if saved else "no checkpoint was written yet"
+        return f"rank {rank} waited {seconds:g} s for the others, of which one hangs or is gone; {good}"
+
+    limit = TimeLimit(seconds if ranks > 1 else math.inf, sentence)
+    with limit.waiting():
+        require_agreement(backend, facts)
+    return limit
+
+
+def _facts(
+    config: TrainConfig, base: _Base, tensors: Tensors, passes: Passes, order: RowOrder, state: TrainState
+) -> dict[str, object]:
+    """What every rank must have in common, by the names that a message gives them. Paths may differ."""
+    start = 0
+    for name in sorted(tensors):
+        start = zlib.crc32(np.ascontiguousarray(tensors[name]).tobytes(), zlib.crc32(name.encode(), start))
+    paths = {"model", "init_adapter"}
+    settings = {own_flag(f): getattr(config, f.name) for f in fields(config) if f.name not in {*resume.FREE, *paths}}
+    return settings | {
+        "the model": base.fingerprint,
+        "the catalogue": base.catalogue.fingerprint,
+        "the rows that are short enough": order.rows,
+        "the rows of a pass": passes.rows,
+        "the adapter it starts from": start,
+        "the step it goes on from": state.step,
+        "the dtype": base.backend.dtype,
+    }

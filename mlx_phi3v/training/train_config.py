@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from .. import adapters
 from ..adapters import AdapterArgs
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend import BACKENDS, DTYPES, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
+from ..loggers.choice import LOGGERS, PROJECT, chosen
 from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_STEPS, MAX_TOKENS, MAX_TRAINING_SEED
 from ..schedule import SCHEDULES
 from .footprint import StepSettings
@@ -98,12 +99,36 @@ class TrainConfig:
     val_rows: int = option(200, help="validation rows used, 0 for none", at_least=0, at_most=MAX_ROWS)
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
+    upload_repo: str | None = option(None, help="upload the best adapter to this repository of the hub, OWNER/NAME")
+    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
     json: bool = option(False, help="progress as JSON lines on stdout")
+    report_to: tuple[str, ...] = option(
+        (), help=f"where the run is shown: {', '.join(LOGGERS)}, several with commas; by default OUTPUT/log.jsonl alone",
+        heading="Reports",
+    )  # fmt: skip
+    project: str | None = option(None, help=f"project of the reports; by default {PROJECT}")
+    run_name: str | None = option(None, help="name of the run in the reports; by default that of OUTPUT")
+    report_rows: int = option(
+        8, help="validation rows whose answers are reported with their photos after each validation, 0 for none",
+        at_least=0, at_most=1000,
+    )  # fmt: skip
+    report_checkpoints: str = option(
+        "none", help="adapters that are reported as artifacts: none, the best at the end, or every checkpoint",
+        choices=("none", "end", "checkpoint"),
+    )  # fmt: skip
+    rank_timeout: float = option(
+        600.0, help="seconds that ranks wait for each other, after which each ends; the last checkpoint stays",
+        heading="Several machines or GPUs (docs/machines.md)", above=0, at_most=1_000_000,
+    )  # fmt: skip
+    reduce_dtype: Dtype = option(
+        "float32", help="in which ranks send their gradients; bfloat16 halves what is sent", choices=("float32", "bfloat16")
+    )
 
     def check_values(self, where: str) -> None:
         """Raise UserError for settings that do not go together."""
         if len(self.adam_betas) != 2:
             raise UserError(f"--adam-betas takes two numbers, got {len(self.adam_betas)}")
+        chosen(self.report_to)
         if self.memory_limit is not None and self.backend != "mlx":
             raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
 

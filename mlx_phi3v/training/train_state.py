@@ -43,7 +43,7 @@ class TrainState:
 
 _HINTS = typing.get_type_hints(TrainConfig)
 # As JSON holds them.
-_STORED: dict[Any, Any] = {Path: str, Path | None: str | None, tuple[float, ...]: list[float]}
+_STORED: dict[Any, Any] = {Path: str, Path | None: str | None, tuple[float, ...]: list[float], tuple[str, ...]: list[str]}
 _Step = Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
 _Fingerprint = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _WrittenBy = Literal["mlx_phi3v.train"] | msgspec.UnsetType

@@ -90,7 +90,19 @@ def bench_generate(options: argparse.Namespace, console: Console) -> dict[str, A
 def bench_convert(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Conversion to 4 bit, by our command and by mlx-vlm's."""
     commands = {
-        "mlx_phi3v.convert": ["mlx_phi3v.convert", "--hf-path", options.model, "-q", "--q-bits", "4", "--dtype", "bfloat16"],
+        "mlx_phi3v.convert": [
+            "mlx_phi3v.convert",
+            "--hf-path",
+            options.model,
+            "-q",
+            "--q-bits",
+            "4",
+            "--dtype",
+            "bfloat16",
+            "--no-probe",
+            "--receipt",
+            "0",
+        ],
         "mlx_vlm.convert": ["mlx_vlm.convert", "--hf-path", options.model, "-q", "--q-bits", "4", "--dtype", "bfloat16"],
         "an interpreter that imports mlx": ["mlx"],
     }

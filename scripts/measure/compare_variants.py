@@ -32,14 +32,24 @@ def main() -> int:
     options = parser.parse_args()
     sample: Path = options.sample
     out = sample / "variants"
+    unchecked = ["--no-probe", "--receipt", 0]
     mlx, tiny = sample / "model", "tiny"
     for bits in (8, 4):
         if not (out / f"model-{bits}bit").exists():
             # Groups of 32: the tiny model's widths are no multiples of 64.
-            flags = ["-q", "--q-bits", bits, "--q-group-size", 32, "--dtype", "float32"]
+            flags = ["-q", "--q-bits", bits, "--q-group-size", 32, "--dtype", "float32", *unchecked]
             command("mlx_phi3v.convert", "--hf-path", tiny, "--mlx-path", out / f"model-{bits}bit", *flags)
     if not (out / "model-fused").exists():
-        command("mlx_phi3v.fuse", "--model", mlx, "--adapter-path", sample / "mlx-adapter", "--save-path", out / "model-fused")
+        command(
+            "mlx_phi3v.fuse",
+            "--model",
+            mlx,
+            "--adapter-path",
+            sample / "mlx-adapter",
+            "--save-path",
+            out / "model-fused",
+            *unchecked,
+        )
     adapters = {"mlx": sample / "mlx-adapter", "torch": sample / "torch-adapter"}
     limit = ["--limit", options.limit] if options.limit else []
 

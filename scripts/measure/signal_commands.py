@@ -102,8 +102,8 @@ def commands(base: Path, out: Path) -> dict[str, tuple[str, list[object]]]:
     demo = ["--output", new, "--products", 135, "--test", 5, "--recipe", base / "recipe.yaml", "--backends", "mlx"]
     written = base / "run" / "predictions.jsonl"
     return {
-        "convert": ("mlx_phi3v.convert", ["--mlx-path", new]),
-        "fuse": ("mlx_phi3v.fuse", ["--adapter", base / "adapter", "--save-path", new]),
+        "convert": ("mlx_phi3v.convert", ["--mlx-path", new, "--no-probe"]),
+        "fuse": ("mlx_phi3v.fuse", ["--adapter", base / "adapter", "--save-path", new, "--no-probe", "--receipt", 0]),
         "sample": ("data.sample", ["-o", new, "--products", 300, "--processes", 2]),
         "ingest": ("data.ingest", [*ingest, "--processes", 2]),
         "describe": ("data.describe", [base / "data", "--page", out / "page.html"]),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from eval.compare.power import PerTraining, rows_to_decide
+from eval.compare.power import PerTraining, power_same, rows_to_decide
 from eval.compare.statistics import EffectiveProportion, Floats, Ints, PairedProportion, clustered, normal_quantile, seeded
 
 MARGIN = 0.02
@@ -165,22 +165,26 @@ def _same(found: EffectiveProportion) -> bool:
     return low > -MARGIN and high < MARGIN
 
 
-def power_of_rows(cell: Cell, *, replicates: int, seed: int) -> tuple[int, float]:
-    """(rows that are reported to show two equal systems as EQUIVALENT in 80 % of cases, in how many they do)."""
+def power_of_rows(cell: Cell, *, replicates: int, seed: int) -> tuple[int, float, float]:
+    """(rows that are reported to show two equal systems as EQUIVALENT in 80 % of cases, in how many they do, in how many
+    they are foreseen to)."""
     generator = np.random.default_rng(seed)
     many = replace(cell, rows=_MANY // cell.size * cell.size)
     side_a, side_b = many.draw(generator, 0.0)
     found = clustered(side_a[0], side_b[0], many.clusters)
     half = cell.discordance / 2 * found.n  # the true rates; how rows move together is taken from the many drawn
-    rows, _ = rows_to_decide([replace(found, only_a=half, only_b=half).at(30)], [MARGIN], [0])
+    typical = replace(found, only_a=half, only_b=half).at(30)
+    rows, _ = rows_to_decide([typical], [MARGIN], [0])
     assert rows is not None
     asked = replace(cell, rows=-(-rows // cell.size) * cell.size)
     drawn = (asked.draw(generator, 0.0) for _ in range(replicates))
-    return asked.rows, float(np.mean([_same(clustered(a[0], b[0], asked.clusters)) for a, b in drawn]))
+    enough = float(np.mean([_same(clustered(a[0], b[0], asked.clusters)) for a, b in drawn]))
+    return asked.rows, enough, power_same(typical, MARGIN, asked.rows)
 
 
-def power_of_trainings(cell: Cell, *, replicates: int, seed: int) -> tuple[int, float] | None:
-    """(trainings a side that are reported to suffice, paired, how often they do); None where none below 100 is."""
+def power_of_trainings(cell: Cell, *, replicates: int, seed: int) -> tuple[int, float, float] | None:
+    """(trainings a side that are reported to suffice, paired, how often they do, how often they are foreseen to); None where
+    none below 100 is."""
     generator = np.random.default_rng(seed)
     pilots = [seeded(*cell.draw(generator, 0.0), cell.clusters, paired=True) for _ in range(_PILOTS)]
     rows, seeds, residual = (
@@ -189,25 +193,28 @@ def power_of_trainings(cell: Cell, *, replicates: int, seed: int) -> tuple[int, 
     half = float(np.mean([pilot.only_a for pilot in pilots]))
     spread = replace(pilots[0].spread, rows=rows, seeds=seeds, residual=residual, caution=None)
     typical = replace(pilots[0], only_a=half, only_b=half, spread=spread)
-    trainings, _ = rows_to_decide([PerTraining(typical.with_trainings(2))], [MARGIN], [0])
+    pair = PerTraining(typical.with_trainings(2))
+    trainings, _ = rows_to_decide([pair], [MARGIN], [0])
     if trainings is None or trainings > 100:
         return None
     asked = replace(cell, seeds=trainings)
     drawn = (asked.draw(generator, 0.0) for _ in range(replicates))
-    return trainings, float(np.mean([_same(seeded(a, b, asked.clusters, paired=True)) for a, b in drawn]))
+    enough = float(np.mean([_same(seeded(a, b, asked.clusters, paired=True)) for a, b in drawn]))
+    return trainings, enough, power_same(pair, MARGIN, trainings)
 
 
 def print_power(replicates: int, seed: int) -> None:
     """Print how often the rows and the trainings that are asked for are enough."""
     print(f"{replicates} replicates; a share near 80 % is known to ±{196 * math.sqrt(0.16 / replicates):.1f} points")
     for size, discordance in itertools.product((1, 3, 10), (0.01, 0.05, 0.2)):
-        rows, share = power_of_rows(Cell(0, size, discordance), replicates=replicates, seed=seed)
-        print(
-            f"clusters of {size:>2} discordant {discordance:>4.0%}: {rows:>6} rows asked for, enough {share:>6.1%}", flush=True
-        )
+        rows, share, foreseen = power_of_rows(Cell(0, size, discordance), replicates=replicates, seed=seed)
+        asked = f"{rows:>6} rows asked for, enough {share:>6.1%}, foreseen {foreseen:>6.1%}"
+        print(f"clusters of {size:>2} discordant {discordance:>4.0%}: {asked}", flush=True)
     for deviation, rows in itertools.product((0.005, 0.01, 0.015), (1000, 3000)):
         found = power_of_trainings(Cell(rows, 1, 0.05, 5, deviation, 0.5), replicates=replicates, seed=seed)
-        asked = "no number of trainings" if found is None else f"{found[0]:>3} trainings asked for, enough {found[1]:>6.1%}"
+        asked = "no number of trainings"
+        if found is not None:
+            asked = f"{found[0]:>3} trainings asked for, enough {found[1]:>6.1%}, foreseen {found[2]:>6.1%}"
         print(f"rows {rows:>5} deviation {100 * deviation:3.1f}: {asked}", flush=True)
 
 

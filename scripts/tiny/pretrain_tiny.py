@@ -32,6 +32,7 @@ from torch import distributed, nn
 from mlx_phi3v.backend_torch.backend import TorchBackend
 from mlx_phi3v.backend_torch.decoder import RotaryEmbedding
 from mlx_phi3v.backend_torch.model import Phi3VForCausalLM, parameter_name
+from mlx_phi3v.backend_torch.ranks import Ranks
 from mlx_phi3v.checkpoint.layout import is_unused
 from mlx_phi3v.cli import parse
 from mlx_phi3v.config import CROP_SIZE, IMAGE_MEAN, IMAGE_STD, ModelArgs, load_model_config
@@ -76,7 +77,9 @@ class Worker:
         self.data = Data(settings, self.config, PromptProcessor(settings.output), pictures)
         self.weights = first_weights(self.config, settings, pictures, self.data.size)
         self.model = build_model(self.config, self.weights)
-        self.backend = TorchBackend(self.model, self.config, settings.output, "float32", torch.device("cpu"), "sdpa", (0, 1))
+        ranks = Ranks()
+        ranks.device = torch.device("cpu")
+        self.backend = TorchBackend(self.model, self.config, settings.output, "float32", "sdpa", ranks)
         self.tower = self.model.model.vision_embed_tokens.img_processor.vision_model
         self.questions = Questions(self.config.vision.hidden_size, self.data.classes)
         self.parameters = [*self.model.parameters(), *self.questions.parameters()]

@@ -121,7 +121,7 @@ def test_a_backend_to_tune_on_that_is_not_used_is_refused(tmp_path: Path) -> Non
 
 def test_too_few_products_are_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eval", "--output", str(tmp_path / "out"), "--products", "100"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and "--products 100 leaves too few to train on, after 100 to validate" in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -36,7 +36,7 @@ if module == "eval.predict":
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "catalogue"
     flags = ["--output", str(folder), "--products", "20", "--seed", "3", "--validation", "4", "--test", "6"]
-    subprocess.run([sys.executable, "-m", "data.sample", *flags], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "data.sample", *flags], check=True, timeout=300)
     return folder
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from mlx_phi3v.backend import set_up
-from tests.fuzz.mutations import OUTSIDE, damaged
+from tests.fuzz.mutations import FOLDER, OUTSIDE, damaged
 from tests.fuzz.targets import TARGETS, Target
 from tests.fuzz.watch import Watch, peak_bytes
 
@@ -69,7 +69,9 @@ class Child:
         # A target of few files and many commands: any file with any of them. Of many: the file's own.
         variant = at + len(self.names) * data.draw(st.integers(0, 63))
         name = self.names[at]
-        changed = damaged(data.draw, self.target.files[name], self.sound[name]).replace(OUTSIDE.encode(), self.outside)
+        anywhere = self.sound[name].replace(str(self.work).encode(), FOLDER.encode())
+        changed = damaged(data.draw, self.target.files[name], anywhere).replace(OUTSIDE.encode(), self.outside)
+        changed = changed.replace(FOLDER.encode(), str(self.work).encode())
         (self.work / name).write_bytes(changed)
         os.pwrite(self.number, b"%8d" % (self.watch.number + 1), 0)
         self.watch.run(lambda: self.target.entry(self.work, variant))

@@ -13,6 +13,8 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 # Stands for the folder outside of the one that a target is given; `watch` notices who reads there.
 OUTSIDE = "@OUTSIDE@"
+# Stands for that given folder in the bytes that are damaged: what is drawn must not depend on where the folder lies.
+FOLDER = "@FOLDER@"
 
 
 class Raw:

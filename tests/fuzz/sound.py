@@ -57,6 +57,14 @@ def mlx_adapter(folder: Path) -> None:
     export(ExportConfig(str(folder / "peft"), folder / "adapter", str(folder / "model")))
 
 
+def report(folder: Path) -> None:
+    """The record of a training that was reported."""
+    from mlx_phi3v.loggers.record import Record, Reported
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Record("abcd1234", {"wandb": Reported("shop", "first", 40, 20), "trackio": Reported("shop", "first")}).save(folder)
+
+
 def _image(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(7).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
@@ -169,8 +177,37 @@ def catalogue(folder: Path) -> None:
     write_catalogue(folder / "cat", {"train": 3, "validation": 2}, (((40, 30),), ((30, 40), (20, 20)), ()))
 
 
+def exported_catalogue(folder: Path) -> None:
+    """A catalogue as Parquet with its photos inside."""
+    from data.export.write_export import write_export
+    from mlx_phi3v.catalogue import Catalogue
+
+    catalogue(folder)
+    write_export(Catalogue(folder / "cat"), folder / "export")
+
+
+def described_model(folder: Path) -> None:
+    """What a model card is written from."""
+    (folder / "model").mkdir()
+    texts = {
+        "config.json": {"model_type": "phi3_v", "quantization": {"bits": 4, "group_size": 64}},
+        "conversion.json": {"source": "a/b", "source_fingerprint": "ab", "source_sha256": {"m.safetensors": "cd"},
+                            "adapter": "runs/mine", "adapter_sha256": "ef", "adapter_scale": 2.0, "settings": {"dtype": None}},
+        "task.json": {"task": {"prompt": "<|user|>", "template": "T: {a}", "fields": [{"name": "a", "kind": "text"}]},
+                      "num_crops": 4, "dtype": "float32"},
+        "training.json": {"step": 4, "base_fingerprint": "ab",
+                          "data": {"name": "shop", "fingerprint": "cd", "rows": {"train": 3}},
+                          "settings": {"seed": 1, "adam_betas": [0.9, 0.95]}, "best_step": 2, "best_loss": 0.5,
+                          "curve": [{"step": 2, "loss": 1.5, "val_loss": 0.5}, {"step": 4, "loss": 0.5}]},
+        "receipt.json": {"verdict": "SAME", "rows": 4, "gap_nats": 1e-6, "before": "a", "after": "b", "made": "2026-11-26",
+                         "versions": {}, "measures": [{"name": "m", "before": 1, "after": 1, "difference": 0, "margin": 0.1}]},
+    }  # fmt: skip
+    for name, value in texts.items():
+        (folder / "model" / name).write_text(json.dumps(value))
+
+
 def runs(folder: Path) -> None:
-    """Two runs of the same rows, and a baseline of one."""
+    """Two runs of the same rows, a baseline of one, and its answers traced by the other."""
     from eval import score
     from tests.helpers.synthetic_runs import answer, changed, digest, make_rows, write_run
 
@@ -183,6 +220,8 @@ def runs(folder: Path) -> None:
             row["product"] = f"product {i // 2}"
         training = {"seed": seed, "learning_rate": 0.1}
         write_run(folder / name, rows, label=name, hashes={"adapter": digest(name)}, training=training)
+    traced = [{key: row[key] for key in ("id", "token_ids", "logprobs")} for row in right]
+    (folder / "b" / "trace-a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in traced))
     score.main([str(folder / "a"), "--baseline", str(folder / "baseline.jsonl"), "--resamples", "2"])
 
 

@@ -174,7 +174,7 @@ def _run_commands(folder: Path, variant: int) -> object:
 
     (folder / "out").mkdir(exist_ok=True)
     few, out = ["--resamples", "2"], folder / "out"
-    match variant % 5:
+    match variant % 6:
         case 0:
             return compare.main([str(folder / "a"), str(folder / "b"), "--html", str(out / "r.html"), *few])
         case 1:
@@ -185,6 +185,9 @@ def _run_commands(folder: Path, variant: int) -> object:
         case 3:
             sides = [[f"--{name}", str(folder / "a"), str(folder / "b")] for name in "ab"]
             return compare.main([*sides[0], *sides[1], "--html", str(out / "r.html"), *few])
+        case 4:
+            allow = ["--allow", "truth", "task", "split", "limit", "shard", "template", "num_crops"]
+            return compare.main([str(folder / "a"), str(folder / "b"), "--trace", "--json", *few, *allow])
         case _:
             return compare.main([str(folder / "a"), str(folder / "b"), str(folder / "a"), *few])
 
@@ -208,6 +211,37 @@ def _import_log(folder: Path, variant: int) -> object:
 
     name = _LOGS[variant % len(_LOGS)]
     return import_run.main(["--input", str(folder / name), "--output", str(folder / "out" / "run")])
+
+
+_EXPORTED = ("export.json", "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
+
+
+def _restore(folder: Path, variant: int) -> object:
+    from data.export.restore import exported_folder, restore
+
+    found = exported_folder(str(folder / "export"))
+    assert found is not None
+    return restore(found, folder / "out" / "c", source="export", as_json=True)
+
+
+_DESCRIBED = ("config.json", "conversion.json", "task.json", "training.json", "receipt.json")
+
+
+def _write_card(folder: Path, variant: int) -> object:
+    """The card's YAML must be read back by its own reader, and hold no line that is not its own."""
+    from huggingface_hub import ModelCard
+
+    from mlx_phi3v.hub.card import card
+
+    readme = card(folder / "model", "model", "somebody/mine")
+    assert "\x1b" not in readme and "<script" not in readme
+    return ModelCard(readme).data.to_dict()  # type: ignore[no-untyped-call]
+
+
+def _read_report(folder: Path, variant: int) -> object:
+    from mlx_phi3v.loggers.record import read_record
+
+    return read_record(folder)
 
 
 TARGETS = {
@@ -241,6 +275,7 @@ TARGETS = {
         may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
     ),
     "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
+    "report": Target(sound.report, {"report.json": "json"}, _read_report),
     "catalogue": Target(
         sound.catalogue,
         {"cat/catalogue.json": "json", "cat/train-00000.arrow": "bytes", "cat/validation-00000.arrow": "bytes"},
@@ -248,7 +283,10 @@ TARGETS = {
     ),
     "runs": Target(
         sound.runs,
-        {"a/manifest.json": "json", "a/predictions.jsonl": "lines", "b/predictions.jsonl": "lines", "baseline.jsonl": "lines"},
+        {
+            "a/manifest.json": "json",
+            **dict.fromkeys(["a/predictions.jsonl", "b/predictions.jsonl", "b/trace-a.jsonl", "baseline.jsonl"], "lines"),
+        },
         _run_commands,
     ),
     "imported tables": Target(
@@ -261,4 +299,10 @@ TARGETS = {
         {name: {".jsonl": "lines", ".json": "json"}.get(Path(name).suffix, "bytes") for name in _LOGS},
         _import_log,
     ),
+    "exported catalogue": Target(
+        sound.exported_catalogue,
+        {f"export/{name}": "json" if name.endswith("json") else "bytes" for name in _EXPORTED},
+        _restore,
+    ),
+    "model card": Target(sound.described_model, {f"model/{name}": "json" for name in _DESCRIBED}, _write_card),
 }

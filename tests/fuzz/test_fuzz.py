@@ -107,7 +107,7 @@ for entry in entries:
     seen.run(entry)
 print(seen._notes_reading, seen.accepted, [failure.what for failure in seen.failures])
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=300)
     expected = (
         "5 ['TooLongError', 'a file outside was read', 'KeyError', 'a file outside was opened', 'text that acts', 'memory']"
     )

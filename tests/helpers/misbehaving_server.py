@@ -57,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.inside += 1
             self.server.most_inside = max(self.server.most_inside, self.server.inside)
+            if self.server.most_inside >= self.server.together:
+                self.server.met.set()
+        self.server.met.wait(60)
         time.sleep(self.server.delay)
         with self.server.lock:
             self.server.inside -= 1
@@ -78,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(b"no", 503, Retry_After="86400")
 
     def _stall(self, count: int) -> None:
-        self.server.release.wait(20)
+        self.server.release.wait(60)
 
     def _drip(self, count: int) -> None:
         self.send_response(200)
@@ -150,6 +153,8 @@ class Server(ThreadingHTTPServer):
         self.release = threading.Event()
         self.delay = 0.0
         self.inside = 0
+        self.together = 0  # the first requests are held until so many are inside at once
+        self.met = threading.Event()
         self.most_inside = 0
         self.poured = 0
 

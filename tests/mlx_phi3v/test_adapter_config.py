@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -92,7 +92,7 @@ def test_an_entry_that_is_wrong_or_not_understood_is_refused_by_name(
     edit(saved, **{key: value})
     with pytest.raises(UserError, match=rf"adapter_config\.json.*{key}") as error:
         load_adapter(saved, load_model_config(checkpoint), "")
-    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert "\n" not in str(error.value) and len(str(error.value).replace(str(saved), "")) < 500
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(sorted({key for key, _ in WRONG} - {"target_modules", "exclude_modules"}))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(changes=st.dictionaries(KEYS, VALUES, min_size=1, max_size=3))
 def test_any_configuration_is_read_or_refused_in_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
     raw = {"r": 2, "lora_alpha": 4, "target_modules": list(LANGUAGE)}
@@ -134,7 +134,7 @@ def test_any_configuration_is_read_or_refused_in_one_sentence(tmp_path: Path, ch
     try:
         adapter = read_adapter_config(tmp_path)
     except UserError as error:
-        assert "adapter_config.json" in str(error) and len(str(error)) < 500
+        assert "adapter_config.json" in str(error) and len(str(error).replace(str(tmp_path), "")) < 500
     else:
         assert np.isfinite(adapter.scale) and isinstance(adapter.r, int)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from data.describe.__main__ import DescribeConfig
+from data.export.__main__ import ExportDataConfig
 from data.ingest.ingest_config import IngestConfig
 from data.sample.draw_catalogue import SampleConfig
 from eval.compare.__main__ import CompareConfig
@@ -20,6 +21,7 @@ from eval.merge import MergeConfig
 from eval.parity.__main__ import ParityConfig
 from eval.plan.__main__ import PlanConfig as EvalPlanConfig
 from eval.predict.settings import PredictConfig
+from eval.receipt.make_receipt import ReceiptConfig
 from eval.score import ScoreConfig
 from eval.train_seeds import SeedsConfig
 from mlx_phi3v import commands
@@ -32,7 +34,9 @@ from mlx_phi3v.export import ExportConfig
 from mlx_phi3v.fuse import FuseConfig
 from mlx_phi3v.generate import GenerateConfig
 from mlx_phi3v.plan import PlanConfig
+from mlx_phi3v.serve.settings import ServeConfig
 from mlx_phi3v.training.train_config import TrainConfig
+from mlx_phi3v.upload import UploadConfig
 from tests.helpers.paths import ROOT
 
 
@@ -133,12 +137,11 @@ def test_off_in_yaml_is_a_word(tmp_path: Path) -> None:
 
 CONFIGS: dict[str, type] = {
     "compare": CompareConfig, "convert": ConvertConfig, "demo": DemoConfig, "describe": DescribeConfig, "fuse": FuseConfig,
-    "doctor": DoctorConfig,
-    "export": ExportConfig,
+    "doctor": DoctorConfig, "export": ExportConfig, "export_data": ExportDataConfig,
     "generate": GenerateConfig, "import": ImportConfig, "ingest": IngestConfig, "merge": MergeConfig, "parity": ParityConfig,
     "plan": PlanConfig, "plan_eval": EvalPlanConfig,
-    "predict": PredictConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig,
-    "train_seeds": SeedsConfig,
+    "predict": PredictConfig, "receipt": ReceiptConfig, "sample": SampleConfig, "score": ScoreConfig, "serve": ServeConfig,
+    "train": TrainConfig, "train_seeds": SeedsConfig, "upload": UploadConfig,
 }  # fmt: skip
 
 
@@ -174,6 +177,7 @@ TYPED = {
     "convert --model M --mlx-path O -q --q-bits 8 --q-group-size 32": dict(
         hf_path="M", mlx_path=Path("O"), quantize=True, q_bits=8, q_group_size=32
     ),
+    "convert --hf-path M --upload-repo me/mine": dict(upload_repo="me/mine", public=False),
     "fuse --model M --adapter-path A --save-path O -d": dict(adapter="A", save_path=Path("O"), dequantize=True),
 }  # fmt: skip
 
@@ -195,8 +199,8 @@ def test_the_flags_of_other_tools_are_read(line: str) -> None:
         ("train --bf16 True", "--dtype bfloat16"),
         ("train --train-vision", "--vision"),
         ("train --image_resize_shape 336 336", "--num-crops"),
-        ("convert --hf-path M --upload-repo me/mine", "hf upload"),
-        ("convert -d", "fuse --dequantize"),
+        ("train --data D --push-to-hub", "--upload-repo OWNER/NAME"),
+        ("fuse --private", "private without --public"),
         ("generate --top-k 5", "--top-p"),
     ],
 )

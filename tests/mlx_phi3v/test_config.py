@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_phi3v import rope
@@ -215,7 +215,7 @@ NAMES = st.sampled_from(["type", "rope_type", "short_factor", "clip", "bits", "h
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=2))
 def test_any_config_is_read_or_refused_in_one_sentence(checkpoint: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     raw = json.loads((checkpoint / "config.json").read_text())
@@ -223,6 +223,6 @@ def test_any_config_is_read_or_refused_in_one_sentence(checkpoint: Path, tmp_pat
     try:
         config = load_model_config(tmp_path)
     except UserError as error:
-        assert "config.json" in str(error) and len(str(error)) < 600
+        assert "config.json" in str(error) and len(str(error).replace(str(tmp_path), "")) < 600
     else:
         assert np.isfinite(rope.inverse_frequencies(config)).all() and np.isfinite(rope.attention_scale(config))

@@ -33,7 +33,7 @@ def interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.tuples(*[st.integers(1, 500)] * 2), to=st.tuples(*[st.integers(1, 400)] * 2), seed=st.integers(0, 99))
 def test_bicubic_is_that_of_torch(size: tuple[int, int], to: tuple[int, int], seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((3, *size)).astype(np.float32)
@@ -43,7 +43,7 @@ def test_bicubic_is_that_of_torch(size: tuple[int, int], to: tuple[int, int], se
     np.testing.assert_allclose(ours, interpolated(values, to), atol=5e-4, rtol=0)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(h=st.integers(1, 4), w=st.integers(1, 4), seed=st.integers(0, 99))
 def test_a_global_image_has_the_bits_of_torch(h: int, w: int, seed: int) -> None:
     torch = pytest.importorskip("torch")
@@ -66,7 +66,7 @@ def test_the_grid_is_the_largest_that_fits(width: int, height: int, num_crops: i
     assert abs(new_height - new_width / ratio) < 1 or new_height == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(width=st.integers(8, 900), height=st.integers(8, 900), num_crops=st.integers(1, 16))
 def test_crops_are_the_tiles_of_the_padded_photo(width: int, height: int, num_crops: int) -> None:
     image = random_picture(width, height, seed=width)
@@ -91,7 +91,7 @@ def test_the_padding_is_white_and_half_above() -> None:
     assert len(rows) == int(canvas.shape[1] / (400 / 101)) and top == (len(canvas) - len(rows)) // 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(width=st.integers(8, 400), height=st.integers(8, 400), num_crops=st.integers(1, 16))
 def test_a_portrait_is_a_turned_landscape(width: int, height: int, num_crops: int) -> None:
     width, height = max(width, height + 1), min(width, height)

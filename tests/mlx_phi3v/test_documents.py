@@ -44,7 +44,7 @@ def test_what_json_allows_only_by_accident_is_refused_with_its_place(tmp_path: P
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=rf"x\.json.*{message}") as error:
         read_json(tmp_path / "x.json", "settings")
-    assert len(str(error.value)) < 400
+    assert len(str(error.value).replace(str(tmp_path), "")) < 400
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{'a': 1}", b"\xff\xfe{\x00}\x00", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"[1,]"])

@@ -172,7 +172,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16
 KINDS = ("PNG", "TIFF", "JPEG", "WEBP", "GIF", "BMP", "PPM", "JPEG2000")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.sampled_from(MODES), st.sampled_from(KINDS), st.integers(8, 70), st.integers(8, 70), st.integers(0, 9))
 def test_any_mode_and_size_is_stored_as_the_rgb_that_is_seen(mode: str, kind: str, width: int, height: int, seed: int) -> None:
     if mode == "I;16":
@@ -191,7 +191,7 @@ def test_any_mode_and_size_is_stored_as_the_rgb_that_is_seen(mode: str, kind: st
     assert np.array_equal(np.asarray(again), np.asarray(seen))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")), st.integers(0, 10_000), st.integers(1, 255))
 def test_a_corrupt_file_is_decoded_or_refused_and_never_crashes(kind: str, place: int, flip: int) -> None:
     data = bytearray(encode(Image.fromarray(pixels(40, 30)), kind))
@@ -299,7 +299,7 @@ _SEEDS = {kind: encode(Image.fromarray(pixels(40, 30)), kind) for kind in ("PNG"
 _SEEDS |= {kind: encode(Image.fromarray(pixels(40, 30)), kind) for kind in ("AVIF", "JPEG2000") if kind in Image.SAVE}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(kind=st.sampled_from(sorted(_SEEDS)), random=st.randoms(use_true_random=False))
 def test_fuzzed_photos_are_photos_or_rejected(kind: str, random: Random) -> None:
     data = bytearray(_SEEDS[kind])

@@ -26,7 +26,7 @@ run_cli(main)
 def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     code = RUN.format(body=body.replace("\n", "\n    "))
     env = os.environ | {"TMPDIR": str(folder)} | environment
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(

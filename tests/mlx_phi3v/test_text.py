@@ -39,7 +39,7 @@ def test_line_feeds_stay_where_they_are_wanted() -> None:
     assert printable("a\n\tb", lines=True) == "a\n\\tb"
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=30))
 def test_nothing_shown_acts_and_everything_can_be_stored(text: str) -> None:
     shown = printable(text)

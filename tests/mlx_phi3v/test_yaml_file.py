@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.ingest.ingest_config import IngestConfig
@@ -237,10 +237,10 @@ def ends_well(folder: Path, command: str, text: bytes) -> None:
                 ["--config", str(path), "--data", "d", "--output", str(folder / "o")],
             )
     except UserError as error:
-        assert len(str(error)) < 2000
+        assert len(str(error).replace(str(folder), "")) < 2000
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=150)
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
 @example({"fields": {"title": {"column": "Title", "required": {}}}})
 def test_any_mapping_is_read_or_answered(tmp_path: Path, value: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ TRAIN = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=150)
 @given(
     st.integers(0, len(TRAIN)),
     st.integers(0, 4),

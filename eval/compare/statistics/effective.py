@@ -199,7 +199,7 @@ class EffectiveEstimate:
         """One-sided p-value of the hypothesis that the difference is at most `margin`."""
         if self.spread.total <= 1e-24 * self.estimate**2:
             return float(self.estimate <= margin)
-        return float(special.stdtr(self.spread.df, (margin - self.estimate) / math.sqrt(self.spread.total)))
+        return self.spread.below((margin - self.estimate) / math.sqrt(self.spread.total))
 
     def p_value(self) -> float:
         """Two-sided, that both are equal."""

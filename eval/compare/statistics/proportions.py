@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
-from scipy import stats
+from scipy import special, stats
 
 Interval = tuple[float, float]
 
 
+@functools.lru_cache(4096)
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Interval for a proportion; (0, 1) where n is 0."""
     if n == 0:
@@ -25,6 +27,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return float(found.low), float(found.high)
 
 
+@functools.lru_cache(4096)
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that A and B are right equally often; 1 where no row is discordant."""
     if only_a + only_b == 0:
@@ -89,9 +92,9 @@ def skewed_tail(gap: float, n: float, variance: float, third: float, step: float
     if variance <= 0:
         return 0.0 if gap > step else 1.0
     z = (gap - step) / math.sqrt(n * variance)
-    p = float(stats.norm.sf(z))
+    p = normal_cdf(-z)
     if z > 1:
-        p += float(stats.norm.pdf(z)) * max(0.0, third / variance**1.5 / math.sqrt(n)) * (z * z - 1) / 6
+        p += math.exp(-z * z / 2) / math.sqrt(2 * math.pi) * max(0.0, third / variance**1.5 / math.sqrt(n)) * (z * z - 1) / 6
     return min(p, 1.0)
 
 
@@ -106,6 +109,12 @@ def bisect(below: Callable[[float], bool], low: float, high: float, steps: int =
     return (low + high) / 2
 
 
+@functools.cache
 def normal_quantile(level: float) -> float:
     """z of a two-sided interval: 1.96 for 0.95."""
-    return float(stats.norm.ppf((1 + level) / 2))
+    return float(special.ndtri((1 + level) / 2))
+
+
+def normal_cdf(z: float) -> float:
+    """The standard normal's share below z, as `scipy.stats.norm.cdf` gives it in fifty times the time."""
+    return float(special.ndtr(z))

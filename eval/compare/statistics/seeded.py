@@ -1,10 +1,9 @@
 """The mean difference of several trainings a side, with seeds and products as sources of variation.
 
 Crossed random effects: the variance of the products' mean differences over products plus that of the trainings' mean
-differences over trainings. Each holds the residual once, so the sum is cautious, and a sum of independent mean squares, as
-Satterthwaite's degrees of freedom ask for. A paired t over seeds alone leaves out the products that all trainings of one
-side get wrong: it called equal pipelines different in more than half of the comparisons of 12 trainings
-(`python scripts/measure/simulate_seeds.py seeds`).
+differences over trainings. Each holds the residual once, so the sum is cautious. A paired t over seeds alone leaves out the
+products that all trainings of one side get wrong: it called equal pipelines different in more than half of the comparisons
+of 12 trainings (`python scripts/measure/simulate_seeds.py seeds`).
 
 In all functions `clusters` is the product of each row [n]. paired: training k of both sides has the same seed; else the
 sides are independent and may have other numbers of trainings, at least two.

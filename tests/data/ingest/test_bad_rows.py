@@ -225,7 +225,7 @@ def test_any_retry_after_is_a_number_of_seconds_or_none(value: str | None) -> No
     assert wait is None or wait >= 0
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ [+-]?\w+", fullmatch=True))
 def test_retry_after_never_raises(value: str) -> None:
     wait = retry_after(value)
@@ -245,7 +245,7 @@ def test_a_url_that_cannot_be_is_refused_by_a_reason(url: str) -> None:
     assert caught.value.args[0].startswith("download_")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     st.integers()
     | st.floats()
@@ -281,7 +281,7 @@ _TABLES = {
 }
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(name=st.sampled_from(sorted(_TABLES)), random=st.randoms(use_true_random=False))
 def test_a_fuzzed_table_gives_rows_or_one_sentence(name: str, random: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
     changed = bytearray(_TABLES[name])

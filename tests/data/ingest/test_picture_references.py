@@ -99,7 +99,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(VALUES)
 def test_any_value_gives_a_list(value: Any) -> None:
     assert all(item is not None and item not in ("", [], {}) for item in photo_references(value))

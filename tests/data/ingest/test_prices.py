@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.ingest.prices import DecimalMark, Price, PriceError, parse_price
@@ -214,7 +214,6 @@ def test_a_letter_after_a_number_is_no_currency(letter: str) -> None:
             parse_price(f"10{letter}", currency=currency)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**7), st.sampled_from([0.8, 0.9, 0.75, 1.1, 1.19]))
 def test_binary_noise_never_reaches_an_amount(cents: int, factor: float) -> None:
     exact = Decimal(cents) / 100 * Decimal(str(factor))
@@ -228,7 +227,6 @@ def test_a_large_float32_with_few_digits_is_its_shortest_decimal_too() -> None:
     assert parse_price("0.0625").amount == Decimal("0.0625")  # a float32 as well, but no shorter decimal is it
 
 
-@settings(deadline=None)
 @given(
     st.from_regex(r"[$€£]?[0-9]{1,9}(\.[0-9]{1,2})?", fullmatch=True, alphabet=st.characters(codec="utf-8")),
     st.sampled_from([None, "USD", "EUR", "JPY", "KWD", "TWD"]),
@@ -257,7 +255,6 @@ def test_numbers_are_checked_too(value: float, reason: str) -> None:
         parse_price(value)
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 10**9),
     st.integers(0, 99),
@@ -269,7 +266,6 @@ def test_a_written_price_reads_back(whole: int, cents: int, marks: tuple[str, st
     assert parse_price(text).amount == Decimal(f"{whole}.{cents:02d}")
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

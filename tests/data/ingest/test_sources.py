@@ -24,6 +24,7 @@ from data.ingest.__main__ import IngestConfig, main
 from data.ingest.pipeline import ingest
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
+from tests.helpers.here import run_here
 from tests.helpers.misbehaving_server import photo_bytes
 from tests.helpers.paths import ROOT
 
@@ -311,7 +312,7 @@ def test_the_published_set_is_trained_on_and_scored_alike_by_both_backends(burbe
             ("eval.predict", predict),
             ("eval.score", [str(answered)]),
         ):
-            done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=300)
+            done = run_here(module, *arguments)
             assert done.returncode == 0, done.stderr
         losses.append([json.loads(line)["loss"] for line in (adapter / "log.jsonl").read_text().splitlines()])
         lines = [json.loads(line) for line in (answered / "predictions.jsonl").read_text().splitlines()]

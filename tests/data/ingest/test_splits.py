@@ -156,7 +156,7 @@ def deal(folder: Path, rows: list[SplitRow], shares: dict[str, float], seed: int
     return result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 15), st.integers(0, 4)), min_size=1, max_size=120),
     st.floats(0, 0.4),

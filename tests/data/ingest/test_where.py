@@ -54,7 +54,7 @@ def test_what_is_no_condition_is_one_sentence(where: Any) -> None:
         conditions(where, "s.csv")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     st.text(max_size=30),
     st.none() | st.text(max_size=10) | st.floats() | st.integers() | st.lists(st.text(max_size=3), max_size=2),

@@ -31,7 +31,7 @@ from eval.compare.judge_scores import judge_scores
 assert judge_scores({"score": ([1, 0.5], [1, 0.5])}).verdict == "INCONCLUSIVE"
 print(*sorted(packages() - before))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["eval", "mlx_phi3v"]
 
 

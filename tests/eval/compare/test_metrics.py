@@ -93,7 +93,7 @@ def plain_macro_f1(true: list[int], predicted: list[int]) -> float:
     return sum(scores) / len(scores)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 4)), min_size=1, max_size=40), st.integers(0, 1000))
 def test_macro_f1_matches_its_definition_also_when_resampled(rows: list[tuple[int, int]], seed: int) -> None:
     true, predicted = [t for t, _ in rows], [p for _, p in rows]
@@ -105,7 +105,7 @@ def test_macro_f1_matches_its_definition_also_when_resampled(rows: list[tuple[in
     assert statistic.resampled(weights)[0] == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.floats(0.01, 1e6), st.one_of(st.floats(0.01, 1e6), st.just(math.nan)), st.booleans()),

@@ -62,6 +62,8 @@ def test_the_settings_that_a_run_recorded_are_used_where_the_folder_is_gone(tmp_
 def test_a_path_of_a_setting_counts_by_its_last_part() -> None:
     a, b = {"data": "/mac/shop/", "seed": 0, "r": 4}, {"data": "/cuda/shop", "seed": 1, "r": 4, "json": True}
     assert setting_differences(a, b) == []
+    now = {**b, "reduce_dtype": "float32", "rank_timeout": 60.0, "report_to": ["wandb"], "upload_repo": "me/mine"}
+    assert setting_differences(a, now) == []  # `a` is of a version that had none of these
     assert setting_differences(a, {**b, "r": 8, "data": "other"}) == [("data", "/mac/shop/", "other"), ("r", 4, 8)]
 
 

@@ -90,7 +90,7 @@ def test_a_corrupt_record_is_named(tmp_path: Path) -> None:
 def test_an_output_that_another_job_writes_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eval", "--output", str(tmp_path / "out"), "--products", "150", "--test", "10"]
     with folder_in_place(tmp_path / "out"):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 1 and f"another process is writing {tmp_path / 'out'}" in done.stderr
         assert list((tmp_path / "out").iterdir()) == []
 

@@ -10,7 +10,8 @@ import pytest
 
 from eval.compare.comparison import Comparison
 from eval.report import page
-from tests.helpers.page_example import CHROMIUM_FLAGS, chromium, example_comparison
+from tests.helpers.browser import launched
+from tests.helpers.page_example import example_comparison
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,11 +31,4 @@ def report(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    playwright_api = pytest.importorskip("playwright.sync_api")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine: install chromium, Google Chrome or `playwright install chromium`")
-    with playwright_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        yield opened
-        opened.close()
+    yield from launched()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from eval.compare.comparison import Comparison
 from eval.import_run import ImportConfig, import_run
 from eval.report import page
 from eval.report.page.sets_page import write_sets_page
-from tests.helpers.browser import open_page
+from tests.helpers.browser import open_page, violations
 from tests.helpers.harness_logs import generated, write_lines
 from tests.helpers.synthetic_runs import make_rows, write_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 _OPEN = "items => items.forEach(item => { item.open = true; })"
 _CONTROLS = """() => [...document.querySelectorAll('a[href], button, select, summary, input, [tabindex="0"]')]
@@ -32,15 +32,7 @@ _FOCUSED = """() => { const item = document.activeElement, style = getComputedSt
           box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth]; }"""
 
 
-def violations(tab: Page) -> list[tuple[str, str]]:
-    """axe-core's findings: (rule, the first element)."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    found: list[dict[str, Any]] = axe.Axe().run(tab).response["violations"]
-    return [(item["id"], item["nodes"][0]["html"]) for item in found]
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_axe_finds_no_violation(browser: Browser, report: Path, width: int, scheme: str) -> None:
     tab, _ = open_page(browser, report, width, color_scheme=scheme)
     assert violations(tab) == []

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from eval.compare.__main__ import main as compare_main
 from eval.runs.run import Run
 from eval.runs.scored_tokens import read_trace, trace_path
 from eval.runs.writer import write_baseline
-from eval.score import main as score_main
 from mlx_phi3v.errors import UserError
 from tests.helpers.synthetic_runs import Row, make_rows, write_run
 
@@ -109,7 +103,7 @@ def test_a_line_that_is_no_prediction_is_named(run: Run, change: Callable[[Row],
     rewrite(run.path / "predictions.jsonl", 2, change)
     with pytest.raises(UserError, match=rf"(?s)predictions\.jsonl line 2[ :].*{sentence}") as error:
         _ = Run.load(run.path).rows
-    assert len(str(error.value)) < 400
+    assert len(str(error.value).replace(str(run.path), "")) < 400
 
 
 MANIFESTS: list[tuple[Callable[[Row], Any], str]] = [
@@ -194,62 +188,3 @@ def test_colons_and_escapes_in_texts_are_no_keys(tmp_path: Path) -> None:
     )
     assert [row.true["title"] for row in run.rows] == [row["true"]["title"] for row in rows]
     assert run.rows[1].id == '":": '
-
-
-# --- any change whatever: one sentence or none, never another exception
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, -1, 1e308, ""]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=4,
-)
-
-
-def mutate(draw: Callable[[st.SearchStrategy[Any]], Any], value: Any) -> Any:
-    """`value` with one change at any depth."""
-    if isinstance(value, (dict, list)) and value and draw(st.integers(0, 4)):
-        keys: list[Any] = list(value) if isinstance(value, dict) else list(range(min(len(value), 4)))
-        key = draw(st.sampled_from(keys))
-        if draw(st.integers(0, 5)) == 0:
-            del value[key]
-        else:
-            value[key] = mutate(draw, value[key])
-        return value
-    return draw(VALUES)
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """Two small runs that differ, each with a trace of the other, and the bytes of their files."""
-    folder = tmp_path_factory.mktemp("fuzz")
-    write_run(folder / "b", make_rows(4, seed=1), label="b")
-    rows = make_rows(4)
-    write_run(folder / "a", rows)
-    traced = [{key: row[key] for key in ("id", "token_ids", "logprobs")} for row in rows]
-    (folder / "b" / "trace-a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in traced))
-    return folder, {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json*")}
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_no_change_of_a_run_ends_in_anything_but_a_sentence(
-    pristine: tuple[Path, dict[str, bytes]], data: st.DataObject
-) -> None:
-    folder, files = pristine
-    name = data.draw(st.sampled_from(["a/manifest.json", "a/predictions.jsonl", "b/predictions.jsonl", "b/trace-a.jsonl"]))
-    lines = files[name].splitlines(keepends=True) if name.endswith("l") else [files[name]]
-    at = data.draw(st.integers(0, len(lines) - 1))
-    if data.draw(st.booleans()):
-        changed = mutate(data.draw, json.loads(lines[at]))
-        lines[at] = json.dumps(changed, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass") + b"\n"
-    else:
-        place = data.draw(st.integers(0, len(lines[at]) - 1))
-        lines[at] = lines[at][:place] + data.draw(st.binary(max_size=3)) + lines[at][place + data.draw(st.integers(0, 3)) :]
-    for path, content in files.items():
-        (folder / path).write_bytes(b"".join(lines) if path == name else content)
-    few = ["--resamples", "2"]
-    allow = ["--allow", "truth", "task", "split", "limit", "shard", "template", "num_crops"]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert compare_main([str(folder / "a"), str(folder / "b"), "--trace", "--json", *few, *allow]) in (0, 1, 2, 3)
-        with contextlib.suppress(UserError):
-            score_main([str(folder / "a"), "--json", *few])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_phi3v.kv_cache import STEP
@@ -82,7 +82,6 @@ def test_columns_that_only_pad_leave_with_their_row(backend_name: str) -> None:
     np.testing.assert_array_equal(keys, np.concatenate([k[[1, 0], :, 2:], k[:2, :, :1]], axis=2))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # only the backend's name
 @given(first=st.integers(1, 600), more=st.lists(st.integers(1, 300), max_size=4), padding=st.integers(0, 5))
 def test_room_is_made_in_steps_and_holds_what_was_there(backend_name: str, first: int, more: list[int], padding: int) -> None:
     tensor, cache = tensor_of(backend_name), layer_cache(backend_name)

@@ -1,13 +1,18 @@
-"""Which of several processes this one is: read from what torchrun sets."""
+"""Which of several processes this one is, and the sums over all of them."""
 
 from __future__ import annotations
+
+import signal
+from pathlib import Path
 
 import pytest
 
 from mlx_phi3v.errors import UserError
+from tests.helpers.several_ranks import launch
 
+pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
-from mlx_phi3v.backend_torch.backend import join_ranks
+from mlx_phi3v.backend_torch.ranks import Ranks
 
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -20,13 +25,79 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_on_its_own_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert join_ranks() == (0, 1)
+    assert (Ranks().rank, Ranks().count) == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "1")  # as a cluster's environment leaves it
-    assert join_ranks() == (0, 1)
+    assert (Ranks().rank, Ranks().count) == (0, 1)
 
 
 def test_half_a_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="WORLD_SIZE is set but not MASTER_ADDR, MASTER_PORT; start with torchrun"):
-        join_ranks()
+        Ranks()
+
+
+WORKER = """
+import os, signal, sys, time
+import numpy as np
+from mlx_phi3v.errors import run_cli
+from mlx_phi3v.ranks import TimeLimit
+
+backend, out, end, seconds = sys.argv[1:]
+if backend == "mlx":
+    import mlx.core as mx
+    from mlx_phi3v.backend_mlx.ranks import Ranks
+else:
+    import torch
+    from mlx_phi3v.backend_torch.ranks import Ranks
+
+SHAPES = {"b": (3, 5), "a": (7,), "c": (2, 1, 4)}
+
+
+def gradients(rank):
+    generator = np.random.default_rng(rank)
+    return {name: generator.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def main():
+    ranks = Ranks()
+    expected = {name: sum(gradients(rank)[name] for rank in range(ranks.count)) for name in SHAPES}
+    whole = ranks.sum_arrays(np.eye(3, dtype=np.int32)[ranks.rank] * (2**31 - 1 - ranks.rank))
+    assert whole.dtype == np.int32 and whole.tolist() == [2**31 - 1 - k for k in range(ranks.count)]
+    for dtype, error in (("float32", 1e-6), ("bfloat16", 0.05)):  # bf16 keeps 8 bits of each, and of each partial sum
+        if backend == "mlx":
+            summed = ranks.sum_gradients({k: mx.array(v) for k, v in gradients(ranks.rank).items()}, dtype)
+        else:
+            summed = {k: torch.from_numpy(v) for k, v in gradients(ranks.rank).items()}
+            ranks.sum_gradients(summed.values(), dtype)
+        for name, value in expected.items():
+            assert str(summed[name].dtype).endswith("float32")
+            np.testing.assert_allclose(np.array(summed[name]), value, atol=error)
+    open(f"{out}/{ranks.rank}", "w").close()
+    limit = TimeLimit(float(seconds), lambda: "rank 0 waited")
+    if ranks.rank == 1:
+        os.kill(os.getpid(), getattr(signal, end))
+    with limit.waiting():
+        ranks.sum_arrays(np.ones(1, np.float32))
+
+
+run_cli(main)
+"""
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_three_ranks_add_what_they_have_and_a_killed_one_is_missed(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    ended = launch(backend, [[str(tmp_path / "worker.py"), backend, str(tmp_path), "SIGKILL", "600"]] * 3, tmp_path)
+    assert all((tmp_path / str(rank)).exists() for rank in range(3)), [one.stderr[-2000:] for one in ended]
+    assert [one.returncode for one in ended] == [1, -signal.SIGKILL, 1]
+    for rank in (0, 2):
+        assert "error: the connection to another rank was lost: it has ended, and said why" in ended[rank].stderr
+        assert "Traceback" not in ended[rank].stderr
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_rank_whose_other_one_stands_still_ends(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    ended = launch(backend, [[str(tmp_path / "worker.py"), backend, str(tmp_path), "SIGSTOP", "2"]] * 2, tmp_path, hangs=1)
+    assert (ended[0].returncode, ended[0].stderr.splitlines()[-1]) == (1, "error: rank 0 waited")

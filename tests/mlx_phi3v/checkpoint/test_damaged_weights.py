@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -103,7 +103,7 @@ def test_a_header_too_large_for_a_model_is_not_read(tmp_path: Path) -> None:
         read_header(path)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_mutated_file_is_read_or_refused_in_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "x.safetensors"
@@ -275,7 +275,7 @@ def test_an_index_is_checked_before_a_file_is_opened(sharded: Path, content: Any
     (sharded / INDEX).write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"{INDEX}.*{message}") as error:
         read_tensors(sharded)
-    assert len(str(error.value)) < 500
+    assert len(str(error.value).replace(str(sharded), "")) < 500
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "consolidated.safetensors"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -164,7 +164,7 @@ def test_without_its_list_a_folder_with_checksums_believes_no_file_that_lacks_on
     assert _opened(old).read(OTHER) is None and _opened(old).read(PHOTO) is not None
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_mutated_file_is_read_as_it_was_or_not_at_all(tmp_path: Path, data: st.DataObject) -> None:
     files = FeatureFolder(tmp_path / "key", "float32", num_crops=4, patches=4, width=8)

@@ -1,0 +1,1 @@
+"""A checkpoint folder as it was published: for transformers, with the published Python code beside the weights."""

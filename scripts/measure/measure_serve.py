@@ -1,0 +1,168 @@
+"""Load test of `mlx_phi3v.serve` on this machine: so many clients at once, against answering the same photos in batches.
+
+    python scripts/measure/measure_serve.py --backend mlx
+    python scripts/measure/measure_serve.py --backend torch --clients 32 --requests 256 --batch-size 16
+
+The server is a process of its own, and each client a thread that sends its next photo when it has the answer to the last. The
+batches are those of `eval.predict`: prepared while the one before is answered. They run before the server starts, in another
+process. Every answer must be that of the batches. It prints one JSON line; `ratio` is requests per second over rows per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from mlx_phi3v.commands import child_command, child_environment
+
+_WAIT = 600.0  # seconds for one answer
+
+
+def photos(count: int) -> list[bytes]:
+    """JPEG files of three shapes."""
+    random, made = np.random.default_rng(0), []
+    for number in range(count):
+        size = ((640, 480), (480, 640), (800, 300))[number % 3]
+        picture = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=88)
+        made.append(buffer.getvalue())
+    return made
+
+
+def in_batches(options: argparse.Namespace) -> None:
+    """Answer all photos in batches: prints the seconds and the answers."""
+    from mlx_phi3v.batches import ExampleMaker
+    from mlx_phi3v.crops import process_image
+    from mlx_phi3v.decoding import answer_text, generate, load_model
+    from mlx_phi3v.photo import open_photo
+    from mlx_phi3v.prefetch import prefetch
+
+    model = load_model(options.model, options.backend, options.adapter)
+    num_crops = model.num_crops(None)
+    maker = ExampleMaker(model.prompts, model.backend.config, model.task, num_crops)
+
+    def prepare(files: list[bytes]) -> list[Any]:
+        return [maker.from_images("question", (process_image(open_photo(data), num_crops),), None) for data in files]
+
+    def answered(files: list[bytes]) -> list[str]:
+        chunks = [files[i : i + options.batch_size] for i in range(0, len(files), options.batch_size)]
+        texts = []
+        with closing(prefetch(prepare, chunks, ahead=1)) as batches:
+            for batch in batches:
+                answers = generate(model.backend, batch, max_new_tokens=options.max_tokens, stop_ids=model.prompts.stop_ids)
+                texts += [answer_text(answer, model.prompts) for answer in answers]
+        return texts
+
+    every = photos(options.requests)
+    answered(every[: options.batch_size])  # what the first batch alone costs
+    started = time.perf_counter()
+    texts = answered(every)
+    print(json.dumps({"seconds": time.perf_counter() - started, "texts": texts}), flush=True)
+
+
+class Load:
+    """The clients: each takes the next photo when it has its answer."""
+
+    def __init__(self, api: str, every: list[bytes], max_tokens: int) -> None:
+        self.api, self.max_tokens = api, max_tokens
+        self.urls = [f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" for data in every]
+        self.left = iter(range(len(every)))
+        self.texts: dict[int, str] = {}
+        self.seconds: list[float] = []
+        self.failures: list[str] = []
+        self.lock = threading.Lock()
+
+    def client(self) -> None:
+        """One client, until no photo is left."""
+        with httpx.Client(timeout=_WAIT) as client:
+            while (number := self._next()) is not None:
+                content = [{"type": "image_url", "image_url": {"url": self.urls[number]}}]
+                asked = {"messages": [{"role": "user", "content": content}], "max_tokens": self.max_tokens}
+                began = time.perf_counter()
+                try:
+                    response = client.post(f"{self.api}/chat/completions", json=asked)
+                    text = response.raise_for_status().json()["choices"][0]["message"]["content"]
+                except (httpx.HTTPError, KeyError) as error:
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                    continue
+                self.seconds.append(time.perf_counter() - began)
+                self.texts[number] = text
+
+    def _next(self) -> int | None:
+        with self.lock:
+            return next(self.left, None)
+
+    def run(self, clients: int) -> float:
+        """Seconds until all photos are answered."""
+        threads = [threading.Thread(target=self.client) for _ in range(clients)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - started
+
+
+def served(options: argparse.Namespace) -> tuple[Load, float]:
+    """The load on a server of its own."""
+    flags = ["--model", options.model, "--backend", options.backend, "--batch-size", str(options.batch_size), "--port", "0"]
+    flags += ["--json", *(["--adapter", options.adapter] if options.adapter else [])]
+    line = [*child_command("mlx_phi3v.serve"), *flags]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, env=child_environment(), text=True) as server:
+        assert server.stdout is not None
+        api = json.loads(server.stdout.readline())["api"]
+        every = photos(options.requests)
+        Load(api, every[: options.batch_size], options.max_tokens).run(options.clients)
+        load = Load(api, every, options.max_tokens)
+        try:
+            return load, load.run(options.clients)
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--adapter")
+    parser.add_argument("--backend", default="mlx")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--batches", action="store_true", help="the batches alone, in this process")
+    options = parser.parse_args()
+    if options.batches:
+        return in_batches(options)
+    line = [sys.executable, __file__, *sys.argv[1:], "--batches"]
+    done = subprocess.run(line, env=child_environment(), stdout=subprocess.PIPE, check=True, text=True)
+    alone = json.loads(done.stdout)
+    load, seconds = served(options)
+    waited = sorted(load.seconds)
+    result = {
+        "backend": options.backend, "clients": options.clients, "requests": options.requests, "failures": len(load.failures),
+        "other_answers": sum(load.texts.get(i) != text for i, text in enumerate(alone["texts"])),
+        "batches_per_s": round(options.requests / alone["seconds"], 2), "served_per_s": round(len(waited) / seconds, 2),
+        "ratio": round(len(waited) / seconds / (options.requests / alone["seconds"]), 2),
+        "median_s": round(waited[len(waited) // 2], 2), "p95_s": round(waited[int(0.95 * len(waited))], 2),
+    }  # fmt: skip
+    print(json.dumps(result), flush=True)
+    if load.failures or result["other_answers"]:
+        sys.exit(f"{load.failures[:3]}")
+
+
+if __name__ == "__main__":
+    main()
