@@ -13,6 +13,7 @@ import psutil
 
 from .. import __version__
 from ..calibration import chip
+from ..redaction import redacted
 
 MOST_BUSY = 0.2  # beyond it what is timed says little of the machine
 PACKAGES = ("mlx", "mlx-vlm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -33,7 +34,7 @@ def machine() -> dict[str, Any]:
     """System, processor, cores, memory in GB, other work, and what the environment sets for the numerical libraries."""
     memory = psutil.virtual_memory()
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)}
+    settings = {name: redacted(value) for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)}
     return {
         "system": platform.platform(),
         "chip": chip(),
