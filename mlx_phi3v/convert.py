@@ -94,8 +94,7 @@ def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda fol
             _write_mlx_files(config, source, folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
         finish(folder)
-        if not config.to_hf:  # that layout has a card of its own
-            write_card(folder)
+        write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
     written = sum(len(header) - 1 for _, header, _ in writer.shards)  # one entry is the metadata
     return {"path": str(config.mlx_path), "files": files, "tensors": written, "bytes": writer.total, "seconds": seconds}
@@ -216,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
         summary = convert(config, partial(_probe, config))
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-        if summary["receipt"] and not config.to_hf:
+        if summary["receipt"]:
             write_card(config.mlx_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):

@@ -132,8 +132,7 @@ def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: N
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
         finish(folder)
-        if not config.hf:  # that layout has a card of its own
-            write_card(folder, adapter_folder)
+        write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
 
@@ -199,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
         summary = fuse(config, partial(_probe, config))
         summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-        if summary["receipt"] and not config.hf:
+        if summary["receipt"]:
             write_card(config.save_path)  # with the verdict
         result(config.json, event="done", **summary)
         if not summary.get("already"):

@@ -56,6 +56,7 @@ _LONGEST = (
     "fuzz/test_fuzz.py",
     "mlx_phi3v/training/test_train.py",
     "eval/test_pipeline.py",
+    "mlx_phi3v/training/test_several_ranks.py",
     "eval/test_demo.py",
     "data/ingest/test_sources.py",
     "eval/report/test_accessibility.py",

@@ -14,6 +14,7 @@ from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import scratch_folder, write_json, write_text
+from mlx_phi3v.hub.facts import named
 from mlx_phi3v.progress import stages
 from mlx_phi3v.ranges import MAX_BATCH, MAX_RESAMPLES, MAX_ROWS, MAX_SEED, MAX_TOKENS
 from mlx_phi3v.receipt import DIFFERENT, RECEIPT_FILE, RECEIPT_PAGE, SAME, Measure, Receipt, receipt_json
@@ -106,14 +107,14 @@ def describe(comparison: Comparison, weights: WeightCheck, after: Path, config: 
     manifest_a, manifest_b = comparison.data.run_a.manifest, comparison.data.run_b.manifest
     hashes = {"base": manifest_a["hashes"]["base"], "adapter": manifest_a["hashes"]["adapter"]}
     hashes |= {"weights": stored_fingerprint(after), "catalogue": manifest_b["hashes"]["catalogue"]}
-    name = config.models[0] + (f" with {config.adapter}" if config.adapter else "")
+    name = named(config.models[0]) + (f" with {named(config.adapter)}" if config.adapter else "")
     return Receipt(
         verdict=verdict,
         rows=comparison.joined,
         measures=_measures(comparison),
         gap_nats=comparison.noise.largest,
         before=name,
-        after=config.models[1],
+        after=named(config.models[1]),
         made=datetime.date.today().isoformat(),
         versions={"mlx-phi3v": manifest_b["code"]["version"], **manifest_b["packages"]},
         same_tokens=same,

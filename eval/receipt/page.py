@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlx_phi3v.receipt import Measure, Receipt
 from mlx_phi3v.text import printable
 
@@ -14,7 +16,7 @@ def receipt_page(receipt: Receipt) -> str:
         f"**{_plain(receipt.line)}.**",
         "",
         f"`{_plain(receipt.after)}` against `{_plain(receipt.before)}`, on the first {receipt.rows:,} rows of the split "
-        f"`{_plain(receipt.split)}` of `{_plain(receipt.catalogue)}`, {receipt.made}.",
+        f"`{_plain(receipt.split)}` of `{_plain(Path(receipt.catalogue).name)}`, {receipt.made}.",
         "",
         "| measure | before | after | difference | 95 % interval | margin |",
         "|---|---|---|---|---|---|",

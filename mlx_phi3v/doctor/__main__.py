@@ -2,6 +2,7 @@
 
     python -m mlx_phi3v.doctor                  everything, on each installed backend
     python -m mlx_phi3v.doctor --quick          fp32 alone, and nothing measured
+    python -m mlx_phi3v.doctor --model fused    also whether that model computes here what it did when it was written
     python -m mlx_phi3v.doctor --json > doctor.json   to attach to a report
 
 It runs recorded cases of the published code in each dtype, compares every stage and every special kernel with its plain form,
@@ -28,7 +29,7 @@ from ..cli import option
 from ..errors import UserError, run_cli
 from ..golden.checks import Check
 from ..progress import note, say
-from . import machine, speed
+from . import machine, probes, speed
 from .examine import WEIGHTS, Examination, first_to_part
 from .page import show
 
@@ -40,6 +41,7 @@ class DoctorConfig:
     """Settings of an examination."""
 
     backend: tuple[str, ...] = option((), help="backends to examine; by default all that are installed", choices=BACKENDS)
+    model: str | None = option(None, help="also check this model's folder with its own photos, its probe.json", path=True)
     quick: bool = option(False, help="fp32 alone, no speed and no calibration")
     calibrate: bool = option(True, help="store what is measured, for mlx_phi3v.plan and --memory-limit")
     forget: bool = option(False, help="remove the stored calibrations of all machines, and do nothing else")
@@ -61,6 +63,7 @@ def choose_backends(config: DoctorConfig) -> list[str]:
 def examine(config: DoctorConfig) -> tuple[dict[str, Any], list[Check]]:
     """(the report, as --json prints it; all checks)."""
     backends, here = choose_backends(config), machine.machine()
+    folder = probes.require_probe(config.model) if config.model else None
     tell = partial(say, as_json=config.json)
     examination, devices = Examination(tell), {}
     checks = examination.check_reference()
@@ -70,6 +73,7 @@ def examine(config: DoctorConfig) -> tuple[dict[str, Any], list[Check]]:
         checks += examination.kernels(backend)
         for weights in WEIGHTS[:1] if config.quick else WEIGHTS:
             checks += examination.model(backend, weights)
+        checks += [probes.check_probe(backend, folder)] if folder else []
     speeds = {} if config.quick else {name: _measure(name, tell) for name in backends}
     made = _calibrate(speeds, tell) if config.calibrate else {}
     quiet = here["busy"] <= machine.MOST_BUSY

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import sha256_bytes, sha256_file, write_text
+from ..adapter_config import CONFIG_FILE
+from ..checkpoint.fingerprint import SOURCE_FILE
+from ..files import read_json, sha256_bytes, sha256_file, write_text
+from ..receipt import RECEIPT_FILE
 from ..trained_task import TrainedTask
 from . import facts
 from .contents import CARD_FILE, Contents, Kind
@@ -22,27 +26,36 @@ _MARKED = re.compile(_MARK.format("([0-9a-f]{64})") + r"\Z")
 # The README of versions before there was a card.
 _BEFORE = tuple(f"# Phi-3-Vision for {tool}\n\nWritten by mlx-phi3v " for tool in ("MLX", "transformers"))
 _CURVE_ROWS = 12
+_WITH_PATHS = (CONFIG_FILE, SOURCE_FILE, RECEIPT_FILE)  # what they were made of, as it was given
 _MOST_TARGETS = 40
 
 
 def write_card(folder: Path, adapter: Path | None = None) -> None:
-    """Write the card of a model folder into it; with what is known of the training of `adapter`, which went into it."""
+    """Write the card of a model folder into it; with what is known of the training of `adapter`, which went into it.
+
+    A README that somebody else wrote or changed stays.
+    """
     if adapter is not None:
         facts.carry_training(adapter, folder)
     path = folder / CARD_FILE
-    kept = kept_section(path.read_text("utf-8")) if path.is_file() else ""
-    write_text(path, card(folder, "model", kept=kept))
+    before = path.read_text("utf-8", "replace") if path.is_file() else None
+    if before is None or is_ours(before):
+        write_text(path, card(folder, "model", kept=kept_section(before or "")))
 
 
 def written_beside(found: Contents, repo: str, licence: str | None = None) -> dict[str, str]:
-    """What an upload writes anew: name -> text. A card, but where the folder has a README of the user's own; and with an
-    adapter how it was trained. A data set has a card of its own.
+    """What an upload writes anew: name -> text. A card, but where the folder has a README of the user's own; with an adapter
+    how it was trained; and records without the paths of this machine. A data set has a card of its own.
     """
     written = {}
     path = found.files.get(CARD_FILE)
     before = path.read_text("utf-8", "replace") if path else None
     if found.kind != "dataset" and (before is None or is_ours(before)):
         written[CARD_FILE] = card(found.folder, found.kind, repo, licence, kept_section(before or ""))
+    for name in (name for name in _WITH_PATHS if name in found.files):
+        raw = read_json(found.files[name], "record")
+        if facts.without_paths(raw) != raw:
+            written[name] = json.dumps(facts.without_paths(raw), indent=2, ensure_ascii=False) + "\n"
     training = facts.training_of(found.folder) if found.kind == "adapter" else None
     if training:
         written[facts.TRAINING_FILE] = facts.training_json(training)

@@ -6,6 +6,7 @@ A fact that no file holds is None. No path of this machine is among them: of a f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,26 @@ def _downloaded(name: str, kind: str = "models") -> bool:
 
 
 def named(name: str) -> str:
-    """What a card calls a model that was given as `name`: of a path only its last part."""
+    """What others are told of a model or adapter that was given as `name`: of a path only its last part."""
     return name if is_hub_id(name) or "/" not in name else f".../{Path(name).name}"
+
+
+def without_folders(text: str) -> str:
+    """`text` with only the last part of each absolute path in it.
+
+    >>> without_folders("/home/me/m with ~/runs/a")
+    '.../m with .../a'
+    """
+    return re.sub(r"(?<![\w:/.])~?(?:/[^/\s\"'`]+)+/([^/\s\"'`]+)", r".../\1", text)
+
+
+def without_paths(value: Any) -> Any:
+    """A JSON value whose texts are no absolute paths: of each only its last part is left."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    return f".../{Path(value).name}" if isinstance(value, str) and value.startswith(("/", "~/")) else value
 
 
 def model_config(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..receipt import read_receipt
+from .facts import without_folders
 from .markdown import number, table, text
 
 
@@ -14,11 +15,12 @@ def receipt_lines(folder: Path) -> list[str]:
     found = read_receipt(folder)
     if found is None:
         return []
-    where = f" of {text(found.catalogue)}" if found.catalogue else ""
+    where = f" of {text(without_folders(found.catalogue))}" if found.catalogue else ""
     made = f" on {text(found.made)}" if found.made else ""
     lines = ["## Receipt", "", f"**{text(found.verdict)}**: compared on {number(found.rows)} held-out rows{where}{made}.", ""]
+    lines += [f"{text(without_folders(found.line))}.", ""] if found.line else []
     if found.before or found.after:
-        lines += [f"Before: {text(found.before)}. After: {text(found.after)}.", ""]
+        lines += [f"Before: {text(without_folders(found.before))}. After: {text(without_folders(found.after))}.", ""]
     rows = [
         [text(item.name), number(item.before), number(item.after), number(item.difference),
          f"{number(item.low)} to {number(item.high)}" if item.low is not None and item.high is not None else "–",
@@ -42,9 +44,10 @@ def model_index(folder: Path, name: str) -> dict[str, Any]:
         return {}
     from huggingface_hub import EvalResult
 
+    data = without_folders(found.catalogue) or "held-out rows"
     results = [
         EvalResult(
-            task_type="image-text-to-text", dataset_type="catalogue", dataset_name=found.catalogue or "held-out rows",
+            task_type="image-text-to-text", dataset_type="catalogue", dataset_name=data,
             dataset_split=found.split or None, metric_type=item.name, metric_name=item.name, metric_value=item.after,
         )
         for item in measured

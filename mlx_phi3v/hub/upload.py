@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import __version__
+from .. import __version__, interrupts
 from ..commands import installed
 from ..errors import UserError
-from ..files import scratch_folder, write_text
+from ..files import scratch_folder, scratch_of, write_text
 from ..progress import note, result, say
+from ..startup import leave_at_once
 from .card import written_beside
 from .contents import STALE, Contents, contents_of
 from .hub_errors import check_repo, hub_sentence, is_transient, quiet_log
@@ -27,6 +32,7 @@ from .hub_errors import check_repo, hub_sentence, is_transient, quiet_log
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+T = TypeVar("T")
 _TRIES = 3
 # Of the disk, and faults of ours.
 _NOT_OF_THE_HUB = (OSError, PermissionError, FileNotFoundError, AssertionError, AttributeError, NameError, TypeError)
@@ -117,18 +123,45 @@ def _send(staged: Path, found: Contents, to: Destination, as_json: bool) -> tupl
     if to.revision:
         api.create_branch(to.repo, branch=to.revision, repo_type=kind, exist_ok=True)
     with _bars(as_json):
+        options: dict[str, Any] = {
+            "repo_id": to.repo, "folder_path": staged, "repo_type": kind, "revision": to.revision,
+            "commit_message": f"Upload {found.kind} with mlx-phi3v {__version__}", "delete_patterns": STALE[found.kind],
+        }  # fmt: skip
         for attempt in range(_TRIES):
             try:
-                done = api.upload_folder(
-                    repo_id=to.repo, folder_path=staged, repo_type=kind, revision=to.revision,
-                    commit_message=f"Upload {found.kind} with mlx-phi3v {__version__}", delete_patterns=STALE[found.kind],
-                )  # fmt: skip
+                done = _beside(partial(api.upload_folder, **options), (staged, scratch_of(found.folder)))
                 return str(url), done.oid, private
             except Exception as error:
                 if attempt + 1 == _TRIES or not is_transient(error):
                     raise
                 time.sleep(_PAUSE * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def _beside(work: Callable[[], T], scratch: Sequence[Path | None]) -> T:
+    """What `work` returns, done in a thread of its own: a signal does not wait for requests that are under way.
+
+    scratch: folders to remove then, as Python's own end, which would wait too, is left out.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        number = interrupts.received()
+        if number is None:
+            raise
+        for folder in filter(None, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        leave_at_once(number, None)
+        raise
 
 
 def _stage(found: Contents, written: Mapping[str, str]) -> Path:

@@ -1,11 +1,12 @@
 """Load test of `mlx_phi3v.serve` on this machine: so many clients at once, against answering the same photos in batches.
 
     python scripts/measure/measure_serve.py --backend mlx
-    python scripts/measure/measure_serve.py --backend torch --clients 32 --requests 256 --batch-size 16
+    python scripts/measure/measure_serve.py --backend torch --clients 32 --requests 64 --rounds 5
 
 The server is a process of its own, and each client a thread that sends its next photo when it has the answer to the last. The
-batches are those of `eval.predict`: prepared while the one before is answered. They run before the server starts, in another
-process. Every answer must be that of the batches. It prints one JSON line; `ratio` is requests per second over rows per second.
+batches are those of `eval.predict`, prepared while the one before is answered, in another process. Both take turns, as the
+machine may be busy. Every answer must be that of the batches. It prints one JSON line, of medians over the rounds: `ratio` is
+requests per second over rows per second, `cpu_ratio` the processor seconds of a row over those of a request.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
 from mlx_phi3v.commands import child_command, child_environment
@@ -43,7 +46,7 @@ def photos(count: int) -> list[bytes]:
 
 
 def in_batches(options: argparse.Namespace) -> None:
-    """Answer all photos in batches: prints the seconds and the answers."""
+    """Answer all photos in batches for each line of stdin: prints the seconds and the answers."""
     from mlx_phi3v.batches import ExampleMaker
     from mlx_phi3v.crops import process_image
     from mlx_phi3v.decoding import answer_text, generate, load_model
@@ -68,9 +71,12 @@ def in_batches(options: argparse.Namespace) -> None:
 
     every = photos(options.requests)
     answered(every[: options.batch_size])  # what the first batch alone costs
-    started = time.perf_counter()
-    texts = answered(every)
-    print(json.dumps({"seconds": time.perf_counter() - started, "texts": texts}), flush=True)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started, processor = time.perf_counter(), time.process_time()
+        texts = answered(every)
+        seconds, processor = time.perf_counter() - started, time.process_time() - processor
+        print(json.dumps({"seconds": seconds, "cpu": processor, "texts": texts}), flush=True)
 
 
 class Load:
@@ -116,21 +122,56 @@ class Load:
         return time.perf_counter() - started
 
 
-def served(options: argparse.Namespace) -> tuple[Load, float]:
-    """The load on a server of its own."""
+@contextmanager
+def started(line: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process and the first line that it prints."""
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment(), text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline()
+        finally:
+            process.terminate()
+
+
+def processor_seconds(number: int) -> float:
+    """What a process has taken of all cores."""
+    times = psutil.Process(number).cpu_times()
+    return float(times.user + times.system)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds."""
     flags = ["--model", options.model, "--backend", options.backend, "--batch-size", str(options.batch_size), "--port", "0"]
     flags += ["--json", *(["--adapter", options.adapter] if options.adapter else [])]
-    line = [*child_command("mlx_phi3v.serve"), *flags]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, env=child_environment(), text=True) as server:
-        assert server.stdout is not None
-        api = json.loads(server.stdout.readline())["api"]
-        every = photos(options.requests)
+    every, rounds = photos(options.requests), []
+    waited: list[float] = []
+    failures = other = 0
+    with (
+        started([sys.executable, __file__, *sys.argv[1:], "--batches"]) as (batches, _),
+        started([*child_command("mlx_phi3v.serve"), *flags]) as (server, said),
+    ):
+        assert batches.stdin is not None and batches.stdout is not None
+        api = json.loads(said)["api"]
         Load(api, every[: options.batch_size], options.max_tokens).run(options.clients)
-        load = Load(api, every, options.max_tokens)
-        try:
-            return load, load.run(options.clients)
-        finally:
-            server.terminate()
+        for _ in range(options.rounds):
+            print("go", file=batches.stdin, flush=True)
+            alone = json.loads(batches.stdout.readline())
+            load, before = Load(api, every, options.max_tokens), processor_seconds(server.pid)
+            seconds = load.run(options.clients)
+            rounds.append((alone["seconds"], alone["cpu"], seconds, processor_seconds(server.pid) - before))
+            failures, waited = failures + len(load.failures), waited + load.seconds
+            other += sum(load.texts.get(i) != text for i, text in enumerate(alone["texts"]))
+    figures, waited = np.array(rounds), sorted(waited)
+    count = options.requests
+    return {
+        "backend": options.backend, "clients": options.clients, "requests": count, "rounds": options.rounds,
+        "failures": failures, "other_answers": other,
+        "batches_per_s": round(float(np.median(count / figures[:, 0])), 2),
+        "served_per_s": round(float(np.median(count / figures[:, 2])), 2),
+        "ratio": round(float(np.median(figures[:, 0] / figures[:, 2])), 2),
+        "cpu_ratio": round(float(np.median(figures[:, 1] / figures[:, 3])), 2),
+        "median_s": round(waited[len(waited) // 2], 2), "p95_s": round(waited[int(0.95 * len(waited))], 2),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -140,28 +181,18 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--backend", default="mlx")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--batches", action="store_true", help="the batches alone, in this process")
     options = parser.parse_args()
     if options.batches:
         return in_batches(options)
-    line = [sys.executable, __file__, *sys.argv[1:], "--batches"]
-    done = subprocess.run(line, env=child_environment(), stdout=subprocess.PIPE, check=True, text=True)
-    alone = json.loads(done.stdout)
-    load, seconds = served(options)
-    waited = sorted(load.seconds)
-    result = {
-        "backend": options.backend, "clients": options.clients, "requests": options.requests, "failures": len(load.failures),
-        "other_answers": sum(load.texts.get(i) != text for i, text in enumerate(alone["texts"])),
-        "batches_per_s": round(options.requests / alone["seconds"], 2), "served_per_s": round(len(waited) / seconds, 2),
-        "ratio": round(len(waited) / seconds / (options.requests / alone["seconds"]), 2),
-        "median_s": round(waited[len(waited) // 2], 2), "p95_s": round(waited[int(0.95 * len(waited))], 2),
-    }  # fmt: skip
+    result = measure(options)
     print(json.dumps(result), flush=True)
-    if load.failures or result["other_answers"]:
-        sys.exit(f"{load.failures[:3]}")
+    if result["failures"] or result["other_answers"]:
+        sys.exit("the server failed, or answered otherwise than the batches")
 
 
 if __name__ == "__main__":

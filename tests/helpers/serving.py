@@ -19,7 +19,7 @@ from mlx_phi3v.serve.server import answering, listening
 from mlx_phi3v.serve.settings import ServeConfig
 from tests.helpers.catalogue import random_picture
 
-WAIT = 120.0  # seconds: far more than anything here takes, also on a busy machine
+WAIT = 600.0  # seconds: far more than anything here takes, also on a busy machine
 
 
 @dataclass

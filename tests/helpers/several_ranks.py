@@ -64,6 +64,19 @@ def _launch(backend: str, arguments: Sequence[Sequence[str]], folder: Path, hang
             process.kill()
 
 
+def ports_in_a_row(count: int) -> int:
+    """The first of so many free ports, for `mlx.launch`, whose own one is the same for everybody."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            sockets[0].bind(("127.0.0.1", 0))
+            first: int = sockets[0].getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):  # the next one is taken, or there is none
+                for k in range(1, count):
+                    sockets[k].bind(("127.0.0.1", first + k))
+                return first
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -31,11 +31,11 @@ class World:
     def add(self, values: np.ndarray) -> np.ndarray:
         with self.lock:
             self.sent.append(values)
-        self.barrier.wait(60)
+        self.barrier.wait(300)
         total = np.sum(self.sent, axis=0, dtype=values.dtype)
-        self.barrier.wait(60)
+        self.barrier.wait(300)
         self.sent.clear()
-        self.barrier.wait(60)
+        self.barrier.wait(300)
         return np.asarray(total)
 
 

@@ -97,6 +97,7 @@ function answer(result, index) {
   const { photo: prepared, answer: answered } = result.seconds;
   const card = made("article", { className: `card side${index}` },
     made("h3", { textContent: result.model }),
+    ...(result.fields.every(field => field.value === null) ? [made("p", { className: "free", textContent: result.text })] : []),
     made("dl", {}, ...rows),
     made("p", { className: "hint", textContent: `photo ${prepared.toFixed(2)} s, answer ${answered.toFixed(2)} s, ` +
       `${result.tokens.length} tokens, ${model.backend} in ${model.dtype}` }),

@@ -17,7 +17,8 @@ from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError, report_fault
-from mlx_phi3v.files import sha256_file
+from mlx_phi3v.files import read_json, sha256_file, write_json
+from mlx_phi3v.hub.upload import Destination, upload
 from tests.helpers import hub as hubs
 from tests.helpers.hub import TOKEN, StandIn
 
@@ -36,12 +37,14 @@ def filled_hub(
         hubs.use(server, str(folder / "cache"), patch)
         said = []
         patch.setattr("mlx_phi3v.hub.upload.say", lambda text, *, as_json=False: said.append(text))
-        convert.main(["--hf-path", str(model), "--mlx-path", str(folder / "m"), "--upload-repo", "somebody/m", "--public"])
+        made = ["--mlx-path", str(folder / "m"), "--no-probe", "--upload-repo", "somebody/m", "--public"]
+        convert.main(["--hf-path", str(model), *made])
         flags = ["--model", str(folder / "m"), "--data", str(small_catalogue), "--output", str(folder / "run"), "--r", "2"]
         flags += ["--max-steps", "2", "--val-rows", "2", "--batch-size", "2", "--num-crops", "1", "--steps-per-report", "1"]
         train.main([*flags, "--upload-repo", "somebody/a"])
         pair = ["--model", str(folder / "m"), "--adapter", str(folder / "run")]
-        fuse.main([*pair, "--save-path", str(folder / "f"), "--upload-repo", "somebody/f"])
+        made = ["--save-path", str(folder / "f"), "--no-probe", "--receipt", "0"]
+        fuse.main([*pair, *made, "--upload-repo", "somebody/f"])
         export.main([*pair, "--output", str(folder / "x"), "--upload-repo", "somebody/x"])
         yield SimpleNamespace(server=server, folder=folder, said=said, model=model)
 
@@ -59,8 +62,10 @@ def test_each_command_uploads_what_it_wrote(filled_hub: SimpleNamespace) -> None
     server, folder = filled_hub.server, filled_hub.folder
     for name in ("m", "f"):
         repo = server.model(f"somebody/{name}")
-        for path in (path for path in (folder / name).iterdir() if path.name != "README.md"):
+        for path in (path for path in (folder / name).iterdir() if path.name not in ("README.md", "conversion.json")):
             assert repo.files[path.name] == path.read_bytes()
+        kept, sent = read_json(folder / name / "conversion.json", "test"), json.loads(repo.files["conversion.json"])
+        assert sent == kept | {key: f".../{Path(kept[key]).name}" for key in ("source", "adapter") if key in kept}
         assert b"python -m mlx_vlm.generate --model somebody/" in repo.files["README.md"]
         assert sha256_file(folder / name / "phi3v_mlx_vlm.py") in repo.files["README.md"].decode()
     assert [server.model(f"somebody/{name}").private for name in "mafx"] == [False, True, True, True]
@@ -68,6 +73,8 @@ def test_each_command_uploads_what_it_wrote(filled_hub: SimpleNamespace) -> None
     names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "task.json", "training.json"]
     assert sorted(server.model("somebody/a").files) == names
     assert "adapters.safetensors" in server.model("somebody/x").files
+    texts = [data for key in server.repos for data in server.repos[key].files.values()]
+    assert not any(str(folder.parent).encode() in data for data in texts)  # no path of this machine
 
 
 def test_the_cards_name_the_data_and_the_hashes(filled_hub: SimpleNamespace, small_catalogue: Path) -> None:
@@ -81,6 +88,23 @@ def test_the_cards_name_the_data_and_the_hashes(filled_hub: SimpleNamespace, sma
     local = (filled_hub.folder / "f" / "README.md").read_text()
     assert "mlx_phi3v.generate --model FOLDER" in local and fingerprint in local
     assert not any(str(filled_hub.folder) in text for text in (*cards.values(), local))
+
+
+def test_a_receipt_goes_along_with_its_verdict_in_the_card(filled_hub: SimpleNamespace, hub: StandIn) -> None:
+    measure = {"name": "price error", "before": 0.1, "after": 0.2, "difference": 0.1, "low": 0.05, "high": 0.15, "margin": 0.02}
+    receipt = {"verdict": "WORSE", "rows": 32, "measures": [measure], "gap_nats": 0.5, "before": "/home/me/m with /home/me/a",
+               "after": "f", "made": "2026-11-26", "versions": {}, "catalogue": "/home/me/shop", "split": "test"}  # fmt: skip
+    folder = filled_hub.folder / "f"
+    write_json(folder / "receipt.json", receipt)
+    try:
+        upload(folder, Destination("somebody/f"))
+    finally:
+        (folder / "receipt.json").unlink()
+    files = hub.model("somebody/f").files
+    readme = files["README.md"].decode()
+    assert "**WORSE**: compared on 32 held-out rows of .../shop" in readme and "0.05 to 0.15" in readme
+    assert "Before: .../m with .../a. After: f." in readme
+    assert json.loads(files["receipt.json"])["catalogue"] == ".../shop"
 
 
 def test_a_model_and_an_adapter_of_the_hub_answer_as_the_folders_do(

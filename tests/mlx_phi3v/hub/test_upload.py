@@ -118,22 +118,47 @@ def test_a_killed_upload_goes_on_with_what_is_missing(hub: StandIn, sharded: Pat
     started = threading.Event()
 
     def kill(number: int) -> None:
-        if number == 2 and started.wait(120):
+        if number == 2 and started.wait(300):
             process.send_signal(signal.SIGKILL)
 
     hub.on_upload = kill
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started.set()
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, errors
     arrived = set(hub.uploads)
     assert len(arrived) >= 2 and not hub.model("somebody/model").commits
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     weights = {digest(path) for path in sharded.glob("*.safetensors")}
     assert set(hub.uploads) == weights and len(hub.uploads) == len(weights)  # each content once, over both
     assert hub.model("somebody/model").files["config.json"] == (sharded / "config.json").read_bytes()
     assert TOKEN not in output + errors + done.stdout + done.stderr
+
+
+def test_an_interrupt_does_not_wait_for_what_is_under_way(hub: StandIn, sharded: Path, tmp_path: Path) -> None:
+    """The hub takes the first file and does not answer until the command has ended."""
+    arrived, ended = threading.Event(), threading.Event()
+
+    def stall(number: int) -> None:
+        arrived.set()
+        ended.wait(120)
+
+    hub.on_upload = stall
+    (tmp_path / "scratch").mkdir()
+    words = [sys.executable, "-m", "mlx_phi3v.upload", str(sharded), "--repo", "somebody/model"]
+    environment = os.environ | hubs.environment(hub, str(tmp_path / "home")) | {"PYTHONPATH": str(ROOT)}
+    environment["TMPDIR"] = str(tmp_path / "scratch")
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert arrived.wait(120)
+    process.send_signal(signal.SIGINT)
+    try:
+        output, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        ended.set()
+    assert (output, errors, process.returncode) == ("", "interrupted\n", 130)
+    assert not list((tmp_path / "scratch").glob("mlx_phi3v-scratch-*")) and not hub.model("somebody/model").commits
 
 
 def test_a_fault_of_the_hub_half_way_is_tried_again_and_then_said(hub: StandIn, sharded: Path) -> None:

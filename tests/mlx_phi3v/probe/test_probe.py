@@ -5,21 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mlx_phi3v.convert import main as convert_main
+from mlx_phi3v.crops import ProcessedImage, process_image
 from mlx_phi3v.decoding import load_model
+from mlx_phi3v.doctor.__main__ import main as doctor_main
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.fuse import main as fuse_main
 from mlx_phi3v.generate import main as generate_main
+from mlx_phi3v.golden.checks import Check
 from mlx_phi3v.model_file.source import MODEL_FILE
 from mlx_phi3v.probe import probe as probe_module
 from mlx_phi3v.probe.probe import make_probe, verify_folder
@@ -68,6 +75,27 @@ def test_each_backend_meets_it_and_a_changed_layer_does_not(backend: str, folder
     assert not worse.applied and worse.nats > 0.02 and worse.where.startswith("token ")
 
 
+def stretched(rgb: Image.Image, num_crops: int) -> ProcessedImage:
+    """As mlx-vlm's own processor does it: onto the padded size, instead of white below."""
+    height, width = process_image(rgb, num_crops).image_size
+    return process_image(rgb.resize((width, height), Image.Resampling.BICUBIC), num_crops)
+
+
+def scrambled(rgb: Image.Image, num_crops: int) -> ProcessedImage:
+    """Crops that are not put back on their grid."""
+    image = process_image(rgb, num_crops)
+    return replace(image, pixel_values=np.concatenate([image.pixel_values[:1], image.pixel_values[:0:-1]]))
+
+
+@pytest.mark.parametrize("wrong", [stretched, scrambled])
+def test_other_maths_of_photos_do_not_meet_it(
+    wrong: Callable[..., ProcessedImage], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_module, "process_image", wrong)
+    gap = verify_folder(load_model(str(folder), "mlx", dtype="float32"))
+    assert not gap.applied and gap.nats > 0.02
+
+
 def test_generate_verifies_a_folder(folder: Path, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate_main(["--model", str(folder), "--verify", "--json"]) == 0
     captured = capsys.readouterr()
@@ -76,6 +104,35 @@ def test_generate_verifies_a_folder(folder: Path, damaged: Path, capsys: pytest.
         generate_main(["--model", str(damaged), "--verify"])
     with pytest.raises(UserError, match=r"tiny has no probe\.json; mlx_phi3v\.convert and mlx_phi3v\.fuse write one"):
         generate_main(["--model", "tiny", "--verify"])
+
+
+class NothingElse:
+    """Stands in for the rest of an examination."""
+
+    def __init__(self, say: object) -> None: ...
+
+    def check_reference(self) -> list[Check]:
+        return []
+
+    def kernels(self, backend: str) -> list[Check]:
+        return []
+
+    def model(self, backend: str, weights: str) -> list[Check]:
+        return []
+
+
+def test_doctor_checks_a_folder_on_each_backend(
+    folder: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlx_phi3v.doctor.__main__.Examination", NothingElse)
+    flags = ["--backend", "mlx", "--quick", "--no-calibrate"]
+    assert doctor_main([*flags, "--json", "--model", str(folder)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [check["stage"] for check in report["checks"]] == ["probe"] and report["trusted"]
+    assert doctor_main([*flags, "--model", str(damaged)]) == 3
+    assert re.search(r"FAIL mlx, model probe token \d of probe-\d\.png", capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"tiny has no probe\.json"):
+        doctor_main([*flags, "--model", "tiny"])
 
 
 def test_the_model_file_verifies_its_folder_as_mlx_vlm_reads_it(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from mlx_phi3v.batches import ExampleMaker
 from mlx_phi3v.crops import process_image
-from mlx_phi3v.decoding import Generation, LoadedModel, answer_text, generate, load_model
+from mlx_phi3v.decoding import AnswerBatch, Generation, LoadedModel, answer_text, generate, load_model
 from mlx_phi3v.photo import open_photo
 from mlx_phi3v.sampling import Sampling
+from mlx_phi3v.serve.engine import Engine, Job
 from mlx_phi3v.task import chat_prompt
-from tests.helpers.serving import Serving, events, png, shown
+from tests.helpers.serving import WAIT, Serving, events, png, shown
 
 _LOADED: dict[str, LoadedModel] = {}
 
@@ -103,6 +107,32 @@ def test_requests_at_once_get_the_answers_that_each_gets_alone(server: Serving) 
     alone = [text_of(server, expected(server, [photo])) for photo in photos]
     with ThreadPoolExecutor(len(photos)) as pool:
         assert list(pool.map(lambda photo: content(server.chat(shown(photo))), photos)) == alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_leaves_its_place(mlx_server: Serving, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    gate, submit, step = threading.Event(), Engine.submit, AnswerBatch.step
+    jobs: list[Job] = []
+
+    def noted(self: Engine, job: Job) -> Job:
+        jobs.append(job)
+        return submit(self, job)
+
+    def held(self: AnswerBatch) -> Any:
+        gate.wait(WAIT)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "submit", noted)
+    monkeypatch.setattr(AnswerBatch, "step", held)
+    messages = [{"role": "user", "content": "Hello"}]
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=httpx.Timeout(WAIT, read=0.5)) as client:
+        client.post(f"{mlx_server.base}/v1/chat/completions", json={"messages": messages, "stream": stream})
+    deadline = time.monotonic() + WAIT  # it is looked once a second
+    while not (jobs and jobs[0].row.dropped) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    gate.set()
+    assert jobs[0].row.dropped
+    assert content(mlx_server.chat("Hello")) and len(jobs[0].row.answer.token_ids) <= 1
 
 
 def test_the_longest_answer_is_kept_to(mlx_server: Serving) -> None:

@@ -56,6 +56,8 @@ def test_a_run_of_one_rank_goes_on_with_three(config: TrainConfig, tmp_path: Pat
         np.testing.assert_allclose(value, adapters[1][key], atol=1e-5, err_msg=key)  # AdamW magnifies rounding
 
 
+# slow: three more starts of torch; what ranks say to each other is the same code (test_ranks.py of both folders).
+@pytest.mark.parametrize("backend_name", ["mlx", pytest.param("torch", marks=pytest.mark.slow)], indirect=True)
 def test_ranks_that_would_train_something_else_end_before_the_first_step(config: TrainConfig, tmp_path: Path) -> None:
     ended = launch(config.backend, [command(config), command(config, seed=1), command(config)], tmp_path)
     for one in ended:

@@ -38,6 +38,7 @@ from tests.helpers.catalogue import write_catalogue
 from tests.helpers.here import run_here
 from tests.helpers.loggers import FakeLogger
 from tests.helpers.paths import ROOT
+from tests.helpers.several_ranks import LOOPBACK, ports_in_a_row
 
 KILLS, STEPS = 10, 40
 
@@ -430,6 +431,8 @@ def test_steps_follow_from_epochs(config: TrainConfig) -> None:
     assert total_steps(replace(plain, grad_accumulation_steps=2), 16) == 2
 
 
+# slow: torchrun starts torch four times; test_several_ranks.py trains on three ranks of both backends, one without a row.
+@pytest.mark.parametrize("backend_name", ["mlx", pytest.param("torch", marks=pytest.mark.slow)], indirect=True)
 def test_two_ranks_learn_what_one_does(backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:
     # 12 rows in batches of 11 and 1: in every second step one rank has no row at all.
     flags = ["--backend", backend_name, "--model", checkpoint, "--data", small_catalogue, "--max-steps", 4, "--batch-size", 11,
@@ -437,13 +440,14 @@ def test_two_ranks_learn_what_one_does(backend_name: str, checkpoint: Path, smal
              "--learning-rate", "1e-3"]  # fmt: skip
     training = list(map(str, flags))
     launcher = {
-        "mlx": [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--", sys.executable],
+        "mlx": [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring",
+                "--starting-port", str(ports_in_a_row(2)), "--", sys.executable],
         "torch": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    }[backend_name]
+    }[backend_name]  # fmt: skip
     if not shutil.which(launcher[0]):
         pytest.skip(f"{launcher[0]} is not installed")
     # Loopback names: torchrun otherwise asks the resolver for this machine's own.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": _loopback()}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": LOOPBACK}
     command = [*launcher, "-m", "mlx_phi3v.train", *training, "--output", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -456,7 +460,3 @@ def test_two_ranks_learn_what_one_does(backend_name: str, checkpoint: Path, smal
     one = adapter_of(tmp_path / "one")
     for key, value in adapter_of(tmp_path / "two").items():
         np.testing.assert_allclose(value, one[key], atol=1e-4, err_msg=key)
-
-
-def _loopback() -> str:
-    return "lo0" if sys.platform == "darwin" else "lo"
