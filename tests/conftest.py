@@ -33,9 +33,12 @@ from tests.helpers.wheel import Installed, installed_once
 if TYPE_CHECKING:
     from mlx_phi3v.backend import Backend
 
-# A shell's background job ignores Ctrl-C, and so would the commands that tests interrupt.
+# A shell's background job ignores Ctrl-C, and nohup's SIGHUP, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 set_up("mlx")  # before a test imports mlx: it imports neither framework
 
