@@ -62,7 +62,7 @@ def gradients(rank):
 def main():
     ranks = Ranks()
     expected = {name: sum(gradients(rank)[name] for rank in range(ranks.count)) for name in SHAPES}
-    whole = ranks.sum_arrays(np.eye(3, dtype=np.int32)[ranks.rank] * (2**31 - 1 - ranks.rank))
+    whole = ranks.sum_arrays(np.eye(ranks.count, dtype=np.int32)[ranks.rank] * (2**31 - 1 - ranks.rank))
     assert whole.dtype == np.int32 and whole.tolist() == [2**31 - 1 - k for k in range(ranks.count)]
     for dtype, error in (("float32", 1e-6), ("bfloat16", 0.05)):  # bf16 keeps 8 bits of each, and of each partial sum
         if backend == "mlx":

@@ -53,7 +53,7 @@ def test_a_run_of_one_rank_goes_on_with_three(config: TrainConfig, tmp_path: Pat
         assert mine.get("val_loss", 0) == pytest.approx(other.get("val_loss", 0), rel=1e-5)
     adapters = [load_file(run / "last" / "adapter_model.safetensors") for run in (config.output, whole.output)]
     for key, value in adapters[0].items():
-        np.testing.assert_allclose(value, adapters[1][key], atol=1e-5, err_msg=key)  # AdamW magnifies rounding
+        np.testing.assert_allclose(value, adapters[1][key], atol=1e-4, err_msg=key)  # AdamW magnifies rounding
 
 
 # slow: three more starts of torch; what ranks say to each other is the same code (test_ranks.py of both folders).
