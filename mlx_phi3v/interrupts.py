@@ -37,6 +37,7 @@ def install() -> None:
         if is_default(number):
             signal.signal(number, _raise)
     sys.unraisablehook = _unraisable
+    threading.excepthook = _failed_thread
     atexit.register(_ignore)  # before all others, so it is called after them
 
 
@@ -74,6 +75,12 @@ def _raise(number: int, frame: object) -> None:
     if now - _received_at > _AGAIN_SECONDS:  # cleaning up takes the user too long
         end_children()
         leave_at_once(number, frame)
+
+
+def _failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Once a signal came, a thread of a pool whose work is dropped fails: Python 3.11's trips over its cancelled futures."""
+    if _received is None:
+        threading.__excepthook__(failed)
 
 
 def _unraisable(unraisable: Any) -> None:

@@ -218,3 +218,28 @@ print(psutil.pid_exists(runs.pid))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_thread_that_fails_after_a_signal_says_nothing(signalled: bool) -> None:
+    code = """
+import signal, sys, threading
+from mlx_phi3v.errors import run_cli
+
+def fail():
+    raise ValueError("a cancelled future")
+
+def main():
+    try:
+        if sys.argv[1] == "True":
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+run_cli(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(signalled)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == (143 if signalled else 0)
+    assert done.stderr == "interrupted\n" if signalled else "ValueError: a cancelled future" in done.stderr
