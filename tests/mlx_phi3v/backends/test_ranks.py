@@ -76,6 +76,8 @@ def main():
     open(f"{out}/{ranks.rank}", "w").close()
     limit = TimeLimit(float(seconds), lambda: "rank 0 waited")
     if ranks.rank == 1:
+        while not all(os.path.exists(f"{out}/{rank}") for rank in range(ranks.count)):  # the others may still be reading
+            time.sleep(0.01)
         os.kill(os.getpid(), getattr(signal, end))
     with limit.waiting():
         ranks.sum_arrays(np.ones(1, np.float32))
