@@ -43,8 +43,6 @@ def _model_usage(folder: Path, name: str, kept: str) -> list[str]:
         )
     if has_file:
         lines += [f"python -m mlx_vlm.generate --model {name} {_PROMPT}", f"python -m mlx_vlm.server --model {name}"]
-    if (folder / PROBE_FILE).is_file():
-        lines.append(f"mlx_phi3v.generate --model {name} --verify   # does it compute here what it did where it was made?")
     lines += ["```", ""]
     if kept:
         lines += [_KEPT[0], "", kept.replace('"FOLDER"', f'"{name}"'), "", _KEPT[1], ""]

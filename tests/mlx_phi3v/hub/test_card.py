@@ -112,6 +112,13 @@ def test_a_receipt_is_shown_with_its_intervals(tmp_path: Path) -> None:
     assert [item["value"] for item in results["metrics"]] == [0.25, 0.5] and results["dataset"]["name"] == "shop"
 
 
+def test_how_to_check_a_copy_is_said_once_and_only_where_there_is_a_probe(tmp_path: Path) -> None:
+    convert(ConvertConfig("tiny", tmp_path / "model"))
+    assert "--verify" not in card(tmp_path / "model", "model")
+    (tmp_path / "model" / "probe.json").write_text("{}")
+    assert card(tmp_path / "model", "model").count("--verify") == 1
+
+
 def test_text_from_outside_is_only_text(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(adapter / "adapter_config.json", base_model_name_or_path=EVIL, target_modules=[EVIL, "qkv_proj"])
     change(adapter / "state.json", base_fingerprint="`</code>`")
