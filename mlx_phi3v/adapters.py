@@ -32,6 +32,7 @@ from .adapter_layout import (
 )
 from .adapter_mlx import is_mlx_config, read_mlx_config
 from .adapter_patterns import Patterns, uniform
+from .checkpoint.floats import KINDS, read_floats
 from .checkpoint.headers import read_header, read_metadata
 from .config import ModelArgs
 from .documents import plain, read_json, shown
@@ -181,16 +182,9 @@ def _family(name: str) -> str:
 def _read_tensor(key: str, stored: StoredTensor) -> np.ndarray:
     """One tensor as fp32, whatever its stored dtype. Raises UserError for another dtype, and for numbers not finite."""
     info = stored.info
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    if info.dtype not in kinds:
-        raise UserError(f"{info.file}: {key} is of dtype {info.dtype}; it must be one of {', '.join(kinds)}")
-    with open(info.file, "rb") as file:
-        file.seek(info.start)
-        read = np.fromfile(file, kinds[info.dtype], math.prod(info.shape)).reshape(info.shape)
-    # numpy has no bfloat16: it is the upper half of an fp32.
-    array = (read.astype(np.uint32) << 16).view(np.float32) if info.dtype == "BF16" else read
-    with np.errstate(over="ignore"):  # of fp64: what fp32 cannot hold is refused below
-        array = array.astype(np.float32)
+    if info.dtype not in KINDS:
+        raise UserError(f"{info.file}: {key} is of dtype {info.dtype}; it must be one of {', '.join(KINDS)}")
+    array = read_floats(info)
     if not np.isfinite(array).all():
         raise UserError(f"{info.file}: {key} holds NaN or infinite numbers; the training diverged, or the file is corrupt")
     return np.ascontiguousarray(array.T) if stored.transposed else array

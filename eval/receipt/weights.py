@@ -10,12 +10,12 @@ import numpy as np
 
 from mlx_phi3v.adapters import PREFIX, AdapterArgs, load_adapter, resolve_adapter, saved_key, weights_name
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
+from mlx_phi3v.checkpoint.floats import read_floats
 from mlx_phi3v.checkpoint.headers import TensorInfo, open_checkpoint
 from mlx_phi3v.checkpoint.layout import expected_tensors, is_packed
 from mlx_phi3v.config import load_model_config
 
 _EPS = float(np.finfo(np.float32).eps)
-_WIDTHS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # Half a step in the last place, as a share of the smallest number that has it; and half of the least number that is held.
 _ROUNDING = {"F32": (0.0, 0.0), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 2.0**-134)}
 
@@ -47,7 +47,7 @@ def check_weights(before: Path, adapter: str | None, after: Path) -> WeightCheck
 def _is_merged(name: str, old: TensorInfo, new: TensorInfo, args: AdapterArgs, deltas: Mapping[str, np.ndarray]) -> bool:
     if old.shape != new.shape:
         return False
-    wanted, size = _read(old), None
+    wanted, size = read_floats(old), None
     module = name.removesuffix(".weight")
     down, whole = deltas.get(f"{PREFIX}{module}.lora_A.weight"), deltas.get(saved_key(name))
     if down is not None:
@@ -60,13 +60,4 @@ def _is_merged(name: str, old: TensorInfo, new: TensorInfo, args: AdapterArgs, d
     bound = np.abs(wanted) * share * (1 + 4 * _EPS) + least
     if size is not None:
         bound = bound + 2 * (args.r + 2) * _EPS * size
-    return bool(np.all(np.abs(_read(new) - wanted) <= bound))
-
-
-def _read(info: TensorInfo) -> np.ndarray:
-    """A tensor of floats, fp32 [its shape]."""
-    width = np.dtype(_WIDTHS[info.dtype])
-    values = np.fromfile(info.file, width, info.size // width.itemsize, offset=info.start)
-    if info.dtype == "BF16":  # numpy has none: the upper half of an fp32
-        values = (values.astype("<u4") << 16).view("<f4")
-    return values.astype(np.float32, copy=False).reshape(info.shape)
+    return bool(np.all(np.abs(read_floats(new) - wanted) <= bound))

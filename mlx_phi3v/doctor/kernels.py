@@ -78,7 +78,7 @@ def _activations(kernels: Any, rng: np.random.Generator) -> Found:
         for name, columns in (("swiglu", 1536), ("quick_gelu", 768)):
             x = _normal(rng, 700, columns) * 3
             d = _normal(rng, 700, 768)
-            x, d = (rounded(value, dtype) for value in (x, d))
+            x, d = (plain.rounded(value, dtype) for value in (x, d))
             # A sigmoid's exponential, of which a gradient multiplies two; then a few products.
             tolerance = NARROW * UNIT_ROUNDOFF[dtype]
             if dtype == "float32":
@@ -94,7 +94,7 @@ def _attention(kernels: Any, rng: np.random.Generator) -> Found:
     """300 tokens, which is three blocks of causal queries; the largest score is about 1.5, without the scale it would be 8."""
     shape, scale = (2, 3, 300, 32), 32**-0.5
     for dtype in kernels.dtypes:
-        q, k, v, d = (rounded(_normal(rng, *shape) * size, dtype) for size in (0.5, 0.5, 1, 1))
+        q, k, v, d = (plain.rounded(_normal(rng, *shape) * size, dtype) for size in (0.5, 0.5, 1, 1))
         q64, k64, v64, d64 = (x.astype(np.float64) for x in (q, k, v, d))
         largest = float(np.abs(scale * q64 @ k64.swapaxes(-1, -2)).max())
         for causal in (True, False):
@@ -191,11 +191,3 @@ def _convolution(kernels: Any, rng: np.random.Generator) -> Found:
 def _same_bits(kernels: Any, rng: np.random.Generator) -> Found:
     """A run is to resume bit for bit: attention's gradient, twice."""
     yield "attention, same bits twice", "", float(not kernels.same_bits()), 0.0
-
-
-def rounded(x: Array, dtype: str) -> Array:
-    """fp32 numbers as the dtype holds them."""
-    if dtype == "bfloat16":
-        bits = x.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    return x.astype(dtype).astype(np.float32)

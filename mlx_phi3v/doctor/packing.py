@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint.floats import read_floats
 from ..checkpoint.headers import read_tensors
 from ..checkpoint.layout import is_quantized
 from ..files import write_json, write_tensors
@@ -15,18 +16,8 @@ GROUP = 32  # columns; the widths of the recorded checkpoint are multiples of it
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors as fp32; numpy has no bfloat16, so its bits become the upper half of an fp32 number."""
-    weights = {}
-    for name, info in read_tensors(folder).items():
-        with open(info.file, "rb") as file:
-            file.seek(info.start)
-            raw = np.fromfile(file, np.uint8, info.size)
-        if info.dtype == "BF16":
-            values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = raw.view({"F32": np.float32, "F16": np.float16}[info.dtype]).astype(np.float32)
-        weights[name] = values.reshape(info.shape)
-    return weights
+    """A checkpoint's tensors as fp32."""
+    return {name: read_floats(info) for name, info in read_tensors(folder).items()}
 
 
 def pack(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

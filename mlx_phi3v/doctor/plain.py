@@ -108,6 +108,14 @@ class PlainModel:
         )
 
 
+def rounded(x: Array, dtype: str) -> Array:
+    """Numbers as the dtype holds them, fp32: the nearest, of two as near the even one."""
+    if dtype == "bfloat16":
+        bits = x.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return x.astype(dtype).astype(np.float32)
+
+
 def _heads(x: Array, heads: int, width: int = -1) -> Array:
     """[N, T, h * D] -> [N, h, T, D]."""
     return x.reshape(*x.shape[:2], heads, width).transpose(0, 2, 1, 3)
@@ -119,20 +127,22 @@ def softmax(x: Array) -> Array:
     return np.asarray(weights / weights.sum(-1, keepdims=True))
 
 
-def attention(q: Array, k: Array, v: Array, scale: float, *, causal: bool) -> Array:
-    """softmax(scale * q k^T) v of [..., T, D]."""
+def _attended(q: Array, k: Array, scale: float, *, causal: bool) -> Array:
+    """How much of each key a query takes: softmax(scale * q k^T)."""
     scores = scale * (q @ k.swapaxes(-1, -2))
     if causal:
         scores = np.where(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), scores, -np.inf)
-    return np.asarray(softmax(scores) @ v)
+    return softmax(scores)
+
+
+def attention(q: Array, k: Array, v: Array, scale: float, *, causal: bool) -> Array:
+    """softmax(scale * q k^T) v of [..., T, D]."""
+    return np.asarray(_attended(q, k, scale, causal=causal) @ v)
 
 
 def attention_gradient(q: Array, k: Array, v: Array, scale: float, d: Array, *, causal: bool) -> list[Array]:
     """The gradients of `attention` by q, k and v, with d that of its result."""
-    scores = scale * (q @ k.swapaxes(-1, -2))
-    if causal:
-        scores = np.where(np.tri(scores.shape[-2], scores.shape[-1], dtype=bool), scores, -np.inf)
-    p = softmax(scores)
+    p = _attended(q, k, scale, causal=causal)
     d_p = d @ v.swapaxes(-1, -2)
     d_scores = scale * p * (d_p - (d_p * p).sum(-1, keepdims=True))
     return [d_scores @ k, d_scores.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ d]

@@ -15,7 +15,7 @@ from ..batches import Batch, collate
 from ..golden.cases import GoldenCase
 from ..golden.checks import Check, check, relative_error
 from ..golden.tolerances import UNIT_ROUNDOFF
-from .plain import Array, PlainModel
+from .plain import Array, PlainModel, rounded
 
 # A stage rounds its numbers up to sixteen times, each time to the dtype. What one rounding of its input does to the result is
 # computed with the plain model (`sensitivity`: attention passes rounding on enlarged, by as much as its scores are large);
@@ -95,18 +95,15 @@ def tolerances(traced: list[Stage], plain: PlainModel, dtype: str) -> list[float
 
 def sensitivity(stage: Stage, plain: PlainModel, dtype: str) -> float:
     """What rounding a stage's input to `dtype` changes in its result, at least one unit of the dtype."""
-    rounded = tuple(_rounded(value, dtype) for value in stage.arguments)
-    return max(relative_error(stage.run(plain, rounded), stage.result), UNIT_ROUNDOFF[dtype])
+    narrow = tuple(_rounded(value, dtype) for value in stage.arguments)
+    return max(relative_error(stage.run(plain, narrow), stage.result), UNIT_ROUNDOFF[dtype])
 
 
 def _rounded(value: Any, dtype: str) -> Any:
     """fp64 numbers as the dtype holds them; what is none stays as it is."""
     if not isinstance(value, np.ndarray) or value.dtype != np.float64:
         return value
-    if dtype == "bfloat16":
-        bits = value.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
-    return value.astype(dtype).astype(np.float64)
+    return rounded(value, dtype).astype(np.float64)
 
 
 def check_plain(case: GoldenCase, traced: list[Stage]) -> Check:
