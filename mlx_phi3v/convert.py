@@ -33,10 +33,9 @@ from .files import atomic_folder, read_json, sha256_file, write_json
 from .hf_folder.code import snapshot_of
 from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
 from .hf_folder.published import published_order
-from .hub.card import write_card
-from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
-from .progress import Progress, note, result, say
+from .new_folder import make_folder
+from .progress import Progress, note
 from .ranges import MAX_ROWS
 from .receipt import Request
 from .trained_task import TrainedTask
@@ -94,6 +93,8 @@ def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda fol
             _write_mlx_files(config, source, folder)
         write_json(folder / SOURCE_FILE, _origin(config, source, dict(zip([path.name for path in sources], hashes))))
         finish(folder)
+        from .hub.card import write_card  # --help and a wrong flag need none of it
+
         write_card(folder)
     seconds = round(time.perf_counter() - started, 2)
     written = sum(len(header) - 1 for _, header, _ in writer.shards)  # one entry is the metadata
@@ -205,6 +206,10 @@ def _probe(config: ConvertConfig, folder: Path) -> None:
         make_probe(folder, name=config.mlx_path)
 
 
+def _size(summary: dict[str, Any]) -> str:
+    return f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ConvertConfig, "python -m mlx_phi3v.convert", __doc__ or "", argv)
@@ -212,15 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = config.receipt if changes or config.catalogue else 0
     request = Request(config.hf_path, None, config.mlx_path, not config.quantize, rows, config.catalogue)
     request.check()
-    with then_upload(config.upload_repo, config.mlx_path, public=config.public, as_json=config.json):
-        summary = convert(config, partial(_probe, config))
-        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-        if summary["receipt"]:
-            write_card(config.mlx_path)  # with the verdict
-        result(config.json, event="done", **summary)
-        if not summary.get("already"):
-            size = f"{summary['tensors']} tensors, {summary['bytes'] / 1e9:.2f} GB, {summary['seconds']} s"
-            say(f"wrote {summary['path']}: {size}", as_json=config.json)
+    make = partial(convert, config, partial(_probe, config))
+    make_folder(make, request, _size, upload_repo=config.upload_repo, public=config.public, as_json=config.json)
     return 0
 
 

@@ -30,10 +30,9 @@ from .errors import run_cli
 from .files import atomic_folder, read_json, sha256_file, sha256_json, write_json
 from .hf_folder.folder import drop_quantization, hf_writer, require_unpacked, write_hf_files
 from .hf_folder.published import published_order
-from .hub.card import write_card
-from .hub.upload import then_upload
 from .model_file.folder import model_file_entries, write_model_file
-from .progress import Progress, note, result, say
+from .new_folder import make_folder
+from .progress import Progress, note
 from .ranges import MAX_ROWS
 from .receipt import Request
 from .trained_task import TASK_FILE, TrainedTask
@@ -132,6 +131,8 @@ def fuse(config: FuseConfig, finish: Callable[[Path], object] = lambda folder: N
             _write_mlx_files(config, source, adapter_folder, folder)
         write_json(folder / SOURCE_FILE, origin)
         finish(folder)
+        from .hub.card import write_card  # --help and a wrong flag need none of it
+
         write_card(folder, adapter_folder)
     return {"path": str(config.save_path), "adapted": len(deltas), "bytes": writer.total}
 
@@ -190,19 +191,17 @@ def _receipt(config: FuseConfig) -> Request:
     return Request(config.model, config.adapter, config.save_path, not quantized, config.receipt, config.catalogue)
 
 
+def _size(summary: dict[str, Any]) -> str:
+    return f"{summary['bytes'] / 1e9:.2f} GB"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(FuseConfig, "python -m mlx_phi3v.fuse", __doc__ or "", argv)
     request = _receipt(config)
     request.check()
-    with then_upload(config.upload_repo, config.save_path, public=config.public, as_json=config.json):
-        summary = fuse(config, partial(_probe, config))
-        summary["receipt"] = request.make(as_json=config.json, again=bool(summary.get("already")))
-        if summary["receipt"]:
-            write_card(config.save_path)  # with the verdict
-        result(config.json, event="done", **summary)
-        if not summary.get("already"):
-            say(f"wrote {summary['path']}: {summary['bytes'] / 1e9:.2f} GB", as_json=config.json)
+    make = partial(fuse, config, partial(_probe, config))
+    make_folder(make, request, _size, upload_repo=config.upload_repo, public=config.public, as_json=config.json)
     return 0
 
 

@@ -25,12 +25,12 @@ from ..errors import UserError
 from ..files import scratch_folder, scratch_of, write_text
 from ..progress import note, result, say
 from ..startup import leave_at_once
-from .card import written_beside
-from .contents import STALE, Contents, contents_of
 from .hub_errors import check_repo, hub_sentence, is_transient, quiet_log
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from .contents import Contents
 
 T = TypeVar("T")
 _TRIES = 3
@@ -88,6 +88,9 @@ def upload(
 
     Raises UserError with one sentence where the hub does not take it; the same call then goes on.
     """
+    from .card import written_beside  # what no command needs that uploads nothing
+    from .contents import contents_of
+
     check_repo(to.repo, "--repo")
     found = contents_of(folder, training_state=training_state)
     if found.left_out:
@@ -114,6 +117,8 @@ def _again(folder: Path, to: Destination, training_state: bool) -> str:
 
 def _send(staged: Path, found: Contents, to: Destination, as_json: bool) -> tuple[str, str, bool]:
     """(address, commit, whether it is private)."""
+    from .contents import STALE
+
     api = _api()
     kind = "dataset" if found.kind == "dataset" else "model"
     url = api.create_repo(to.repo, private=not to.public, repo_type=kind, exist_ok=True)
@@ -131,7 +136,7 @@ def _send(staged: Path, found: Contents, to: Destination, as_json: bool) -> tupl
             try:
                 done = _beside(partial(api.upload_folder, **options), (staged, scratch_of(found.folder)))
                 return str(url), done.oid, private
-            except Exception as error:
+            except Exception as error:  # `_said` turns it into a sentence
                 if attempt + 1 == _TRIES or not is_transient(error):
                     raise
                 time.sleep(_PAUSE * 2**attempt)
