@@ -16,7 +16,7 @@ from ..decoding import Generation, StreamedText, answer_text
 from ..errors import UserError, report_fault
 from ..photo import PhotoError
 from ..system_errors import os_sentence
-from .chat_request import ChatRequest, make_example, read_body
+from .chat_request import ChatRequest, Shape, make_example, read_body
 from .chat_response import Completion, event
 from .engine import Busy, Ended, Engine, Job
 from .models import ServedModel
@@ -57,6 +57,12 @@ class Service:
             yield
         finally:
             self._open -= 1
+
+    async def json(self, request: Request, shape: type[Shape]) -> Shape:
+        """The request's JSON body as `shape`. Raises Refusal for another type, and as `body` and `read_body`."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise Refusal(415, "the Content-Type must be application/json")
+        return read_body(await self.body(request), shape)
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Raises Refusal for one that is too large or takes too long."""
@@ -131,7 +137,7 @@ def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
             return Refusal(400, str(error)).response()
         except OSError as error:
             return Refusal(507, os_sentence(error) or report_fault(error), code="disk").response()
-        except Exception as error:
+        except Exception as error:  # a fault of ours: it ends this request, not the server
             return Refusal(500, report_fault(error)).response()
 
     return safe
@@ -153,10 +159,8 @@ class ChatRoutes:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Refusal(415, "the Content-Type must be application/json")
         with self.service.place():
-            asked = read_body(await self.service.body(request), ChatRequest)
+            asked = await self.service.json(request, ChatRequest)
             model = self.service.model(asked.model)
             sampling, tokens = asked.sampling(), asked.tokens(self.service.max_new_tokens)
             example = await self.service.prepare(make_example, asked, model)

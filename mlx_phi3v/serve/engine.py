@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
 from ..batches import Example
@@ -146,13 +146,13 @@ class Engine:
         self.answered += 1
         try:
             self._running.append(_Running(jobs))
-        except Exception as error:
+        except Exception as error:  # of any kind, such as memory that is full: it ends these jobs, not the server
             self._failed(jobs, error)
 
     def _step(self, running: _Running) -> None:
         try:
             running.step()
-        except Exception as error:
+        except Exception as error:  # as in `_begin`
             running.batch.rows = []
             self._failed(list(running.jobs.values()), error)
         if not running.batch.rows:
@@ -182,6 +182,3 @@ class Engine:
             self._running.clear()
         for job in left:
             job.fail(Ended())
-
-
-__all__ = ["MOST_WAITING", "Busy", "CancelledError", "Ended", "Engine", "Job"]

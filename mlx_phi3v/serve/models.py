@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..adapter_config import CONFIG_FILE
+from ..adapter_files import resolve_adapter
 from ..batches import ExampleMaker
 from ..decoding import LoadedModel, load_model
+from ..errors import UserError
 from ..progress import note, say
 from ..value_tokens import TokenTexts
 from .settings import ServeConfig
@@ -53,8 +54,10 @@ def load_models(config: ServeConfig) -> list[ServedModel]:
 
 def _is_adapter(name: str) -> bool:
     """Whether a folder is an adapter or a training run."""
-    path = Path(name).expanduser()
-    return any((folder / CONFIG_FILE).is_file() for folder in (path, path / "best", path / "last"))
+    try:
+        return resolve_adapter(name, hub=False).is_dir()
+    except UserError:
+        return False
 
 
 def _names(wanted: Sequence[tuple[str, str | None]]) -> list[str]:

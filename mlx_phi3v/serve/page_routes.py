@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from .. import __version__
 from ..batches import Example
 from ..crops import process_image
+from ..page_policy import csp_hash
 from ..sampling import Sampling
 from .app import Service, answer_of, answered
-from .chat_request import read_body, read_photo
+from .chat_request import read_photo
 from .corrections import Corrections
 from .engine import Job
 from .models import ServedModel
@@ -71,7 +70,7 @@ class PageRoutes:
         """POST /page/read: what each model reads off a photo."""
         started = time.perf_counter()
         with self.service.place():
-            asked = await self._json(request, ReadRequest)
+            asked = await self.service.json(request, ReadRequest)
             models = [self.service.model(name) for name in dict.fromkeys(asked.models or self.service.models)]
             results = await asyncio.gather(*(self._read(model, asked.photo, request) for model in models))
         return JSONResponse({"results": results, "seconds": time.perf_counter() - started})
@@ -91,16 +90,11 @@ class PageRoutes:
         if self.corrections is None:
             raise Refusal(403, "start the server with --corrections FOLDER to save rows", code="no_corrections")
         with self.service.place():
-            asked = await self._json(request, CorrectRequest)
+            asked = await self.service.json(request, CorrectRequest)
             model = self.service.model(asked.model)
             photo = read_photo(asked.photo, "the photo")
             saved = await self.service.prepare(self.corrections.add, photo, model, asked.fields, asked.answer)
         return JSONResponse(saved, 201)
-
-    async def _json(self, request: Request, shape: type[Any]) -> Any:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Refusal(415, "the Content-Type must be application/json")
-        return read_body(await self.service.body(request), shape)
 
 
 def _example(model: ServedModel, url: str) -> Example:
@@ -128,14 +122,10 @@ def assemble() -> tuple[str, str]:
     """The page as one document, and the policy that allows its own script and style only."""
     style, script, html = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html"))
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "
+        f"default-src 'none'; script-src {csp_hash(script)}; style-src {csp_hash(style)}; img-src 'self' data: blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html.replace("/* style */", style).replace("/* script */", script), policy
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def add_page(app: FastAPI, service: Service, corrections: Corrections | None) -> None:

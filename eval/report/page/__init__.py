@@ -6,8 +6,6 @@ the page's own script run, by its hash.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import jinja2
 
 from mlx_phi3v.files import write_text
+from mlx_phi3v.page_policy import csp_hash
 
 from ...compare.compare_sets import SetComparison
 from ...compare.comparison import Comparison
@@ -97,11 +96,6 @@ def _places(comparison: Comparison, shown: Sequence[str], seed: int) -> dict[str
         "changes": change_grids(places.confusion, shown),
         "curves_of": [(name, items, draw_reliability(items)) for name, items in calibrations.items()],
     }
-
-
-def csp_hash(text: str) -> str:
-    """A text's hash as a content security policy gives it."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
 def by_field(rows: Sequence[PairedMeasure]) -> list[tuple[str, list[PairedMeasure]]]:
