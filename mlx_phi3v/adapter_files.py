@@ -13,6 +13,7 @@ from .hub.download import download
 from .hub.hub_errors import is_hub_id
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+SETTINGS_FILE = "settings.json"  # of a training
 MLX_WEIGHTS_FILES = ("adapters.safetensors", "weights.safetensors")  # the second as mlx-vlm reads it too
 _HUB_FILES = [CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES, "task.json", "training.json", "LICENSE*"]
 # How files of weights end, in the formats that trainers use.
@@ -21,6 +22,11 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy", ".pkl", ".ckp
 _BESIDE = re.compile(
     r"(\d*_?adapter|model|optimizer|scheduler|scaler|rng_state|training_args|trainer|pytorch_model|consolidated).*"
 )
+
+
+def training_folder(adapter: Path) -> Path | None:
+    """The folder that a training left its settings in: of the adapter or above it. None where there is none."""
+    return next((place for place in (adapter, adapter.parent) if (place / SETTINGS_FILE).is_file()), None)
 
 
 def resolve_adapter(path: Path | str, *, hub: bool = True) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .adapter_files import resolve_adapter
+from .adapter_files import SETTINGS_FILE, resolve_adapter, training_folder
 from .checkpoint.fingerprint import SOURCE_FILE
 from .checkpoint.hub import resolve_model
 from .commands import child_command, child_environment
@@ -150,10 +150,8 @@ def known_catalogue(model: str, adapter: str | None) -> Path | None:
 
 
 def _of_training(adapter: Path) -> Path | None:
-    settings = next(
-        (place / "settings.json" for place in (adapter, adapter.parent) if (place / "settings.json").is_file()), None
-    )
-    return _existing(read_as(settings, "training settings", _SettingsShape).data) if settings else None
+    folder = training_folder(adapter)
+    return _existing(read_as(folder / SETTINGS_FILE, "training settings", _SettingsShape).data) if folder else None
 
 
 def _existing(folder: str | None) -> Path | None:

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_phi3v.adapter_files import training_folder
 from mlx_phi3v.adapters import resolve_adapter, weights_path
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_file
 
 from ..runs.run import Run
-from ..runs.training_settings import SILENT, read_training_settings, training_folder
+from ..runs.training_settings import SILENT, read_training_settings
 
 _POINTS = 400  # of a loss curve
 _LONGEST_LINE = 100_000  # characters of one line of a log

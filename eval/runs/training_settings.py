@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_phi3v.adapter_files import SETTINGS_FILE, training_folder
 from mlx_phi3v.documents import read_json
 from mlx_phi3v.errors import UserError
 
@@ -20,18 +21,13 @@ _PATHS = ("data", "model", "init_adapter")
 _BEFORE = {"reduce_dtype": "float32"}
 
 
-def training_folder(adapter: Path) -> Path | None:
-    """The folder that a training left its `settings.json` in: of the adapter or above it. None where there is none."""
-    return next((place for place in (adapter, adapter.parent) if (place / "settings.json").is_file()), None)
-
-
 def read_training_settings(adapter: Path) -> dict[str, Any] | None:
     """The settings of the training that made the adapter in this folder; None where they are not there or not sound."""
     folder = training_folder(adapter)
     if folder is None:
         return None
     try:
-        settings = read_json(folder / "settings.json", "training settings")
+        settings = read_json(folder / SETTINGS_FILE, "training settings")
     except (UserError, OSError, ValueError):
         return None
     return settings if isinstance(settings, dict) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..adapter_files import SETTINGS_FILE
 from ..documents import plain, read_json
 from ..errors import UserError
 from ..files import content_of, folder_in_place, write_json
@@ -16,7 +17,6 @@ from .checkpoints import Checkpoints
 from .run_log import LOG_FILE, RunLog
 from .train_state import MARKER, SettingsFile
 
-SETTINGS_FILE = "settings.json"
 _HOLDS = {
     "predictions.jsonl": "a prediction run", "manifest.json": "a prediction run", "catalogue.json": "a catalogue",
     "adapter_config.json": "an adapter", "config.json": "a model",

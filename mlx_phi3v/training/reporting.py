@@ -64,7 +64,7 @@ class Reports:
             return
         try:
             table = answer_rows(self.setup, step, self.config.report_rows)
-        except Exception as error:
+        except Exception as error:  # of any kind: what is reported never stops a training
             self._answering = False
             note(f"the answers of step {step} cannot be reported ({short(str(error), 200, str)}); the training goes on")
             return
