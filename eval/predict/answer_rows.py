@@ -83,13 +83,15 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     check_ranges(config)
     catalogue = Catalogue(config.data)
     split = catalogue.split(config.split)
-    _distinct_ids(split, chosen_rows(split, config.limit, parse_shard(config.shard)))  # before a model is loaded
+    rows = chosen_rows(split, config.limit, parse_shard(config.shard))
+    ids = _distinct_ids(split, rows)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
     whole, config = config, own_share(config, model.backend)
-    rows = chosen_rows(split, config.limit, parse_shard(config.shard))
-    ids = _distinct_ids(split, rows)
+    if config is not whole:  # of the rows from the first on: several ranks take no --shard
+        rows = chosen_rows(split, config.limit, parse_shard(config.shard))
+        ids = [ids[number] for number in rows]
     task, remark = choose_task(model, catalogue)
     for line in (*model.differences(config.num_crops), *filter(None, [remark])):
         note(line)
