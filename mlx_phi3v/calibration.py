@@ -55,8 +55,12 @@ def path() -> Path:
 
 def machine() -> str:
     """This machine as the file names it: system, processor, cores that may be used, NVIDIA GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ", ".join([platform.system(), chip(), f"{cores} cores", *_gpus()])
+    return ", ".join([platform.system(), chip(), f"{cores()} cores", *_gpus()])
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chip() -> str:

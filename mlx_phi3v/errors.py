@@ -60,7 +60,7 @@ def _leave(error: BaseException, mistake: int) -> NoReturn:
     """End with the line and the status that an exception asks for."""
     number = interrupts.received()
     if number is not None or isinstance(error, KeyboardInterrupt):
-        _say("interrupted")
+        say_line("interrupted")
         interrupts.end_children()
         sys.exit(128 + (number or 2))
     if isinstance(error, BrokenPipeError):
@@ -69,9 +69,9 @@ def _leave(error: BaseException, mistake: int) -> NoReturn:
         sys.exit(141)
     sentence = str(error) if isinstance(error, UserError) else _sentence(error)
     if sentence is not None:
-        _say(f"error: {sentence}")
+        say_line(f"error: {sentence}")
         sys.exit(mistake)
-    _say(f"error: {report_fault(error)}")
+    say_line(f"error: {report_fault(error)}")
     sys.exit(FAULT)
 
 
@@ -103,7 +103,8 @@ def report_fault(error: BaseException) -> str:
     return f"{start}the traceback is in {file.name}; please report it with the command"
 
 
-def _say(line: str) -> None:
+def say_line(line: str) -> None:
+    """One line on stderr, shown as text."""
     with contextlib.suppress(OSError):  # nobody reads it
         print(shown(line), file=sys.stderr, flush=True)
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import sys
 import threading
 import time
 import zlib
@@ -18,7 +17,7 @@ import numpy as np
 
 from . import __version__
 from .backend import Backend
-from .errors import UserError, shown
+from .errors import UserError, say_line
 from .interrupts import end_children
 
 LOST = "the connection to another rank was lost: it has ended, and said why"
@@ -109,6 +108,6 @@ class TimeLimit:
                 self._changed.wait(None if left == _NO_LIMIT else min(left, threading.TIMEOUT_MAX))
 
     def _leave(self) -> NoReturn:
-        print(shown(f"error: {self._sentence()}"), file=sys.stderr, flush=True)
+        say_line(f"error: {self._sentence()}")
         end_children()
         os._exit(1)

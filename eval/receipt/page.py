@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_phi3v.hub.markdown import table
 from mlx_phi3v.receipt import Measure, Receipt
 from mlx_phi3v.text import printable
 
@@ -18,10 +19,7 @@ def receipt_page(receipt: Receipt) -> str:
         f"`{_plain(receipt.after)}` against `{_plain(receipt.before)}`, on the first {receipt.rows:,} rows of the split "
         f"`{_plain(receipt.split)}` of `{_plain(Path(receipt.catalogue).name)}`, {receipt.made}.",
         "",
-        "| measure | before | after | difference | 95 % interval | margin |",
-        "|---|---|---|---|---|---|",
-        *(_row(measure) for measure in receipt.measures),
-        "",
+        *table(["measure", "before", "after", "difference", "95 % interval", "margin"], map(_cells, receipt.measures)),
         "The verdict is that of `eval.compare`; only the measures with a margin decide. SAME: every answer has the same",
         "tokens, and rounding explains what is left. DIFFERENT: the model had to compute the same, and does not.",
         "",
@@ -30,15 +28,14 @@ def receipt_page(receipt: Receipt) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(measure: Measure) -> str:
+def _cells(measure: Measure) -> list[str]:
     interval = f"{_number(measure.low)} to {_number(measure.high)}" if measure.low is not None else ""
-    values = [
+    return [
         measure.name,
         *map(_number, (measure.before, measure.after, measure.difference)),
         interval,
         _number(measure.margin),
     ]
-    return f"| {' | '.join(values)} |"
 
 
 def _number(value: float | None) -> str:

@@ -41,13 +41,17 @@ def load(
             if not is_unused(name, config):
                 weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
-    # Buffers are not in the checkpoint: they are made off the meta device.
+    finish_model(model, config, device)
+    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks)
+
+
+def finish_model(model: Phi3VForCausalLM, config: ModelArgs, device: torch.device) -> None:
+    """Freeze a model that has its weights, and make its buffers, which no checkpoint holds, off the meta device."""
     model.model.rotary_emb = RotaryEmbedding(config).to(device)
     positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
     model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
     model.requires_grad_(False)
     model.eval()
-    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks)
 
 
 def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from ..config import ModelArgs
 from .backend import TorchBackend
 from .cuda import set_up_cuda
-from .decoder import RotaryEmbedding
+from .loading import finish_model
 from .model import Phi3VForCausalLM
 from .ranks import Ranks
 
@@ -46,11 +46,7 @@ def random_model(config: ModelArgs, dtype: str) -> TorchBackend:
     model.to_empty(device=device)
     for parameter in model.parameters():
         parameter.data.uniform_(-0.02, 0.02)
-    positions = torch.arange(config.vision.grid**2 + 1, device=device)[None]
-    model.model.vision_embed_tokens.img_processor.vision_model.embeddings.register_buffer("position_ids", positions, False)
-    model.model.rotary_emb = RotaryEmbedding(config).to(device)
-    model.requires_grad_(False)
-    model.eval()
+    finish_model(model, config, device)
     return TorchBackend(model, config, Path(), dtype, "sdpa", Ranks())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..hub.download import download
-from ..hub.hub_errors import is_hub_id as is_hub_id
+from ..hub.hub_errors import is_hub_id
 from ..trained_task import TASK_FILE
 from .fingerprint import SOURCE_FILE
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from .. import __version__
-from ..calibration import chip
+from ..calibration import chip, cores
 from ..redaction import redacted
 
 MOST_BUSY = 0.2  # beyond it what is timed says little of the machine
@@ -33,12 +33,11 @@ def versions() -> dict[str, str | None]:
 def machine() -> dict[str, Any]:
     """System, processor, cores, memory in GB, other work, and what the environment sets for the numerical libraries."""
     memory = psutil.virtual_memory()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {name: redacted(value) for name, value in sorted(os.environ.items()) if name.startswith(_PREFIXES)}
     return {
         "system": platform.platform(),
         "chip": chip(),
-        "cores": affinity,
+        "cores": cores(),
         "memory_gb": round(memory.total / 1e9, 2),
         "memory_free_gb": round(memory.available / 1e9, 2),
         "busy": busy(),

@@ -46,5 +46,5 @@ def download_dataset(name: str, mark: str, files: Sequence[str], revision: str |
             return None
         try:
             return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), **options))
-        except Exception as error:
+        except Exception as error:  # as in `download`
             raise UserError(f"the download of {name} from the hub failed: {hub_sentence(error, name)}") from None

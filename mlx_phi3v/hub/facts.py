@@ -21,11 +21,12 @@ from ..checkpoint.hub import BUILTIN
 from ..documents import check_shape, parse_json, read_as, read_json
 from ..errors import UserError
 from ..files import write_text
+from ..hf_folder.published import PHI3, PHI35
 from .hub_errors import is_hub_id
 
 TRAINING_FILE = "training.json"  # beside an adapter that was uploaded, and in a fused model: how the adapter was trained
 _CURVE_POINTS = 200  # of the log that are carried; a card shows fewer
-PUBLISHED = ("microsoft/Phi-3-vision-128k-instruct", "microsoft/Phi-3.5-vision-instruct")
+PUBLISHED = (PHI3.repo, PHI35.repo)
 # The settings that say how an adapter came about, in the order of a card. None of them is a path.
 SETTINGS = (
     "backend", "dtype", "epochs", "max_steps", "batch_size", "grad_accumulation_steps", "learning_rate", "lr_schedule",
