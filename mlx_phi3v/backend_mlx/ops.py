@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .cpu import attention as cpu_attention
+from .cpu import chunk_attention
 from .cpu import math as cpu_math
 from .cpu.quantized import CPUQuantizedLinear
 from .cpu.streams import map_chunks
@@ -19,9 +20,14 @@ def on_cpu() -> bool:
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
-    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None."""
+    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None.
+
+    Causal queries are the last of the S tokens.
+    """
     if on_cpu() and not isinstance(mask, mx.array) and cpu_attention.is_worth_it(q, k):
         return cpu_attention.attention(q, k, v, scale, causal=mask == "causal")
+    if on_cpu() and isinstance(mask, str) and chunk_attention.is_worth_it(q, k):
+        return chunk_attention.attention(q, k, v, scale)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
