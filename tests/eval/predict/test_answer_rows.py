@@ -83,7 +83,7 @@ def test_the_bits_of_keys_and_values_belong_to_a_run(backend_name: str, small_ca
     run(backend_name, small_catalogue, tmp_path / "plain", *flags)
     settings = [json.loads((tmp_path / name / "manifest.json").read_text())["settings"] for name in ("packed", "plain")]
     assert settings[0] == settings[1] | {"kv_bits": 8}  # a run of before knows no such setting
-    with pytest.raises(UserError, match="settings.kv_bits was 8, is null"):
+    with pytest.raises(UserError, match=r"settings\.kv_bits was 8, is null"):
         run(backend_name, small_catalogue, tmp_path / "packed", *flags)
 
 
