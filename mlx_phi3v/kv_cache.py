@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ class LayerCache(Protocol):
 
     def filter(self, rows: list[int], padding: int = 0) -> None:
         """Drop all other rows, and the first `padding` tokens of those that stay."""
+
+    def join(self, other: Any, padding: tuple[int, int]) -> None:
+        """Put the rows of `other` behind these; of both, so many tokens are padding to the left of what is there."""
 
 
 Layer = TypeVar("Layer", bound=LayerCache)
@@ -39,6 +42,16 @@ class BatchCache(Generic[Layer]):
         self.lengths = self.lengths[rows]
         for layer in self.layers:
             layer.filter(rows, padding)
+
+    def join(self, other: BatchCache[Layer]) -> None:
+        """Put the rows of another cache behind these; the shorter texts get padding on the left."""
+        width = max(self.valid.shape[1], other.valid.shape[1])
+        padding = width - self.valid.shape[1], width - other.valid.shape[1]
+        valid = [np.pad(cache.valid, ((0, 0), (more, 0))) for cache, more in zip((self, other), padding)]
+        self.valid = np.concatenate(valid)
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        for layer, joining in zip(self.layers, other.layers):
+            layer.join(joining, padding)
 
 
 def room(tokens: int) -> int:

@@ -36,6 +36,24 @@ class KVCache:
             index = mx.array(rows)
             self.keys, self.values = self.keys[index][:, :, padding:], self.values[index][:, :, padding:]
 
+    def join(self, other: KVCache, padding: tuple[int, int]) -> None:
+        """See `kv_cache.LayerCache`."""
+        if self.keys is not None and self.values is not None and other.keys is not None and other.values is not None:
+            held = self.length, other.length
+            self.keys = joined(self.keys, other.keys, held, padding)
+            self.values = joined(self.values, other.values, held, padding)
+            self.length += padding[0]
+            other.keys = other.values = None  # what is copied needs no room any more
+
+
+def joined(first: mx.array, second: mx.array, held: tuple[int, int], padding: tuple[int, int]) -> mx.array:
+    """The rows of two arrays below each other, the `held` tokens of each behind its padding of zeros."""
+    rows, end = len(first), held[0] + padding[0]
+    both = mx.zeros((rows + len(second), first.shape[1], room(end), first.shape[3]), first.dtype)
+    both[:rows, :, padding[0] : end] = first[:, :, : held[0]]
+    both[rows:, :, padding[1] : end] = second[:, :, : held[1]]
+    return both
+
 
 def with_room(old: mx.array | None, new: mx.array, tokens: int) -> mx.array:
     """`old` where it holds that many tokens; else a larger array that begins as `old` does, of the kind of `new`."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..kv_cache import BatchCache, room
+from .device import to_device
 
 
 class KVCache:
@@ -33,8 +34,26 @@ class KVCache:
         """See `kv_cache.LayerCache`."""
         self.length -= padding
         if self.keys is not None and self.values is not None:
-            index = torch.tensor(rows, device=self.keys.device)
+            index = to_device(np.array(rows), self.keys.device)
             self.keys, self.values = self.keys[index, :, padding:], self.values[index, :, padding:]
+
+    def join(self, other: KVCache, padding: tuple[int, int]) -> None:
+        """See `kv_cache.LayerCache`."""
+        if self.keys is not None and self.values is not None and other.keys is not None and other.values is not None:
+            held = self.length, other.length
+            self.keys = joined(self.keys, other.keys, held, padding)
+            self.values = joined(self.values, other.values, held, padding)
+            self.length += padding[0]
+            other.keys = other.values = None  # what is copied needs no room any more
+
+
+def joined(first: torch.Tensor, second: torch.Tensor, held: tuple[int, int], padding: tuple[int, int]) -> torch.Tensor:
+    """The rows of two tensors below each other, the `held` tokens of each behind its padding of zeros."""
+    rows, end = len(first), held[0] + padding[0]
+    both = first.new_zeros((rows + len(second), first.shape[1], room(end), first.shape[3]))
+    both[:rows, :, padding[0] : end] = first[:, :, : held[0]]
+    both[rows:, :, padding[1] : end] = second[:, :, : held[1]]
+    return both
 
 
 def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch.Tensor:
