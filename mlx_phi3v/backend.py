@@ -97,13 +97,16 @@ class Backend(Protocol):
         """
 
     def decode(self, cache: Any, tokens: Any) -> Scores:
-        """Append one token per row, int64 [B] or what `Scores.greedy` gave: the scores of the next.
+        """Append one token per row, int64 [B] or what `Scores.greedy` or `draw` gave: the scores of the next.
 
         On an accelerator they are begun to be computed, and not waited for.
         """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """Drop all other rows from the cache."""
+
+    def join(self, cache: Any, other: Any) -> None:
+        """Put the rows of another cache, which is used up, behind those of this one."""
 
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """Every layer's hidden states, and logits of positions `logits_from` on."""

@@ -211,6 +211,10 @@ class MLXBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    def join(self, cache: Cache, other: Cache) -> None:
+        """See `backend.Backend`."""
+        cache.join(other)
+
     @without_dropout
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""

@@ -20,6 +20,7 @@ from ..next_tokens import Scores
 from ..prompts import IGNORE
 from . import lora
 from .cache import Cache, KVCache, prefill_mask
+from .device import to_device
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
 from .ranks import Ranks
@@ -206,6 +207,11 @@ class TorchBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @torch.inference_mode()
+    def join(self, cache: Cache, other: Cache) -> None:
+        """See `backend.Backend`."""
+        cache.join(other)
+
     @without_dropout
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
@@ -249,7 +255,7 @@ class TorchBackend:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return to_device(array, self.device)
 
     def _mask(self, mask: np.ndarray | None) -> torch.Tensor | None:
         """A bool mask as the attention implementation wants it: torch's eager attention adds it to the scores."""

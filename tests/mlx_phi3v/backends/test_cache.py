@@ -82,6 +82,39 @@ def test_columns_that_only_pad_leave_with_their_row(backend_name: str) -> None:
     np.testing.assert_array_equal(keys, np.concatenate([k[[1, 0], :, 2:], k[:2, :, :1]], axis=2))
 
 
+@pytest.mark.parametrize("longer", ["running", "joining"])
+def test_rows_of_another_batch_join(backend_name: str, longer: str, rng: np.random.Generator) -> None:
+    """Texts of 1 and 3 tokens, and one of 2 or of 5, which then grow together; in the end one of each batch is left."""
+    lengths = [[1, 3], [2 if longer == "running" else 5]]
+    caches, texts = [], []
+    for of in lengths:
+        width = max(of)
+        cache = batch_cache(backend_name, np.arange(width) >= width - np.array(of)[:, None])
+        k = rng.standard_normal((len(of), HEADS, width, WIDTH)).astype(np.float32)
+        for layer in (0, 1):
+            put(backend_name, cache, layer, (1 + layer) * k, -k)
+        texts += [row[:, width - n :] for row, n in zip(k, of)]
+        caches.append(cache)
+    cache, other = caches
+    cache.join(other)
+    assert cache.lengths.tolist() == [1, 3, lengths[1][0]] and cache.valid.sum(1).tolist() == cache.lengths.tolist()
+    for _ in range(2):
+        cache.append()
+        k = rng.standard_normal((len(texts), HEADS, 1, WIDTH)).astype(np.float32)
+        texts = [np.concatenate([text, row], axis=1) for text, row in zip(texts, k)]
+        for layer in (0, 1):
+            keys, values = put(backend_name, cache, layer, (1 + layer) * k, -k)
+            assert keys.shape[2] == cache.valid.shape[1] == max(cache.lengths)
+            for row, (text, valid) in enumerate(zip(texts, cache.valid)):
+                assert valid.tolist() == [False] * (len(valid) - text.shape[1]) + [True] * text.shape[1]
+                np.testing.assert_array_equal(keys[row, :, -text.shape[1] :], (1 + layer) * text)
+                np.testing.assert_array_equal(values[row, :, -text.shape[1] :], -text)
+                assert not keys[row, :, : -text.shape[1]].any() or row < 2  # only zeros are put before a text that joins
+        if len(texts) == 3:
+            cache.keep_rows([2, 0])
+            texts = [texts[2], texts[0]]
+
+
 @given(first=st.integers(1, 600), more=st.lists(st.integers(1, 300), max_size=4), padding=st.integers(0, 5))
 def test_room_is_made_in_steps_and_holds_what_was_there(backend_name: str, first: int, more: list[int], padding: int) -> None:
     tensor, cache = tensor_of(backend_name), layer_cache(backend_name)
