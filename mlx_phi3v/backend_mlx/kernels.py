@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..sampling import Draws
 from . import arrays, next_tokens, ops
 from .arrays import dtype as dtype_of
 from .arrays import to_numpy
@@ -92,6 +93,10 @@ class Kernels:
     def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
         """Ids of the k largest of each row."""
         return np.array(next_tokens.likeliest(mx.array(logits), k)[0])
+
+    def draw(self, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Ids of drawn tokens; columns: see `sampling.Draws`."""
+        return np.array(next_tokens.DeviceScores(mx.array(logits)).draw(Draws(columns)))
 
 
 def kernels() -> Kernels:

@@ -27,7 +27,10 @@ def is_ours(x: mx.array) -> bool:
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
-    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None."""
+    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None.
+
+    Causal queries are the last of the S tokens.
+    """
     if is_ours(q) and not isinstance(mask, mx.array) and cpu_attention.is_worth_it(q, k):
         return cpu_attention.attention(q, k, v, scale, causal=mask == "causal")
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)

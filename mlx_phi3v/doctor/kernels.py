@@ -13,6 +13,7 @@ import numpy as np
 
 from ..golden.checks import Check, relative_error
 from ..golden.tolerances import UNIT_ROUNDOFF, exp_tolerance, product_tolerance
+from ..next_tokens import group_width
 from . import plain
 from .packing import GROUP, pack, unpack
 
@@ -31,7 +32,7 @@ def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) 
     parts = {
         "swiglu": _activations, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "rotate": _rotate, "attention": _attention,
         "packed_product": _packed, "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest,
-        "convolution": _convolution, "same_bits": _same_bits,
+        "draw": _draw, "convolution": _convolution, "same_bits": _same_bits,
     }  # fmt: skip
     for method, part in parts.items():
         if not hasattr(kernels, method) or (only is not None and method not in only):
@@ -188,6 +189,18 @@ def _likeliest(kernels: Any, rng: np.random.Generator) -> Found:
     expected = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
     wrong = float(not np.array_equal(kernels.likeliest(logits, 5), expected))
     yield "choice of tokens", "five likeliest of 32,064", wrong, 0.0
+
+
+def _draw(kernels: Any, rng: np.random.Generator) -> Found:
+    """Tokens by given numbers, none of which is near the border between two; from all tokens, and from a nucleus."""
+    for top_p in (1.0, 0.9):
+        logits, numbers = 3 * _normal(rng, 32, 32064), np.float32(rng.integers(1, 4096, (32, 2)) / 4096)
+        columns = np.column_stack([np.full((32, 2), (0.8, top_p)), numbers]).astype(np.float32)
+        found = [plain.draw(row.astype(np.float64), how, group_width(32064)) for row, how in zip(logits, columns.tolist())]
+        clear = [i for i, (_, distance) in enumerate(found) if distance > 1e-5]
+        expected = [found[i][0] for i in clear]
+        wrong = float(not clear or not np.array_equal(kernels.draw(logits[clear], columns[clear]), expected))
+        yield "drawing of tokens", f"{len(clear)} of 32,064, top_p {top_p}", wrong, 0.0
 
 
 def _convolution(kernels: Any, rng: np.random.Generator) -> Found:

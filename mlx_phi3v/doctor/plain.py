@@ -8,7 +8,7 @@ size, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,3 +199,24 @@ def quick_gelu_gradient(x: Array, d: Array) -> Array:
     """The gradient of `quick_gelu`, with d that of its result."""
     s = expit(1.702 * x)
     return np.asarray(d * s * (1 + 1.702 * x * (1 - s)))
+
+
+def draw(logits: Array, how: Sequence[float], width: int) -> tuple[int, float]:
+    """The token of [V] that `sampling.Draws` says, and how far its numbers are from another's, as a share of the whole.
+
+    how: the row's line of `sampling.Draws.columns`.
+    """
+    temperature, top_p, first, second = how
+    weights = np.exp((logits - logits.max()) / temperature)
+    order = np.argsort(-weights)
+    likelier = (np.cumsum(weights[order]) - weights[order]) / weights.sum()
+    distances = [float(np.abs(likelier[1:] - top_p).min())] if top_p < 1 else []
+    weights[order[likelier >= top_p]] = 0
+    token, groups = 0, weights.reshape(-1, width)
+    for choices, number in ((groups.sum(axis=-1), first), (groups, second)):
+        of = choices if choices.ndim == 1 else choices[token]
+        ends = np.cumsum(of) / of.sum()
+        place = int(np.searchsorted(ends, number, side="right"))
+        distances.append(float(np.abs(ends - number).min()))
+        token = token * width + place if choices.ndim == 2 else place
+    return token, min(distances)

@@ -120,6 +120,12 @@ KERNEL_FAULTS: dict[str, tuple[Plant, str, str]] = {
         "attention", "attention, gradient"),
     "the choice of tokens off by one": (
         replaced("next_tokens", "likeliest", lambda f: lambda x, k: (f(x, k)[0] + 1,)), "likeliest", "choice of tokens"),
+    "a nucleus without its least likely tokens": (
+        replaced("next_tokens", "_least_in_nucleus", lambda f: lambda weights, top_p: f(weights, top_p - 0.05)),
+        "draw", "drawing of tokens"),
+    "running sums that begin with the second": (
+        replaced("next_tokens", "_place", lambda f: lambda weights, number: f(weights[:, 1:], number)),
+        "draw", "drawing of tokens"),
 }  # fmt: skip
 
 
