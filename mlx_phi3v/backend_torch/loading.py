@@ -24,7 +24,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat1
 def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa"
 ) -> TorchBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16."""
     config = load_model_config(folder)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
     ranks = Ranks()
