@@ -75,6 +75,7 @@ class Backend(Protocol):
     config: ModelArgs
     folder: Path
     dtype: str
+    kv_bits: int  # of a cached key or value, 0 where they are stored as they are computed
     scores_on_device: bool  # whether scores stay on an accelerator, and a step can be begun before the last is read
 
     def device_info(self) -> dict[str, Any]:
@@ -117,17 +118,23 @@ class Backend(Protocol):
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""
 
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
-        """Read left-padded prompts: the scores of the next tokens, and the cache."""
+    def prefill(self, batch: Batch, read: Any = None) -> tuple[Scores, Any]:
+        """Read left-padded prompts: the scores of the next tokens, and the cache. Long ones are read in chunks.
+
+        read: the cache of the beginning of a batch's only prompt, which is then used up; the batch has the rest.
+        """
 
     def decode(self, cache: Any, tokens: Any) -> Scores:
-        """Append one token per row, int64 [B] or what `Scores.greedy` gave: the scores of the next.
+        """Append one token per row, int64 [B] or what `Scores.greedy` or `draw` gave: the scores of the next.
 
         On an accelerator they are begun to be computed, and not waited for.
         """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """Drop all other rows from the cache."""
+
+    def join(self, cache: Any, other: Any) -> None:
+        """Put the rows of another cache, which is used up, behind those of this one."""
 
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """Every layer's hidden states, and logits of positions `logits_from` on."""

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from . import ops
 from .random_keys import KEYS
 
 
@@ -26,7 +27,7 @@ def checkpointed(layer: nn.Module) -> Any:
                     return again
                 first.append(KEYS.position)
                 outputs: mx.array = layer(*inputs)
-                return outputs
+                return ops.cut(outputs)
 
         return mx.checkpoint(forward)(layer.trainable_parameters(), *inputs)
 

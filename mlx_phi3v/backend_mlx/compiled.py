@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from ..batches import Batch
 from ..buckets import feature_bucket, label_bucket, padded
 from ..errors import UserError
+from .cpu.shared import plain
 from .model import Phi3VForCausalLM
 from .ops import on_cpu
 
@@ -54,7 +55,8 @@ class CompiledGradient:
         """Runs once for each shape."""
         self.compilations += 1
         self._model.update(parameters)
-        return self._loss(*arrays)
+        with plain():
+            return self._loss(*arrays)
 
     def _arrays(self, batch: Batch) -> tuple[mx.array, ...]:
         batch = padded(batch, self._model.config, crops=self._image_side_trains)

@@ -13,14 +13,17 @@ import torch
 from ..adapters import AdapterArgs
 from ..backend import Forward, OptimizerArgs, PassLoss, without_dropout
 from ..batches import Batch
+from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
 from . import lora
 from .accelerator import free_memory, peak_memory
 from .cache import Cache, KVCache, prefill_mask
 from .compiled import CompiledLayers
+from .device import to_device
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
+from .optimizer import make_optimizer, moments, set_moments
 from .ranks import Ranks
 
 
@@ -37,8 +40,10 @@ class TorchBackend:
         dtype: str,
         attn_implementation: str,
         ranks: Ranks,
+        kv_bits: int = 0,
     ) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self.config = config
         self.folder = folder
         self.dtype = dtype
@@ -96,39 +101,19 @@ class TorchBackend:
         trains = any(".vision_model." in key for key in self.parameters)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=0.0,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=self.fused_optimizer or None,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer = make_optimizer(self.parameters, optimizer, fused=self.fused_optimizer)
         self.reduce_dtype = optimizer.reduce_dtype
         self.losses = []
         self.compiled = CompiledLayers(self.model) if compiled else None
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
-        tensors = {}
-        for key, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{key}.{moment}"] = (
-                    state[moment].cpu().numpy().copy() if state else np.zeros(parameter.shape, np.float32)
-                )
-        return tensors
+        return moments(self.optimizer, self.parameters)
 
     def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
         """See `backend.Backend`."""
         lora.set_adapter_tensors(self.peft, adapter)
-        for key, parameter in self.parameters.items():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step), device=self.device if self.fused_optimizer else "cpu"),
-                "exp_avg": torch.from_numpy(optimizer[key + ".exp_avg"].copy()).to(self.device),
-                "exp_avg_sq": torch.from_numpy(optimizer[key + ".exp_avg_sq"].copy()).to(self.device),
-            }
+        set_moments(self.optimizer, self.parameters, optimizer, step, fused=self.fused_optimizer)
 
     def seed(self, value: int) -> None:
         """See `backend.Backend`."""
@@ -172,14 +157,41 @@ class TorchBackend:
 
     @without_dropout
     @torch.inference_mode()
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+    def prefill(self, batch: Batch, read: Cache | None = None) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        mask = (
-            None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
-        )
-        hidden = self._hidden(batch, self._mask(mask), cache=cache)
-        return self._scores(hidden), cache
+        rows, tokens = batch.input_ids.shape
+        if read is None and in_one(tokens):
+            cache = self._cache(batch.attention_mask)
+            whole = batch.attention_mask.all() and self.attn_implementation != "eager"
+            hidden = self._hidden(batch, None if whole else self._mask(prefill_mask(batch.attention_mask)), cache=cache)
+            return self._scores(hidden), cache
+        images = self._tensor(batch.pixel_values if batch.features is None else batch.features)
+        features = self.model.features(images) if images.ndim == 4 else images
+        done = [self._read_row(batch, row, features, read) for row in range(rows)]
+        cache, *others = (of_row for _, of_row in done)
+        if others:
+            cache.join(*others)
+        return self._scores(torch.cat([last for last, _ in done])), cache
+
+    def _read_row(
+        self, batch: Batch, row: int, features: torch.Tensor | None, read: Cache | None
+    ) -> tuple[torch.Tensor, Cache]:
+        """Read one prompt in chunks behind what is cached: its last hidden state [1, 1, H], and the cache."""
+        cached = 0 if read is None else int(read.lengths[0])
+        cache = read or self._cache(np.zeros((1, 0), bool), expected=int(batch.attention_mask[row].sum()))
+        hidden = torch.zeros((1, 0, self.config.hidden_size))
+        for chunk in row_chunks(batch, row, cached):
+            ids, index, positions, lengths = map(
+                self._tensor, (chunk.input_ids, chunk.image_index, chunk.positions, chunk.lengths)
+            )
+            cache.append(chunk.tokens)
+            embedded = self.model.model.embed(ids, index, features)
+            mask = self._causal(chunk.tokens, cache.valid.shape[1])
+            hidden = self.model.model(embedded, positions, lengths, mask, cache)[:, -1:]
+        return hidden, cache
+
+    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
 
     @without_dropout
     @torch.inference_mode()
@@ -199,12 +211,18 @@ class TorchBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @torch.inference_mode()
+    def join(self, cache: Cache, other: Cache) -> None:
+        """See `backend.Backend`."""
+        cache.join(other)
+
     @without_dropout
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[torch.Tensor] = []
-        hidden = self._hidden(batch, self._causal(batch), every_layer=states)
+        tokens = batch.input_ids.shape[1]
+        hidden = self._hidden(batch, self._causal(tokens, tokens), every_layer=states)
         return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
@@ -243,10 +261,7 @@ class TorchBackend:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":  # a copy of memory that may be swapped out waits for the device
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        return to_device(array, self.device)
 
     def _mask(self, mask: np.ndarray | None) -> torch.Tensor | None:
         """A bool mask as the attention implementation wants it: torch's eager attention adds it to the scores."""
@@ -255,11 +270,11 @@ class TorchBackend:
         dtype = getattr(torch, self.dtype)
         return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(~self._tensor(mask), torch.finfo(dtype).min)
 
-    def _causal(self, batch: Batch) -> torch.Tensor | None:
-        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+    def _causal(self, queries: int, keys: int) -> torch.Tensor | None:
+        """The causal mask of the last of so many keys, where the attention implementation does not make its own."""
         if self.attn_implementation != "eager":
             return None
-        return self._mask(np.tril(np.ones((batch.input_ids.shape[1],) * 2, bool))[None, None])
+        return self._mask(np.tri(queries, keys, keys - queries, dtype=bool)[None, None])
 
     def _hidden(
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
@@ -273,7 +288,9 @@ class TorchBackend:
     def token_loss(self, batch: Batch, labels: int = 0) -> torch.Tensor:
         """Summed cross-entropy of a batch's answer tokens, differentiable. labels: see `Batch.learnt`."""
         label_index, targets = map(self._tensor, batch.learnt(labels))
-        return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, targets)
+        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+        tokens = batch.input_ids.shape[1]
+        return self.model.loss(self._hidden(batch, self._causal(tokens, tokens)), label_index, targets)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -1,13 +1,24 @@
-"""What torch computes on, and the modes that decide how exact it is."""
+"""What torch computes on, how arrays get there, and the modes that decide how exact it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from .accelerator import choose_device
 from .cuda import set_up_cuda
+
+_PINNED = 2**20  # bytes: of more, page-locking takes longer than waiting
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array on the device; a small one without waiting for what the device has to do before, as `Tensor.to` does."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda" and array.nbytes <= _PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def describe() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from ..config import Quantization
+from ..sampling import Draws
 from . import next_tokens, quantized
 from .accelerator import choose_device
 from .backend import to_numpy
@@ -52,6 +53,10 @@ class Kernels:
     def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
         """Ids of the k largest of each row."""
         return next_tokens.likeliest(self._tensor(logits), k).cpu().numpy()
+
+    def draw(self, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Ids of drawn tokens; columns: see `sampling.Draws`."""
+        return next_tokens.DeviceScores(self._tensor(logits)).draw(Draws(columns)).cpu().numpy()
 
     def convolution(self, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The patch embedding's."""

@@ -1,0 +1,251 @@
+"""Rows that are answered together: a token each at a step; rows that end make room for those that wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend
+from .batches import Example, collate
+from .config import ModelArgs
+from .errors import UserError
+from .next_tokens import NextTokens, Scores
+from .overflow import not_finite
+from .prompts import IGNORE
+from .rope import uses_long_factor
+from .sampling import Draws, RowNumbers, Sampling
+
+_LEAST_TOP_P = 1e-30  # fp32 holds it, and the likeliest token always weighs more
+_WAITS_FOR = 4  # rows join where a fourth of the batch is free: each time, the keys and values of all others are copied
+
+
+@dataclass
+class Generation:
+    """An answer: ids without the stop token's text, natural-log probabilities, and how it ended ("end" or "length").
+
+    top_k holds, per token, the likeliest (id, log-probability) pairs where asked for.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_k: list[list[tuple[int, float]]] = field(default_factory=list)
+    finish: str = "length"
+
+
+class RowState:
+    """One row while it is answered: its prompt, its answer of at most so many tokens, its random numbers.
+
+    dropped: whether nobody waits for the answer any more. ended: whether it has no further token. seconds: its share of the
+    time that its batch took.
+    """
+
+    def __init__(self, example: Example, sampling: Sampling, max_new_tokens: int) -> None:
+        self.prompt = example
+        self.sampling = sampling
+        self.max_new_tokens = max_new_tokens
+        self.answer = Generation()
+        self.dropped = self.ended = False
+        self.seconds = 0.0
+        self._numbers = RowNumbers(sampling.seed, example.id)
+
+    @property
+    def example(self) -> Example:
+        """The text so far."""
+        return extended(self.prompt, *self.answer.token_ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text so far."""
+        return len(self.prompt.input_ids) + len(self.answer.token_ids)
+
+    @property
+    def at_its_last(self) -> bool:
+        """Whether the answer's next token is the last it may have."""
+        return len(self.answer.token_ids) + 1 >= self.max_new_tokens
+
+    def draw(self) -> tuple[float, float, float, float]:
+        """How the next token is chosen: this row of `sampling.Draws.columns`."""
+        if self.sampling.greedy:
+            return 0.0, 1.0, 0.5, 0.5
+        numbers = self._numbers.at(len(self.answer.token_ids))
+        return self.sampling.temperature, max(self.sampling.top_p, _LEAST_TOP_P), *numbers
+
+    def record(self, token: int, logprob: float, pairs: list[tuple[int, float]], stops: bool) -> None:
+        """Add a token to the answer. stops: whether it is a stop token."""
+        self.answer.token_ids.append(token)
+        self.answer.logprobs.append(logprob)
+        if self.sampling.top_k_logged:
+            self.answer.top_k.append(pairs)
+        if stops:
+            self.answer.finish = "end"
+
+    def goes_on(self, config: ModelArgs) -> bool:
+        """Whether another token follows those recorded; the last one still has a place where the text is at its longest."""
+        room = self.length <= config.max_position_embeddings and len(self.answer.token_ids) < self.max_new_tokens
+        return room and self.answer.finish != "end" and not self.dropped
+
+
+@dataclass
+class _Read:
+    """Rows whose texts the model has read: the scores of their next tokens, and their cache."""
+
+    rows: list[RowState]
+    scores: Scores
+    cache: Any
+
+
+class AnswerBatch:
+    """Rows that are answered together, a token each at every `step`; others join them by `add`.
+
+    Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for its whole text, so this
+    row leaves, is prefilled again and joins again. cached=False does so with every row at every step.
+
+    An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too,
+    and leave afterwards.
+    """
+
+    def __init__(self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True) -> None:
+        self.backend, self.stop_ids, self.cached = backend, frozenset(stop_ids), cached
+        self._running: _Read | None = None
+        self._joining: list[_Read] = []
+        self._tokens: NextTokens | None = None  # the last ones, until the model has them
+        self._begun: Scores | None = None  # the scores after them, where that step was begun
+        self._staying: list[int] = []  # the places, in the last step, of the rows that are left
+        self.add(rows)
+
+    @property
+    def rows(self) -> list[RowState]:
+        """Those that go on."""
+        return [row for read in (self._running, *self._joining) if read is not None for row in read.rows]
+
+    def add(self, rows: Sequence[RowState]) -> None:
+        """Prefill rows, which get their first token with the next step. Where that fails the batch is as it was before."""
+        if rows:
+            began = time.perf_counter()
+            self._joining.append(self._prefill(rows))
+            _share_time(rows, began)
+
+    def step(self) -> list[tuple[RowState, int]]:
+        """Add a token to every row: the rows with their tokens. Raises UserError for scores that are not finite."""
+        began = time.perf_counter()
+        running = self._go_on()
+        rows, scores = running.rows, running.scores
+        tokens = self._choose(running)
+        more = self._can_begin(rows) and not all(row.at_its_last for row in rows)
+        self._begun = self.backend.decode(running.cache, tokens) if more else None
+        read = scores.read(tokens, max(row.sampling.top_k_logged for row in rows))
+        if read is None:  # any token could be the next
+            raise UserError(not_finite("the scores of the next token", self.backend.dtype))
+        given = list(zip(rows, read.ids.tolist()))
+        for place, ((row, token), logprob) in enumerate(zip(given, read.logprobs.tolist())):
+            row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
+            row.ended = not row.goes_on(self.backend.config)
+        self._tokens, self._staying = read, [place for place, row in enumerate(rows) if not row.ended]
+        running.rows = [rows[place] for place in self._staying]
+        _share_time(rows, began)
+        return given
+
+    def _prefill(self, rows: Sequence[RowState]) -> _Read:
+        scores, cache = self.backend.prefill(collate([row.example for row in rows], self.backend.config, pad_left=True))
+        return _Read(list(rows), scores, cache)
+
+    def _go_on(self) -> _Read:
+        """Read the last tokens of the rows that stay, and let those in that join."""
+        if self._running is not None and self._tokens is not None:
+            self._read_tokens(self._running, self._tokens)
+        self._tokens = self._begun = None
+        for joining in self._joining:
+            if self._running is None:
+                self._running = joining
+            else:
+                self.backend.join(self._running.cache, joining.cache)
+                scores = self._running.scores.join(joining.scores)
+                self._running = _Read([*self._running.rows, *joining.rows], scores, self._running.cache)
+        self._joining = []
+        if self._running is None:
+            raise ValueError("the batch has no rows")
+        return self._running
+
+    def _read_tokens(self, running: _Read, tokens: NextTokens) -> None:
+        """Go on with the rows that stay; a row whose last token needs the other RoPE factors is to join again."""
+        again = [not self.cached or _crosses(row.length - 1, self.backend.config) for row in running.rows]
+        stale = [row for row, leaves in zip(running.rows, again) if leaves]
+        running.rows = [row for row, leaves in zip(running.rows, again) if not leaves]
+        places = [place for place, leaves in zip(self._staying, again) if not leaves]
+        if places:
+            left = len(places) < len(tokens.ids)
+            if left:
+                self.backend.keep_rows(running.cache, places)
+            if self._begun is None:
+                running.scores = self.backend.decode(running.cache, tokens.ids[places])
+            else:
+                running.scores = self._begun.rows(places) if left else self._begun
+        else:
+            self._running = None  # its cache makes room
+        if stale:
+            self._joining.insert(0, self._prefill(stale))
+
+    def _choose(self, running: _Read) -> Any:
+        """The next tokens, int [B], where the scores are."""
+        if all(row.sampling.greedy for row in running.rows):
+            return running.scores.greedy()
+        return running.scores.draw(Draws(np.array([row.draw() for row in running.rows], np.float32)))
+
+    def _can_begin(self, rows: Sequence[RowState]) -> bool:
+        """Whether a step may be begun before it is known which rows end: each has room, and none changes its RoPE."""
+        config = self.backend.config
+        if not (self.cached and self.backend.scores_on_device):
+            return False
+        return all(row.length < config.max_position_embeddings and not _crosses(row.length, config) for row in rows)
+
+
+def answers(
+    backend: Backend, waiting: Iterable[RowState], stop_ids: Sequence[int], batch_size: int, cached: bool = True
+) -> Iterator[list[tuple[RowState, int]]]:
+    """Answer all rows, at most `batch_size` at a time: the rows of each step with their tokens.
+
+    Rows that wait join in the order of `waiting` as others end, those that fill a fourth of the batch together; which ones join
+    when depends on the answers' lengths alone. An error of `waiting` is raised once the rows before it are answered.
+    """
+    batch, source, failed = AnswerBatch(backend, [], stop_ids, cached), iter(waiting), None
+    at_its_end = False
+    while True:
+        places = batch_size - len(batch.rows)
+        if not at_its_end and places * _WAITS_FOR >= batch_size:
+            rows: list[RowState] = []
+            try:
+                while len(rows) < places:
+                    rows.append(next(source))
+            except StopIteration:
+                at_its_end = True
+            except Exception as error:  # such as a photo that cannot be read
+                at_its_end, failed = True, error
+            batch.add(rows)
+        if not batch.rows:
+            break
+        yield batch.step()
+    if failed is not None:
+        raise failed
+
+
+def _share_time(rows: Sequence[RowState], began: float) -> None:
+    """Add the time since then to the rows', the same for each."""
+    seconds = (time.perf_counter() - began) / len(rows)
+    for row in rows:
+        row.seconds += seconds
+
+
+def _crosses(length: int, config: ModelArgs) -> bool:
+    """Whether a text of so many tokens changes to the long RoPE factors with its next token."""
+    return bool(uses_long_factor(config, length + 1)) and not bool(uses_long_factor(config, length))
+
+
+def extended(example: Example, *tokens: int) -> Example:
+    """The example with more tokens."""
+    labels = np.full(len(tokens), IGNORE, np.int64)
+    input_ids = np.append(example.input_ids, np.array(tokens, np.int64))
+    return replace(example, input_ids=input_ids, labels=np.append(example.labels, labels))
