@@ -41,7 +41,8 @@ class CompiledGradient:
         arrays, parameters = self._arrays(batch), self._model.trainable_parameters()
         before = self.compilations
         try:
-            loss, gradients = self._run(parameters, *arrays)
+            with plain():  # in the gradient too
+                loss, gradients = self._run(parameters, *arrays)
             if self.compilations > before:
                 self._model.update(parameters)  # tracing left its own arrays there, which hold no numbers
                 mx.eval(loss, gradients)
@@ -55,8 +56,7 @@ class CompiledGradient:
         """Runs once for each shape."""
         self.compilations += 1
         self._model.update(parameters)
-        with plain():
-            return self._loss(*arrays)
+        return self._loss(*arrays)
 
     def _arrays(self, batch: Batch) -> tuple[mx.array, ...]:
         batch = padded(batch, self._model.config, crops=self._image_side_trains)
