@@ -12,6 +12,7 @@ import torch
 from ..batches import Batch
 from ..buckets import label_bucket, padded
 from ..errors import UserError
+from ..text import printable
 from .model import Phi3VForCausalLM
 
 COMPILER = "inductor"  # torch's own
@@ -46,9 +47,9 @@ class CompiledLayers:
                 loss = token_loss(batch, label_bucket(batch.answer_tokens))
                 loss.backward()
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            first = (str(error).strip() or "no reason given").splitlines()[0]
+            cause = printable(next(iter(str(error.inner_exception).splitlines()), "no reason given"))[:200]
             raise UserError(
-                f"--compile: torch could not build the step ({first[:200]}); install what it asks for, or leave --compile out"
+                f"--compile: torch could not build the step ({cause}); install what it asks for, or leave --compile out"
             ) from error
         return loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,31 @@ def test_the_fused_optimiser_trains_the_same_and_resumes(checkpoint: Path) -> No
     half, resumed = steps(fresh(True), 2), fresh(True)
     resumed.load_training(half.adapter_tensors(), half.optimizer_tensors(), 2)
     assert held(steps(resumed, 2)) == held(found[True])
+
+
+@pytest.mark.numeric
+def test_a_packed_base_and_a_loss_in_chunks_compile(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlx.core")
+    from mlx_phi3v.backend import load_backend
+    from mlx_phi3v.backend_mlx import loss
+    from mlx_phi3v.backend_mlx.ops import on_cpu
+    from mlx_phi3v.convert import ConvertConfig, convert
+
+    if on_cpu() and not shutil.which("g++"):
+        pytest.skip("MLX needs a C++ compiler on a CPU")
+    convert(ConvertConfig(str(make_checkpoint()), tmp_path / "packed", quantize=True, q_bits=4, q_group_size=32))
+    monkeypatch.setattr(loss, "LABELS_AT_ONCE", 64)
+    batch = batch_of(tmp_path / "packed")
+    assert batch.answer_tokens > 64
+    found = []
+    for compiled in (True, False):
+        backend = begin(load_backend("mlx", tmp_path / "packed", dtype="float32"), compiled=compiled)
+        losses = [float(backend.accumulate(batch)) for _ in range(2)]
+        norm = backend.update(1e-3, 2 * batch.answer_tokens, 1.0)
+        assert backend.compilations == compiled
+        found.append([np.array([*losses, norm]), *backend.optimizer_tensors().values()])
+    for ours, theirs in zip(*found, strict=True):
+        # The same terms, in sums of other lengths.
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-5 * float(np.abs(theirs).max()))

@@ -75,8 +75,9 @@ def same_training(ours: Path, theirs: Path) -> None:
         np.testing.assert_allclose(mine[key], value, atol=1e-6, err_msg=key)
 
 
+# slow: more shapes, of which MLX builds the code of each.
 @pytest.mark.numeric
-@pytest.mark.parametrize("image_side", [False, True])
+@pytest.mark.parametrize("image_side", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_training_is_the_same_and_compiles_each_shape_once(
     config: TrainConfig, image_side: bool, shapes: list[tuple[int, ...]]
 ) -> None:
@@ -107,6 +108,31 @@ def test_cached_features_are_padded_and_a_run_may_turn_it_on(config: TrainConfig
 def test_dropout_and_padding_are_refused_together(config: TrainConfig) -> None:
     with pytest.raises(UserError, match="a padded batch draws other dropout masks; leave out --compile or --lora-dropout"):
         check(replace(config, compile=True, lora_dropout=0.1))
+
+
+@pytest.mark.parametrize("backend_name", ["mlx"], indirect=True)
+def test_a_cpu_without_a_compiler_is_told(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_phi3v.backend_mlx import compiled
+
+    if not compiled.on_cpu():
+        pytest.skip("Metal and CUDA need none")
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"builds what it compiles with g\+\+, and there is none; install it, or leave --compile out"
+    ):
+        train(replace(config, compile=True))
+
+
+@pytest.mark.parametrize("backend_name", ["torch"], indirect=True)
+def test_a_failed_build_is_told(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_phi3v.backend_torch import compiled
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(compiled.CompiledLayers, "_build", fails)
+    with pytest.raises(UserError, match=r"--compile: torch could not build the step \(.*no compiler here.*\); install what"):
+        train(replace(config, compile=True))
 
 
 # slow: torch builds C++ for a layer, forward and backward.
