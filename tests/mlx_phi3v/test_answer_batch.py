@@ -139,7 +139,12 @@ def test_ended_rows_leave_an_accelerator_together_and_spoil_nothing(monkeypatch:
 
     kept: list[int] = []
     keep = backend.keep_rows
-    monkeypatch.setattr(backend, "keep_rows", lambda cache, places: (kept.append(len(places)), keep(cache, places)))
+
+    def noted(cache: Any, places: list[int]) -> None:
+        kept.append(len(places))
+        keep(cache, places)
+
+    monkeypatch.setattr(backend, "keep_rows", noted)
     for _ in range(6):
         batch.step()
     assert kept == [6]
