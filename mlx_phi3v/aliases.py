@@ -173,14 +173,16 @@ REFUSALS = (
     Refusal(
         (
             "max_kv_size",
-            "kv_bits",
-            "kv_group_size",
-            "quantized_kv_start",
             "draft_model",
             "num_draft_tokens",
             "prompt_cache_file",
         ),
-        "is not built in: every step reads the whole cache, in the compute dtype",
+        "is not built in: every step reads the whole cache",
+        ANSWER,
+    ),
+    Refusal(
+        ("kv_group_size", "quantized_kv_start"),
+        "is not built in: --kv-bits packs all keys and values, 32 numbers together",
         ANSWER,
     ),
     Refusal(

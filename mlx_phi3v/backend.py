@@ -57,6 +57,7 @@ class Backend(Protocol):
     config: ModelArgs
     folder: Path
     dtype: str
+    kv_bits: int  # of a cached key or value, 0 where they are stored as they are computed
     scores_on_device: bool  # whether scores stay on an accelerator, and a step can be begun before the last is read
 
     def device_info(self) -> dict[str, Any]:
@@ -89,8 +90,11 @@ class Backend(Protocol):
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""
 
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
-        """Read left-padded prompts: the scores of the next tokens, and the cache."""
+    def prefill(self, batch: Batch, read: Any = None) -> tuple[Scores, Any]:
+        """Read left-padded prompts: the scores of the next tokens, and the cache. Long ones are read in chunks.
+
+        read: the cache of the beginning of a batch's only prompt, which is then used up; the batch has the rest.
+        """
 
     def decode(self, cache: Any, tokens: Any) -> Scores:
         """Append one token per row, int64 [B] or what `Scores.greedy` or `draw` gave: the scores of the next.

@@ -36,12 +36,14 @@ from .config import ModelArgs, Quantization, load_model_config
 from .errors import UserError, run_cli
 from .progress import result
 from .prompts import PromptProcessor
+from .ranges import MAX_TOKENS
 from .task import Task
 from .training.footprint import (
     INTERPRETER,
     BatchShape,
     StepSettings,
     adapter_parameters,
+    answer_bytes,
     fit_to_limit,
     fits,
     footprint,
@@ -70,6 +72,9 @@ class PlanConfig(TrainConfig):
     )  # type: ignore[assignment]  # training needs a catalogue, a plan does not
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
     photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
+    context: int | None = option(
+        None, help="tokens of a prompt to answer; by default as many as the model has positions", at_least=1, at_most=MAX_TOKENS
+    )
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here", above=0)
 
 
@@ -185,6 +190,15 @@ def _speed(config: PlanConfig, known: calibration.Calibration | None) -> tuple[f
     return config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, TOWER_SHARE
 
 
+def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
+    """Peak memory of answering a prompt of so many tokens, with cached keys and values as computed and packed."""
+    kinds = ((dtype, 0), ("8 bit", 8), ("4 bit", 4))
+    return {
+        "context": context,
+        "answer_gb": {name: (answer_bytes(model, context, dtype, bits) + INTERPRETER) / 1e9 for name, bits in kinds},
+    }
+
+
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -221,6 +235,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "gflops": gflops,
         "calibrated": known.made if known else None,
         "seconds_per_step": seconds * config.grad_accumulation_steps,
+        **_answer(model, config.context or model.max_position_embeddings, training.dtype),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }
@@ -243,6 +258,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
         "adapter and optimiser": f"{figures['adapter_gb']:.2f} GB",
         "activations": f"{figures['activations_gb']:.2f} GB",
         "peak memory, with the interpreter": f"{figures['peak_gb']:.2f} GB",
+        f"an answer after {figures['context']:,} tokens": ", ".join(
+            f"{gb:.2f} GB" if name == figures["dtype"] else f"{gb:.2f} ({name})" for name, gb in figures["answer_gb"].items()
+        ),
         "work": f"{figures['tflop']:.2f} TFLOP",
         f"time, at {figures['gflops']:,.0f} GFLOP/s": f"{figures['seconds_per_step']:.1f} s",
     }

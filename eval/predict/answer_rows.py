@@ -82,7 +82,9 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     rows = chosen_rows(split, config.limit, parse_shard(config.shard))
     ids = _distinct_ids(split, rows)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
-    options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
+    options: dict[str, Any] = {"kv_bits": config.kv_bits}
+    if config.backend == "torch":
+        options["attn_implementation"] = config.attn_implementation
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
     whole, config = config, own_share(config, model.backend)
     if config is not whole:  # of the rows from the first on: several ranks take no --shard

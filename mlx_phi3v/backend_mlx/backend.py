@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..adapters import AdapterArgs, adapter_shapes
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
+from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
 from ..prompts import IGNORE
@@ -47,8 +48,9 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str) -> None:
+    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self.config = config
         self.folder = folder
         self.dtype = dtype
@@ -161,11 +163,36 @@ class MLXBackend:
         return scalar(self.token_loss(*self._loss_inputs(batch)))
 
     @without_dropout
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+    def prefill(self, batch: Batch, read: Cache | None = None) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
-        return self._scores(hidden), cache
+        rows, tokens = batch.input_ids.shape
+        if read is None and in_one(tokens):
+            cache = self._cache(batch.attention_mask)
+            hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
+            return self._scores(hidden), cache
+        images = mx.array(batch.pixel_values if batch.features is None else batch.features)
+        features = self.model.features(images) if images.ndim == 4 else images
+        done = [self._read_row(batch, row, features, read) for row in range(rows)]
+        cache, *others = (of_row for _, of_row in done)
+        if others:
+            cache.join(*others)
+        return self._scores(mx.concatenate([last for last, _ in done])), cache
+
+    def _read_row(self, batch: Batch, row: int, features: mx.array | None, read: Cache | None) -> tuple[mx.array, Cache]:
+        """Read one prompt in chunks behind what is cached: its last hidden state [1, 1, H], and the cache."""
+        cached = 0 if read is None else int(read.lengths[0])
+        cache = read or self._cache(np.zeros((1, 0), bool), expected=int(batch.attention_mask[row].sum()))
+        hidden = mx.zeros((1, 0, self.config.hidden_size))
+        for chunk in row_chunks(batch, row, cached):
+            ids, index, positions, lengths = map(mx.array, (chunk.input_ids, chunk.image_index, chunk.positions, chunk.lengths))
+            cache.append(chunk.tokens)
+            embedded = self.model.model.embed(ids, index, features)
+            hidden = self.model.model(embedded, positions, lengths, "causal", cache.layers)[:, -1:]
+            mx.eval(hidden, [layer.arrays for layer in cache.layers])  # what the chunk took is free again
+        return hidden, cache
+
+    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
 
     @without_dropout
     def decode(self, cache: Cache, tokens: Any) -> Scores:

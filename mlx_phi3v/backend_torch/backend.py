@@ -14,6 +14,7 @@ import torch
 from ..adapters import AdapterArgs
 from ..backend import Forward, OptimizerArgs, without_dropout
 from ..batches import Batch
+from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
 from ..prompts import IGNORE
@@ -38,8 +39,10 @@ class TorchBackend:
         dtype: str,
         attn_implementation: str,
         ranks: Ranks,
+        kv_bits: int = 0,
     ) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self.config = config
         self.folder = folder
         self.dtype = dtype
@@ -150,14 +153,41 @@ class TorchBackend:
 
     @without_dropout
     @torch.inference_mode()
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+    def prefill(self, batch: Batch, read: Cache | None = None) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        mask = (
-            None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
-        )
-        hidden = self._hidden(batch, self._mask(mask), cache=cache)
-        return self._scores(hidden), cache
+        rows, tokens = batch.input_ids.shape
+        if read is None and in_one(tokens):
+            cache = self._cache(batch.attention_mask)
+            whole = batch.attention_mask.all() and self.attn_implementation != "eager"
+            hidden = self._hidden(batch, None if whole else self._mask(prefill_mask(batch.attention_mask)), cache=cache)
+            return self._scores(hidden), cache
+        images = self._tensor(batch.pixel_values if batch.features is None else batch.features)
+        features = self.model.features(images) if images.ndim == 4 else images
+        done = [self._read_row(batch, row, features, read) for row in range(rows)]
+        cache, *others = (of_row for _, of_row in done)
+        if others:
+            cache.join(*others)
+        return self._scores(torch.cat([last for last, _ in done])), cache
+
+    def _read_row(
+        self, batch: Batch, row: int, features: torch.Tensor | None, read: Cache | None
+    ) -> tuple[torch.Tensor, Cache]:
+        """Read one prompt in chunks behind what is cached: its last hidden state [1, 1, H], and the cache."""
+        cached = 0 if read is None else int(read.lengths[0])
+        cache = read or self._cache(np.zeros((1, 0), bool), expected=int(batch.attention_mask[row].sum()))
+        hidden = torch.zeros((1, 0, self.config.hidden_size))
+        for chunk in row_chunks(batch, row, cached):
+            ids, index, positions, lengths = map(
+                self._tensor, (chunk.input_ids, chunk.image_index, chunk.positions, chunk.lengths)
+            )
+            cache.append(chunk.tokens)
+            embedded = self.model.model.embed(ids, index, features)
+            mask = self._causal(chunk.tokens, cache.valid.shape[1])
+            hidden = self.model.model(embedded, positions, lengths, mask, cache)[:, -1:]
+        return hidden, cache
+
+    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
 
     @without_dropout
     @torch.inference_mode()
@@ -187,7 +217,8 @@ class TorchBackend:
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[torch.Tensor] = []
-        hidden = self._hidden(batch, self._causal(batch), every_layer=states)
+        tokens = batch.input_ids.shape[1]
+        hidden = self._hidden(batch, self._causal(tokens, tokens), every_layer=states)
         return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
@@ -233,11 +264,11 @@ class TorchBackend:
         dtype = getattr(torch, self.dtype)
         return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(~self._tensor(mask), torch.finfo(dtype).min)
 
-    def _causal(self, batch: Batch) -> torch.Tensor | None:
-        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+    def _causal(self, queries: int, keys: int) -> torch.Tensor | None:
+        """The causal mask of the last of so many keys, where the attention implementation does not make its own."""
         if self.attn_implementation != "eager":
             return None
-        return self._mask(np.tril(np.ones((batch.input_ids.shape[1],) * 2, bool))[None, None])
+        return self._mask(np.tri(queries, keys, keys - queries, dtype=bool)[None, None])
 
     def _hidden(
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
@@ -253,7 +284,10 @@ class TorchBackend:
         shifted = batch.labels[:, 1:]
         rows, columns = np.nonzero(shifted != IGNORE)
         label_index = self._tensor(rows * batch.labels.shape[1] + columns)
-        return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, self._tensor(shifted[rows, columns]))
+        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+        tokens = batch.input_ids.shape[1]
+        hidden = self._hidden(batch, self._causal(tokens, tokens))
+        return self.model.loss(hidden, label_index, self._tensor(shifted[rows, columns]))
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

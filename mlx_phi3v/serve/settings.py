@@ -25,6 +25,9 @@ class ServeConfig:
     )
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    kv_bits: int | None = option(
+        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
+    )
     num_crops: int | None = option(
         None, help="most crops a photo is cut into; by default as in training, else the model's own",
         at_least=1, at_most=MAX_CROPS,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from ..adapters import AdapterArgs, adapter_shapes
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
+from ..chunks import CHUNK
 from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelArgs
+from ..kv_cache import kv_bytes
 from .row_lengths import RowLengths
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -138,6 +140,18 @@ def _unpacked(config: ModelArgs, training: StepSettings) -> int:
         return 0
     packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
     return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
+
+
+def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0) -> int:
+    """Peak memory of answering one prompt of so many tokens, its photos' pixels aside: weights, keys and values, a chunk.
+
+    Packed keys and values are unpacked a layer at a time.
+    """
+    item = ITEM_SIZE[dtype]
+    unpacked = kv_bytes(config, tokens, item) // config.num_hidden_layers if kv_bits else 0
+    numbers = 4 * config.hidden_size + 2 * config.qkv_size + 3 * config.intermediate_size  # of a token in one layer
+    chunk = min(tokens, CHUNK) * numbers * item
+    return weight_bytes(config, dtype) + kv_bytes(config, tokens, item, kv_bits) + unpacked + chunk
 
 
 def fits(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> bool:

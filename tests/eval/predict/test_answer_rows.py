@@ -130,6 +130,16 @@ def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: 
     assert [row.get("product") for row in rows] == ["p0", "p0", None]
 
 
+def test_the_bits_of_keys_and_values_belong_to_a_run(backend_name: str, small_catalogue: Path, tmp_path: Path) -> None:
+    flags = ("--limit", "1", "--num-crops", "1")
+    run(backend_name, small_catalogue, tmp_path / "packed", *flags, "--kv-bits", "8")
+    run(backend_name, small_catalogue, tmp_path / "plain", *flags)
+    settings = [json.loads((tmp_path / name / "manifest.json").read_text())["settings"] for name in ("packed", "plain")]
+    assert settings[0] == settings[1] | {"kv_bits": 8}  # a run of before knows no such setting
+    with pytest.raises(UserError, match=r"settings\.kv_bits was 8, is null"):
+        run(backend_name, small_catalogue, tmp_path / "packed", *flags)
+
+
 def test_the_manifest_holds_the_settings_of_the_adapters_training(small_catalogue: Path, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     settings = {"written_by": "x", "seed": 7, "learning_rate": 0.1, "output": "elsewhere", "save_every": 3}
