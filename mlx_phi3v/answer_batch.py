@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend
-from .batches import Example, collate
+from .batches import Example
 from .config import ModelArgs
 from .errors import UserError
 from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
+from .prefix_cache import PrefixCache, read_prompts
 from .prompts import IGNORE
 from .rope import uses_long_factor
 from .sampling import Draws, RowNumbers, Sampling
@@ -102,14 +103,18 @@ class AnswerBatch:
     """Rows that are answered together, a token each at every `step`; others join them by `add`.
 
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for its whole text, so this
-    row leaves, is prefilled again and joins again. cached=False does so with every row at every step.
+    row leaves, is prefilled again and joins again. cached=False does so with every row at every step. prefixes: texts read
+    before, from which a row may go on, and to which those that end are added.
 
     An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too,
     and leave afterwards.
     """
 
-    def __init__(self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True) -> None:
-        self.backend, self.stop_ids, self.cached = backend, frozenset(stop_ids), cached
+    def __init__(
+        self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True,
+        prefixes: PrefixCache | None = None,
+    ) -> None:  # fmt: skip
+        self.backend, self.stop_ids, self.cached, self.prefixes = backend, frozenset(stop_ids), cached, prefixes
         self._running: _Read | None = None
         self._joining: list[_Read] = []
         self._tokens: NextTokens | None = None  # the last ones, until the model has them
@@ -144,13 +149,15 @@ class AnswerBatch:
         for place, ((row, token), logprob) in enumerate(zip(given, read.logprobs.tolist())):
             row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
             row.ended = not row.goes_on(self.backend.config)
+            if row.ended and self.prefixes is not None:
+                self.prefixes.store(row.example, running.cache, place)
         self._tokens, self._staying = read, [place for place, row in enumerate(rows) if not row.ended]
         running.rows = [rows[place] for place in self._staying]
         _share_time(rows, began)
         return given
 
     def _prefill(self, rows: Sequence[RowState]) -> _Read:
-        scores, cache = self.backend.prefill(collate([row.example for row in rows], self.backend.config, pad_left=True))
+        scores, cache = read_prompts(self.backend, [row.example for row in rows], self.prefixes)
         return _Read(list(rows), scores, cache)
 
     def _go_on(self) -> _Read:
