@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from .. import rope
 from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelArgs
+from . import ops
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
 from .vision import VisionModel
@@ -99,7 +100,7 @@ class Phi3VModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.vision_embed_tokens = ImageEmbedding(config)
         self.layers = [DecoderLayer(config) for _ in range(config.num_hidden_layers)]
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
 

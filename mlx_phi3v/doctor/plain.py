@@ -98,14 +98,10 @@ class PlainModel:
         return np.asarray(product if bias is None else product + bias)
 
     def _layer_norm(self, x: Array, name: str) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.config.vision.layer_norm_eps)
-        return np.asarray(normed * self.weights[name + ".weight"] + self.weights[name + ".bias"])
+        return layer_norm(x, self.weights[name + ".weight"], self.weights[name + ".bias"], self.config.vision.layer_norm_eps)
 
     def _rms_norm(self, x: Array, name: str) -> Array:
-        return np.asarray(
-            x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.rms_norm_eps) * self.weights[name + ".weight"]
-        )
+        return rms_norm(x, self.weights[name + ".weight"], self.config.rms_norm_eps)
 
 
 def rounded(x: Array, dtype: str) -> Array:
@@ -152,6 +148,33 @@ def rotate(x: Array, rotary: Array) -> Array:
     """RoPE of [..., T, D]."""
     half = x.shape[-1] // 2
     return np.asarray(x * rotary[0] + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * rotary[1])
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """Over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias)
+
+
+def layer_norm_gradients(x: Array, weight: Array, d: Array, eps: float) -> list[Array]:
+    """The gradients of `layer_norm` of [rows, C] by x, weight and bias, with d that of its result."""
+    centred = x - x.mean(-1, keepdims=True)
+    root = np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    normed, g = centred / root, d * weight
+    d_x = (g - g.mean(-1, keepdims=True) - normed * (g * normed).mean(-1, keepdims=True)) / root
+    return [d_x, (d * normed).sum(0), d.sum(0)]
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """Over the last axis."""
+    return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight)
+
+
+def rms_norm_gradients(x: Array, weight: Array, d: Array, eps: float) -> list[Array]:
+    """The gradients of `rms_norm` of [rows, C] by x and weight, with d that of its result."""
+    root = np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    normed, g = x / root, d * weight
+    return [(g - normed * (g * normed).mean(-1, keepdims=True)) / root, (d * normed).sum(0)]
 
 
 def swiglu(x: Array) -> Array:

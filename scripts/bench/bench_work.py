@@ -199,7 +199,8 @@ def operations(job: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from mlx_phi3v.backend_mlx.cpu import attention, math
+    from mlx_phi3v.backend_mlx import ops
+    from mlx_phi3v.backend_mlx.cpu import attention
 
     tokens, crops, positions = 798, 5, 577
 
@@ -216,9 +217,10 @@ def operations(job: dict[str, Any]) -> dict[str, Any]:
 
     cases: dict[str, tuple[tuple[int, ...], list[Callable[..., mx.array]]]] = {
         "causal attention of a text layer": ((1, 32, tokens, 96), [fused("causal"), ours(True)]),
-        "SwiGLU of a text layer": ((tokens, 16384), [swiglu, math.swiglu]),
+        "SwiGLU of a text layer": ((tokens, 16384), [swiglu, ops.swiglu]),
         "attention of a tower layer": ((crops, 16, positions, 64), [fused(None), ours(False)]),
-        "quick-GELU of a tower layer": ((crops * positions, 4096), [nn.gelu_fast_approx, math.quick_gelu]),
+        "layer norm of a tower layer": ((crops * positions, 1024), [nn.LayerNorm(1024), ops.LayerNorm(1024)]),
+        "quick-GELU of a tower layer": ((crops * positions, 4096), [nn.gelu_fast_approx, ops.quick_gelu]),
     }
     weights = {name: mx.random.normal(shape) for name, shape in
                {"qkv_proj": (9216, 3072), "gate_up_proj": (16384, 3072), "down_proj": (3072, 8192)}.items()}  # fmt: skip
