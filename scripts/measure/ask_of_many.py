@@ -63,8 +63,8 @@ class Album:
             features = backend.vision_features(image.distinct_crops)
             self.photos.append(ProcessedImage(np.zeros((0, 3, 336, 336), np.float32), image.grid, features=features))
 
-    def prompt(self, chosen: np.ndarray, asked: int, random: np.random.Generator) -> tuple[Example, int]:
-        """A prompt that shows these photos and asks about the photo at place `asked`, and its answer."""
+    def prompt(self, chosen: np.ndarray, asked: np.ndarray, random: np.random.Generator) -> tuple[Example, int]:
+        """A prompt that shows these photos and asks about those at the places `asked`, and the last answer, which it lacks."""
         tags = random.permutation(self.tags)[: len(chosen)]
         ids, labels = [[BOS]], [[IGNORE]]
         for k, (photo, tag) in enumerate(zip(chosen, tags), start=1):
@@ -72,10 +72,12 @@ class Album:
             ids.append([-k] * tokens + [int(tag), BOS])
             # Read off each photo as well: after its tag comes its category, as a label alone.
             labels.append([IGNORE] * (tokens + 1) + [int(self.answers[photo])])
-        ids.append([self.end, int(tags[asked])])
-        labels.append([IGNORE, IGNORE])
+        for place in asked:
+            ids.append([self.end, int(tags[place]), int(self.answers[chosen[place]])])
+            labels.append([IGNORE, IGNORE, int(self.answers[chosen[place]])])
+        ids[-1], labels[-1] = ids[-1][:-1], labels[-1][:-1]
         example = Example("prompt", np.concatenate(ids), np.concatenate(labels), tuple(self.photos[i] for i in chosen))
-        return example, int(self.answers[chosen[asked]])
+        return example, int(self.answers[chosen[asked[-1]]])
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -90,10 +92,10 @@ def find_categories() -> None:
 
 
 def training_rows(album: Album, rows: int, most: int, random: np.random.Generator) -> Iterator[Example]:
-    """Prompts with their answers; half of the weight is on the answers, as each has one."""
+    """Prompts that ask about all of their photos, with the answers."""
     for _ in range(rows):
         chosen = random.choice(len(album), int(random.integers(2, most + 1)), replace=False)
-        example, answer = album.prompt(chosen, int(random.integers(len(chosen))), random)
+        example, answer = album.prompt(chosen, random.permutation(len(chosen)), random)
         yield Example("row", np.append(example.input_ids, answer), np.append(example.labels, answer), example.images)
 
 
@@ -113,22 +115,24 @@ def train(folder: Path, steps: int, rows: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
     window: list[list[float]] = []
+    most, lately = 3, 0.0  # photos of a prompt, and the share of right answers
     for step in range(1, steps + 1):
-        most = min(MOST, 3 + step // 20)
+        if lately > 0.85 and most < MOST:
+            most, lately = most + 1, 0.6
         batch = collate(list(training_rows(album, rows, most, random)), backend.config)
         found = backend._hidden(batch, None)
         shifted = torch.from_numpy(batch.labels[:, 1:])
         places = (shifted != IGNORE).nonzero(as_tuple=True)
         logits = model.lm_head(found[:, :-1][places])
         losses = torch.nn.functional.cross_entropy(logits, shifted[places], reduction="none")
-        last = torch.from_numpy(batch.attention_mask.sum(1) - 2)
-        asked = places[1] == last[places[0]]
+        asked = torch.from_numpy(batch.input_ids[:, 1:])[places] == shifted[places]  # what is read off a photo is a label alone
         (losses[asked].mean() + losses[~asked].mean()).backward()
         torch.nn.utils.clip_grad_norm_(list(tuned.values()), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         right = (logits.argmax(-1) == shifted[places]).float()
+        lately += 0.1 * (float(right[asked].mean()) - lately)
         window.append([float(losses[asked].mean().detach()), float(right[asked].mean()), float(right[~asked].mean())])
         if step % 25 == 0 or step == steps:
             loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
@@ -151,7 +155,7 @@ def ask(folder: Path, backend: str, sizes: list[int], questions: int, num_crops:
         for question in range(questions):
             chosen = random.permutation(len(album))[:photos]
             place = int((question + random.random()) * photos / questions)
-            example, answer = album.prompt(chosen, place, random)
+            example, answer = album.prompt(chosen, np.array([place]), random)
             began = time.perf_counter()
             [found] = generate(loaded, [example], max_new_tokens=1, stop_ids=())
             took.append(time.perf_counter() - began)
