@@ -32,8 +32,7 @@ def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) 
     parts = {
         "swiglu": _activations, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "rotate": _rotate, "attention": _attention,
         "packed_product": _packed, "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest,
-        "draw": _draw,
-        "convolution": _convolution, "same_bits": _same_bits,
+        "draw": _draw, "convolution": _convolution, "same_bits": _same_bits,
     }  # fmt: skip
     for method, part in parts.items():
         if not hasattr(kernels, method) or (only is not None and method not in only):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf, expit
+import scipy
 
 from ..checkpoint.layout import CLIP, VISION
 from ..config import ModelArgs
@@ -59,7 +59,7 @@ class PlainModel:
         """Merged features [rows, 4C], with both separators behind them, -> [rows + 2, H]."""
         ends = [self.weights[VISION + name].reshape(1, -1) for name in ("sub_GN", "glb_GN")]
         x = self._linear(np.concatenate([rows, *ends]), VISION + "img_projection.0")
-        return self._linear(x * 0.5 * (1 + erf(x / math.sqrt(2))), VISION + "img_projection.2")
+        return self._linear(x * 0.5 * (1 + scipy.special.erf(x / math.sqrt(2))), VISION + "img_projection.2")
 
     def embed(self, input_ids: Array, image_index: Array, features: Array | None) -> Array:
         """[1, T] -> [1, T, H]; image tokens take their row of the table."""
@@ -180,24 +180,24 @@ def rms_norm_gradients(x: Array, weight: Array, d: Array, eps: float) -> list[Ar
 def swiglu(x: Array) -> Array:
     """silu(gate) * up of [..., 2I], the gate first."""
     gate, up = np.split(x, 2, axis=-1)
-    return np.asarray(gate * expit(gate) * up)
+    return np.asarray(gate * scipy.special.expit(gate) * up)
 
 
 def swiglu_gradient(x: Array, d: Array) -> Array:
     """The gradient of `swiglu`, with d that of its result."""
     gate, up = np.split(x, 2, axis=-1)
-    s = expit(gate)
+    s = scipy.special.expit(gate)
     return np.concatenate([d * up * s * (1 + gate * (1 - s)), d * gate * s], axis=-1)
 
 
 def quick_gelu(x: Array) -> Array:
     """x * sigmoid(1.702 x)."""
-    return np.asarray(x * expit(1.702 * x))
+    return np.asarray(x * scipy.special.expit(1.702 * x))
 
 
 def quick_gelu_gradient(x: Array, d: Array) -> Array:
     """The gradient of `quick_gelu`, with d that of its result."""
-    s = expit(1.702 * x)
+    s = scipy.special.expit(1.702 * x)
     return np.asarray(d * s * (1 + 1.702 * x * (1 - s)))
 
 
