@@ -12,7 +12,6 @@ After mlx_phi3v.doctor both use what it measured on this machine; with --gflops 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,6 +36,7 @@ from .errors import UserError, run_cli
 from .progress import result
 from .prompts import PromptProcessor
 from .task import Task
+from .timing import fastest
 from .training.footprint import (
     INTERPRETER,
     BatchShape,
@@ -46,18 +46,19 @@ from .training.footprint import (
     fits,
     footprint,
     largest_batch,
-    step_flops,
     weight_bytes,
 )
 from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
+from .training.step_work import Speed, step_seconds, step_work
 from .training.train_config import TrainConfig, step_settings
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
 # The share of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
 METAL_SHARE = 0.75
 # The share of the matrix-product peak that a step reaches: `python scripts/bench/bench.py train` (docs/performance.md).
-LANGUAGE_SHARE, TOWER_SHARE = 0.67, 0.6
+LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE = 0.68, 0.23, 0.6
+UNPACKED = 1.0  # 1e9 packed weights that two x86-64 cores unpack a second; `doctor` measures it
 _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
 
 
@@ -110,13 +111,7 @@ def matmul_gflops(backend: str = "mlx") -> float:
         def once() -> None:
             mx.eval(x @ y)
 
-    once()
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        once()
-        seconds.append(time.perf_counter() - began)
-    return 2 * m * k * n / min(seconds) / 1e9
+    return 2 * m * k * n / fastest(once, 10) / 1e9
 
 
 @dataclass(frozen=True)
@@ -178,11 +173,13 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
-def _speed(config: PlanConfig, known: calibration.Calibration | None) -> tuple[float, float, float]:
-    """(GFLOP/s of matrix products, the shares of it that the language model and the tower reach)."""
+def speed(config: PlanConfig, known: calibration.Calibration | None, *, cpu: bool) -> Speed:
+    """What the machine reaches: as it was calibrated, else the product speed measured now and shares measured elsewhere."""
+    unpacked = UNPACKED if cpu else None
     if known:
-        return known.gflops, known.language_share, known.tower_share
-    return config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, TOWER_SHARE
+        attention, unpacked = known.attention_share or ATTENTION_SHARE, known.unpacked or unpacked
+        return Speed(known.gflops, known.language_share, attention, known.tower_share, unpacked)
+    return Speed(config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, unpacked)
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
@@ -200,9 +197,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     if known and known.activations:
         training = replace(training, activations=known.activations)
     taken = footprint(model, shape, training)
-    gflops, language_share, tower_share = _speed(config, known)
-    language, tower = step_flops(model, shape, training)
-    seconds = (language / language_share + tower / tower_share) / gflops / 1e9
+    reached, work = speed(config, known, cpu=training.cpu), step_work(model, shape, training)
     limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
     if config.memory_limit:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
@@ -217,10 +212,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "adapter_gb": taken.adapter / 1e9,
         "activations_gb": taken.activations / 1e9,
         "peak_gb": (taken.total + INTERPRETER) / 1e9,
-        "tflop": (language + tower) / 1e12,
-        "gflops": gflops,
+        "tflop": work.flops / 1e12,
+        "gflops": reached.gflops,
         "calibrated": known.made if known else None,
-        "seconds_per_step": seconds * config.grad_accumulation_steps,
+        "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }

@@ -162,28 +162,6 @@ def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, l
     return None
 
 
-def step_flops(config: ModelArgs, shape: BatchShape, training: StepSettings) -> tuple[float, float]:
-    """Floating-point operations of one step in (language, tower), two per multiply-add.
-
-    A frozen weight needs the forward product and the gradient of its input; a tower that does not train the forward
-    one only; checkpointing adds a forward pass. LoRA, norms and softmax are left out (under 2 % at full width).
-    """
-    hidden, tokens = config.hidden_size, shape.rows * shape.tokens
-    weights = config.qkv_size * hidden + hidden * hidden + 3 * hidden * config.intermediate_size
-    attention = shape.tokens * hidden  # two products of a causal matrix, half of which is computed
-    layer = 2 * tokens * (weights + attention)
-    passes = 3 if training.grad_checkpoint else 2
-    language = passes * config.num_hidden_layers * layer + 2 * 2 * shape.labels * shape.rows * hidden * config.vocab_size
-    if not (training.encode and shape.crops):
-        return language, 0.0
-    vision = config.vision
-    positions, width = vision.grid**2 + 1, vision.hidden_size
-    block = 2 * positions * width * (4 * width + 2 * vision.intermediate_size + 2 * positions)
-    projector = 2 * shape.crops * vision.merged_grid**2 * (4 * width * hidden + hidden * hidden)
-    tower = shape.crops * vision.used_layers * block + projector
-    return language, tower * (passes if training.adapter.trains_image_side(config) else 1)
-
-
 # Printed by `python scripts/measure/measure_memory.py fit` on a CPU.
 LANGUAGE_COSTS = {  # by checkpointing
     False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),

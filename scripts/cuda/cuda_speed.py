@@ -20,7 +20,8 @@ from mlx_phi3v import decoding as generation
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, collate
-from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
+from mlx_phi3v.training.footprint import BatchShape, StepSettings
+from mlx_phi3v.training.step_work import step_flops
 
 
 @dataclass(frozen=True)

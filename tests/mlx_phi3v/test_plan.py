@@ -34,7 +34,6 @@ from mlx_phi3v.training.footprint import (
     fit_to_limit,
     footprint,
     largest_batch,
-    step_flops,
     weight_bytes,
 )
 from mlx_phi3v.training.loop import train
@@ -68,22 +67,6 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
     config = ModelArgs(1000, 64, 96, 2, 4, 2, vision=VisionArgs(32, 64, 3, 2, patch_size=84))
     adapter = AdapterArgs(r=8)
     assert adapter_parameters(config, adapter) == sum(value.size for value in init_adapter(config, adapter, 0).values())
-
-
-def test_flops_of_a_step_are_the_products_of_its_shapes() -> None:
-    config = ModelArgs(1000, 64, 96, 3, 4, 4, vision=VisionArgs(32, 48, 3, 2, patch_size=84))
-    shape = BatchShape(rows=2, tokens=10, crops=4, labels=5)
-    products = [(20, 64, 192), (20, 64, 64), (20, 64, 192), (20, 96, 64)]  # rows, in, out: qkv, o, gate and up, down
-    layer = sum(2 * a * b * c for a, b, c in products) + 2 * 2 * (2 * 10 * 10 * 64) // 2
-    head = 2 * 10 * 64 * 1000
-    language, tower = step_flops(config, shape, StepSettings(AdapterArgs(target_modules=LANGUAGE), "float32", False))
-    assert language == 2 * (3 * layer + head)
-    positions = 17
-    block = 2 * positions * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * positions * positions * 32
-    projector = 2 * 4 * 4 * (128 * 64 + 64 * 64)
-    assert tower == 4 * 2 * block + projector
-    trained = step_flops(config, shape, StepSettings(AdapterArgs(), "float32", True))
-    assert trained == (language + 3 * layer, 3 * tower)
 
 
 def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: Path) -> None:
