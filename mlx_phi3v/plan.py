@@ -50,15 +50,12 @@ from .training.footprint import (
 )
 from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
-from .training.step_work import Speed, step_seconds, step_work
+from .training.step_work import machine_speed, step_seconds, step_work
 from .training.train_config import TrainConfig, step_settings
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
 # The share of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
 METAL_SHARE = 0.75
-# The share of the matrix-product peak that a step reaches: `python scripts/bench/bench.py train` (docs/performance.md).
-LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE = 0.68, 0.23, 0.6
-UNPACKED = 1.0  # 1e9 packed weights that two x86-64 cores unpack a second; `doctor` measures it
 _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
 
 
@@ -173,15 +170,6 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
-def speed(config: PlanConfig, known: calibration.Calibration | None, *, cpu: bool) -> Speed:
-    """What the machine reaches: as it was calibrated, else the product speed measured now and shares measured elsewhere."""
-    unpacked = UNPACKED if cpu else None
-    if known:
-        attention, unpacked = known.attention_share or ATTENTION_SHARE, known.unpacked or unpacked
-        return Speed(known.gflops, known.language_share, attention, known.tower_share, unpacked)
-    return Speed(config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, unpacked)
-
-
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -197,7 +185,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     if known and known.activations:
         training = replace(training, activations=known.activations)
     taken = footprint(model, shape, training)
-    reached, work = speed(config, known, cpu=training.cpu), step_work(model, shape, training)
+    gflops = known.gflops if known else config.gflops or matmul_gflops(config.backend)
+    reached, work = machine_speed(gflops, known, cpu=training.cpu), step_work(model, shape, training)
     limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
     if config.memory_limit:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}

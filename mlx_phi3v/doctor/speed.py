@@ -55,10 +55,14 @@ def _peak_gflops(product_seconds: Callable[..., float], dtype: str) -> float:
     return best
 
 
-def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
-    """Time and memory of training steps against `footprint`'s arithmetic. peaks: GFLOP/s by dtype, as `measure` gives them."""
+def calibrate(backend: str, peaks: dict[str, float], dtype: str | None = None) -> Calibration:
+    """Time and memory of training steps against the estimates' arithmetic. peaks: GFLOP/s by dtype, as `measure` gives them.
+
+    dtype: by default the backend's own there.
+    """
     module = importlib.import_module(f"mlx_phi3v.backend_{backend}.speed")
-    dtype: str = module.default_dtype()
+    dtype = dtype or module.default_dtype()
+    assert dtype is not None
     gflops = peaks[dtype]
     activations = _activations(module, dtype) if module.MEMORY_IS_MEASURED else None
     width = WIDE.head_dim

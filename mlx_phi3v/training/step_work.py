@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..adapters import adapter_shapes
+from ..calibration import Calibration
 from ..checkpoint.layout import CLIP, VISION
 from ..config import ModelArgs
 from .footprint import BatchShape, StepSettings
@@ -41,6 +42,18 @@ class Speed:
     attention_share: float
     tower_share: float
     unpacked: float | None = None
+
+
+# What two x86-64 cores reach: `python scripts/bench/bench.py train` and `operations` (docs/performance.md).
+LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, UNPACKED = 0.68, 0.23, 0.6, 1.0
+
+
+def machine_speed(gflops: float, known: Calibration | None, *, cpu: bool) -> Speed:
+    """What a machine reaches, by its calibration, else by shares that were measured elsewhere. cpu: a step unpacks weights."""
+    if known is None:
+        return Speed(gflops, LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, UNPACKED if cpu else None)
+    attention, unpacked = known.attention_share or ATTENTION_SHARE, known.unpacked or UNPACKED
+    return Speed(gflops, known.language_share, attention, known.tower_share, unpacked if cpu else None)
 
 
 def step_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Work:

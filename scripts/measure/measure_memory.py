@@ -43,7 +43,7 @@ def apart(kind: Kind) -> dict[str, float]:
     command = [sys.executable, __file__, "one", "--kind", kind.name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr[-500:])
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
