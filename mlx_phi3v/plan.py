@@ -1,4 +1,4 @@
-"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
+"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step.
 
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
@@ -6,7 +6,8 @@
 Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only (with
 --init-adapter also its weights, which the adapter must belong to). Memory comes
 from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
-After mlx_phi3v.doctor both use what it measured on this machine; with --gflops they do not.
+After mlx_phi3v.doctor both use what it measured on this machine; with --gflops they do not. Memory is that of MLX, or with
+--backend torch that of torch on CUDA; on a CPU torch takes more.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def smaller(
     """The run as asked for, then with one more change each time, the mildest first."""
     yield Choice("", model, shape, training)
     notes: list[str] = []
-    if model.quantization is None:
+    if model.quantization is None and config.backend == "mlx":
         for bits in (8, 4):
             model = replace(model, quantization=Quantization(64, bits))
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
@@ -178,9 +179,12 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
     shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
-    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
-    training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
+    on_cpu = config.backend == "mlx" and config.dtype == "float32"
+    training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=on_cpu)
+    if config.backend == "torch":  # it unpacks packed weights as it loads them
+        model = replace(model, quantization=None)
     known = None if config.gflops else calibration.read(config.backend)
     if known and known.activations:
         training = replace(training, activations=known.activations)
@@ -192,6 +196,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
     return {
         "model": config.model,
+        "backend": config.backend,
         "num_crops": num_crops,
         **asdict(shape),
         "parameters": weight_bytes(replace(model, quantization=None), "float32") // 4,
@@ -239,6 +244,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     if figures["calibrated"]:
         made = figures["calibrated"][:10]
         console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
+    if figures["backend"] == "torch":
+        console.print("Memory is that of torch on CUDA; on a CPU torch takes up to 1.5 times as much.", style="dim")
     console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")
 
 

@@ -140,6 +140,21 @@ def test_a_plan_names_what_to_change(tmp_path: Path, checkpoint: Path, capsys: p
     assert "8 bits" in tight["advice"]["--memory-limit 9"]
 
 
+def test_torch_unpacks_packed_weights_and_a_plan_for_it_says_what_its_memory_is(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, packed = make_checkpoint(hidden=128, intermediate=192), tmp_path / "packed"
+    shutil.copytree(plain, packed, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(config | {"quantization": {"group_size": 32, "bits": 4}}))
+    flags = ["--photo", "300x300", "--dtype", "bfloat16"]
+    whole = planned(capsys, "--model", str(plain), "--backend", "torch", *flags)
+    assert planned(capsys, "--model", str(packed), "--backend", "torch", *flags)["weights_gb"] == whole["weights_gb"]
+    assert planned(capsys, "--model", str(packed), "--backend", "mlx", *flags)["weights_gb"] < whole["weights_gb"]
+    assert plan.main(["--model", str(packed), "--backend", "torch", "--gflops", "100", *flags]) == 0
+    assert "on a CPU torch takes up to 1.5 times as much" in capsys.readouterr().out
+
+
 def test_a_folder_with_brackets_is_named_as_it_is(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "x[" / "b]"  # together [/b], which would end bold type where none began
     shutil.copytree(checkpoint, folder)
