@@ -30,7 +30,7 @@ def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:
 
 def attention_seconds(heads: int, tokens: int, width: int, dtype: str, times: int) -> float:
     """The fastest of `times` causal attentions with their gradients, [1, heads, tokens, width]."""
-    device, kind = _device(), getattr(torch, dtype)
+    device, kind = choose_device(), getattr(torch, dtype)
     q, k, v, d = (torch.randn(1, heads, tokens, width, device=device).to(kind) for _ in range(4))
 
     def attend() -> None:
