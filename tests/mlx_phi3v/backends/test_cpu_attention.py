@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,6 +93,15 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     shared._pool.cache_clear()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+def test_numpy_s_own_threads_are_as_before_also_after_two_at_once() -> None:
+    x = mx.array(np.random.Generator(np.random.PCG64(0)).standard_normal((1, 4, 200, 8), np.float32))
+    mx.eval(x)
+    before = [library["num_threads"] for library in shared._numpy_blas().info()]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: np.array(ours.attention(x, x, x, SCALE, causal=True)), range(20)))
+    assert [library["num_threads"] for library in shared._numpy_blas().info()] == before
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
