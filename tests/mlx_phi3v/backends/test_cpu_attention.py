@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Event
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,23 +91,6 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     shared._pool.cache_clear()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
-
-
-def test_numpy_s_own_threads_are_as_before_also_after_two_at_once() -> None:
-    first_is_in, second_is_in, first_is_out = Event(), Event(), Event()
-
-    def first() -> None:
-        shared.in_threads(lambda _: (first_is_in.set(), second_is_in.wait(0.5)), 1, products=True)
-        first_is_out.set()
-
-    def second() -> None:
-        first_is_in.wait(60)
-        shared.in_threads(lambda _: (second_is_in.set(), first_is_out.wait(60)), 1, products=True)
-
-    with shared._numpy_blas().limit(limits=2), ThreadPoolExecutor(2) as pool:
-        for one in [pool.submit(first), pool.submit(second)]:
-            one.result()
-        assert {library["num_threads"] for library in shared._numpy_blas().info()} == {2}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
