@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend
-from .batches import Example, collate
+from .batches import Example
 from .config import ModelArgs
 from .errors import UserError
 from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
+from .prefix_cache import PrefixCache, read_prompts
 from .prompts import IGNORE
 from .rope import uses_long_factor
 from .sampling import Draws, RowNumbers, Sampling
 
 _LEAST_TOP_P = 1e-30  # fp32 holds it, and the likeliest token always weighs more
-_WAITS_FOR = 4  # rows join where a fourth of the batch is free: each time, the keys and values of all others are copied
+_SHARE = 4  # a fourth of a batch joins or leaves together: each time, the keys and values of all other rows are copied
 
 
 @dataclass
@@ -69,7 +70,7 @@ class RowState:
 
     def draw(self) -> tuple[float, float, float, float]:
         """How the next token is chosen: this row of `sampling.Draws.columns`."""
-        if self.sampling.greedy:
+        if self.sampling.greedy or self.ended:
             return 0.0, 1.0, 0.5, 0.5
         numbers = self._numbers.at(len(self.answer.token_ids))
         return self.sampling.temperature, max(self.sampling.top_p, _LEAST_TOP_P), *numbers
@@ -102,25 +103,29 @@ class AnswerBatch:
     """Rows that are answered together, a token each at every `step`; others join them by `add`.
 
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for its whole text, so this
-    row leaves, is prefilled again and joins again. cached=False does so with every row at every step.
+    row leaves, is prefilled again and joins again. cached=False does so with every row at every step. prefixes: texts read
+    before, from which a row may go on, and to which those that end are added.
 
-    An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too,
-    and leave afterwards.
+    An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too.
+    They stay, for nobody, until others join or a fourth of the batch has ended: that costs less than a copy of the cache for
+    each. On a CPU a row leaves at once.
     """
 
-    def __init__(self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True) -> None:
-        self.backend, self.stop_ids, self.cached = backend, frozenset(stop_ids), cached
+    def __init__(
+        self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True,
+        prefixes: PrefixCache | None = None,
+    ) -> None:  # fmt: skip
+        self.backend, self.stop_ids, self.cached, self.prefixes = backend, frozenset(stop_ids), cached, prefixes
         self._running: _Read | None = None
         self._joining: list[_Read] = []
         self._tokens: NextTokens | None = None  # the last ones, until the model has them
         self._begun: Scores | None = None  # the scores after them, where that step was begun
-        self._staying: list[int] = []  # the places, in the last step, of the rows that are left
         self.add(rows)
 
     @property
     def rows(self) -> list[RowState]:
         """Those that go on."""
-        return [row for read in (self._running, *self._joining) if read is not None for row in read.rows]
+        return [row for read in (self._running, *self._joining) if read is not None for row in read.rows if not row.ended]
 
     def add(self, rows: Sequence[RowState]) -> None:
         """Prefill rows, which get their first token with the next step. Where that fails the batch is as it was before."""
@@ -133,24 +138,38 @@ class AnswerBatch:
         """Add a token to every row: the rows with their tokens. Raises UserError for scores that are not finite."""
         began = time.perf_counter()
         running = self._go_on()
-        rows, scores = running.rows, running.scores
+        rows = [row for row in running.rows if not row.ended]
         tokens = self._choose(running)
         more = self._can_begin(rows) and not all(row.at_its_last for row in rows)
         self._begun = self.backend.decode(running.cache, tokens) if more else None
-        read = scores.read(tokens, max(row.sampling.top_k_logged for row in rows))
+        top_k = max(row.sampling.top_k_logged for row in rows)
+        read = running.scores.read(tokens, top_k)
+        if read is None and len(rows) < len(running.rows):  # perhaps in a row that has ended
+            staying = [place for place, row in enumerate(running.rows) if not row.ended]
+            running.scores = running.scores.rows(staying)
+            self._keep(running, staying)
+            read = running.scores.read(self._choose(running), top_k)
         if read is None:  # any token could be the next
             raise UserError(not_finite("the scores of the next token", self.backend.dtype))
-        given = list(zip(rows, read.ids.tolist()))
-        for place, ((row, token), logprob) in enumerate(zip(given, read.logprobs.tolist())):
-            row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
-            row.ended = not row.goes_on(self.backend.config)
-        self._tokens, self._staying = read, [place for place, row in enumerate(rows) if not row.ended]
-        running.rows = [rows[place] for place in self._staying]
+        given, self._tokens = self._record(running, read), read
         _share_time(rows, began)
         return given
 
+    def _record(self, running: _Read, read: NextTokens) -> list[tuple[RowState, int]]:
+        """Add the tokens to the answers of the rows that have not ended: these with their tokens."""
+        given = []
+        for place, (row, token, logprob) in enumerate(zip(running.rows, read.ids.tolist(), read.logprobs.tolist())):
+            if row.ended:
+                continue
+            row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
+            row.ended = not row.goes_on(self.backend.config)
+            if row.ended and self.prefixes is not None:
+                self.prefixes.store(row.example, running.cache, place)
+            given.append((row, token))
+        return given
+
     def _prefill(self, rows: Sequence[RowState]) -> _Read:
-        scores, cache = self.backend.prefill(collate([row.example for row in rows], self.backend.config, pad_left=True))
+        scores, cache = read_prompts(self.backend, [row.example for row in rows], self.prefixes)
         return _Read(list(rows), scores, cache)
 
     def _go_on(self) -> _Read:
@@ -172,26 +191,31 @@ class AnswerBatch:
 
     def _read_tokens(self, running: _Read, tokens: NextTokens) -> None:
         """Go on with the rows that stay; a row whose last token needs the other RoPE factors is to join again."""
-        again = [not self.cached or _crosses(row.length - 1, self.backend.config) for row in running.rows]
-        stale = [row for row, leaves in zip(running.rows, again) if leaves]
-        running.rows = [row for row, leaves in zip(running.rows, again) if not leaves]
-        places = [place for place, leaves in zip(self._staying, again) if not leaves]
+        config = self.backend.config
+        stale = [row for row in running.rows if not row.ended and (not self.cached or _crosses(row.length - 1, config))]
+        places = [place for place, row in enumerate(running.rows) if not (row.ended or row in stale)]
+        few = (len(running.rows) - len(places)) * _SHARE < len(running.rows)
+        if few and self.backend.scores_on_device and not (stale or self._joining):
+            places = list(range(len(running.rows)))
         if places:
-            left = len(places) < len(tokens.ids)
-            if left:
-                self.backend.keep_rows(running.cache, places)
-            if self._begun is None:
-                running.scores = self.backend.decode(running.cache, tokens.ids[places])
-            else:
-                running.scores = self._begun.rows(places) if left else self._begun
+            self._keep(running, places)
+            begun = self._begun
+            running.scores = self.backend.decode(running.cache, tokens.ids[places]) if begun is None else begun
         else:
             self._running = None  # its cache makes room
         if stale:
             self._joining.insert(0, self._prefill(stale))
 
+    def _keep(self, running: _Read, places: list[int]) -> None:
+        """Let only the rows at these places stay, in the cache and in the step that was begun."""
+        if len(places) < len(running.rows):
+            self.backend.keep_rows(running.cache, places)
+            running.rows = [running.rows[place] for place in places]
+            self._begun = None if self._begun is None else self._begun.rows(places)
+
     def _choose(self, running: _Read) -> Any:
         """The next tokens, int [B], where the scores are."""
-        if all(row.sampling.greedy for row in running.rows):
+        if all(row.sampling.greedy or row.ended for row in running.rows):
             return running.scores.greedy()
         return running.scores.draw(Draws(np.array([row.draw() for row in running.rows], np.float32)))
 
@@ -215,7 +239,7 @@ def answers(
     at_its_end = False
     while True:
         places = batch_size - len(batch.rows)
-        if not at_its_end and places * _WAITS_FOR >= batch_size:
+        if not at_its_end and places * _SHARE >= batch_size:
             rows: list[RowState] = []
             try:
                 while len(rows) < places:

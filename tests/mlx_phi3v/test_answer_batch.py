@@ -51,6 +51,13 @@ def answered(backend: Any, rows: list[RowState], size: int = 1, cached: bool = T
     return [row.answer for row in rows]
 
 
+def answer_of(row: RowState) -> Generation:
+    """Alone, to its full length."""
+    for _ in answers(text(), [row], (), 1):
+        pass
+    return row.answer
+
+
 def alike(ours: list[Generation], theirs: list[Generation]) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine.token_ids, mine.finish) == (other.token_ids, other.finish)
@@ -104,9 +111,7 @@ def test_a_batch_is_filled_again_before_it_is_a_fourth_empty() -> None:
 
 def test_a_row_that_is_dropped_leaves_with_its_next_token() -> None:
     rows = [RowState(prompt(f"row {i}", [5 + i]), Sampling(), 12) for i in range(3)]
-    other = RowState(rows[1].prompt, Sampling(), 12)
-    for _ in answers(text(), [other], (), 1):
-        pass
+    expected = answer_of(RowState(rows[1].prompt, Sampling(), 12))
     batch = AnswerBatch(text(on_device=True), rows[:2], ())
     batch.step()
     batch.add(rows[2:])
@@ -115,7 +120,38 @@ def test_a_row_that_is_dropped_leaves_with_its_next_token() -> None:
     assert batch.rows == [rows[1]] and rows[0].ended and rows[2].ended and len(rows[2].answer.token_ids) == 1
     while batch.rows:
         batch.step()
-    alike([rows[1].answer], [other.answer])
+    alike([rows[1].answer], [expected])
+
+
+def test_ended_rows_leave_an_accelerator_together_and_spoil_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 9 rows that end one after the other, with no other to join, the third takes the first two along."""
+    expected = [answer_of(RowState(prompt(f"row {i}", [5 + i]), Sampling(), 3 + i)) for i in range(9)]
+    backend = text(on_device=True)
+    batch = AnswerBatch(backend, [RowState(prompt(f"row {i}", [5 + i]), Sampling(), 3 + i) for i in range(9)], ())
+    rows, scores = batch.rows, HostScores.read
+
+    def broken_where_ended(self: HostScores, tokens: Any, k: int) -> Any:
+        """After an answer's end its scores may be anything, where they are still computed."""
+        logits = self.logits.copy()
+        if len(logits) > len(batch.rows):
+            logits[0] = np.nan
+        return scores(HostScores(logits), tokens, k)
+
+    kept: list[int] = []
+    keep = backend.keep_rows
+
+    def noted(cache: Any, places: list[int]) -> None:
+        kept.append(len(places))
+        keep(cache, places)
+
+    monkeypatch.setattr(backend, "keep_rows", noted)
+    for _ in range(6):
+        batch.step()
+    assert kept == [6]
+    monkeypatch.setattr(HostScores, "read", broken_where_ended)
+    while batch.rows:
+        batch.step()
+    alike([row.answer for row in rows], expected)
 
 
 def test_rows_that_cannot_be_prefilled_leave_the_batch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

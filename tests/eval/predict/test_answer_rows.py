@@ -14,6 +14,8 @@ import pytest
 
 from data.writer import CatalogueWriter
 from eval.predict.__main__ import main
+from eval.runs.prediction import Prediction
+from eval.runs.writer import RunWriter
 from mlx_phi3v import photo as photo_module
 from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.catalogue import PRODUCT, Catalogue
@@ -69,7 +71,7 @@ def test_each_photo_is_read_once_and_decoded_at_most_once(
     assert [row["token_ids"] for row in found[0]] == [row["token_ids"] for row in found[1]]
 
 
-def test_a_run_is_the_same_at_any_batch_size_and_has_its_rows_in_order(
+def test_a_run_is_the_same_at_any_batch_size_and_after_an_interruption(
     backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of unlike length: rows join as others end, and are written as they end."""
@@ -80,6 +82,13 @@ def test_a_run_is_the_same_at_any_batch_size_and_has_its_rows_in_order(
         return model
 
     monkeypatch.setattr("eval.predict.answer_rows.load_model", with_many_stop_tokens)
+
+    def interrupted(self: RunWriter, row: Prediction) -> None:
+        if len(self.done) == 5:
+            raise KeyboardInterrupt
+        write(self, row)
+
+    write = RunWriter.write
     flags = ["--model", str(checkpoint), "--split", "train", "--num-crops", "1", "--max-new-tokens", "9"]
     ids = [row["id"] for row in Catalogue(small_catalogue).split("train")[:]]
     for sampling in ([], ["--temperature", "1", "--top-p", "0.9", "--seed", "5"]):
@@ -89,6 +98,11 @@ def test_a_run_is_the_same_at_any_batch_size_and_has_its_rows_in_order(
             found.append(run(backend_name, small_catalogue, output, *flags, *sampling, "--batch-size", str(size)))
             assert [row["id"] for row in found[-1]] == ids and all(row["seconds"] >= 0 for row in found[-1])
             assert len({len(row["token_ids"]) for row in found[-1]}) > 2
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RunWriter, "write", interrupted)
+            run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling, "--batch-size", "4")
+        found.append(run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling))
+        assert [row["id"] for row in found[-1]] == ids
         for rows in found[1:]:
             assert [(row["token_ids"], row["finish"]) for row in rows] == [(r["token_ids"], r["finish"]) for r in found[0]]
 
