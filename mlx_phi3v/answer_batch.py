@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend
-from .batches import Example, collate
+from .batches import Example
 from .config import ModelArgs
 from .errors import UserError
 from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
+from .prefix_cache import PrefixCache, read_prompts
 from .prompts import IGNORE
 from .rope import uses_long_factor
 from .sampling import Draws, RowNumbers, Sampling
@@ -102,15 +103,19 @@ class AnswerBatch:
     """Rows that are answered together, a token each at every `step`; others join them by `add`.
 
     Where a row grows past `original_max_position_embeddings`, RoPE changes to the long factors for its whole text, so this
-    row leaves, is prefilled again and joins again. cached=False does so with every row at every step.
+    row leaves, is prefilled again and joins again. cached=False does so with every row at every step. prefixes: texts read
+    before, from which a row may go on, and to which those that end are added.
 
     An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too.
     They stay, for nobody, until others join or a fourth of the batch has ended: that costs less than a copy of the cache for
     each. On a CPU a row leaves at once.
     """
 
-    def __init__(self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True) -> None:
-        self.backend, self.stop_ids, self.cached = backend, frozenset(stop_ids), cached
+    def __init__(
+        self, backend: Backend, rows: Sequence[RowState], stop_ids: Sequence[int], cached: bool = True,
+        prefixes: PrefixCache | None = None,
+    ) -> None:  # fmt: skip
+        self.backend, self.stop_ids, self.cached, self.prefixes = backend, frozenset(stop_ids), cached, prefixes
         self._running: _Read | None = None
         self._joining: list[_Read] = []
         self._tokens: NextTokens | None = None  # the last ones, until the model has them
@@ -146,22 +151,25 @@ class AnswerBatch:
             read = running.scores.read(self._choose(running), top_k)
         if read is None:  # any token could be the next
             raise UserError(not_finite("the scores of the next token", self.backend.dtype))
-        given, self._tokens = self._record(running.rows, read), read
+        given, self._tokens = self._record(running, read), read
         _share_time(rows, began)
         return given
 
-    def _record(self, rows: Sequence[RowState], read: NextTokens) -> list[tuple[RowState, int]]:
+    def _record(self, running: _Read, read: NextTokens) -> list[tuple[RowState, int]]:
         """Add the tokens to the answers of the rows that have not ended: these with their tokens."""
         given = []
-        for place, (row, token, logprob) in enumerate(zip(rows, read.ids.tolist(), read.logprobs.tolist())):
-            if not row.ended:
-                row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
-                row.ended = not row.goes_on(self.backend.config)
-                given.append((row, token))
+        for place, (row, token, logprob) in enumerate(zip(running.rows, read.ids.tolist(), read.logprobs.tolist())):
+            if row.ended:
+                continue
+            row.record(token, logprob, read.pairs(place, row.sampling.top_k_logged), token in self.stop_ids)
+            row.ended = not row.goes_on(self.backend.config)
+            if row.ended and self.prefixes is not None:
+                self.prefixes.store(row.example, running.cache, place)
+            given.append((row, token))
         return given
 
     def _prefill(self, rows: Sequence[RowState]) -> _Read:
-        scores, cache = self.backend.prefill(collate([row.example for row in rows], self.backend.config, pad_left=True))
+        scores, cache = read_prompts(self.backend, [row.example for row in rows], self.prefixes)
         return _Read(list(rows), scores, cache)
 
     def _go_on(self) -> _Read:

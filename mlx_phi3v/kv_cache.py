@@ -36,6 +36,9 @@ class LayerCache(Protocol):
     def nbytes(self) -> int:
         """Bytes of its arrays."""
 
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row."""
+
 
 Layer = TypeVar("Layer", bound=LayerCache)
 
@@ -86,6 +89,10 @@ class BatchCache(Generic[Layer]):
     def nbytes(self) -> int:
         """Bytes of keys and values."""
         return sum(layer.nbytes() for layer in self.layers)
+
+    def token_bytes(self) -> int:
+        """Bytes of one token of one row."""
+        return sum(layer.token_bytes() for layer in self.layers)
 
 
 def room(tokens: int) -> int:

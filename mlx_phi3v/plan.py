@@ -154,7 +154,7 @@ def smaller(
             yield Choice(", ".join(notes), model, shape, training)
     for fewer in (8, 4, 1):
         if fewer < (config.num_crops or model.num_crops):
-            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
+            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size, compiled=config.compile)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, shape, training)
 
 
@@ -206,7 +206,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     num_crops = choose_num_crops(config, model)
     config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
-    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
+    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size, compiled=config.compile)
     # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
     training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")

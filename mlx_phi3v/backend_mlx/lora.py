@@ -13,6 +13,16 @@ from ..adapters import PREFIX, AdapterArgs, adapter_shapes
 from ..config import ModelArgs
 from . import ops
 from .cpu.lora import lora_linear
+from .random_keys import KEYS
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout with the random keys of `random_keys`."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self._p_1 == 1 or not self.training:
+            return x
+        return (mx.random.bernoulli(self._p_1, x.shape, key=KEYS.next()) * x) * (1 / self._p_1)
 
 
 class LoRALinear(nn.Module):
@@ -27,7 +37,7 @@ class LoRALinear(nn.Module):
         if isinstance(linear, nn.QuantizedLinear):
             inputs = inputs * 32 // linear.bits  # so many are packed in a word of 32 bits
         self.linear = linear
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drops = dropout > 0
         self.scale = scale
         self.lora_a = mx.zeros((inputs, r))

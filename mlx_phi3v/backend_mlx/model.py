@@ -17,6 +17,7 @@ from ..config import CROPS_AT_ONCE, ModelArgs
 from . import ops
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
+from .loss import summed_loss
 from .vision import VisionModel
 
 
@@ -172,5 +173,4 @@ class Phi3VForCausalLM(nn.Module):
 
     def loss(self, hidden: mx.array, label_index: mx.array, targets: mx.array) -> mx.array:
         """Summed cross-entropy (fp32) of the tokens after the positions `label_index` of the flattened [B * T]."""
-        logits = self.lm_head(hidden.reshape(-1, hidden.shape[-1])[label_index]).astype(mx.float32)
-        return nn.losses.cross_entropy(logits, targets, reduction="sum")
+        return summed_loss(self.lm_head, hidden.reshape(-1, hidden.shape[-1])[label_index], targets)

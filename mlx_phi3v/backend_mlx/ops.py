@@ -11,7 +11,7 @@ import mlx.nn as nn
 from .cpu import activations, norms, rotary
 from .cpu import attention as cpu_attention
 from .cpu.quantized import CPUQuantizedLinear
-from .cpu.shared import WORTH_IT
+from .cpu.shared import WORTH_IT, is_plain
 from .cpu.shared import cut as cpu_cut
 from .cpu.streams import map_chunks
 
@@ -23,7 +23,7 @@ def on_cpu() -> bool:
 
 def is_ours(x: mx.array) -> bool:
     """Whether an element-wise operation on x is the CPU's own."""
-    return x.size >= WORTH_IT and x.dtype == mx.float32 and on_cpu()
+    return x.size >= WORTH_IT and x.dtype == mx.float32 and on_cpu() and not is_plain()
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:

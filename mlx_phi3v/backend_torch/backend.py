@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import platform
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,19 @@ import numpy as np
 import torch
 
 from ..adapters import AdapterArgs
-from ..backend import Forward, OptimizerArgs, without_dropout
+from ..backend import Forward, OptimizerArgs, PassLoss, without_dropout
 from ..batches import Batch
 from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
-from ..prompts import IGNORE
 from . import lora
+from .accelerator import free_memory, peak_memory
 from .cache import Cache, KVCache, prefill_mask
+from .compiled import CompiledLayers
 from .device import to_device
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
+from .optimizer import make_optimizer, moments, set_moments
 from .ranks import Ranks
 
 
@@ -48,11 +49,21 @@ class TorchBackend:
         self.dtype = dtype
         self.ranks, self.device = ranks, ranks.device
         self.attn_implementation = attn_implementation
-        self.scores_on_device = self.device.type != "cpu"
+        # torch: mps has no fp64, which `next_tokens.DeviceScores` copies in, and nobody tried the rest there.
+        self.scores_on_device = self.device.type == "cuda"
+        self.fused_optimizer = self.device.type == "cuda"
+        self._peak = 0
         self.peft: Any = None
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.optimizer: torch.optim.AdamW
         self.reduce_dtype = "float32"
+        self.compiled: CompiledLayers | None = None
+        self.losses: list[PassLoss] = []  # of the passes since the last update
+
+    @property
+    def compilations(self) -> int:
+        """See `backend.Backend`."""
+        return self.compiled.compilations if self.compiled else 0
 
     @property
     def whole_model(self) -> torch.nn.Module:
@@ -82,52 +93,41 @@ class TorchBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.peft)
 
-    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
+    def start_training(
+        self, optimizer: OptimizerArgs, *, grad_checkpoint: bool, compiled: bool = False, memory: int | None = None
+    ) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.parameters)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=0.0,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer = make_optimizer(self.parameters, optimizer, fused=self.fused_optimizer)
         self.reduce_dtype = optimizer.reduce_dtype
+        self.losses = []
+        self.compiled = CompiledLayers(self.model) if compiled else None
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
-        tensors = {}
-        for key, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{key}.{moment}"] = (
-                    state[moment].cpu().numpy().copy() if state else np.zeros(parameter.shape, np.float32)
-                )
-        return tensors
+        return moments(self.optimizer, self.parameters)
 
     def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
         """See `backend.Backend`."""
         lora.set_adapter_tensors(self.peft, adapter)
-        for key, parameter in self.parameters.items():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": torch.from_numpy(optimizer[key + ".exp_avg"].copy()).to(self.device),
-                "exp_avg_sq": torch.from_numpy(optimizer[key + ".exp_avg_sq"].copy()).to(self.device),
-            }
+        set_moments(self.optimizer, self.parameters, optimizer, step, fused=self.fused_optimizer)
 
     def seed(self, value: int) -> None:
         """See `backend.Backend`."""
         torch.manual_seed(value)
 
-    def accumulate(self, batch: Batch) -> float:
+    def accumulate(self, batch: Batch) -> PassLoss:
         """See `backend.Backend`."""
-        loss = self.token_loss(batch)
-        loss.backward()
-        return loss.item()
+        if self.compiled:
+            loss = self.compiled.backward(batch, self.token_loss)
+        else:
+            loss = self.token_loss(batch)
+            loss.backward()
+        self.losses.append(PassLoss(loss.detach()))
+        return self.losses[-1]
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
         """See `backend.Backend`."""
@@ -137,13 +137,17 @@ class TorchBackend:
                 parameter.grad = torch.zeros_like(parameter)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.ranks.sum_gradients(grads, self.reduce_dtype)
-        for grad in grads:
-            grad /= max(tokens, 1)
+        torch._foreach_div_(grads, max(tokens, 1))
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
+        losses, self.losses = self.losses, []
+        value, *values = torch.stack([norm, *(loss.array for loss in losses)]).tolist()  # the one wait of a step
+        for loss, its in zip(losses, values):
+            loss.settle(its)
+        if all(map(math.isfinite, (value, *values))):
+            self.optimizer.param_groups[0]["lr"] = lr
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+        return float(value)
 
     @without_dropout
     @torch.no_grad()
@@ -238,10 +242,12 @@ class TorchBackend:
 
     def peak_memory(self) -> int:
         """See `backend.Backend`."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        # ru_maxrss is in bytes on macOS, in KiB elsewhere.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self._peak = peak_memory(self.device, self._peak)
+        return self._peak
+
+    def free_memory(self) -> None:
+        """See `backend.Backend`."""
+        free_memory(self.device)
 
     def world(self) -> tuple[int, int]:
         """See `backend.Backend`."""
@@ -279,15 +285,12 @@ class TorchBackend:
         hidden: torch.Tensor = self.model(*inputs, mask, cache, every_layer)
         return hidden
 
-    def token_loss(self, batch: Batch) -> torch.Tensor:
-        """Summed cross-entropy of a batch's answer tokens, differentiable."""
-        shifted = batch.labels[:, 1:]
-        rows, columns = np.nonzero(shifted != IGNORE)
-        label_index = self._tensor(rows * batch.labels.shape[1] + columns)
+    def token_loss(self, batch: Batch, labels: int = 0) -> torch.Tensor:
+        """Summed cross-entropy of a batch's answer tokens, differentiable. labels: see `Batch.learnt`."""
+        label_index, targets = map(self._tensor, batch.learnt(labels))
         # Padding is on the right, behind all that a real token may see: the causal mask is enough.
         tokens = batch.input_ids.shape[1]
-        hidden = self._hidden(batch, self._causal(tokens, tokens))
-        return self.model.loss(hidden, label_index, self._tensor(shifted[rows, columns]))
+        return self.model.loss(self._hidden(batch, self._causal(tokens, tokens)), label_index, targets)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

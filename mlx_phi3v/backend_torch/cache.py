@@ -74,6 +74,10 @@ class KVCache:
         """See `kv_cache.LayerCache`."""
         return sum(array.nbytes for array in self.arrays)
 
+    def token_bytes(self) -> int:
+        """See `kv_cache.LayerCache`."""
+        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in self.arrays)
+
 
 def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch.Tensor:
     """`old` where it holds that many tokens; else a larger tensor that begins as `old` does, of the kind of `new`."""

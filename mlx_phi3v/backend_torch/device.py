@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .accelerator import choose_device
 from .cuda import set_up_cuda
 
 _PINNED = 2**20  # bytes: of more, page-locking takes longer than waiting
@@ -22,9 +23,10 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def describe() -> dict[str, Any]:
     """Device, memory in GB, BLAS, threads; reduced precision as torch has it and as `cuda.set_up_cuda` leaves it in fp32."""
-    cuda = torch.cuda.is_available()
+    device = choose_device().type
+    cuda = device == "cuda"
     found: dict[str, Any] = {
-        "device": "cuda" if cuda else "cpu",
+        "device": device,
         "chip": torch.cuda.get_device_name() if cuda else None,
         "blas": "MKL" if torch.backends.mkl.is_available() else None,
         "threads": torch.get_num_threads(),
@@ -61,5 +63,5 @@ def advice(found: dict[str, Any]) -> list[str]:
     if found["tf32"]:
         changes.append("torch rounds fp32 products to TF32: another library set it, so load no other model in this process")
     if found["mps"]:
-        changes.append("torch computes on the CPU here: use --backend mlx on a Mac")
+        changes.append("torch was not tried on a Mac's GPU by those who wrote this: use --backend mlx there")
     return changes

@@ -9,18 +9,19 @@ from torch.nn import functional
 from ..config import Quantization
 from ..sampling import Draws
 from . import next_tokens, quantized
+from .accelerator import choose_device
 from .backend import to_numpy
 from .cuda import set_up_cuda
 
 
 class Kernels:
-    """On CUDA where there is one, set up as for a model in fp32."""
+    """On the device of a model; CUDA set up as for one in fp32."""
 
     dtypes = ("float32", "bfloat16")
 
     def __init__(self) -> None:
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = choose_device()
+        cuda = self.device.type == "cuda"
         self.convolution_channels = 1024 if cuda else 64  # the published tower's: which kernel cuDNN takes depends on it
         if cuda:
             set_up_cuda("float32")

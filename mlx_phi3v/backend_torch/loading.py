@@ -26,7 +26,7 @@ def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa",
     kv_bits: int | None = None,
 ) -> TorchBackend:  # fmt: skip
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16.
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16.
 
     kv_bits: of cached keys and values; None: as they are computed.
     """

@@ -71,7 +71,7 @@ class _Running:
         loaded = job.model.loaded
         self.model, self.alone, self.steps = job.model, job.alone, 0
         self.jobs: dict[int, Job] = {}
-        self.batch = AnswerBatch(loaded.backend, [], loaded.prompts.stop_ids)
+        self.batch = AnswerBatch(loaded.backend, [], loaded.prompts.stop_ids, prefixes=job.model.prefixes)
 
     def takes(self, job: Job) -> bool:
         """Whether the job may be answered in this batch, if there is room."""

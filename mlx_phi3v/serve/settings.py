@@ -9,7 +9,7 @@ from pathlib import Path
 from ..backend import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
-from ..ranges import MAX_BATCH, MAX_CROPS, MAX_TOKENS
+from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_TOKENS
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,200}")  # unreserved in a URL
 
@@ -36,6 +36,10 @@ class ServeConfig:
         1024, help="longest answer that a request may ask for, in tokens", at_least=1, at_most=MAX_TOKENS
     )
     batch_size: int = option(16, help="requests answered together; does not change the answers", at_least=1, at_most=MAX_BATCH)
+    prefix_cache_gb: float = option(
+        1.0, help="memory for the last conversations of each model, of which only what is new is read; 0 reads all",
+        at_least=0, at_most=MAX_GB,
+    )  # fmt: skip
     host: str = option("127.0.0.1", help="address to listen on; any but this machine's own takes a token")
     port: int = option(8080, help="port to listen on; 0 takes a free one", at_least=0, at_most=65_535)
     token: str | None = option(None, help="what a client must know; drawn where --host needs one and none is given")

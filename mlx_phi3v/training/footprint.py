@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass, replace
 
 from ..adapters import AdapterArgs, adapter_shapes
+from ..buckets import crop_bucket, token_bucket
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..chunks import CHUNK
-from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelArgs
+from ..config import CROP_SIZE, CROPS_AT_ONCE, LABELS_AT_ONCE, ModelArgs
 from ..kv_cache import kv_bytes
 from .row_lengths import RowLengths
 
@@ -30,12 +31,14 @@ class BatchShape:
     labels: int = 64
 
 
-def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
-    """The largest batch that can come of rows of these lengths.
+def largest_batch(lengths: RowLengths, batch_size: int, *, compiled: bool = False) -> BatchShape:
+    """The largest batch that can come of rows of these lengths; padded to a bucket where the step is `compiled`.
 
     Every row in it is as long as the longest, and has as many crops as the one with most.
     """
     tokens, labels, crops = (int(values.max(initial=0)) for values in (lengths.tokens, lengths.labels, lengths.crops))
+    if compiled:
+        return BatchShape(batch_size, token_bucket(tokens), crop_bucket(crops * batch_size), labels)
     return BatchShape(batch_size, tokens, crops * batch_size, labels)
 
 
@@ -121,12 +124,17 @@ def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> F
         tower_saved = vision.used_layers * shape.crops * positions * saved
         at_once = min(shape.crops, CROPS_AT_ONCE) if how is None else shape.crops
         tower_working = at_once * positions * working + shape.crops * 3 * CROP_SIZE**2 * TOWER_COSTS[how].pixels
-    logits = 3 * shape.labels * shape.rows * config.vocab_size * 4
+    logits = _logit_rows(shape.labels * shape.rows) * config.vocab_size * 4
     step = item * (language_saved + tower_saved + max(language_working, tower_working)) + logits + 4 * trained * GRADIENT
     step += _unpacked(config, training)
     return Footprint(
         weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step * training.activations, 4 * trained * UPDATE))
     )
+
+
+def _logit_rows(labels: int) -> int:
+    """Positions' logits in memory, with what is computed of them. Of chunks MLX holds as many as it computes ahead."""
+    return 3 * labels if labels <= LABELS_AT_ONCE else min(4 * labels, 9 * LABELS_AT_ONCE)
 
 
 def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:

@@ -76,7 +76,8 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
     adapter = AdapterArgs(r=8, lora_alpha=16, target_modules=targets)
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerArgs(), grad_checkpoint=job.get("grad_checkpoint", False))
+    options = {"grad_checkpoint": job.get("grad_checkpoint", False), "compiled": job.get("compile", False)}
+    backend.start_training(OptimizerArgs(), **options)
     with tempfile.TemporaryDirectory() if job.get("cached") else nullcontext() as temporary:
         cache = FeatureCache(Path(temporary), backend, job["crops"], 20.0) if temporary else None
         examples = rows(job, with_answer=True, folder=Path(temporary) if temporary else None)
@@ -84,7 +85,7 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
 
         def step(_: int) -> float:
             batch = collate(cache.fill(examples) if cache else examples, backend.config)
-            loss = backend.accumulate(batch)
+            loss = float(backend.accumulate(batch))
             backend.update(1e-4, batch.answer_tokens, 1.0)
             return loss / batch.answer_tokens
 

@@ -75,7 +75,7 @@ def train_step(backend: Any, adapter: AdapterArgs, folder: Path, step: Step, pea
 
     def gradient() -> None:
         with torch.autocast(device, torch.bfloat16) if step.autocast else nullcontext():
-            losses.append(backend.accumulate(batch) / batch.answer_tokens)
+            losses.append(float(backend.accumulate(batch)) / batch.answer_tokens)
 
     def both() -> None:
         gradient()

@@ -87,9 +87,11 @@ def peaks(backend: Any, case: Case) -> dict[str, float]:
     for _ in range(STEPS):
         mx.reset_peak_memory()
         backend.accumulate(taken)
+        mx.synchronize()
         passes.append(mx.get_peak_memory() - held)
         mx.reset_peak_memory()
         backend.update(1e-4, taken.answer_tokens, 1.0)
+        mx.synchronize()
         updates.append(mx.get_peak_memory() - held)
     return {"held": held, "pass": max(passes), "update": max(updates)}
 

@@ -7,8 +7,10 @@ lets go of the interpreter while it works. What is done here is computed at once
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from itertools import count as counter
 from typing import Any
@@ -29,12 +31,30 @@ def view(array: mx.array) -> Floats:
     return np.asarray(array)
 
 
+_plain = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """MLX's own operations alone: what is done here needs numbers, and there are none while `mx.compile` traces a function."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain() -> bool:
+    """Whether this is within `plain`."""
+    return _plain.get()
+
+
 def cut(array: mx.array) -> mx.array:
-    """A copy that knows nothing of what it came from, so that all of that is freed; fp32.
+    """A copy that knows nothing of what it came from, so that all of that is freed; fp32. The array itself within `plain`.
 
     MLX: what is computed while a gradient is recorded keeps its inputs, and theirs, until the gradient is there.
     """
-    return mx.array(view(array))
+    return array if is_plain() else mx.array(view(array))
 
 
 def in_threads(work: Callable[[int], None], count: int, *, products: bool = False) -> None:
