@@ -52,6 +52,7 @@ ALIASES = (
     Alias("r", ("lora_rank", "lora_r"), TRAIN),  # torchrun takes --r for its own
     Alias("max_length", ("max_seq_length",), (*TRAIN, "describe")),
     Alias("grad_checkpoint", ("gradient_checkpointing", "activation_checkpointing"), TRAIN),
+    Alias("compile", ("torch_compile",), TRAIN),
     Alias("steps_per_report", ("logging_steps",), TRAIN),
     Alias("steps_per_eval", ("eval_steps",), TRAIN),
     Alias("save_every", ("save_steps", "steps_per_save"), TRAIN),
@@ -173,14 +174,16 @@ REFUSALS = (
     Refusal(
         (
             "max_kv_size",
-            "kv_bits",
-            "kv_group_size",
-            "quantized_kv_start",
             "draft_model",
             "num_draft_tokens",
             "prompt_cache_file",
         ),
-        "is not built in: every step reads the whole cache, in the compute dtype",
+        "is not built in: every step reads the whole cache",
+        ANSWER,
+    ),
+    Refusal(
+        ("kv_group_size", "quantized_kv_start"),
+        "is not built in: --kv-bits packs all keys and values, 32 numbers together",
         ANSWER,
     ),
     Refusal(

@@ -50,6 +50,24 @@ class Forward:
     logits: np.ndarray
 
 
+class PassLoss:
+    """A pass's summed token loss (nats), which may still be computed: `float` waits for it, after an update no more."""
+
+    def __init__(self, array: Any) -> None:
+        """array: the framework's 0-d array."""
+        self.array = array
+        self._value: float | None = None
+
+    def __float__(self) -> float:
+        if self._value is None:
+            self._value = float(self.array)
+        return self._value
+
+    def settle(self, value: float) -> None:
+        """Take the value that was read together with others."""
+        self._value = value
+
+
 class Backend(Protocol):
     """A loaded model: it takes an adapter, trains it, and answers."""
 
@@ -57,6 +75,7 @@ class Backend(Protocol):
     config: ModelArgs
     folder: Path
     dtype: str
+    kv_bits: int  # of a cached key or value, 0 where they are stored as they are computed
     scores_on_device: bool  # whether scores stay on an accelerator, and a step can be begun before the last is read
 
     def device_info(self) -> dict[str, Any]:
@@ -68,8 +87,14 @@ class Backend(Protocol):
     def adapter_tensors(self) -> dict[str, np.ndarray]:
         """The adapter's current tensors (PEFT keys, fp32)."""
 
-    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
-        """Make the optimiser for the adapter's tensors and set the gradients to zero."""
+    def start_training(
+        self, optimizer: OptimizerArgs, *, grad_checkpoint: bool, compiled: bool = False, memory: int | None = None
+    ) -> None:
+        """Make the optimiser for the adapter's tensors and set the gradients to zero.
+
+        compiled: batches are padded to buckets (`buckets`), and what a pass computes is compiled for each.
+        memory: bytes that the run is to stay within, by which MLX's limits on Metal are set.
+        """
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """AdamW's moments by PEFT key: `KEY.exp_avg`, `KEY.exp_avg_sq` (fp32)."""
@@ -80,26 +105,36 @@ class Backend(Protocol):
     def seed(self, value: int) -> None:
         """Seed dropout."""
 
-    def accumulate(self, batch: Batch) -> float:
-        """Add the gradient of the batch's summed token loss (nats); returns that sum."""
+    def accumulate(self, batch: Batch) -> PassLoss:
+        """Add the gradient of the batch's summed token loss (nats); that sum. On an accelerator nothing is waited for."""
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
-        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; returns the norm before that."""
+        """One AdamW step on the accumulated gradient / `tokens`, clipped by its global norm; returns the norm before that.
+
+        Waits once, for the losses of the passes and the norm. Where one of them is not finite nothing is updated. The new
+        parameters may still be computed when it returns.
+        """
 
     def loss(self, batch: Batch) -> float:
         """Summed token loss without gradients (and without dropout)."""
 
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
-        """Read left-padded prompts: the scores of the next tokens, and the cache."""
+    def prefill(self, batch: Batch, read: Any = None) -> tuple[Scores, Any]:
+        """Read left-padded prompts: the scores of the next tokens, and the cache. Long ones are read in chunks.
+
+        read: the cache of the beginning of a batch's only prompt, which is then used up; the batch has the rest.
+        """
 
     def decode(self, cache: Any, tokens: Any) -> Scores:
-        """Append one token per row, int64 [B] or what `Scores.greedy` gave: the scores of the next.
+        """Append one token per row, int64 [B] or what `Scores.greedy` or `draw` gave: the scores of the next.
 
         On an accelerator they are begun to be computed, and not waited for.
         """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """Drop all other rows from the cache."""
+
+    def join(self, cache: Any, other: Any) -> None:
+        """Put the rows of another cache, which is used up, behind those of this one."""
 
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """Every layer's hidden states, and logits of positions `logits_from` on."""
@@ -112,6 +147,13 @@ class Backend(Protocol):
 
     def peak_memory(self) -> int:
         """Most bytes used so far by arrays (device memory) or, on a CPU, by the process."""
+
+    @property
+    def compilations(self) -> int:
+        """How many shapes of passes were compiled so far."""
+
+    def free_memory(self) -> None:
+        """Give freed buffers back to the device: what evaluation leaves is of no use to training, nor the other way round."""
 
     def world(self) -> tuple[int, int]:
         """(rank, number of ranks) of a distributed run; (0, 1) otherwise."""

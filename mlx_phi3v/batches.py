@@ -57,6 +57,17 @@ class Batch:
         """Labels the loss is taken over (the first position of a row predicts nothing)."""
         return int((self.labels[:, 1:] != IGNORE).sum())
 
+    def learnt(self, size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The positions in the flattened [B * T] whose next token is learnt, and those tokens: int64 [labels] each.
+
+        Fewer than `size` are padded to it: with position 0, whose token is IGNORE.
+        """
+        shifted = self.labels[:, 1:]
+        rows, columns = np.nonzero(shifted != IGNORE)
+        behind = max(0, size - len(rows))
+        index = rows * self.labels.shape[1] + columns
+        return np.pad(index, (0, behind)), np.pad(shifted[rows, columns], (0, behind), constant_values=IGNORE)
+
     @property
     def padding(self) -> int:
         """Positions that hold no token."""

@@ -44,6 +44,9 @@ class GenerateConfig:
     adapter: str | None = option(None, help="LoRA adapter or training run", path=True)
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    kv_bits: int | None = option(
+        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
+    )
     num_crops: int | None = option(
         None, help="most crops a photo is cut into; by default as in training, else the model's own",
         at_least=1, at_most=MAX_CROPS,
@@ -108,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     photos = read_photos(config)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     started = time.perf_counter()
-    model = load_model(config.model, config.backend, config.adapter, config.dtype)
+    model = load_model(config.model, config.backend, config.adapter, config.dtype, kv_bits=config.kv_bits)
     for difference in model.differences(config.num_crops):
         note(difference)
     if config.verify:

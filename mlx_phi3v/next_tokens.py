@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .sampling import Draws
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _WIDTHS = (64, 256)  # tokens of a group, least and most: the groups' maxima are then about as many as a group's tokens
@@ -30,9 +32,9 @@ class NextTokens:
     likeliest: Ints
     likeliest_logprobs: Floats
 
-    def pairs(self, row: int) -> list[tuple[int, float]]:
-        """A row's likeliest tokens as (id, log-probability)."""
-        return list(zip(self.likeliest[row].tolist(), self.likeliest_logprobs[row].tolist()))
+    def pairs(self, row: int, k: int | None = None) -> list[tuple[int, float]]:
+        """A row's likeliest tokens as (id, log-probability), at most k of them."""
+        return list(zip(self.likeliest[row, :k].tolist(), self.likeliest_logprobs[row, :k].tolist()))
 
 
 class Scores(Protocol):
@@ -41,14 +43,20 @@ class Scores(Protocol):
     def greedy(self) -> Any:
         """The likeliest token of each row, int [B], where the scores are; of equal ones the lower id."""
 
+    def draw(self, draws: Draws) -> Any:
+        """A token of each row as `sampling.Draws` says, int [B], where the scores are; any token where one is not finite."""
+
     def read(self, tokens: Any, k: int) -> NextTokens | None:
-        """These tokens, from `greedy` or int64 [B], with their log-probabilities and the k likeliest of each row.
+        """These tokens, from `greedy`, `draw` or int64 [B], with their log-probabilities and the k likeliest of each row.
 
         None where a score is not finite.
         """
 
     def rows(self, rows: Sequence[int]) -> Scores:
         """Those of some rows."""
+
+    def join(self, other: Any) -> Scores:
+        """These rows and, behind them, those of others of the same kind."""
 
     def numpy(self) -> np.ndarray:
         """The logits, fp32 [B, V]."""
@@ -65,6 +73,11 @@ class HostScores:
         ids: Ints = self.logits.argmax(axis=-1)
         return ids
 
+    def draw(self, draws: Draws) -> Ints:
+        """See `Scores`."""
+        # Row by row: the weights of one stay in the processor's cache.
+        return np.array([_draw(*row) for row in zip(self.logits, draws.columns)], np.int64)
+
     def read(self, tokens: Any, k: int) -> NextTokens | None:
         """See `Scores`."""
         if not np.isfinite(self.logits).all():
@@ -78,9 +91,43 @@ class HostScores:
         """See `Scores`."""
         return HostScores(self.logits[list(rows)])
 
+    def join(self, other: HostScores) -> HostScores:
+        """See `Scores`."""
+        return HostScores(np.concatenate([self.logits, other.logits]))
+
     def numpy(self) -> np.ndarray:
         """See `Scores`."""
         return self.logits
+
+
+def _draw(logits: np.ndarray, how: np.ndarray) -> int:
+    """The next token of one row, from its logits [V] and its line of `Draws.columns`."""
+    temperature, top_p, first, second = how
+    if temperature == 0:
+        return int(logits.argmax())
+    with np.errstate(invalid="ignore"):  # scores that are not finite are found where the token is read
+        weights = np.exp((logits - logits.max()) / temperature)
+        if top_p < 1:
+            weights = np.where(weights >= _least_in_nucleus(weights, float(top_p)), weights, 0)
+    width = group_width(len(logits))
+    groups = weights.reshape(-1, width)
+    group = _place(groups.sum(axis=-1, dtype=np.float64), first)
+    return group * width + _place(groups[group], second)
+
+
+def _least_in_nucleus(weights: np.ndarray, top_p: float) -> float:
+    """The smallest weight that counts, see `Draws`. Few tokens are sorted: all that weigh less than `rest` are outside."""
+    total = float(weights.sum(dtype=np.float64))
+    rest = (1 - top_p) * total / len(weights)
+    ordered = np.sort(weights[weights > rest])[::-1]
+    before = np.cumsum(ordered, dtype=np.float64) - ordered
+    return float(ordered[before < top_p * total].min(initial=np.inf))
+
+
+def _place(weights: np.ndarray, number: float) -> int:
+    """The first place where the running sum is beyond that share of the whole; never one without weight if one has some."""
+    running = np.cumsum(weights, dtype=np.float64)
+    return int(np.argmax((weights > 0) * (1 + (running > number * running[-1]))))
 
 
 def log_total(logits: np.ndarray) -> tuple[Floats, Floats]:

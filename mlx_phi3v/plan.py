@@ -36,6 +36,7 @@ from .config import ModelArgs, Quantization, load_model_config
 from .errors import UserError, run_cli
 from .progress import result
 from .prompts import PromptProcessor
+from .ranges import MAX_TOKENS
 from .task import Task
 from .timing import fastest
 from .training.footprint import (
@@ -43,6 +44,7 @@ from .training.footprint import (
     BatchShape,
     StepSettings,
     adapter_parameters,
+    answer_bytes,
     fit_to_limit,
     fits,
     footprint,
@@ -69,6 +71,9 @@ class PlanConfig(TrainConfig):
     )  # type: ignore[assignment]  # training needs a catalogue, a plan does not
     output: Path = option(Path("runs"), help="ignored; so that a training run's YAML can be given as it is")
     photo: str = option("1000x1000", help="WIDTHxHEIGHT of a photo in pixels, where there is no --data", heading="Plan")
+    context: int | None = option(
+        None, help="tokens of a prompt to answer; by default as many as the model has positions", at_least=1, at_most=MAX_TOKENS
+    )
     gflops: float | None = option(None, help="matrix-product speed of the machine, GFLOP/s; by default measured here", above=0)
 
 
@@ -142,7 +147,7 @@ def smaller(
             yield Choice(", ".join(notes), model, shape, training)
     for fewer in (8, 4, 1):
         if fewer < (config.num_crops or model.num_crops):
-            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
+            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size, compiled=config.compile)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, shape, training)
 
 
@@ -171,6 +176,15 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
+def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
+    """Peak memory of answering a prompt of so many tokens, with cached keys and values as computed and packed."""
+    kinds = ((dtype, 0), ("8 bit", 8), ("4 bit", 4))
+    return {
+        "context": context,
+        "answer_gb": {name: (answer_bytes(model, context, dtype, bits) + INTERPRETER) / 1e9 for name, bits in kinds},
+    }
+
+
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -178,7 +192,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     num_crops = choose_num_crops(config, model)
     config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
-    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
+    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size, compiled=config.compile)
     config, adapter = choose_adapter(config, model, folder)
     # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     on_cpu = config.backend == "mlx" and config.dtype == "float32"
@@ -210,6 +224,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "gflops": reached.gflops,
         "calibrated": known.made if known else None,
         "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
+        **_answer(model, config.context or model.max_position_embeddings, training.dtype),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }
@@ -232,6 +247,9 @@ def show(figures: dict[str, Any], console: Console) -> None:
         "adapter and optimiser": f"{figures['adapter_gb']:.2f} GB",
         "activations": f"{figures['activations_gb']:.2f} GB",
         "peak memory, with the interpreter": f"{figures['peak_gb']:.2f} GB",
+        f"an answer after {figures['context']:,} tokens": ", ".join(
+            f"{gb:.2f} GB" if name == figures["dtype"] else f"{gb:.2f} ({name})" for name, gb in figures["answer_gb"].items()
+        ),
         "work": f"{figures['tflop']:.2f} TFLOP",
         f"time, at {figures['gflops']:,.0f} GFLOP/s": f"{figures['seconds_per_step']:.1f} s",
     }

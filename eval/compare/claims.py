@@ -19,7 +19,7 @@ from .divergence import NEAR_TIE, NOT_RECORDED, PARSE_ONLY, SCORE_ONLY
 from .noise import Floor, LogitNoise
 
 Kind = Literal["computation", "adapters", "repeat", "training"]
-_COMPUTATION = ("backend", "dtype", "quantization", "attn_implementation")
+_COMPUTATION = ("backend", "dtype", "quantization", "attn_implementation", "kv_bits")
 _NOT_OF_THE_MODEL = (SCORE_ONLY, PARSE_ONLY)
 # Rows that rounding parts, but by more than a near-tie: 2 of 34 on the tiny model in bf16, torch against MLX.
 _FEW, _FEW_ROWS = 0.2, 2

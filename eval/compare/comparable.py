@@ -21,7 +21,7 @@ from ..runs.run import Run
 
 # Hashes that identify the system under test, not its data and prompt.
 _SUBJECT_HASHES = {"base": "base weights", "adapter": "adapter weights"}
-_SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "backend", "batch_size", "device", "processes")
+_SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "kv_bits", "backend", "batch_size", "device", "processes")
 _SETTINGS = ("num_crops", "max_new_tokens", "temperature", "top_p", "seed")  # those of eval.predict, whether recorded or not
 _MUST_MATCH = ("split", "limit", "shard")
 # Manifest keys that differ between any two runs and mean nothing.

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..runs.columns import FieldColumn, Ints
 from .metrics import METRICS, Metric, right
@@ -99,7 +99,7 @@ def _bounded(
 ) -> Guard:  # fmt: skip
     difference = judged_difference(metric, a, b, clusters)
     score = difference.score(-margin * metric.better) * metric.better if difference.n else 0.0
-    p = float(stats.norm.cdf(score)) if difference.n else 1.0
+    p = float(scipy.stats.norm.cdf(score)) if difference.n else 1.0
     return Guard(
         name, metric.name, metric.label, category, difference.estimate, margin, "points", int(difference.n), p, 1.0, False
     )
@@ -134,7 +134,7 @@ def p_beyond(gaps: Floats, margin: float, clusters: Ints | None = None) -> float
     if len(totals) < 2 or mean <= margin + 1e-9:
         return 1.0
     error = float(gaps.std(ddof=1)) / math.sqrt(n) if clusters is None else math.sqrt(cluster_variance(gaps, clusters))
-    return cautious(float(stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0, totals)
+    return cautious(float(scipy.stats.t.sf((mean - margin) / error, len(totals) - 1)) if error > 1e-12 * mean else 0.0, totals)
 
 
 def cautious(p: float, totals: Floats) -> float:

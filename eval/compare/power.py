@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .statistics import (
     EffectiveMean,
@@ -113,7 +113,7 @@ def _as_seen(more: Scalable) -> list[Scalable]:
 @functools.cache
 def _shown_variances(df: float) -> list[float]:
     """What a variance known by so many degrees of freedom is found to be, as multiples of the true one: equally likely."""
-    found: list[float] = (stats.chi2.ppf((np.arange(_LEVELS) + 0.5) / _LEVELS, df) / df).tolist()
+    found: list[float] = (scipy.stats.chi2.ppf((np.arange(_LEVELS) + 0.5) / _LEVELS, df) / df).tolist()
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..runs.columns import Ints
 from .guards import (
@@ -57,7 +57,7 @@ def _bounded(
     a, b = ([column.take(rows) for column in side.column(name)] for side in sets.sides)
     difference = set_difference(metric, a, b, sets.clusters[rows], paired=sets.paired)
     score = difference.score(-margin * metric.better) * metric.better if difference.n else 0.0
-    p = float(stats.norm.cdf(score)) if difference.n else 1.0
+    p = float(scipy.stats.norm.cdf(score)) if difference.n else 1.0
     return Guard(
         name, metric.name, metric.label, category, difference.estimate, margin, "points", int(difference.n), p, 1.0, False
     )

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+import scipy
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
@@ -156,8 +156,8 @@ def inside(interval: Interval, margin: float, better: int = 0) -> bool:
 
 
 def _p_same(lowest: JudgedDifference, highest: JudgedDifference, margin: float, better: int) -> float:
-    ends = [] if better < 0 else [float(stats.norm.sf(lowest.score(-margin)))]
-    ends += [] if better > 0 else [float(stats.norm.sf(-highest.score(margin)))]
+    ends = [] if better < 0 else [float(scipy.stats.norm.sf(lowest.score(-margin)))]
+    ends += [] if better > 0 else [float(scipy.stats.norm.sf(-highest.score(margin)))]
     return max(ends)
 
 

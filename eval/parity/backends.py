@@ -82,6 +82,6 @@ def _train(backend: Backend, example: Example) -> dict[str, Any]:
     losses, norms = [], []
     for _ in range(_STEPS):
         batch = collate([example], backend.config)
-        losses.append(backend.accumulate(batch) / batch.answer_tokens)
+        losses.append(float(backend.accumulate(batch)) / batch.answer_tokens)
         norms.append(backend.update(1e-4, batch.answer_tokens, 1.0))
     return {"losses": losses, "norms": norms, "adapter": backend.adapter_tensors()}

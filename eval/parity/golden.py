@@ -82,7 +82,7 @@ def _check_training(golden: Path, name: str, cases: dict[str, GoldenCase]) -> li
     checks = []
     for step in recorded["steps"]:
         batch = collate([cases[step["case"]].example], backend.config)
-        loss = backend.accumulate(batch) / batch.answer_tokens
+        loss = float(backend.accumulate(batch)) / batch.answer_tokens
         norm = backend.update(lr, batch.answer_tokens, clip)
         where = f"step {step['step']}"
         checks.append(check(name, "training loss", where, abs(loss - step["loss"]) / step["loss"]))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..compare.power import ALPHA, POWER, power_beyond
 from ..compare.statistics import PairedProportion, Spread, normal_quantile, tango_score
@@ -98,13 +98,13 @@ def power_pair(measure: Measure, rows: Rows) -> float:
     n, rate = rows.n, max(measure.discordance, abs(measure.difference))
     middle, reach = n * rate, _REACH * math.sqrt(n * rate * (1 - rate)) + 2
     counts = np.arange(max(0, math.floor(middle - reach)), min(n, math.ceil(middle + reach)) + 1)
-    chances = stats.binom.pmf(counts, n, rate)
+    chances = scipy.stats.binom.pmf(counts, n, rate)
     share_b = (rate + measure.difference) / (2 * rate) if rate else 0.5
     grid = np.unique(np.linspace(counts[0], counts[-1], _GRID).round())
     borders = np.interp(counts, grid, [_border(float(k), n, n, measure.margin, _Z) for k in grid])
     most = np.floor((counts + borders) / 2 + 1e-9)
     least = np.ceil((counts - borders) / 2 - 1e-9)
-    inside = stats.binom.cdf(most, counts, share_b) - stats.binom.cdf(least - 1, counts, share_b)
+    inside = scipy.stats.binom.cdf(most, counts, share_b) - scipy.stats.binom.cdf(least - 1, counts, share_b)
     return float((chances * np.where(borders < 0, 0.0, inside)).sum())
 
 
@@ -155,7 +155,7 @@ def _power_spread(measure: Measure, rows: Rows, seeds: Seeds | None) -> float:
     # The tests add what the pairs do not share twice, on purpose; the estimate has it once.
     of_rows, true = (common + (own - common) / k) * wider, common + between
     levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    seen = between * stats.chi2.ppf(levels, k - 1) / (k - 1)
+    seen = between * scipy.stats.chi2.ppf(levels, k - 1) / (k - 1)
     powers = [_power_at(measure, rows, Spread(of_rows, rows.n / rows.size, float(v), k, k - 1.0), true) for v in seen]
     return float(np.mean(powers))
 
@@ -171,7 +171,7 @@ def _power_at(measure: Measure, rows: Rows, spread: Spread, variance: float) -> 
         return 1.0
     error = math.sqrt(variance)
     high, low = ((end - measure.difference) / error for end in (border, -border))
-    return float(stats.norm.cdf(high) - stats.norm.cdf(low))
+    return float(scipy.stats.norm.cdf(high) - scipy.stats.norm.cdf(low))
 
 
 def joint(powers: Sequence[float]) -> float:

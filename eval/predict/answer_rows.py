@@ -1,22 +1,24 @@
-"""Answer every row of a split in batches, each prepared while the one before is answered."""
+"""Answer every row of a split in one batch that others join as rows end; they are prepared meanwhile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_phi3v.answer_batch import Generation, RowState, answers
 from mlx_phi3v.batches import Example, ExampleMaker
 from mlx_phi3v.catalogue import PRODUCT, Catalogue, Split
 from mlx_phi3v.cli import check_ranges
-from mlx_phi3v.decoding import Generation, LoadedModel, Sampling, answer_text, generate, load_model
+from mlx_phi3v.decoding import LoadedModel, answer_text, load_model
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_bytes, sha256_json
 from mlx_phi3v.photo import Photo
 from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import Progress, note, say
+from mlx_phi3v.sampling import Sampling
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.feature_cache import FeatureCache
 
@@ -48,20 +50,14 @@ def fingerprints(photos: Sequence[Photo], example: Example) -> dict[str, str | N
     }
 
 
-def prepare_ahead(
-    split: Split, rows: Sequence[int], maker: ExampleMaker, size: int
-) -> Generator[list[PreparedRow], None, None]:
-    """These rows in batches of `size`; the next batch is prepared while the last one is answered."""
+def prepare_ahead(split: Split, rows: Sequence[int], maker: ExampleMaker, ahead: int) -> Generator[PreparedRow, None, None]:
+    """These rows; so many of the next are prepared while those before them are answered."""
 
-    def prepare(numbers: Sequence[int]) -> list[PreparedRow]:
-        batch = []
-        for number in numbers:
-            example, photos = maker.of_split(split, number, with_answer=False)
-            batch.append(PreparedRow(split[number], example, fingerprints(photos, example)))
-        return batch
+    def prepare(number: int) -> PreparedRow:
+        example, photos = maker.of_split(split, number, with_answer=False)
+        return PreparedRow(split[number], example, fingerprints(photos, example))
 
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return prefetch(prepare, chunks, ahead=1)
+    return prefetch(prepare, rows, ahead=ahead)
 
 
 def choose_task(model: LoadedModel, catalogue: Catalogue) -> tuple[Task, str | None]:
@@ -86,7 +82,9 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     rows = chosen_rows(split, config.limit, parse_shard(config.shard))
     ids = _distinct_ids(split, rows)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
-    options = {"attn_implementation": config.attn_implementation} if config.backend == "torch" else {}
+    options: dict[str, Any] = {"kv_bits": config.kv_bits}
+    if config.backend == "torch":
+        options["attn_implementation"] = config.attn_implementation
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
     whole, config = config, own_share(config, model.backend)
     if config is not whole:  # of the rows from the first on: several ranks take no --shard
@@ -131,30 +129,32 @@ def _answer_rows(
     config: PredictConfig, model: LoadedModel, maker: ExampleMaker, cache: FeatureCache | None,
     split: Split, rows: range, writer: RunWriter,
 ) -> None:  # fmt: skip
-    """Answer the rows that the run lacks, writing each batch as it is answered."""
+    """Answer the rows that the run lacks, writing each as its answer ends; others then take its place."""
     ids = split.column("id")
     left = [i for i in rows if ids[i] not in writer.done]
     sampling = Sampling(config.temperature, config.top_p, config.seed, top_k_logged=TOP_K)
+    answering: dict[int, PreparedRow] = {}
+
+    def waiting(all_prepared: Iterable[PreparedRow]) -> Iterator[RowState]:
+        for prepared in all_prepared:
+            [example] = cache.fill([prepared.example]) if cache else [prepared.example]
+            row = RowState(example, sampling, config.max_new_tokens)
+            answering[id(row)] = prepared
+            yield row
+
     started, answered = time.perf_counter(), 0
     with (
         Progress(f"answering on {config.backend}", len(rows), as_json=config.json, done=len(rows) - len(left)) as progress,
-        closing(prepare_ahead(split, left, maker, config.batch_size)) as batches,
+        closing(prepare_ahead(split, left, maker, config.batch_size)) as prepared,
     ):
-        for batch in batches:
-            began = time.perf_counter()
-            examples = [prepared.example for prepared in batch]
-            answers = generate(
-                model.backend,
-                cache.fill(examples) if cache else examples,
-                max_new_tokens=config.max_new_tokens,
-                stop_ids=model.prompts.stop_ids,
-                sampling=sampling,
-            )
-            seconds = (time.perf_counter() - began) / len(batch)
-            for prepared, answer in zip(batch, answers):
-                writer.write(_prediction(maker.task, prepared, answer, answer_text(answer, model.prompts), seconds))
-            answered += len(batch)
-            progress.advance(len(batch), rows_per_second=round(answered / (time.perf_counter() - started), 2))
+        for step in answers(model.backend, waiting(prepared), model.prompts.stop_ids, config.batch_size):
+            ended = [row for row, _ in step if row.ended]
+            for row in ended:
+                text = answer_text(row.answer, model.prompts)
+                writer.write(_prediction(maker.task, answering.pop(id(row)), row.answer, text, row.seconds))
+            if ended:
+                answered += len(ended)
+                progress.advance(len(ended), rows_per_second=round(answered / (time.perf_counter() - started), 2))
 
 
 def _feature_cache(config: PredictConfig, model: LoadedModel, num_crops: int) -> FeatureCache | None:

@@ -39,6 +39,7 @@ def make_manifest(config: PredictConfig, catalogue: Catalogue, model: LoadedMode
             "quantization": quantization.__dict__ if quantization else None,
             "num_crops": model.num_crops(config.num_crops),
             "attn_implementation": config.attn_implementation,
+            **({"kv_bits": config.kv_bits} if config.kv_bits else {}),  # runs from before it was a setting go on
             **decoding,
         },
         "task": task.to_dict(),

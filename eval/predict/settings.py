@@ -25,6 +25,9 @@ class PredictConfig:
     attn_implementation: str = option(
         "sdpa", help="torch only: attention kernel (for the noise floor)", choices=("sdpa", "eager")
     )
+    kv_bits: int | None = option(
+        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
+    )
     split: str = option("test", help="split to answer")
     limit: int | None = option(None, help="only the first rows", at_least=1, at_most=MAX_ROWS)
     shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), for several machines")

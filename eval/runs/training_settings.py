@@ -13,7 +13,7 @@ from mlx_phi3v.errors import UserError
 # Where a training ran and how it was reported, not what was trained.
 SILENT = (
     "written_by", "output", "resume", "json", "steps_per_report", "feature_cache", "feature_cache_gb", "memory_limit",
-    "grad_checkpoint", "save_every", "loader_threads", "mlx_adapter", "rank_timeout", "upload_repo", "public",
+    "grad_checkpoint", "compile", "save_every", "loader_threads", "mlx_adapter", "rank_timeout", "upload_repo", "public",
     "report_to", "project", "run_name", "report_rows", "report_checkpoints",
 )  # fmt: skip
 _PATHS = ("data", "model", "init_adapter")

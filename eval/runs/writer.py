@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import atomic_folder, atomic_path, folder_in_place, is_temporary, read_json, write_json
 
+from .line_order import put_in_order
 from .lines import read_lines
 from .manifest import SCHEMA, check_manifest, check_same_run, now, read_task
 from .prediction import Prediction, PredictionReader
@@ -39,6 +40,8 @@ class RunWriter:
         self.folder = folder
         self.manifest = manifest
         self.done: set[str] = set()
+        self._ids: Collection[str] | None = None  # of all rows, in order
+        self._lines: list[str] = []  # of the rows written, in the file's order
         self._held = held  # the lock, or the temporary folder
         self._file: BinaryIO | None = None
 
@@ -51,7 +54,7 @@ class RunWriter:
         Args:
             manifest: as in the docstring of `eval.runs.run`; `schema`, `start`, `end`, `rows` and `seconds` are filled in.
             resume: go on with an existing run; else an existing run is an error.
-            ids: of the rows that the run may have.
+            ids: of the rows that the run may have, in the order that they have in the whole run; they may be written in any.
 
         A run that has no row yet may go on with other settings. Raises UserError where the folder holds another run (the
         keys that differ are named) or something else, where a line is no prediction, or another process is writing it.
@@ -86,6 +89,7 @@ class RunWriter:
 
     def _resume(self, ids: Collection[str] | None) -> None:
         """Take over what the folder holds of this run."""
+        self._ids = ids
         path, rows = self.folder / "manifest.json", self.folder / "predictions.jsonl"
         if not path.exists():
             return
@@ -101,7 +105,7 @@ class RunWriter:
                         raise UserError(f"{path} has no start; it must be there")
                     self.manifest |= {"start": old["start"], "seconds": old.get("seconds") or 0.0}
                 file.truncate(whole)
-                self.done = set(done)
+                self.done, self._lines = set(done), list(done)
 
     def _begin(self) -> None:
         """The manifest comes first: by it the folder is known as ours from then on."""
@@ -128,6 +132,7 @@ class RunWriter:
         self._file.write(line)
         self._file.flush()
         self.done.add(row.id)
+        self._lines.append(row.id)
 
     def finish(self, *, seconds: float, complete: bool = True) -> None:
         """Mark the run whole; `seconds` is this session's time and adds to those of finished earlier ones.
@@ -137,10 +142,12 @@ class RunWriter:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
+        if self._ids is not None:
+            put_in_order(self.folder / "predictions.jsonl", self._lines, self._ids)
         end = now() if complete else None
         self.manifest |= {"end": end, "rows": len(self.done), "seconds": self.manifest["seconds"] + seconds}
         write_json(self.folder / "manifest.json", self.manifest)
-        self._file.close()
 
     def close(self) -> None:
         """Close the files; the run stays unfinished unless `finish` was called."""

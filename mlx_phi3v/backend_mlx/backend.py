@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,22 @@ import psutil
 from mlx.utils import tree_flatten, tree_map
 
 from ..adapters import AdapterArgs, adapter_shapes
-from ..backend import Forward, OptimizerArgs, without_dropout
+from ..backend import Forward, OptimizerArgs, PassLoss, without_dropout
 from ..batches import Batch
+from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
-from ..prompts import IGNORE
 from . import lora
-from .arrays import leaves, scalar, set_leaf, to_numpy
+from .arrays import leaves, scalar, to_numpy
 from .cache import Cache, KVCache, prefill_mask
+from .compiled import CompiledGradient
 from .cpu import blas
+from .memory import set_limits
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
 from .ops import on_cpu
+from .optimizer import make_optimizer, moments, set_moments
+from .random_keys import KEYS
 from .ranks import Ranks
 
 
@@ -47,8 +52,9 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str) -> None:
+    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self.config = config
         self.folder = folder
         self.dtype = dtype
@@ -56,9 +62,16 @@ class MLXBackend:
         self.optimizer: optim.AdamW
         self.reduce_dtype = "float32"
         self.grads: Any = None
+        self.losses: list[PassLoss] = []  # of the passes since the last update
         self.scores_on_device = not on_cpu()
         self.ranks = Ranks()
+        self.compiled: CompiledGradient | None = None
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
+
+    @property
+    def compilations(self) -> int:
+        """See `backend.Backend`."""
+        return self.compiled.compilations if self.compiled else 0
 
     @property
     def whole_model(self) -> nn.Module:
@@ -87,72 +100,59 @@ class MLXBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.model, self.keys)
 
-    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
+    def start_training(
+        self, optimizer: OptimizerArgs, *, grad_checkpoint: bool, compiled: bool = False, memory: int | None = None
+    ) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.keys)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
-        self.optimizer = optim.AdamW(
-            learning_rate=0.0,
-            betas=list(optimizer.betas),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            bias_correction=True,
-        )
-        self.optimizer.init(self.model.trainable_parameters())
+        self.optimizer = make_optimizer(self.model, optimizer)
         self.reduce_dtype = optimizer.reduce_dtype
-        self.grads = None
+        self.grads, self.losses = None, []
+        self.compiled = CompiledGradient(self.model, self.token_loss, self._loss_inputs) if compiled else None
+        set_limits(memory)
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
-        state = dict(tree_flatten(self.optimizer.state))
-        tensors: dict[str, np.ndarray] = {}
-        for ours, theirs in (("exp_avg", "m"), ("exp_avg_sq", "v")):
-            moments = {name.removesuffix("." + theirs): value for name, value in state.items() if name.endswith("." + theirs)}
-            tensors |= {f"{key}.{ours}": value for key, value in lora.from_mlx(moments, self.keys).items()}
-        return tensors
+        return moments(self.optimizer, self.keys)
 
     def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
         """See `backend.Backend`."""
         lora.set_adapter_tensors(self.model, adapter)
-        by_name = {}
-        for ours, theirs in (("exp_avg", "m"), ("exp_avg_sq", "v")):
-            moments = {key.removesuffix("." + ours): value for key, value in optimizer.items() if key.endswith("." + ours)}
-            by_name[theirs] = lora.to_mlx(moments)
-        state = dict(tree_flatten(self.optimizer.state))
-        for name in state:
-            parameter, _, moment = name.rpartition(".")
-            if moment in by_name and parameter in by_name[moment]:
-                set_leaf(self.optimizer.state, name, by_name[moment][parameter])
-        self.optimizer.state["step"] = mx.array(step, mx.uint64)
-        mx.eval(self.optimizer.state)
+        set_moments(self.optimizer, optimizer, step)
 
     def seed(self, value: int) -> None:
         """See `backend.Backend`."""
-        mx.random.seed(value)
+        KEYS.seed(value)
 
-    def accumulate(self, batch: Batch) -> float:
+    def accumulate(self, batch: Batch) -> PassLoss:
         """See `backend.Backend`."""
-        loss, grads = self._loss_and_grad(*self._loss_inputs(batch))
+        gradient = self.compiled or (lambda batch: self._loss_and_grad(*self._loss_inputs(batch)))
+        loss, grads = gradient(batch)
         self.grads = grads if self.grads is None else tree_map(mx.add, self.grads, grads)
-        mx.eval(loss, self.grads)
-        return scalar(loss)
+        mx.async_eval(loss, self.grads)  # begun, else the passes of a step would pile up as one graph
+        self.losses.append(PassLoss(loss))
+        return self.losses[-1]
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
         """See `backend.Backend`."""
-        grads = self.grads
+        grads, self.grads = self.grads, None
+        losses, self.losses = self.losses, []
         if grads is None:  # a rank without rows in this step
             grads = tree_map(mx.zeros_like, self.model.trainable_parameters())
         grads = self.ranks.sum_gradients(grads, self.reduce_dtype)
         grads = tree_map(lambda g: g / max(tokens, 1), grads)
         norm = mx.sqrt(mx.stack([g.square().sum() for g in leaves(grads)]).sum())
+        mx.eval(norm, [loss.array for loss in losses])  # the one wait of a step
+        if not all(map(math.isfinite, (scalar(norm), *map(float, losses)))):
+            return scalar(norm)
         # The same guard as torch.nn.utils.clip_grad_norm_.
         scale = mx.minimum(max_grad_norm / (norm + 1e-6), 1.0) if max_grad_norm > 0 else mx.array(1.0)
         self.optimizer.learning_rate = lr
         self.optimizer.update(self.model, tree_map(lambda g: g * scale, grads))
-        self.grads = None
-        mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
+        mx.async_eval(self.model.trainable_parameters(), self.optimizer.state)
         return scalar(norm)
 
     @without_dropout
@@ -161,11 +161,36 @@ class MLXBackend:
         return scalar(self.token_loss(*self._loss_inputs(batch)))
 
     @without_dropout
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+    def prefill(self, batch: Batch, read: Cache | None = None) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
-        return self._scores(hidden), cache
+        rows, tokens = batch.input_ids.shape
+        if read is None and in_one(tokens):
+            cache = self._cache(batch.attention_mask)
+            hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
+            return self._scores(hidden), cache
+        images = mx.array(batch.pixel_values if batch.features is None else batch.features)
+        features = self.model.features(images) if images.ndim == 4 else images
+        done = [self._read_row(batch, row, features, read) for row in range(rows)]
+        cache, *others = (of_row for _, of_row in done)
+        if others:
+            cache.join(*others)
+        return self._scores(mx.concatenate([last for last, _ in done])), cache
+
+    def _read_row(self, batch: Batch, row: int, features: mx.array | None, read: Cache | None) -> tuple[mx.array, Cache]:
+        """Read one prompt in chunks behind what is cached: its last hidden state [1, 1, H], and the cache."""
+        cached = 0 if read is None else int(read.lengths[0])
+        cache = read or self._cache(np.zeros((1, 0), bool), expected=int(batch.attention_mask[row].sum()))
+        hidden = mx.zeros((1, 0, self.config.hidden_size))
+        for chunk in row_chunks(batch, row, cached):
+            ids, index, positions, lengths = map(mx.array, (chunk.input_ids, chunk.image_index, chunk.positions, chunk.lengths))
+            cache.append(chunk.tokens)
+            embedded = self.model.model.embed(ids, index, features)
+            hidden = self.model.model(embedded, positions, lengths, "causal", cache.layers)[:, -1:]
+            mx.eval(hidden, [layer.arrays for layer in cache.layers])  # what the chunk took is free again
+        return hidden, cache
+
+    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
 
     @without_dropout
     def decode(self, cache: Cache, tokens: Any) -> Scores:
@@ -183,6 +208,10 @@ class MLXBackend:
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
+
+    def join(self, cache: Cache, other: Cache) -> None:
+        """See `backend.Backend`."""
+        cache.join(other)
 
     @without_dropout
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
@@ -212,6 +241,10 @@ class MLXBackend:
         """See `backend.Backend`."""
         return int(mx.get_peak_memory())
 
+    def free_memory(self) -> None:
+        """See `backend.Backend`."""
+        mx.clear_cache()
+
     def world(self) -> tuple[int, int]:
         """See `backend.Backend`."""
         return self.ranks.rank, self.ranks.count
@@ -228,11 +261,9 @@ class MLXBackend:
         images = batch.pixel_values if batch.features is None else batch.features
         return Inputs(*map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, images)))
 
-    def _loss_inputs(self, batch: Batch) -> tuple[mx.array, ...]:
-        shifted = batch.labels[:, 1:]
-        rows, columns = np.nonzero(shifted != IGNORE)
-        label_index = mx.array(rows * batch.labels.shape[1] + columns)
-        return (*self._inputs(batch), label_index, mx.array(shifted[rows, columns]))
+    def _loss_inputs(self, batch: Batch, labels: int = 0) -> tuple[mx.array, ...]:
+        """labels: see `Batch.learnt`."""
+        return (*self._inputs(batch), *map(mx.array, batch.learnt(labels)))
 
     def token_loss(self, *arrays: mx.array) -> mx.array:
         """Summed cross-entropy of a batch's answer tokens, differentiable."""

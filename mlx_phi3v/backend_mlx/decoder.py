@@ -28,12 +28,6 @@ class RotaryEmbedding(nn.Module):
         return (mx.cos(angles) * self._scale).astype(dtype), (mx.sin(angles) * self._scale).astype(dtype)
 
 
-def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Apply RoPE to [B, heads, T, D]: halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
-    first, second = mx.split(x, 2, axis=-1)
-    return x * cos + mx.concatenate([-second, first], axis=-1) * sin
-
-
 class Attention(nn.Module):
     """Causal self-attention with a fused qkv projection and grouped key-value heads."""
 
@@ -50,7 +44,7 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         qkv = self.qkv_proj(x).reshape(b, t, -1, self.head_dim).transpose(0, 2, 1, 3)  # [B, heads + 2 kv, T, D]
         q, k, v = mx.split(qkv, [self.num_heads, self.num_heads + self.num_kv_heads], axis=1)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = ops.rotate(q, cos, sin), ops.rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         x = ops.attention(q, k, v, self.scale, mask)
@@ -76,8 +70,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)

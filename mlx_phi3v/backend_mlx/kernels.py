@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..sampling import Draws
 from . import arrays, next_tokens, ops
 from .arrays import dtype as dtype_of
 from .arrays import to_numpy
@@ -26,6 +27,30 @@ class Kernels:
     def quick_gelu(self, x: np.ndarray, d: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """See `swiglu`."""
         return _with_gradient(ops.quick_gelu, x, d, dtype)
+
+    def layer_norm(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
+        """The value in fp32 (eps: 1e-5), and the gradients by x, weight and bias where d is that of the value."""
+        layer = ops.LayerNorm(x.shape[-1], eps=1e-5)
+
+        def norm(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+            layer.weight, layer.bias = weight, bias
+            return layer(x)
+
+        return _value_and_gradients(norm, [x, weight, bias], d)
+
+    def rms_norm(self, x: np.ndarray, weight: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
+        """See `layer_norm`, without a bias."""
+        layer = ops.RMSNorm(x.shape[-1], eps=1e-5)
+
+        def norm(x: mx.array, weight: mx.array) -> mx.array:
+            layer.weight = weight
+            return layer(x)
+
+        return _value_and_gradients(norm, [x, weight], d)
+
+    def rotate(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
+        """The value in fp32, and the gradient by x where d is that of the value."""
+        return _value_and_gradients(lambda x: ops.rotate(x, mx.array(cos), mx.array(sin)), [x], d)
 
     def attention(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool, d: np.ndarray, dtype: str
@@ -69,22 +94,14 @@ class Kernels:
         """Ids of the k largest of each row."""
         return np.array(next_tokens.likeliest(mx.array(logits), k)[0])
 
-
-class CPUKernels(Kernels):
-    """On a CPU exp and softmax are ours too."""
-
-    def exp(self, x: np.ndarray) -> np.ndarray:
-        """e^x, fp32."""
-        return to_numpy(ops.cpu_math.exp(mx.array(x)))
-
-    def softmax(self, x: np.ndarray) -> np.ndarray:
-        """Over the last axis."""
-        return to_numpy(ops.cpu_math.softmax(mx.array(x)))
+    def draw(self, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Ids of drawn tokens; columns: see `sampling.Draws`."""
+        return np.array(next_tokens.DeviceScores(mx.array(logits)).draw(Draws(columns)))
 
 
 def kernels() -> Kernels:
     """Those of the device in use."""
-    return CPUKernels() if ops.on_cpu() else Kernels()
+    return Kernels()
 
 
 def _layer(packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int) -> nn.QuantizedLinear:
@@ -92,6 +109,11 @@ def _layer(packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: in
     layer.__class__ = ops.quantized_linear()
     layer.weight, layer.scales, layer.biases = mx.array(packed), mx.array(scales), mx.array(biases)
     return layer
+
+
+def _value_and_gradients(function: Callable[..., mx.array], inputs: list[np.ndarray], d: np.ndarray) -> list[np.ndarray]:
+    values, gradients = mx.vjp(lambda *given: [function(*given)], [mx.array(x) for x in inputs], [mx.array(d)])
+    return [to_numpy(array) for array in (*values, *gradients)]
 
 
 def _with_gradient(

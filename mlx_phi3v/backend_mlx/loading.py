@@ -11,6 +11,7 @@ from ..checkpoint.finite import FiniteCheck
 from ..checkpoint.headers import open_checkpoint
 from ..checkpoint.layout import is_unused
 from ..config import load_model_config
+from ..kv_cache import check_kv_bits
 from .arrays import stored_bits
 from .backend import MLXBackend
 from .model import Phi3VForCausalLM, parameter_name
@@ -18,9 +19,15 @@ from .ops import on_cpu
 from .quantized import quantize_language
 
 
-def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None) -> MLXBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16."""
+def load(
+    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, kv_bits: int | None = None
+) -> MLXBackend:
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16.
+
+    kv_bits: of cached keys and values; None: as they are computed.
+    """
     config = load_model_config(folder)
+    bits = check_kv_bits(config, kv_bits)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
     dtype = dtype or ("float32" if on_cpu() else accelerator_dtype or "bfloat16")
     model = Phi3VForCausalLM(config)
@@ -44,4 +51,4 @@ def load(folder: Path, *, dtype: str | None = None, accelerator_dtype: str | Non
     model.load_weights(weights)  # strict: every parameter of the model, and no other
     model.freeze()
     model.eval()
-    return MLXBackend(model, config, folder, dtype)
+    return MLXBackend(model, config, folder, dtype, bits)

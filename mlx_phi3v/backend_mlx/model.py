@@ -14,8 +14,10 @@ from mlx.utils import tree_flatten
 from .. import rope
 from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelArgs
+from . import ops
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
+from .loss import summed_loss
 from .vision import VisionModel
 
 
@@ -99,7 +101,7 @@ class Phi3VModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.vision_embed_tokens = ImageEmbedding(config)
         self.layers = [DecoderLayer(config) for _ in range(config.num_hidden_layers)]
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
 
@@ -171,5 +173,4 @@ class Phi3VForCausalLM(nn.Module):
 
     def loss(self, hidden: mx.array, label_index: mx.array, targets: mx.array) -> mx.array:
         """Summed cross-entropy (fp32) of the tokens after the positions `label_index` of the flattened [B * T]."""
-        logits = self.lm_head(hidden.reshape(-1, hidden.shape[-1])[label_index]).astype(mx.float32)
-        return nn.losses.cross_entropy(logits, targets, reduction="sum")
+        return summed_loss(self.lm_head, hidden.reshape(-1, hidden.shape[-1])[label_index], targets)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from .cpu import activations, norms, rotary
 from .cpu import attention as cpu_attention
-from .cpu import math as cpu_math
 from .cpu.quantized import CPUQuantizedLinear
+from .cpu.shared import WORTH_IT, is_plain
+from .cpu.shared import cut as cpu_cut
 from .cpu.streams import map_chunks
 
 
@@ -18,17 +21,38 @@ def on_cpu() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
+def is_ours(x: mx.array) -> bool:
+    """Whether an element-wise operation on x is the CPU's own."""
+    return x.size >= WORTH_IT and x.dtype == mx.float32 and on_cpu() and not is_plain()
+
+
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
-    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None."""
-    if on_cpu() and not isinstance(mask, mx.array) and cpu_attention.is_worth_it(q, k):
+    """softmax(scale * q k^T) v of [B, heads, T, D] and keys [B, kv heads, S, D]; mask: "causal", bool or None.
+
+    Causal queries are the last of the S tokens.
+    """
+    if is_ours(q) and not isinstance(mask, mx.array) and cpu_attention.is_worth_it(q, k):
         return cpu_attention.attention(q, k, v, scale, causal=mask == "causal")
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
+def cut(x: mx.array) -> mx.array:
+    """x without what it came from, where the CPU's own operations computed that: see `cpu.shared.cut`."""
+    return cpu_cut(x) if is_ours(x) else x
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Apply RoPE to [B, heads, T, D]: halves (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)."""
+    if is_ours(x):
+        return cast(mx.array, rotary.rotate(x, cos, sin))
+    first, second = mx.split(x, 2, axis=-1)
+    return x * cos + mx.concatenate([-second, first], axis=-1) * sin
+
+
 def swiglu(x: mx.array) -> mx.array:
     """silu(gate) * up of [..., 2I], the gate first."""
-    if on_cpu() and x.dtype == mx.float32:
-        return cpu_math.swiglu(x)
+    if is_ours(x):
+        return cast(mx.array, activations.swiglu(x))
     gate, up = mx.split(x, 2, axis=-1)
     activated: mx.array = nn.silu(gate)
     return activated * up
@@ -36,10 +60,30 @@ def swiglu(x: mx.array) -> mx.array:
 
 def quick_gelu(x: mx.array) -> mx.array:
     """x * sigmoid(1.702 x)."""
-    if on_cpu() and x.dtype == mx.float32:
-        return cpu_math.quick_gelu(x)
+    if is_ours(x):
+        return cast(mx.array, activations.quick_gelu(x))
     activated: mx.array = nn.gelu_fast_approx(x)
     return activated
+
+
+class LayerNorm(nn.LayerNorm):
+    """MLX's layer norm, faster on a CPU."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if is_ours(x):
+            return norms.layer_norm(x, self.weight, self.bias, self.eps)
+        normed: mx.array = super().__call__(x)
+        return normed
+
+
+class RMSNorm(nn.RMSNorm):
+    """MLX's RMS norm, faster on a CPU."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if is_ours(x):
+            return norms.rms_norm(x, self.weight, self.eps)
+        normed: mx.array = super().__call__(x)
+        return normed
 
 
 def quantized_linear() -> type[nn.QuantizedLinear]:

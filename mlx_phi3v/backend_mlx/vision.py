@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..config import VisionArgs
 from . import ops
@@ -86,9 +87,9 @@ class VisionLayer(nn.Module):
     def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.self_attn = VisionAttention(config)
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = ops.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = ops.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -109,12 +110,14 @@ class VisionModel(nn.Module):
     def __init__(self, config: VisionArgs) -> None:
         super().__init__()
         self.embeddings = VisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pre_layrnorm = ops.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = VisionEncoder(config)
         self.gradient_checkpointing = False
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
         x: mx.array = self.pre_layrnorm(self.embeddings(pixel_values))
+        frozen = not tree_flatten(self.trainable_parameters())
         for layer in self.encoder.layers:
             x = (checkpointed(layer) if self.gradient_checkpointing else layer)(x)
+            x = ops.cut(x) if frozen else x
         return x[:, 1:]

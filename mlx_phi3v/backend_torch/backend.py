@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import platform
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,19 @@ import numpy as np
 import torch
 
 from ..adapters import AdapterArgs
-from ..backend import Forward, OptimizerArgs, without_dropout
+from ..backend import Forward, OptimizerArgs, PassLoss, without_dropout
 from ..batches import Batch
+from ..chunks import in_one, row_chunks
 from ..config import ModelArgs
 from ..next_tokens import Scores
-from ..prompts import IGNORE
 from . import lora
+from .accelerator import free_memory, peak_memory
 from .cache import Cache, KVCache, prefill_mask
+from .compiled import CompiledLayers
+from .device import to_device
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
+from .optimizer import make_optimizer, moments, set_moments
 from .ranks import Ranks
 
 
@@ -37,18 +40,30 @@ class TorchBackend:
         dtype: str,
         attn_implementation: str,
         ranks: Ranks,
+        kv_bits: int = 0,
     ) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self.config = config
         self.folder = folder
         self.dtype = dtype
         self.ranks, self.device = ranks, ranks.device
         self.attn_implementation = attn_implementation
-        self.scores_on_device = self.device.type != "cpu"
+        # torch: mps has no fp64, which `next_tokens.DeviceScores` copies in, and nobody tried the rest there.
+        self.scores_on_device = self.device.type == "cuda"
+        self.fused_optimizer = self.device.type == "cuda"
+        self._peak = 0
         self.peft: Any = None
         self.parameters: dict[str, torch.nn.Parameter] = {}
         self.optimizer: torch.optim.AdamW
         self.reduce_dtype = "float32"
+        self.compiled: CompiledLayers | None = None
+        self.losses: list[PassLoss] = []  # of the passes since the last update
+
+    @property
+    def compilations(self) -> int:
+        """See `backend.Backend`."""
+        return self.compiled.compilations if self.compiled else 0
 
     @property
     def whole_model(self) -> torch.nn.Module:
@@ -78,52 +93,41 @@ class TorchBackend:
         """See `backend.Backend`."""
         return lora.adapter_tensors(self.peft)
 
-    def start_training(self, optimizer: OptimizerArgs, *, grad_checkpoint: bool) -> None:
+    def start_training(
+        self, optimizer: OptimizerArgs, *, grad_checkpoint: bool, compiled: bool = False, memory: int | None = None
+    ) -> None:
         """See `backend.Backend`."""
         # A tower that does not train saves no activations anyway.
         trains = any(".vision_model." in key for key in self.parameters)
         self.model.model.gradient_checkpointing = grad_checkpoint
         self.model.model.vision_embed_tokens.img_processor.vision_model.gradient_checkpointing = grad_checkpoint and trains
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=0.0,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer = make_optimizer(self.parameters, optimizer, fused=self.fused_optimizer)
         self.reduce_dtype = optimizer.reduce_dtype
+        self.losses = []
+        self.compiled = CompiledLayers(self.model) if compiled else None
 
     def optimizer_tensors(self) -> dict[str, np.ndarray]:
         """See `backend.Backend`."""
-        tensors = {}
-        for key, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
-            for moment in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{key}.{moment}"] = (
-                    state[moment].cpu().numpy().copy() if state else np.zeros(parameter.shape, np.float32)
-                )
-        return tensors
+        return moments(self.optimizer, self.parameters)
 
     def load_training(self, adapter: dict[str, np.ndarray], optimizer: dict[str, np.ndarray], step: int) -> None:
         """See `backend.Backend`."""
         lora.set_adapter_tensors(self.peft, adapter)
-        for key, parameter in self.parameters.items():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": torch.from_numpy(optimizer[key + ".exp_avg"].copy()).to(self.device),
-                "exp_avg_sq": torch.from_numpy(optimizer[key + ".exp_avg_sq"].copy()).to(self.device),
-            }
+        set_moments(self.optimizer, self.parameters, optimizer, step, fused=self.fused_optimizer)
 
     def seed(self, value: int) -> None:
         """See `backend.Backend`."""
         torch.manual_seed(value)
 
-    def accumulate(self, batch: Batch) -> float:
+    def accumulate(self, batch: Batch) -> PassLoss:
         """See `backend.Backend`."""
-        loss = self.token_loss(batch)
-        loss.backward()
-        return loss.item()
+        if self.compiled:
+            loss = self.compiled.backward(batch, self.token_loss)
+        else:
+            loss = self.token_loss(batch)
+            loss.backward()
+        self.losses.append(PassLoss(loss.detach()))
+        return self.losses[-1]
 
     def update(self, lr: float, tokens: int, max_grad_norm: float) -> float:
         """See `backend.Backend`."""
@@ -133,13 +137,17 @@ class TorchBackend:
                 parameter.grad = torch.zeros_like(parameter)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.ranks.sum_gradients(grads, self.reduce_dtype)
-        for grad in grads:
-            grad /= max(tokens, 1)
+        torch._foreach_div_(grads, max(tokens, 1))
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
+        losses, self.losses = self.losses, []
+        value, *values = torch.stack([norm, *(loss.array for loss in losses)]).tolist()  # the one wait of a step
+        for loss, its in zip(losses, values):
+            loss.settle(its)
+        if all(map(math.isfinite, (value, *values))):
+            self.optimizer.param_groups[0]["lr"] = lr
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm.item()
+        return float(value)
 
     @without_dropout
     @torch.no_grad()
@@ -149,14 +157,41 @@ class TorchBackend:
 
     @without_dropout
     @torch.inference_mode()
-    def prefill(self, batch: Batch) -> tuple[Scores, Any]:
+    def prefill(self, batch: Batch, read: Cache | None = None) -> tuple[Scores, Any]:
         """See `backend.Backend`."""
-        cache = Cache([KVCache() for _ in range(self.config.num_hidden_layers)], batch.attention_mask)
-        mask = (
-            None if batch.attention_mask.all() and self.attn_implementation != "eager" else prefill_mask(batch.attention_mask)
-        )
-        hidden = self._hidden(batch, self._mask(mask), cache=cache)
-        return self._scores(hidden), cache
+        rows, tokens = batch.input_ids.shape
+        if read is None and in_one(tokens):
+            cache = self._cache(batch.attention_mask)
+            whole = batch.attention_mask.all() and self.attn_implementation != "eager"
+            hidden = self._hidden(batch, None if whole else self._mask(prefill_mask(batch.attention_mask)), cache=cache)
+            return self._scores(hidden), cache
+        images = self._tensor(batch.pixel_values if batch.features is None else batch.features)
+        features = self.model.features(images) if images.ndim == 4 else images
+        done = [self._read_row(batch, row, features, read) for row in range(rows)]
+        cache, *others = (of_row for _, of_row in done)
+        if others:
+            cache.join(*others)
+        return self._scores(torch.cat([last for last, _ in done])), cache
+
+    def _read_row(
+        self, batch: Batch, row: int, features: torch.Tensor | None, read: Cache | None
+    ) -> tuple[torch.Tensor, Cache]:
+        """Read one prompt in chunks behind what is cached: its last hidden state [1, 1, H], and the cache."""
+        cached = 0 if read is None else int(read.lengths[0])
+        cache = read or self._cache(np.zeros((1, 0), bool), expected=int(batch.attention_mask[row].sum()))
+        hidden = torch.zeros((1, 0, self.config.hidden_size))
+        for chunk in row_chunks(batch, row, cached):
+            ids, index, positions, lengths = map(
+                self._tensor, (chunk.input_ids, chunk.image_index, chunk.positions, chunk.lengths)
+            )
+            cache.append(chunk.tokens)
+            embedded = self.model.model.embed(ids, index, features)
+            mask = self._causal(chunk.tokens, cache.valid.shape[1])
+            hidden = self.model.model(embedded, positions, lengths, mask, cache)[:, -1:]
+        return hidden, cache
+
+    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
 
     @without_dropout
     @torch.inference_mode()
@@ -176,12 +211,18 @@ class TorchBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
+    @torch.inference_mode()
+    def join(self, cache: Cache, other: Cache) -> None:
+        """See `backend.Backend`."""
+        cache.join(other)
+
     @without_dropout
     @torch.no_grad()
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """See `backend.Backend`."""
         states: list[torch.Tensor] = []
-        hidden = self._hidden(batch, self._causal(batch), every_layer=states)
+        tokens = batch.input_ids.shape[1]
+        hidden = self._hidden(batch, self._causal(tokens, tokens), every_layer=states)
         return Forward([to_numpy(state) for state in states], to_numpy(self.model.lm_head(hidden[:, logits_from:])))
 
     def gradients(self, batch: Batch, names: list[str]) -> tuple[float, dict[str, np.ndarray]]:
@@ -201,10 +242,12 @@ class TorchBackend:
 
     def peak_memory(self) -> int:
         """See `backend.Backend`."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        # ru_maxrss is in bytes on macOS, in KiB elsewhere.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self._peak = peak_memory(self.device, self._peak)
+        return self._peak
+
+    def free_memory(self) -> None:
+        """See `backend.Backend`."""
+        free_memory(self.device)
 
     def world(self) -> tuple[int, int]:
         """See `backend.Backend`."""
@@ -218,7 +261,7 @@ class TorchBackend:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return to_device(array, self.device)
 
     def _mask(self, mask: np.ndarray | None) -> torch.Tensor | None:
         """A bool mask as the attention implementation wants it: torch's eager attention adds it to the scores."""
@@ -227,11 +270,11 @@ class TorchBackend:
         dtype = getattr(torch, self.dtype)
         return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(~self._tensor(mask), torch.finfo(dtype).min)
 
-    def _causal(self, batch: Batch) -> torch.Tensor | None:
-        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+    def _causal(self, queries: int, keys: int) -> torch.Tensor | None:
+        """The causal mask of the last of so many keys, where the attention implementation does not make its own."""
         if self.attn_implementation != "eager":
             return None
-        return self._mask(np.tril(np.ones((batch.input_ids.shape[1],) * 2, bool))[None, None])
+        return self._mask(np.tri(queries, keys, keys - queries, dtype=bool)[None, None])
 
     def _hidden(
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
@@ -242,12 +285,12 @@ class TorchBackend:
         hidden: torch.Tensor = self.model(*inputs, mask, cache, every_layer)
         return hidden
 
-    def token_loss(self, batch: Batch) -> torch.Tensor:
-        """Summed cross-entropy of a batch's answer tokens, differentiable."""
-        shifted = batch.labels[:, 1:]
-        rows, columns = np.nonzero(shifted != IGNORE)
-        label_index = self._tensor(rows * batch.labels.shape[1] + columns)
-        return self.model.loss(self._hidden(batch, self._causal(batch)), label_index, self._tensor(shifted[rows, columns]))
+    def token_loss(self, batch: Batch, labels: int = 0) -> torch.Tensor:
+        """Summed cross-entropy of a batch's answer tokens, differentiable. labels: see `Batch.learnt`."""
+        label_index, targets = map(self._tensor, batch.learnt(labels))
+        # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+        tokens = batch.input_ids.shape[1]
+        return self.model.loss(self._hidden(batch, self._causal(tokens, tokens)), label_index, targets)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

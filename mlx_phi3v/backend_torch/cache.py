@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
-from ..kv_cache import BatchCache, room
+from ..kv_cache import KV_GROUP, BatchCache, room
+from .quantized import pack_groups, unpack_groups
 
 
 class KVCache:
-    """Keys and values of one layer for a left-padded batch."""
+    """Keys and values of one layer for a left-padded batch.
 
-    def __init__(self) -> None:
-        self.keys: torch.Tensor | None = None  # [B, heads, room, D], of which `length` are filled
-        self.values: torch.Tensor | None = None
+    bits: 8 or 4 packs them, 0 stores them as they are; expected: tokens to make room for at once.
+    """
+
+    def __init__(self, bits: int = 0, expected: int = 0) -> None:
+        self.bits, self.expected = bits, expected
+        # Those of the keys, then those of the values: [B, heads, room, D] or what `pack` makes; `length` tokens are filled.
+        self.arrays: list[torch.Tensor] = []
         self.length = 0
 
     def size(self) -> int:
@@ -22,19 +30,53 @@ class KVCache:
 
     def update_and_fetch(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values [B, heads, T, D]; those of all tokens so far, [B, heads, S, D]."""
-        start, self.length = self.length, self.length + k.shape[2]
-        self.keys = with_room(self.keys, k, self.length)
-        self.values = with_room(self.values, v, self.length)
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        heads, start = k.shape[1], self.length
+        self.length += k.shape[2]
+        new = [*pack(k, self.bits), *pack(v, self.bits)]
+        for i, array in enumerate(new):
+            held = self.arrays[i] if start else None
+            whole = with_room(held, array, max(self.length, self.expected))
+            whole[:, :, start : self.length] = array
+            self.arrays[i : i + 1] = [whole]
+        filled = [array[:, :, : self.length] for array in self.arrays]
+        half = len(filled) // 2
+        return unpack(filled[:half], self.bits, heads), unpack(filled[half:], self.bits, heads)
 
     def filter(self, rows: list[int], padding: int = 0) -> None:
         """See `kv_cache.LayerCache`."""
         self.length -= padding
-        if self.keys is not None and self.values is not None:
-            index = torch.tensor(rows, device=self.keys.device)
-            self.keys, self.values = self.keys[index, :, padding:], self.values[index, :, padding:]
+        self.arrays = [array[torch.tensor(rows, device=array.device), :, padding:] for array in self.arrays]
+
+    def truncate(self, tokens: int) -> None:
+        """See `kv_cache.LayerCache`."""
+        self.length = min(self.length, tokens)
+
+    def row(self, row: int, padding: int) -> KVCache:
+        """See `kv_cache.LayerCache`."""
+        copy = KVCache(self.bits)
+        copy.length = self.length - padding
+        copy.arrays = [array[row : row + 1, :, padding : self.length].clone() for array in self.arrays]
+        return copy
+
+    def join(self, others: Sequence[KVCache], columns: int) -> None:
+        """See `kv_cache.LayerCache`."""
+        sources = [self, *others]
+        joined = []
+        for each in zip(*(cache.arrays for cache in sources)):
+            padded = [
+                pad(array[:, :, : cache.length], (0, 0, columns - cache.length, room(columns) - columns))
+                for cache, array in zip(sources, each)
+            ]
+            joined.append(torch.cat(padded))
+        self.arrays, self.length = joined, columns
+
+    def nbytes(self) -> int:
+        """See `kv_cache.LayerCache`."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def token_bytes(self) -> int:
+        """See `kv_cache.LayerCache`."""
+        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in self.arrays)
 
 
 def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -48,6 +90,24 @@ def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch
     return larger
 
 
+def pack(x: torch.Tensor, bits: int) -> list[torch.Tensor]:
+    """[B, heads, T, D] -> packed bytes, scales and biases, [B, 1, T, numbers] each; itself where bits is 0."""
+    if not bits:
+        return [x]
+    b, heads, t, d = x.shape
+    # Groups may go over from one head to the next: a head's width need not be a multiple of a group.
+    return list(pack_groups(x.transpose(1, 2).reshape(b, 1, t, heads * d), KV_GROUP, bits))
+
+
+def unpack(arrays: Sequence[torch.Tensor], bits: int, heads: int) -> torch.Tensor:
+    """The inverse of `pack`, but for what the bits lose: [B, heads, T, D]."""
+    if not bits:
+        return arrays[0]
+    packed, scales, biases = arrays
+    b, _, t, _ = packed.shape
+    return unpack_groups(packed, scales, biases, bits).reshape(b, t, heads, -1).transpose(1, 2)
+
+
 class Cache(BatchCache[KVCache]):
     """KV cache of a batch, as transformers' attention takes it."""
 
@@ -57,7 +117,7 @@ class Cache(BatchCache[KVCache]):
 
 
 def prefill_mask(valid: np.ndarray) -> np.ndarray:
-    """Mask of left-padded prompts, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
+    """Mask of left-padded prompts of one chunk, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
     causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
     allowed: np.ndarray = causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
     return allowed

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
 from torch.utils.checkpoint import checkpoint
 
+from .accelerator import mps_random_numbers
 
-def checkpointed(layer: nn.Module) -> Any:
-    """The layer with its activations computed again in the backward pass."""
-    return lambda *inputs, **options: checkpoint(layer, *inputs, use_reentrant=False, **options)
+
+def checkpointed(layer: Callable[..., Any]) -> Any:
+    """The layer, or another function of tensors, with its activations computed again in the backward pass."""
+
+    def run(*inputs: torch.Tensor, **options: Any) -> Any:
+        if inputs[0].device.type == "mps":
+            options["context_fn"] = mps_random_numbers
+        return checkpoint(layer, *inputs, use_reentrant=False, **options)
+
+    return run

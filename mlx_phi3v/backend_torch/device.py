@@ -1,19 +1,32 @@
-"""What torch computes on, and the modes that decide how exact it is."""
+"""What torch computes on, how arrays get there, and the modes that decide how exact it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
+from .accelerator import choose_device
 from .cuda import set_up_cuda
+
+_PINNED = 2**20  # bytes: of more, page-locking takes longer than waiting
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array on the device; a small one without waiting for what the device has to do before, as `Tensor.to` does."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda" and array.nbytes <= _PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def describe() -> dict[str, Any]:
     """Device, memory in GB, BLAS, threads; reduced precision as torch has it and as `cuda.set_up_cuda` leaves it in fp32."""
-    cuda = torch.cuda.is_available()
+    device = choose_device().type
+    cuda = device == "cuda"
     found: dict[str, Any] = {
-        "device": "cuda" if cuda else "cpu",
+        "device": device,
         "chip": torch.cuda.get_device_name() if cuda else None,
         "blas": "MKL" if torch.backends.mkl.is_available() else None,
         "threads": torch.get_num_threads(),
@@ -50,5 +63,5 @@ def advice(found: dict[str, Any]) -> list[str]:
     if found["tf32"]:
         changes.append("torch rounds fp32 products to TF32: another library set it, so load no other model in this process")
     if found["mps"]:
-        changes.append("torch computes on the CPU here: use --backend mlx on a Mac")
+        changes.append("torch was not tried on a Mac's GPU by those who wrote this: use --backend mlx there")
     return changes

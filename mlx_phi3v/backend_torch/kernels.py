@@ -7,19 +7,21 @@ import torch
 from torch.nn import functional
 
 from ..config import Quantization
+from ..sampling import Draws
 from . import next_tokens, quantized
+from .accelerator import choose_device
 from .backend import to_numpy
 from .cuda import set_up_cuda
 
 
 class Kernels:
-    """On CUDA where there is one, set up as for a model in fp32."""
+    """On the device of a model; CUDA set up as for one in fp32."""
 
     dtypes = ("float32", "bfloat16")
 
     def __init__(self) -> None:
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = choose_device()
+        cuda = self.device.type == "cuda"
         self.convolution_channels = 1024 if cuda else 64  # the published tower's: which kernel cuDNN takes depends on it
         self.repeated_tokens = 800 if cuda else 200  # a CPU adds up in a fixed order, whatever the length
         if cuda:
@@ -52,6 +54,10 @@ class Kernels:
     def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
         """Ids of the k largest of each row."""
         return next_tokens.likeliest(self._tensor(logits), k).cpu().numpy()
+
+    def draw(self, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Ids of drawn tokens; columns: see `sampling.Draws`."""
+        return next_tokens.DeviceScores(self._tensor(logits)).draw(Draws(columns)).cpu().numpy()
 
     def convolution(self, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The patch embedding's."""

@@ -11,6 +11,7 @@ from ..checkpoint.finite import FiniteCheck
 from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
+from ..kv_cache import check_kv_bits
 from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
@@ -22,10 +23,15 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat1
 
 
 def load(
-    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa"
-) -> TorchBackend:
-    """Load a checkpoint folder. dtype None: fp32 on the CPU; on CUDA accelerator_dtype, else bf16."""
+    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa",
+    kv_bits: int | None = None,
+) -> TorchBackend:  # fmt: skip
+    """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16.
+
+    kv_bits: of cached keys and values; None: as they are computed.
+    """
     config = load_model_config(folder)
+    bits = check_kv_bits(config, kv_bits)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
     ranks = Ranks()
     device = ranks.device
@@ -42,7 +48,7 @@ def load(
                 weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
-    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks)
+    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits)
 
 
 def finish_model(model: Phi3VForCausalLM, config: ModelArgs, device: torch.device) -> None:

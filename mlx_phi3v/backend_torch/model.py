@@ -15,6 +15,7 @@ from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelArgs
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RMSNorm, RotaryEmbedding, phi3_config
+from .loss import summed_loss
 from .vision import VisionModel
 
 
@@ -165,5 +166,4 @@ class Phi3VForCausalLM(nn.Module):
 
     def loss(self, hidden: torch.Tensor, label_index: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Summed cross-entropy (fp32) of the tokens after the positions `label_index` of the flattened [B * T]."""
-        logits = self.lm_head(hidden.reshape(-1, hidden.shape[-1])[label_index]).float()
-        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return summed_loss(self.lm_head, hidden.reshape(-1, hidden.shape[-1])[label_index], targets)

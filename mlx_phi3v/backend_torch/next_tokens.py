@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..next_tokens import HostScores, NextTokens, Scores
+from ..next_tokens import HostScores, NextTokens, Scores, group_width
+from ..sampling import Draws
+from .device import to_device
 
 
 def scores(logits: torch.Tensor, *, on_device: bool) -> Scores:
@@ -28,9 +30,24 @@ class DeviceScores:
         return self.logits.argmax(dim=-1)
 
     @torch.inference_mode()
+    def draw(self, draws: Draws) -> torch.Tensor:
+        """See `Scores`."""
+        temperature, top_p, first, second = to_device(draws.columns, self.logits.device).split(1, dim=-1)
+        top = self.logits.amax(dim=-1, keepdim=True)
+        weights = ((self.logits - top) / torch.where(temperature > 0, temperature, 1)).exp()
+        if draws.any_nucleus:
+            weights = torch.where(weights >= _least_in_nucleus(weights, top_p), weights, 0)
+        width = group_width(weights.shape[-1])
+        groups = weights.unflatten(-1, (-1, width))
+        group = _place(groups.sum(dim=-1, dtype=torch.float64), first)
+        token = _place(groups.gather(1, group[:, :, None].expand(-1, -1, width))[:, 0], second)
+        drawn = (group * width + token)[:, 0]
+        return torch.where(temperature[:, 0] > 0, drawn, self.greedy()) if draws.any_greedy else drawn
+
+    @torch.inference_mode()
     def read(self, tokens: Any, k: int) -> NextTokens | None:
         """See `Scores`."""
-        tokens = tokens if isinstance(tokens, torch.Tensor) else torch.from_numpy(tokens).to(self.logits.device)
+        tokens = tokens if isinstance(tokens, torch.Tensor) else to_device(tokens, self.logits.device)
         top = self.logits.amax(dim=-1, keepdim=True)
         total = (self.logits - top).exp().sum(dim=-1, keepdim=True).log()
         ids = likeliest(self.logits, k)
@@ -47,11 +64,30 @@ class DeviceScores:
 
     def rows(self, rows: Sequence[int]) -> DeviceScores:
         """See `Scores`."""
-        return DeviceScores(self.logits[torch.tensor(list(rows), device=self.logits.device)])
+        return DeviceScores(self.logits[to_device(np.array(rows), self.logits.device)])
+
+    def join(self, other: DeviceScores) -> DeviceScores:
+        """See `Scores`."""
+        return DeviceScores(torch.cat([self.logits, other.logits]))
 
     def numpy(self) -> np.ndarray:
         """See `Scores`."""
         return self.logits.cpu().numpy()
+
+
+def _least_in_nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The smallest weight [B, 1] of [B, V] that counts, see `sampling.Draws`."""
+    ordered = weights.sort(dim=-1, descending=True).values
+    running = ordered.cumsum(dim=-1, dtype=torch.float64)
+    counts = running - ordered < top_p * running[:, -1:]
+    return torch.where(counts, ordered, torch.inf).amin(dim=-1, keepdim=True)
+
+
+def _place(weights: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """[B, n], [B, 1] -> [B, 1]; see `next_tokens`."""
+    running = weights.cumsum(dim=-1, dtype=torch.float64)
+    beyond = running > number * running[:, -1:]
+    return ((weights > 0) * (1 + beyond.int())).argmax(dim=-1, keepdim=True)
 
 
 def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch.distributed
 
 from ..errors import UserError
 from ..ranks import LOST
+from .accelerator import choose_device
 
 _NEVER = datetime.timedelta(days=30)  # `ranks.TimeLimit` ends what takes too long, with a sentence
 
@@ -19,13 +20,14 @@ _NEVER = datetime.timedelta(days=30)  # `ranks.TimeLimit` ends what takes too lo
 class Ranks:
     """The processes that torchrun started together; this one alone without it.
 
-    device: this rank's own of the machine's GPUs, by LOCAL_RANK, or the CPU. Raises UserError where only some of
+    device: alone, that of `accelerator.choose_device`; of several ranks, this rank's own of the machine's GPUs, by LOCAL_RANK,
+    or the CPU, as torch.distributed does not know mps. Raises UserError where only some of
     torchrun's variables are set, and where the machine runs more ranks than it has GPUs.
     """
 
     def __init__(self) -> None:
         launched = _launched()
-        self.device = _own_device() if launched else torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        self.device = _own_device() if launched else choose_device()
         if launched and not torch.distributed.is_initialized():
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)  # nccl binds a process to the one that is set

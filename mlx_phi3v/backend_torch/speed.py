@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ..config import ModelArgs
 from ..timing import fastest
+from .accelerator import choose_device
 from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .loading import finish_model
@@ -18,13 +19,9 @@ from .ranks import Ranks
 MEMORY_IS_MEASURED = torch.cuda.is_available()
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:
     """The fastest of `times` products of [m, k] and [k, n]."""
-    device, kind = _device(), getattr(torch, dtype)
+    device, kind = choose_device(), getattr(torch, dtype)
     if device.type == "cuda":
         set_up_cuda(dtype)
     a, b = torch.randn(m, k, device=device).to(kind), torch.randn(k, n, device=device).to(kind)
@@ -33,7 +30,7 @@ def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:
 
 def attention_seconds(heads: int, tokens: int, width: int, dtype: str, times: int) -> float:
     """The fastest of `times` causal attentions with their gradients, [1, heads, tokens, width]."""
-    device, kind = _device(), getattr(torch, dtype)
+    device, kind = choose_device(), getattr(torch, dtype)
     q, k, v, d = (torch.randn(1, heads, tokens, width, device=device).to(kind) for _ in range(4))
 
     def attend() -> None:
@@ -51,7 +48,7 @@ def unpack_seconds(rows: int, columns: int, times: int) -> float | None:
 
 def random_model(config: ModelArgs, dtype: str) -> TorchBackend:
     """A backend with random weights, as it is after loading."""
-    device = _device()
+    device = choose_device()
     if device.type == "cuda":
         set_up_cuda(dtype)
     with torch.device("meta"):  # torch's own start values would take seconds
@@ -71,4 +68,4 @@ def memory_in_use() -> int:
 
 def default_dtype() -> str:
     """See `loading.load`."""
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+    return "float32" if choose_device().type == "cpu" else "bfloat16"

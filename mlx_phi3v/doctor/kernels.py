@@ -15,6 +15,7 @@ import numpy as np
 
 from ..golden.checks import Check, relative_error
 from ..golden.tolerances import UNIT_ROUNDOFF, exp_tolerance, product_tolerance
+from ..next_tokens import group_width
 from . import plain
 from .packing import GROUP, pack, unpack
 
@@ -31,9 +32,9 @@ def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) 
     rng = np.random.default_rng(0)
     checks: list[Check] = []
     parts = {
-        "exp": _exp, "softmax": _softmax, "swiglu": _activations, "attention": _attention, "packed_product": _packed,
-        "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest, "convolution": _convolution,
-        "same_bits": _same_bits,
+        "swiglu": _activations, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "rotate": _rotate, "attention": _attention,
+        "packed_product": _packed, "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest,
+        "draw": _draw, "convolution": _convolution, "same_bits": _same_bits,
     }  # fmt: skip
     for method, part in parts.items():
         if not hasattr(kernels, method) or (only is not None and method not in only):
@@ -57,23 +58,6 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-def _exp(kernels: Any, rng: np.random.Generator) -> Found:
-    """As a share of what is allowed, which grows with the number."""
-    x = np.concatenate([np.linspace(-86.9, 86.9, 20_001), np.linspace(-1, 1, 5_001)]).astype(np.float32)
-    off = np.abs(kernels.exp(x) / np.exp(x.astype(np.float64)) - 1)
-    worst = int(np.argmax(off / [exp_tolerance(abs(value)) for value in x]))
-    yield "exp", f"exp({x[worst]:.4g})", float(off[worst]), exp_tolerance(float(abs(x[worst])))
-
-
-def _softmax(kernels: Any, rng: np.random.Generator) -> Found:
-    """Over the last axis, in two chunks; a third of the keys is hidden."""
-    x = _normal(rng, 1100, 500) * 4
-    x[:, 330:] = -np.inf
-    exact = plain.softmax(x.astype(np.float64))
-    spread = float(np.ptp(x[:, :330]))
-    yield "softmax", "1100 x 500", relative_error(kernels.softmax(x), exact), 2 * exp_tolerance(spread) + product_tolerance(330)
-
-
 def _activations(kernels: Any, rng: np.random.Generator) -> Found:
     """SwiGLU and quick-GELU, and their gradients, in chunks."""
     for dtype in kernels.dtypes:
@@ -90,6 +74,38 @@ def _activations(kernels: Any, rng: np.random.Generator) -> Found:
             yield name, dtype, relative_error(value, getattr(plain, name)(wide)), tolerance
             exact = getattr(plain, f"{name}_gradient")(wide, d)
             yield f"{name}, gradient", dtype, relative_error(gradient, exact), tolerance
+
+
+# A mean over 600, its root, and some ten products and sums; gradients are differences of such, or sums over 500 rows.
+_NORM = product_tolerance(600) + 2 * NARROW * UNIT_ROUNDOFF["float32"]
+
+
+def _layer_norm(kernels: Any, rng: np.random.Generator) -> Found:
+    """500 rows that are not around 0, in chunks."""
+    x, weight, bias, d = _normal(rng, 500, 600) * 3 + 1, _normal(rng, 600), _normal(rng, 600), _normal(rng, 500, 600)
+    x64, w64, b64, d64 = (value.astype(np.float64) for value in (x, weight, bias, d))
+    expected = [plain.layer_norm(x64, w64, b64, 1e-5), *plain.layer_norm_gradients(x64, w64, d64, 1e-5)]
+    for of, ours, theirs in zip(("", "x", "weight", "bias"), kernels.layer_norm(x, weight, bias, d), expected):
+        yield f"layer norm{', gradient' if of else ''}", of and f"by {of}", relative_error(ours, theirs), _NORM
+
+
+def _rms_norm(kernels: Any, rng: np.random.Generator) -> Found:
+    """As `_layer_norm`."""
+    x, weight, d = _normal(rng, 500, 600) * 3, _normal(rng, 600), _normal(rng, 500, 600)
+    x64, w64, d64 = (value.astype(np.float64) for value in (x, weight, d))
+    expected = [plain.rms_norm(x64, w64, 1e-5), *plain.rms_norm_gradients(x64, w64, d64, 1e-5)]
+    for of, ours, theirs in zip(("", "x", "weight"), kernels.rms_norm(x, weight, d), expected):
+        yield f"RMS norm{', gradient' if of else ''}", of and f"by {of}", relative_error(ours, theirs), _NORM
+
+
+def _rotate(kernels: Any, rng: np.random.Generator) -> Found:
+    """RoPE's rotation, and its gradient: the rotation back."""
+    x, d, angles = _normal(rng, 2, 3, 200, 32), _normal(rng, 2, 3, 200, 32), _normal(rng, 2, 1, 200, 16) * 9
+    cos, sin = (np.concatenate([wave(angles)] * 2, axis=-1) for wave in (np.cos, np.sin))
+    there, back = (np.stack([cos, sign * sin]).astype(np.float64) for sign in (1, -1))
+    expected = plain.rotate(x.astype(np.float64), there), plain.rotate(d.astype(np.float64), back)
+    for name, ours, theirs in zip(("rotation", "rotation, gradient"), kernels.rotate(x, cos, sin, d), expected):
+        yield name, "RoPE", relative_error(ours, theirs), 8 * UNIT_ROUNDOFF["float32"]
 
 
 @cache
@@ -182,6 +198,18 @@ def _likeliest(kernels: Any, rng: np.random.Generator) -> Found:
     expected = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
     wrong = float(not np.array_equal(kernels.likeliest(logits, 5), expected))
     yield "choice of tokens", "five likeliest of 32,064", wrong, 0.0
+
+
+def _draw(kernels: Any, rng: np.random.Generator) -> Found:
+    """Tokens by given numbers, none of which is near the border between two; from all tokens, and from a nucleus."""
+    for top_p in (1.0, 0.9):
+        logits, numbers = 3 * _normal(rng, 32, 32064), np.float32(rng.integers(1, 4096, (32, 2)) / 4096)
+        columns = np.column_stack([np.full((32, 2), (0.8, top_p)), numbers]).astype(np.float32)
+        found = [plain.draw(row.astype(np.float64), how, group_width(32064)) for row, how in zip(logits, columns.tolist())]
+        clear = [i for i, (_, distance) in enumerate(found) if distance > 1e-5]
+        expected = [found[i][0] for i in clear]
+        wrong = float(not clear or not np.array_equal(kernels.draw(logits[clear], columns[clear]), expected))
+        yield "drawing of tokens", f"{len(clear)} of 32,064, top_p {top_p}", wrong, 0.0
 
 
 def _convolution(kernels: Any, rng: np.random.Generator) -> Found:

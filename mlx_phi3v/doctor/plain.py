@@ -8,11 +8,11 @@ size, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf, expit
+import scipy
 
 from ..checkpoint.layout import CLIP, VISION
 from ..config import ModelArgs
@@ -59,7 +59,7 @@ class PlainModel:
         """Merged features [rows, 4C], with both separators behind them, -> [rows + 2, H]."""
         ends = [self.weights[VISION + name].reshape(1, -1) for name in ("sub_GN", "glb_GN")]
         x = self._linear(np.concatenate([rows, *ends]), VISION + "img_projection.0")
-        return self._linear(x * 0.5 * (1 + erf(x / math.sqrt(2))), VISION + "img_projection.2")
+        return self._linear(x * 0.5 * (1 + scipy.special.erf(x / math.sqrt(2))), VISION + "img_projection.2")
 
     def embed(self, input_ids: Array, image_index: Array, features: Array | None) -> Array:
         """[1, T] -> [1, T, H]; image tokens take their row of the table."""
@@ -98,14 +98,10 @@ class PlainModel:
         return np.asarray(product if bias is None else product + bias)
 
     def _layer_norm(self, x: Array, name: str) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.config.vision.layer_norm_eps)
-        return np.asarray(normed * self.weights[name + ".weight"] + self.weights[name + ".bias"])
+        return layer_norm(x, self.weights[name + ".weight"], self.weights[name + ".bias"], self.config.vision.layer_norm_eps)
 
     def _rms_norm(self, x: Array, name: str) -> Array:
-        return np.asarray(
-            x / np.sqrt((x**2).mean(-1, keepdims=True) + self.config.rms_norm_eps) * self.weights[name + ".weight"]
-        )
+        return rms_norm(x, self.weights[name + ".weight"], self.config.rms_norm_eps)
 
 
 def rounded(x: Array, dtype: str) -> Array:
@@ -154,25 +150,73 @@ def rotate(x: Array, rotary: Array) -> Array:
     return np.asarray(x * rotary[0] + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * rotary[1])
 
 
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """Over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias)
+
+
+def layer_norm_gradients(x: Array, weight: Array, d: Array, eps: float) -> list[Array]:
+    """The gradients of `layer_norm` of [rows, C] by x, weight and bias, with d that of its result."""
+    centred = x - x.mean(-1, keepdims=True)
+    root = np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    normed, g = centred / root, d * weight
+    d_x = (g - g.mean(-1, keepdims=True) - normed * (g * normed).mean(-1, keepdims=True)) / root
+    return [d_x, (d * normed).sum(0), d.sum(0)]
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """Over the last axis."""
+    return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight)
+
+
+def rms_norm_gradients(x: Array, weight: Array, d: Array, eps: float) -> list[Array]:
+    """The gradients of `rms_norm` of [rows, C] by x and weight, with d that of its result."""
+    root = np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    normed, g = x / root, d * weight
+    return [(g - normed * (g * normed).mean(-1, keepdims=True)) / root, (d * normed).sum(0)]
+
+
 def swiglu(x: Array) -> Array:
     """silu(gate) * up of [..., 2I], the gate first."""
     gate, up = np.split(x, 2, axis=-1)
-    return np.asarray(gate * expit(gate) * up)
+    return np.asarray(gate * scipy.special.expit(gate) * up)
 
 
 def swiglu_gradient(x: Array, d: Array) -> Array:
     """The gradient of `swiglu`, with d that of its result."""
     gate, up = np.split(x, 2, axis=-1)
-    s = expit(gate)
+    s = scipy.special.expit(gate)
     return np.concatenate([d * up * s * (1 + gate * (1 - s)), d * gate * s], axis=-1)
 
 
 def quick_gelu(x: Array) -> Array:
     """x * sigmoid(1.702 x)."""
-    return np.asarray(x * expit(1.702 * x))
+    return np.asarray(x * scipy.special.expit(1.702 * x))
 
 
 def quick_gelu_gradient(x: Array, d: Array) -> Array:
     """The gradient of `quick_gelu`, with d that of its result."""
-    s = expit(1.702 * x)
+    s = scipy.special.expit(1.702 * x)
     return np.asarray(d * s * (1 + 1.702 * x * (1 - s)))
+
+
+def draw(logits: Array, how: Sequence[float], width: int) -> tuple[int, float]:
+    """The token of [V] that `sampling.Draws` says, and how far its numbers are from another's, as a share of the whole.
+
+    how: the row's line of `sampling.Draws.columns`.
+    """
+    temperature, top_p, first, second = how
+    weights = np.exp((logits - logits.max()) / temperature)
+    order = np.argsort(-weights)
+    likelier = (np.cumsum(weights[order]) - weights[order]) / weights.sum()
+    distances = [float(np.abs(likelier[1:] - top_p).min())] if top_p < 1 else []
+    weights[order[likelier >= top_p]] = 0
+    token, groups = 0, weights.reshape(-1, width)
+    for choices, number in ((groups.sum(axis=-1), first), (groups, second)):
+        of = choices if choices.ndim == 1 else choices[token]
+        ends = np.cumsum(of) / of.sum()
+        place = int(np.searchsorted(ends, number, side="right"))
+        distances.append(float(np.abs(ends - number).min()))
+        token = token * width + place if choices.ndim == 2 else place
+    return token, min(distances)

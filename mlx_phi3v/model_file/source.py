@@ -27,6 +27,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rope", ()),
     ("checkpoint.layout", ("VISION", "CLIP", "EMBEDDING_COPY", "is_unused")),
     ("backend_mlx.ops", ("attention", "swiglu", "quick_gelu")),
+    ("backend_mlx.random_keys", ()),
     ("backend_mlx.checkpointing", ()),
     ("backend_mlx.decoder", ()),
     ("backend_mlx.vision", ()),

@@ -1,8 +1,8 @@
 """Answers requests in batches, in the one thread that runs the models.
 
-Requests come from other threads. Those that wait when a batch begins are answered together, up to `batch_size`; a batch
-gives the same tokens as each question alone (`decoding.AnswerBatch`). A second batch begins after some steps of the first, and
-they take turns, so that a long answer does not hold up the others.
+Requests come from other threads. They join the batch of their model that is being answered, up to `batch_size`; it gives the
+same tokens as each question alone (`answer_batch.AnswerBatch`). Where it is full, and stays so for some steps, another begins,
+and they take turns, so that long answers do not hold up the others.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
+from ..answer_batch import AnswerBatch, Generation, RowState
 from ..batches import Example
-from ..decoding import AnswerBatch, Generation, RowState
 from ..errors import UserError, report_fault
 from ..sampling import Sampling
 from .models import ServedModel
 
-_TURN = 32  # steps of a batch before another may begin beside it
+_TURN = 32  # steps of a full batch before another may begin beside it
 _MOST_BATCHES = 4  # at a time; each has a cache of its own
 MOST_WAITING = 64  # requests, whose crops are in memory
 
@@ -65,20 +65,29 @@ class Job:
 
 
 class _Running:
-    """A batch that is being answered, and the jobs of its rows."""
+    """A batch that is being answered, and the jobs of its rows. steps: since it last took in a job."""
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = {id(job.row): job for job in jobs}
+    def __init__(self, job: Job) -> None:
+        loaded = job.model.loaded
+        self.model, self.alone, self.steps = job.model, job.alone, 0
+        self.jobs: dict[int, Job] = {}
+        self.batch = AnswerBatch(loaded.backend, [], loaded.prompts.stop_ids, prefixes=job.model.prefixes)
+
+    def takes(self, job: Job) -> bool:
+        """Whether the job may be answered in this batch, if there is room."""
+        return job.model is self.model and not (job.alone or self.alone)
+
+    def add(self, jobs: list[Job]) -> None:
+        """Let them join. Where that fails, the jobs that were there go on."""
+        self.batch.add([job.row for job in jobs])
+        self.jobs |= {id(job.row): job for job in jobs}
         self.steps = 0
-        loaded = jobs[0].model.loaded
-        self.batch = AnswerBatch(loaded.backend, [job.row for job in jobs], loaded.prompts.stop_ids)
 
     def step(self) -> None:
         self.steps += 1
-        given = self.batch.step()
-        staying = {id(row) for row in self.batch.rows}
-        for row, token in given:
-            self.jobs[id(row)].give(token, stopped=id(row) not in staying)
+        for row, token in self.batch.step():
+            job = self.jobs.pop(id(row)) if row.ended else self.jobs[id(row)]
+            job.give(token, stopped=row.ended)
 
 
 class Engine:
@@ -86,7 +95,7 @@ class Engine:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.answered = 0  # batches that were begun
+        self.begun = 0  # batches
         self._waiting: deque[Job] = deque()
         self._running: list[_Running] = []
         self._stopped = False
@@ -107,11 +116,13 @@ class Engine:
         """Answer until `stop` is called. What then waits or is being answered ends with `Ended`."""
         try:
             while True:
-                jobs = self._next_jobs()
+                with self._changed:
+                    while not self._waiting and not self._running and not self._stopped:
+                        self._changed.wait()
                 if self._stopped:
                     return
-                if jobs:
-                    self._begin(jobs)
+                for running in [*self._running, None]:
+                    self._take_in(running)
                 for running in list(self._running):
                     self._step(running)
         finally:
@@ -123,48 +134,53 @@ class Engine:
             self._stopped = True
             self._changed.notify()
 
-    def _next_jobs(self) -> list[Job]:
-        """The questions of a new batch; none where its turn has not come. Waits where there is nothing to do."""
+    def _take_in(self, running: _Running | None) -> None:
+        """Let those that wait join a batch where it has room; None: a new batch, where there is none for the first of them."""
         with self._changed:
-            while not self._waiting and not self._running and not self._stopped:
-                self._changed.wait()
-            turn = all(running.steps >= _TURN for running in self._running) and len(self._running) < _MOST_BATCHES
-            if not turn or self._stopped:
-                return []
-            jobs: list[Job] = []
-            later: deque[Job] = deque()
-            for job in self._waiting:
-                if job.row.dropped:
-                    continue
-                fits = not jobs or (job.model is jobs[0].model and not (job.alone or jobs[0].alone))
-                fits = fits and len(jobs) < self.batch_size
-                (jobs if fits else later).append(job)
-            self._waiting = later
-            return jobs
-
-    def _begin(self, jobs: list[Job]) -> None:
-        self.answered += 1
+            self._waiting = deque(job for job in self._waiting if not job.row.dropped)
+            new = running is None
+            if running is None:
+                first = next(filter(self._may_begin, self._waiting), None)
+                if first is None:
+                    return
+                running = _Running(first)
+                jobs = [first] if first.alone else [job for job in self._waiting if running.takes(job)]
+            else:
+                jobs = [job for job in self._waiting if running.takes(job)]
+            jobs = jobs[: self.batch_size - len(running.batch.rows)]
+            self._waiting = deque(job for job in self._waiting if job not in jobs)
+        if not jobs:
+            return
         try:
-            self._running.append(_Running(jobs))
+            running.add(jobs)
         except Exception as error:  # of any kind, such as memory that is full: it ends these jobs, not the server
-            self._failed(jobs, error)
+            self._failed(jobs, error, together=len(jobs) > 1 or not new)
+            return
+        if new:
+            self.begun += 1
+            self._running.append(running)
+
+    def _may_begin(self, job: Job) -> bool:
+        """Whether a new batch may begin with this job: those of its model have had their turn without it."""
+        turn = all(running.steps >= _TURN for running in self._running if running.model is job.model)
+        return turn and len(self._running) < _MOST_BATCHES
 
     def _step(self, running: _Running) -> None:
         try:
             running.step()
-        except Exception as error:  # as in `_begin`
-            running.batch.rows = []
-            self._failed(list(running.jobs.values()), error)
+        except Exception as error:  # as in `_take_in`
+            self._running.remove(running)
+            self._failed(list(running.jobs.values()), error, together=len(running.jobs) > 1)
+            return
         if not running.batch.rows:
             self._running.remove(running)
 
-    def _failed(self, jobs: list[Job], error: Exception) -> None:
-        """End the jobs that have no answer yet with the error; a fault of ours becomes a sentence.
+    def _failed(self, jobs: list[Job], error: Exception, together: bool) -> None:
+        """End the jobs with the error; a fault of ours becomes a sentence.
 
-        Of several, those without a token yet are tried again, each alone: one of them may be to blame, or all took too
-        much memory together.
+        Those that were together go on, each alone: one of them may be to blame, or all took too much memory.
         """
-        again = [job for job in jobs if len(jobs) > 1 and not job.row.answer.token_ids and not job.future.done()]
+        again = [job for job in jobs if together and not job.future.done()]
         told = error if isinstance(error, UserError) or len(again) == len(jobs) else UserError(report_fault(error))
         for job in jobs:
             if job not in again:

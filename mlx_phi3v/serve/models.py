@@ -12,6 +12,7 @@ from ..adapter_files import resolve_adapter
 from ..batches import ExampleMaker
 from ..decoding import LoadedModel, load_model
 from ..errors import UserError
+from ..prefix_cache import PrefixCache
 from ..progress import note, say
 from ..value_tokens import TokenTexts
 from .settings import ServeConfig
@@ -19,17 +20,26 @@ from .settings import ServeConfig
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model under the name that clients know it by. created: when it was loaded, in seconds since 1970."""
+    """A loaded model under the name that clients know it by.
+
+    created: when it was loaded, in seconds since 1970; prefix_bytes: what `prefixes` may take.
+    """
 
     name: str
     loaded: LoadedModel
     num_crops: int
+    prefix_bytes: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
     def maker(self) -> ExampleMaker:
         """Makes examples of photos and prompts."""
         return ExampleMaker(self.loaded.prompts, self.loaded.backend.config, self.loaded.task, self.num_crops)
+
+    @cached_property
+    def prefixes(self) -> PrefixCache:
+        """The conversations read last."""
+        return PrefixCache(self.loaded.backend.config, self.prefix_bytes)
 
     @cached_property
     def texts(self) -> TokenTexts:
@@ -45,10 +55,10 @@ def load_models(config: ServeConfig) -> list[ServedModel]:
     served: list[ServedModel] = []
     for name, (model, adapter) in zip(_names(wanted), wanted):
         say(f"loading {name} on {config.backend}", as_json=config.json)
-        loaded = load_model(model, config.backend, adapter, config.dtype)
+        loaded = load_model(model, config.backend, adapter, config.dtype, kv_bits=config.kv_bits)
         for difference in loaded.differences(config.num_crops):
             note(difference)
-        served.append(ServedModel(name, loaded, loaded.num_crops(config.num_crops)))
+        served.append(ServedModel(name, loaded, loaded.num_crops(config.num_crops), int(config.prefix_cache_gb * 1e9)))
     return served
 
 

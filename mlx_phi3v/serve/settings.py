@@ -9,7 +9,7 @@ from pathlib import Path
 from ..backend import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
-from ..ranges import MAX_BATCH, MAX_CROPS, MAX_TOKENS
+from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_TOKENS
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,200}")  # unreserved in a URL
 
@@ -25,6 +25,9 @@ class ServeConfig:
     )
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
     dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    kv_bits: int | None = option(
+        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
+    )
     num_crops: int | None = option(
         None, help="most crops a photo is cut into; by default as in training, else the model's own",
         at_least=1, at_most=MAX_CROPS,
@@ -33,6 +36,10 @@ class ServeConfig:
         1024, help="longest answer that a request may ask for, in tokens", at_least=1, at_most=MAX_TOKENS
     )
     batch_size: int = option(16, help="requests answered together; does not change the answers", at_least=1, at_most=MAX_BATCH)
+    prefix_cache_gb: float = option(
+        1.0, help="memory for the last conversations of each model, of which only what is new is read; 0 reads all",
+        at_least=0, at_most=MAX_GB,
+    )  # fmt: skip
     host: str = option("127.0.0.1", help="address to listen on; any but this machine's own takes a token")
     port: int = option(8080, help="port to listen on; 0 takes a free one", at_least=0, at_most=65_535)
     token: str | None = option(None, help="what a client must know; drawn where --host needs one and none is given")

@@ -12,8 +12,11 @@ import math
 from dataclasses import dataclass, replace
 
 from ..adapters import AdapterArgs, adapter_shapes
+from ..buckets import crop_bucket, token_bucket
 from ..checkpoint.layout import CLIP, expected_tensors, is_quantized, is_unused
-from ..config import CROP_SIZE, CROPS_AT_ONCE, ModelArgs
+from ..chunks import CHUNK
+from ..config import CROP_SIZE, CROPS_AT_ONCE, LABELS_AT_ONCE, ModelArgs
+from ..kv_cache import kv_bytes
 from .row_lengths import RowLengths
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,12 +32,14 @@ class BatchShape:
     labels: int = 64
 
 
-def largest_batch(lengths: RowLengths, batch_size: int) -> BatchShape:
-    """The largest batch that can come of rows of these lengths.
+def largest_batch(lengths: RowLengths, batch_size: int, *, compiled: bool = False) -> BatchShape:
+    """The largest batch that can come of rows of these lengths; padded to a bucket where the step is `compiled`.
 
     Every row in it is as long as the longest, and has as many crops as the one with most.
     """
     tokens, labels, crops = (int(values.max(initial=0)) for values in (lengths.tokens, lengths.labels, lengths.crops))
+    if compiled:
+        return BatchShape(batch_size, token_bucket(tokens), crop_bucket(crops * batch_size), labels)
     return BatchShape(batch_size, tokens, crops * batch_size, labels)
 
 
@@ -93,7 +98,7 @@ def adapter_parameters(config: ModelArgs, adapter: AdapterArgs) -> int:
 def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Footprint:
     """Peak memory of one forward and backward pass and of the update after it."""
     trained = adapter_parameters(config, training.adapter)
-    logits = 3 * shape.labels * shape.rows * config.vocab_size * 4
+    logits = _logit_rows(shape.labels * shape.rows) * config.vocab_size * 4
     language = layers_save(config, shape, training) + layer_at_work(config, shape, training) + logits
     tower = _tower_at_work(config, shape, training)
     # The tower is first forward and last backward: then the decoder's layers hold nothing.
@@ -101,6 +106,11 @@ def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> F
     return Footprint(
         weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step * training.activations, 4 * trained * UPDATE))
     )
+
+
+def _logit_rows(labels: int) -> int:
+    """Positions' logits in memory, with what is computed of them. Of chunks MLX holds as many as it computes ahead."""
+    return 3 * labels if labels <= LABELS_AT_ONCE else min(4 * labels, 9 * LABELS_AT_ONCE)
 
 
 def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
@@ -198,6 +208,18 @@ def _unpacked(config: ModelArgs, training: StepSettings) -> float:
         return 0.0
     packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
     return UNPACKED * packed * ITEM_SIZE[training.dtype] / config.num_hidden_layers
+
+
+def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0) -> int:
+    """Peak memory of answering one prompt of so many tokens, its photos' pixels aside: weights, keys and values, a chunk.
+
+    Packed keys and values are unpacked a layer at a time.
+    """
+    item = ITEM_SIZE[dtype]
+    unpacked = kv_bytes(config, tokens, item) // config.num_hidden_layers if kv_bits else 0
+    numbers = 4 * config.hidden_size + 2 * config.qkv_size + 3 * config.intermediate_size  # of a token in one layer
+    chunk = min(tokens, CHUNK) * numbers * item
+    return weight_bytes(config, dtype) + kv_bytes(config, tokens, item, kv_bits) + unpacked + chunk
 
 
 def fits(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> bool:

@@ -23,6 +23,7 @@ from .output_folder import held, write_settings
 from .reporting import Reports, check_reports
 from .run_log import RunLog
 from .setup import Setup, set_up
+from .step_losses import StepLosses
 from .throughput import Throughput, ThroughputMeter
 from .train_config import TrainConfig, check
 from .train_state import TrainState
@@ -104,11 +105,13 @@ class Trainer:
                 self.state = replace(self.state, step=record.step)
                 last = record.step == setup.total
                 if setup.validation and (last or record.step % config.steps_per_eval == 0):
+                    self.backend.free_memory()
                     record = replace(record, val_loss=self.validate())
                     self.note_best(record)
                 self.report(record, progress, always=last)
                 if record.val_loss is not None:
                     self.reports.validated(record.step)
+                    self.backend.free_memory()
                 if leads and (last or record.step % config.save_every == 0 or self.state.best_step == record.step):
                     self.save()
         if setup.cache:
@@ -121,9 +124,11 @@ class Trainer:
         rate = self.learning_rate()
         # Dropout depends on (seed, step) only, so a resumed run draws the same masks.
         self.backend.seed(self.config.seed * 1_000_003 + self.state.step)
-        loss, tokens = self.accumulate(passes)
+        losses = self.accumulate(passes)
+        loss, tokens = self.sum_over_ranks(losses, _rows(passes))
         with self.setup.limit.waiting():
             norm = self.backend.update(rate, tokens, self.config.max_grad_norm)
+        loss = self.finite_total(losses, _rows(passes)) if loss is None else loss
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
         batches = [one.batch for one in passes if one.batch is not None]
@@ -151,22 +156,32 @@ class Trainer:
             schedule=self.config.lr_schedule,
         )
 
-    def accumulate(self, passes: Sequence[Pass]) -> tuple[float, int]:
-        """Add the gradients of a step's passes: summed token loss and answer tokens, over all ranks."""
-        sums = np.zeros(2)
-        suspects: list[int] = []
+    def accumulate(self, passes: Sequence[Pass]) -> StepLosses:
+        """Add the gradients of a step's passes; their losses are not waited for."""
+        losses = StepLosses()
         for one in passes:
             if one.batch is not None:
-                loss = self.backend.accumulate(one.batch)
-                suspects += one.rows if not math.isfinite(loss) else []
-                sums += (loss, one.batch.answer_tokens)
+                losses.add(one, self.backend.accumulate(one.batch))
                 self.recent = one.rows, one.batch
-        # Summed first, so that all ranks stop together.
+        return losses
+
+    def sum_over_ranks(self, losses: StepLosses, rows: list[int]) -> tuple[float | None, int]:
+        """Summed token loss and answer tokens of the step; the loss of a single rank is read after its update only.
+
+        Of several ranks all have the sum before they update, so that all stop together. Raises UserError if it is not finite.
+        """
+        if self.backend.world()[1] == 1:
+            return None, losses.tokens
         with self.setup.limit.waiting():
-            total, tokens = self.backend.all_sum(sums)
+            total, tokens = self.backend.all_sum(np.array([losses.total(), losses.tokens]))
+        return self.finite_total(losses, rows, float(total)), int(tokens)
+
+    def finite_total(self, losses: StepLosses, rows: list[int], total: float | None = None) -> float:
+        """The step's summed token loss, over all ranks where `total` is given. Raises UserError if it is not finite."""
+        total = losses.total() if total is None else total
         if not math.isfinite(total):
-            raise self._not_finite("loss", total, self.state.step, suspects or _rows(passes))
-        return float(total), int(tokens)
+            raise self._not_finite("loss", total, self.state.step, losses.not_finite() or rows)
+        return total
 
     def validate(self) -> float:
         """Mean token loss (nats) over the first `val_rows` validation rows. Raises UserError if it is not finite."""
@@ -233,7 +248,7 @@ class Trainer:
             **({"init_adapter": started_from} if started_from else {}),
             "best_loss": self.state.best_loss, "best_step": self.state.best_step, "seconds": round(whole.seconds, 1),
             "rows_per_second": round(whole.rows_per_second, 2), "data_wait": round(whole.data_wait, 4),
-            "padding": round(whole.padding_share, 4),
+            "padding": round(whole.padding_share, 4), "compilations": self.backend.compilations,
         }  # fmt: skip
 
     def _last_good(self) -> str:

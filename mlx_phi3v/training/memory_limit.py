@@ -37,7 +37,7 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterArgs, l
     known = calibration.read(backend.name)
     factor = (known and known.activations) or 1.0
     training = replace(step_settings(config, adapter), dtype=backend.dtype, cpu=on_cpu, activations=factor)
-    shape = largest_batch(lengths, config.batch_size)
+    shape = largest_batch(lengths, config.batch_size, compiled=config.compile)
     found = fit_to_limit(backend.config, shape, training, int(config.memory_limit * 1e9))
     if found is None:
         least = _peak(backend, shape, training, Passes(1, True))

@@ -13,7 +13,7 @@ from .train_state import TrainState
 # Settings that change no number of what is left to do, or not by more than rounding.
 FREE = (
     "resume", "json", "output", "data", "steps_per_report", "save_every", "feature_cache", "feature_cache_gb",
-    "memory_limit", "grad_checkpoint", "max_length", "mlx_adapter", "upload_repo", "public", "rank_timeout",
+    "memory_limit", "grad_checkpoint", "compile", "max_length", "mlx_adapter", "upload_repo", "public", "rank_timeout",
     "report_to", "project", "run_name", "report_rows", "report_checkpoints",
 )  # fmt: skip
 # Settings with a rule of their own below.

@@ -206,6 +206,8 @@ def _start_backend(config: TrainConfig, backend: Backend, adapter: AdapterArgs, 
     backend.start_training(
         OptimizerArgs((config.adam_betas[0], config.adam_betas[1]), config.adam_eps, config.weight_decay, config.reduce_dtype),
         grad_checkpoint=passes.grad_checkpoint,
+        compiled=config.compile,
+        memory=None if config.memory_limit is None else int(config.memory_limit * 1e9),
     )
 
 

@@ -81,6 +81,9 @@ class TrainConfig:
     skip_long: bool = option(False, help="leave out rows that take more tokens, with a note, instead of the error")
     group_by_length: bool = option(False, help="rows of similar length share a batch, which reduces padding")
     grad_checkpoint: bool = option(False, help="compute activations twice to save memory", heading="Memory and time")
+    compile: bool = option(
+        False, help="compile a pass, once for each of the few shapes that batches are then padded to; pays on some machines"
+    )  # fmt: skip
     memory_limit: float | None = option(
         None, help="gigabytes to stay within, on MLX: a step is split into as many passes as needed, "
         "with --grad-checkpoint if it must be", above=0, at_most=MAX_GB,
@@ -129,6 +132,10 @@ class TrainConfig:
         if len(self.adam_betas) != 2:
             raise UserError(f"--adam-betas takes two numbers, got {len(self.adam_betas)}")
         chosen(self.report_to)
+        if self.compile and self.lora_dropout:
+            raise UserError(
+                "--compile pads batches, and a padded batch draws other dropout masks; leave out --compile or --lora-dropout"
+            )
         if self.memory_limit is not None and self.backend != "mlx":
             raise UserError("--memory-limit plans for MLX; leave it out with --backend torch, or set --batch-size yourself")
 

@@ -41,6 +41,8 @@ TRAIN = {
     "torch, image side frozen": {"who": "torch"},
     "mlx, features cached": {"who": "mlx", "cached": True},
     "torch, features cached": {"who": "torch", "cached": True},
+    "mlx, features cached, compiled": {"who": "mlx", "cached": True, "compile": True},
+    "torch, features cached, compiled": {"who": "torch", "cached": True, "compile": True},
     "mlx-vlm, its default targets": {"who": "mlx-vlm", "vision": True},
     "mlx, LoRA on the image side too": {"who": "mlx", "vision": True},
     "torch, LoRA on the image side too": {"who": "torch", "vision": True},

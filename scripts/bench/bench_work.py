@@ -76,7 +76,8 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
     targets = (*LANGUAGE, *VISION, *PROJECTOR) if job.get("vision") else LANGUAGE
     adapter = AdapterArgs(r=8, lora_alpha=16, target_modules=targets)
     backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
-    backend.start_training(OptimizerArgs(), grad_checkpoint=job.get("grad_checkpoint", False))
+    options = {"grad_checkpoint": job.get("grad_checkpoint", False), "compiled": job.get("compile", False)}
+    backend.start_training(OptimizerArgs(), **options)
     with tempfile.TemporaryDirectory() if job.get("cached") else nullcontext() as temporary:
         cache = FeatureCache(Path(temporary), backend, job["crops"], 20.0) if temporary else None
         examples = rows(job, with_answer=True, folder=Path(temporary) if temporary else None)
@@ -84,7 +85,7 @@ def train_ours(job: dict[str, Any]) -> dict[str, Any]:
 
         def step(_: int) -> float:
             batch = collate(cache.fill(examples) if cache else examples, backend.config)
-            loss = backend.accumulate(batch)
+            loss = float(backend.accumulate(batch))
             backend.update(1e-4, batch.answer_tokens, 1.0)
             return loss / batch.answer_tokens
 
@@ -199,7 +200,8 @@ def operations(job: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from mlx_phi3v.backend_mlx.cpu import attention, math
+    from mlx_phi3v.backend_mlx import ops
+    from mlx_phi3v.backend_mlx.cpu import attention
 
     tokens, crops, positions = 798, 5, 577
 
@@ -216,9 +218,10 @@ def operations(job: dict[str, Any]) -> dict[str, Any]:
 
     cases: dict[str, tuple[tuple[int, ...], list[Callable[..., mx.array]]]] = {
         "causal attention of a text layer": ((1, 32, tokens, 96), [fused("causal"), ours(True)]),
-        "SwiGLU of a text layer": ((tokens, 16384), [swiglu, math.swiglu]),
+        "SwiGLU of a text layer": ((tokens, 16384), [swiglu, ops.swiglu]),
         "attention of a tower layer": ((crops, 16, positions, 64), [fused(None), ours(False)]),
-        "quick-GELU of a tower layer": ((crops * positions, 4096), [nn.gelu_fast_approx, math.quick_gelu]),
+        "layer norm of a tower layer": ((crops * positions, 1024), [nn.LayerNorm(1024), ops.LayerNorm(1024)]),
+        "quick-GELU of a tower layer": ((crops * positions, 4096), [nn.gelu_fast_approx, ops.quick_gelu]),
     }
     weights = {name: mx.random.normal(shape) for name, shape in
                {"qkv_proj": (9216, 3072), "gate_up_proj": (16384, 3072), "down_proj": (3072, 8192)}.items()}  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from cuda_model import free, make_rows, median_seconds, peak_gb, profiled, seconds
 from cuda_parts import repeatable
 
+from mlx_phi3v import answer_batch
 from mlx_phi3v import decoding as generation
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
@@ -76,7 +77,7 @@ def train_step(backend: Any, adapter: AdapterArgs, folder: Path, step: Step, pea
 
     def gradient() -> None:
         with torch.autocast(device, torch.bfloat16) if step.autocast else nullcontext():
-            losses.append(backend.accumulate(batch) / batch.answer_tokens)
+            losses.append(float(backend.accumulate(batch)) / batch.answer_tokens)
 
     def both() -> None:
         gradient()
@@ -151,7 +152,7 @@ def answers(backend: Any, folder: Path, rows: int, new_tokens: int, top_k: int, 
     generation.generate(backend, examples, max_new_tokens=3, stop_ids=(), sampling=sampling)  # warm
     watch = Stopwatch()
     with ExitStack() as stack:
-        for owner, name in ((generation, "collate"), (backend, "prefill")):
+        for owner, name in ((answer_batch, "collate"), (backend, "prefill")):
             stack.enter_context(mock.patch.object(owner, name, watch.timed(name, getattr(owner, name))))
         took = seconds(
             lambda: generation.generate(backend, examples, max_new_tokens=new_tokens, stop_ids=(), sampling=sampling)

@@ -4,7 +4,7 @@
     python scripts/measure/measure_serve.py --backend torch --clients 32 --requests 64 --rounds 5
 
 The server is a process of its own, and each client a thread that sends its next photo when it has the answer to the last. The
-batches are those of `eval.predict`, prepared while the one before is answered, in another process. Both take turns, as the
+batches are those of `eval.predict`, which photos join that were prepared meanwhile, in another process. Both take turns, as the
 machine may be busy. Every answer must be that of the batches. It prints one JSON line, of medians over the rounds: `ratio` is
 requests per second over rows per second, `cpu_ratio` the processor seconds of a row over those of a request.
 """
@@ -57,17 +57,14 @@ def in_batches(options: argparse.Namespace) -> None:
     num_crops = model.num_crops(None)
     maker = ExampleMaker(model.prompts, model.backend.config, model.task, num_crops)
 
-    def prepare(files: list[bytes]) -> list[Any]:
-        return [maker.from_images("question", (process_image(open_photo(data), num_crops),), None) for data in files]
+    def prepare(data: bytes) -> Any:
+        return maker.from_images("question", (process_image(open_photo(data), num_crops),), None)
 
     def answered(files: list[bytes]) -> list[str]:
-        chunks = [files[i : i + options.batch_size] for i in range(0, len(files), options.batch_size)]
-        texts = []
-        with closing(prefetch(prepare, chunks, ahead=1)) as batches:
-            for batch in batches:
-                answers = generate(model.backend, batch, max_new_tokens=options.max_tokens, stop_ids=model.prompts.stop_ids)
-                texts += [answer_text(answer, model.prompts) for answer in answers]
-        return texts
+        stops, size = model.prompts.stop_ids, options.batch_size
+        with closing(prefetch(prepare, files, ahead=size)) as examples:
+            found = generate(model.backend, examples, max_new_tokens=options.max_tokens, stop_ids=stops, batch_size=size)
+        return [answer_text(answer, model.prompts) for answer in found]
 
     every = photos(options.requests)
     answered(every[: options.batch_size])  # what the first batch alone costs

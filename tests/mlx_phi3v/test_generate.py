@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlx_phi3v.backend import Backend
 from mlx_phi3v.batches import Example, ExampleMaker, collate
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.crops import process_image
-from mlx_phi3v.decoding import Generation, Sampling, answer_text, choose, extended, generate, log_softmax
+from mlx_phi3v.decoding import Generation, Sampling, answer_text, extended, generate
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.generate import main
 from mlx_phi3v.next_tokens import Scores
@@ -169,30 +167,6 @@ def test_a_text_ends_at_the_models_longest(load: Load, make_checkpoint: Callable
     [answer] = greedy(load(folder), [maker.from_images("x", (), None)], tokens=50)
     # The token that would not fit any more is still predicted.
     assert len(answer.token_ids) == 5 and answer.finish == "length"
-
-
-@given(
-    logits=st.lists(st.floats(-20, 20), min_size=2, max_size=20),
-    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
-    top_p=st.sampled_from([0.1, 0.5, 1.0]),
-    seed=st.integers(0, 9),
-)
-def test_a_sampled_token_is_in_the_nucleus(logits: list[float], temperature: float, top_p: float, seed: int) -> None:
-    logprobs = log_softmax(np.array(logits))
-    assert np.exp(logprobs).sum() == pytest.approx(1)
-    token = choose(logprobs, Sampling(temperature, top_p), np.random.default_rng(seed))
-    if temperature == 0:
-        assert logprobs[token] == logprobs.max()
-    else:
-        weights = np.exp(log_softmax(logprobs / temperature))
-        assert weights[weights > weights[token]].sum() < top_p + 1e-9
-
-
-def test_sampling_draws_by_probability() -> None:
-    random = np.random.default_rng(0)
-    logprobs = np.log(np.array([0.6, 0.3, 0.1]))
-    drawn = np.bincount([choose(logprobs, Sampling(1.0), random) for _ in range(3000)], minlength=3) / 3000
-    np.testing.assert_allclose(drawn, [0.6, 0.3, 0.1], atol=0.04)
 
 
 def test_an_answers_text_has_no_stop_token(checkpoint: Path) -> None:

@@ -24,6 +24,7 @@ from mlx_phi3v.checkpoint.layout import is_unused
 from mlx_phi3v.config import ModelArgs, VisionArgs, load_model_config
 from mlx_phi3v.convert import ConvertConfig, convert
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.kv_cache import kv_bytes
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.footprint import (
@@ -31,6 +32,7 @@ from mlx_phi3v.training.footprint import (
     BatchShape,
     StepSettings,
     adapter_parameters,
+    answer_bytes,
     fit_to_limit,
     footprint,
     largest_batch,
@@ -138,6 +140,19 @@ def test_a_plan_names_what_to_change(tmp_path: Path, checkpoint: Path, capsys: p
     tight = planned(capsys, "--model", str(folder), "--batch-size", "4", "--memory-limit", "9")
     assert list(tight["advice"]) == ["--memory-limit 9"] and tight["fits"] == {"--memory-limit 9": False}
     assert "8 bits" in tight["advice"]["--memory-limit 9"]
+
+
+def test_a_plan_says_what_an_answer_takes(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = planned(capsys, "--model", str(checkpoint), "--context", "5000")
+    assert figures["context"] == 5000 and list(figures["answer_gb"]) == [figures["dtype"], "8 bit", "4 bit"]
+    assert planned(capsys, "--model", str(checkpoint))["context"] == load_model_config(checkpoint).max_position_embeddings
+    # The published model: 32 layers of 3,072 keys and as many values a token, in bf16 or in groups of 32 with two bf16 numbers.
+    kept = {bits: kv_bytes(PUBLISHED, 131_072, 2, bits) for bits in (0, 8, 4)}
+    numbers = 2 * 32 * 3072 * 131_072
+    assert kept == {0: 2 * numbers, 8: numbers * 9 // 8, 4: numbers * 5 // 8}
+    taken = {bits: answer_bytes(PUBLISHED, 131_072, "bfloat16", bits) for bits in (0, 8, 4)}
+    assert taken[0] > weight_bytes(PUBLISHED, "bfloat16") + kept[0] > taken[8] > taken[4]
+    assert answer_bytes(PUBLISHED, 1024, "bfloat16") - answer_bytes(PUBLISHED, 512, "bfloat16") < 0.3e9
 
 
 def test_torch_unpacks_packed_weights_and_a_plan_for_it_says_what_its_memory_is(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 from .estimators import Floats
 from .proportions import Interval, bisect, normal_quantile, skewed_tail
@@ -77,7 +77,7 @@ class PairedMean:
         if slack(0.0) * slack(inside) >= 0:  # no row lies far enough out: the rest of the weight goes to that end
             tilt, edge = inside, (-1.0 if end > 0 else 1.0)
         else:
-            tilt, edge = float(optimize.brentq(slack, min(0.0, inside), max(0.0, inside), xtol=1e-14)), 0.0
+            tilt, edge = float(scipy.optimize.brentq(slack, min(0.0, inside), max(0.0, inside), xtol=1e-14)), 0.0
         weights = share / (1 + tilt * apart)
         rest = max(0.0, 1 - float(weights.sum())) if edge else 0.0
         return (
@@ -99,7 +99,7 @@ class PairedMean:
 
     def p_value(self) -> float:
         """Two-sided p-value that the mean difference is 0."""
-        return float(2 * stats.norm.sf(abs(self.score(0.0))))
+        return float(2 * scipy.stats.norm.sf(abs(self.score(0.0))))
 
     def at(self, n: int) -> PairedMean:
         """The same distribution on n rows."""

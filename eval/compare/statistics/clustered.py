@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import signal, stats
+import scipy
 
 from .bounded_mean import PairedMean
 from .effective import EffectiveMean, EffectiveProportion
@@ -45,7 +45,7 @@ def sign_flip(totals: Ints) -> float:
     chances = np.ones(1)  # of the sum of weights whose sign is plus
     for weight, count in zip(*(item.tolist() for item in np.unique(weights, return_counts=True))):
         of_weight = np.zeros(weight * count + 1)
-        of_weight[::weight] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = signal.convolve(chances, of_weight)  # by FFT where that is faster
+        of_weight[::weight] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = scipy.signal.convolve(chances, of_weight)  # by FFT where that is faster
     sums = 2 * np.arange(len(chances)) - int(weights.sum())
     return min(1.0, max(0.0, float(chances[np.abs(sums) >= observed].sum())))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from scipy import special
+import scipy
 
 from .bounded_mean import PairedMean
 from .paired import PairedProportion
@@ -153,7 +153,7 @@ class EffectiveMean(_AsOfFewerRows):
 
     def p_value(self) -> float:
         """Two-sided, that the mean difference is 0."""
-        return float(2 * special.ndtr(-abs(self.score(0.0))))
+        return float(2 * scipy.special.ndtr(-abs(self.score(0.0))))
 
     def differs(self, alpha: float) -> bool:
         """Whether the score test rejects equality at `alpha`."""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from scipy import stats
+import scipy
 
 from .bounded_mean import PairedMean
 from .estimators import Floats
@@ -88,7 +88,7 @@ class PairedResamples:
         """Percentile interval at the level of normal quantile z."""
         if self.identical:
             return tango(0, 0, self.clusters or self.n, z) if self.bounded else (0.0, 0.0)
-        return percentile_interval(self.samples, float(2 * stats.norm.cdf(z) - 1))
+        return percentile_interval(self.samples, float(2 * scipy.stats.norm.cdf(z) - 1))
 
     def differs(self, alpha: float) -> bool:
         """Whether the 1 - alpha interval leaves out zero."""

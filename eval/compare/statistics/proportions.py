@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 
-from scipy import special, stats
+import scipy
 
 Interval = tuple[float, float]
 
@@ -23,7 +23,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """Interval for a proportion; (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    found = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    found = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     return float(found.low), float(found.high)
 
 
@@ -32,7 +32,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that A and B are right equally often; 1 where no row is discordant."""
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def tango(only_a: float, only_b: float, n: float, z: float) -> Interval:
@@ -112,9 +112,9 @@ def bisect(below: Callable[[float], bool], low: float, high: float, steps: int =
 @functools.cache
 def normal_quantile(level: float) -> float:
     """z of a two-sided interval: 1.96 for 0.95."""
-    return float(special.ndtri((1 + level) / 2))
+    return float(scipy.special.ndtri((1 + level) / 2))
 
 
 def normal_cdf(z: float) -> float:
     """The standard normal's share below z, as `scipy.stats.norm.cdf` gives it in fifty times the time."""
-    return float(special.ndtr(z))
+    return float(scipy.special.ndtr(z))

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, special
 
 from .estimators import Bools, Floats
 
@@ -70,33 +70,33 @@ class Spread:
         freedom, which trust a variance that few trainings show by chance to be small, gave up to 8.5 % false differences
         of 5 % with three trainings a side (`python scripts/measure/simulate_seeds.py seeds`).
         """
-        p = special.ndtr(-z)
-        rows = -float(special.stdtrit(self._rows_df, p))
+        p = scipy.special.ndtr(-z)
+        rows = -float(scipy.special.stdtrit(self._rows_df, p))
         if not self.seeds:
             return rows
         share = self.seeds / self.total
-        return (1 - share) * rows - share * float(special.stdtrit(self.seed_df, p))
+        return (1 - share) * rows - share * float(scipy.special.stdtrit(self.seed_df, p))
 
     def normal(self, score: float) -> float:
         """The normal quantile at the level of Student's quantile `score`: the inverse of `quantile`."""
         size = abs(score)
         if not self.seeds:
-            found = -float(special.ndtri(special.stdtr(self._rows_df, -size)))
+            found = -float(scipy.special.ndtri(scipy.special.stdtr(self._rows_df, -size)))
         elif self.quantile(_FARTHEST) <= size:
             found = _FARTHEST
         else:
-            found = float(optimize.brentq(lambda z: self.quantile(z) - size, 0.0, _FARTHEST))
+            found = float(scipy.optimize.brentq(lambda z: self.quantile(z) - size, 0.0, _FARTHEST))
         return math.copysign(found, score) if score else 0.0
 
     def tail(self, p: float) -> float:
         """Student's tail beyond the normal quantile that has the tail `p`."""
-        return self.below(float(special.ndtri(p)))
+        return self.below(float(scipy.special.ndtri(p)))
 
     def below(self, score: float) -> float:
         """The chance of less than `score`, a difference over its standard error."""
         if not self.seeds:
-            return float(special.stdtr(self._rows_df, score))
-        return float(special.ndtr(self.normal(score)))
+            return float(scipy.special.stdtr(self._rows_df, score))
+        return float(scipy.special.ndtr(self.normal(score)))
 
     def p_value(self, estimate: float) -> float:
         """Two-sided, that the true difference is zero."""

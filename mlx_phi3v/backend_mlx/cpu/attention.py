@@ -1,83 +1,165 @@
-"""Attention for MLX on a CPU, where softmax takes most of the time of `mx.fast.scaled_dot_product_attention`.
+"""Attention for MLX on a CPU, in fp32: every head's queries block by block, so that scores stay in a core's cache.
 
-MLX takes softmax of what a causal mask hides too; here causal queries go block by block, each against the keys it may
-see, and the softmax is `cpu_math`'s.
-Shapes: B rows (or crops), h heads, T tokens (or positions), D head width.
+The gradient computes the scores again from each query's log of summed exponentials (as FlashAttention does, Dao et al., 2022),
+so that memory grows with tokens, not with their square.
+Shapes: B rows (or crops), h heads, g key heads, T queries, S keys, D head width. Queries are the last T of S positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
+import numpy as np
 
-from .math import softmax
+from .shared import Floats, in_threads, view
 
-BLOCK = 128  # causal queries at a time; half and twice as many were no faster at 800 tokens
-_LEAST = 64  # queries from which on it is faster than the fused operation
+BLOCK = 320  # queries at a time, at most
+SCORES = 2**20  # most scores at a time: fewer queries where there are very many keys
+LEAST = 16  # queries from which on it is faster than the fused operation
 
 
 def is_worth_it(q: mx.array, k: mx.array) -> bool:
-    """Whether `attention` is to be used: with a key for each of many queries."""
-    return q.shape == k.shape and q.shape[2] >= _LEAST
+    """Whether `attention` is to be used: with many queries, each at the place of a key."""
+    return LEAST <= q.shape[2] <= k.shape[2]
 
 
-def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, *, causal: bool) -> mx.array:
-    """softmax(scale * q k^T) v of [B, h, T, D]; the same as the fused operation but for rounding."""
-    attend = _causal if causal else _full
-    return attend(mx.contiguous(q * scale), mx.contiguous(k), mx.contiguous(v))[0]
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, *, causal: bool, padding: Sequence[int] | None = None
+) -> mx.array:
+    """softmax(scale * q k^T) v of [B, h, T, D] and [B, g, S, D].
+
+    padding: keys at the start of each row that no query sees; a query among them gets zeros.
+    """
+    attend = _make(scale, causal, tuple(padding or (0,) * len(q)))
+    values: mx.array = attend(q, k, v)[0]
+    return values.transpose(0, 2, 1, 3)
 
 
-def _blocks(tokens: int, causal: bool) -> list[tuple[int, int]]:
-    """(first query, end of queries and of the keys they see) of each block."""
-    return [(i, min(i + BLOCK, tokens)) for i in range(0, tokens, BLOCK)] if causal else [(0, tokens)]
+class _Block(NamedTuple):
+    """Queries start to end, which see keys first to last; the last of them in falling steps where `steps`."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+    steps: bool
+
+
+def _blocks(queries: int, keys: int, causal: bool, padding: int) -> Iterator[_Block]:
+    """Those of one row; none for queries in its padding."""
+    before = keys - queries
+    begin = max(0, padding - before) if causal else 0
+    count = -(-(queries - begin) // _rows(keys))
+    for i in range(count):
+        start, end = (begin + (queries - begin) * j // count for j in (i, i + 1))
+        yield _Block(start, end, padding, before + end if causal else keys, causal)
+
+
+def _rows(keys: int) -> int:
+    """The most queries of a block."""
+    return max(16, min(BLOCK, SCORES // keys))
 
 
 @cache
-def _hidden(start: int, end: int) -> mx.array:
-    """fp32 [end - start, end]: minus infinity where query start + i may not see key j."""
-    i, j = mx.arange(start, end)[:, None], mx.arange(end)[None]
-    return mx.where(j > i, -mx.inf, 0.0).astype(mx.float32)
+def _hidden(size: int) -> np.ndarray:
+    """bool [size, size]: what a query of a block may not see of the block's own keys."""
+    return np.triu(np.ones((size, size), bool), 1)
 
 
-def _make(causal: bool) -> Callable[..., tuple[mx.array, ...]]:
+def _together(x: Floats) -> Floats:
+    """Rows that lie far apart in memory, side by side: products of them are faster."""
+    return np.ascontiguousarray(x)
+
+
+def _room(queries: int, keys: int) -> Floats:
+    """Room for the scores of a block of queries, used again for each."""
+    return np.empty(min(queries, _rows(keys)) * keys, np.float32)
+
+
+def _into(room: Floats, one: Floats, other: Floats) -> Floats:
+    """one @ other, in `room`."""
+    shape = len(one), other.shape[1]
+    return np.matmul(one, other, out=room[: shape[0] * shape[1]].reshape(shape))
+
+
+def _scores(q: Floats, k: Floats, block: _Block, room: Floats) -> Floats:
+    """[queries, keys seen] in `room`, minus infinity where hidden; q is scaled."""
+    scores = _into(room, q, k[block.first : block.last].T)
+    size = block.end - block.start
+    if block.steps:
+        np.copyto(scores[:, -size:], -np.inf, where=_hidden(size))
+    return scores
+
+
+@cache
+def _make(scale: float, causal: bool, padding: tuple[int, ...]) -> Callable[..., tuple[mx.array, ...]]:
     @mx.custom_function
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, ...]:
-        """The attended values, then each block's probabilities [B, h, block, keys], which the gradient needs."""
-        values, saved = [], []
-        for start, end in _blocks(q.shape[2], causal):
-            keys = k[:, :, :end].swapaxes(2, 3)
-            if causal:
-                scores = mx.addmm(_hidden(start, end).astype(q.dtype), q[:, :, start:end], keys)
-            else:
-                scores = q @ keys
-            saved.append(softmax(scores.reshape(-1, *scores.shape[2:])).reshape(scores.shape))
-            values.append(saved[-1] @ v[:, :, :end])
-        return mx.concatenate(values, axis=2), *saved
+        """The attended values [B, T, h, D], and each query's log of summed exponentials [B, h, T]."""
+        return _forward(view(q), view(k), view(v), scale, causal, padding)
 
     @attend.vjp
     def gradient(primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> tuple[Any, ...]:
-        """dS = P * (dO v^T - rowsum(dO * O)), as for any softmax; dk and dv by blocks of keys."""
-        (q, k, v), d_out, (out, *saved) = primals, cotangents[0], outputs
-        blocks = _blocks(q.shape[2], causal)
-        row_sums = -(d_out * out).sum(-1, keepdims=True)
-        d_scores = [
-            p * mx.addmm(row_sums[:, :, start:end], d_out[:, :, start:end], v[:, :, :end].swapaxes(2, 3))
-            for p, (start, end) in zip(saved, blocks)
-        ]
-        dq = mx.concatenate([ds @ k[:, :, :end] for ds, (_, end) in zip(d_scores, blocks)], axis=2)
-        dk, dv = [], []
-        for n, (start, end) in enumerate(blocks):
-            columns = [
-                mx.concatenate([x[..., start:end] for x in rows[n:]], axis=2).swapaxes(2, 3) for rows in (d_scores, saved)
-            ]
-            dk.append(columns[0] @ q[:, :, start:])
-            dv.append(columns[1] @ d_out[:, :, start:])
-        return dq, mx.concatenate(dk, axis=2), mx.concatenate(dv, axis=2)
+        q, k, v, d_values, values, sums = map(view, (*primals, cotangents[0], *outputs))
+        return _backward(q, k, v, d_values, values, sums, scale, causal, padding)
 
     return cast(Callable[..., tuple[mx.array, ...]], attend)
 
 
-_full, _causal = _make(False), _make(True)
+def _forward(q: Floats, k: Floats, v: Floats, scale: float, causal: bool, padding: Sequence[int]) -> tuple[mx.array, ...]:
+    b, heads, queries, width = q.shape
+    values, sums = np.zeros((b, queries, heads, width), np.float32), np.zeros((b, heads, queries), np.float32)
+
+    def work(i: int) -> None:
+        row, head = divmod(i, heads)
+        keys, these = (_together(x[row, head * x.shape[1] // heads]) for x in (k, v))
+        scaled, room = q[row, head] * np.float32(scale), _room(queries, len(keys))
+        for block in _blocks(queries, len(keys), causal, padding[row]):
+            here = slice(block.start, block.end)
+            weights = _scores(scaled[here], keys, block, room)
+            highest = weights.max(axis=1, keepdims=True)
+            weights -= highest
+            np.exp(weights, out=weights)
+            total = weights.sum(axis=1, keepdims=True)
+            np.divide(weights @ these[block.first : block.last], total, out=values[row, here, head])
+            sums[row, head, here] = (highest + np.log(total))[:, 0]
+
+    in_threads(work, b * heads, products=True)
+    return mx.array(values), mx.array(sums)
+
+
+def _backward(
+    q: Floats, k: Floats, v: Floats, d_values: Floats, values: Floats, sums: Floats,
+    scale: float, causal: bool, padding: Sequence[int],
+) -> tuple[mx.array, ...]:  # fmt: skip
+    """dS = P * (dO v^T - rowsum(dO * O)), as for any softmax."""
+    b, heads, queries, _ = q.shape
+    groups = k.shape[1]
+    d_q, d_k, d_v = (np.zeros(x.shape, np.float32) for x in (q, k, v))
+    each = heads // groups
+
+    def work(i: int) -> None:
+        row, group = divmod(i, groups)
+        keys, these, of_keys, of_values = _together(k[row, group]), _together(v[row, group]), d_k[row, group], d_v[row, group]
+        room, more_room = _room(queries, len(keys)), _room(queries, len(keys))
+        for head in range(group * each, (group + 1) * each):
+            scaled = q[row, head] * np.float32(scale)
+            for block in _blocks(queries, len(keys), causal, padding[row]):
+                here, seen = slice(block.start, block.end), slice(block.first, block.last)
+                d_out = _together(d_values[row, here, head])
+                weights = _scores(scaled[here], keys, block, room)
+                weights -= sums[row, head, here, None]
+                np.exp(weights, out=weights)
+                of_values[seen] += weights.T @ d_out
+                d_scores = _into(more_room, d_out, these[seen].T)
+                d_scores -= np.einsum("ij,ij->i", d_out, values[row, here, head])[:, None]
+                d_scores *= weights
+                np.matmul(d_scores, keys[seen], out=d_q[row, head, here])
+                of_keys[seen] += d_scores.T @ scaled[here]
+            d_q[row, head] *= np.float32(scale)
+
+    in_threads(work, b * groups, products=True)
+    return mx.array(d_q), mx.array(d_k), mx.array(d_v)

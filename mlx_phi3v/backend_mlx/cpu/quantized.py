@@ -10,6 +10,7 @@ from typing import Any, cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from .shared import cut
 from .streams import map_chunks
 
 FEW_ROWS = 4  # up to here `quantized_matmul` is no slower on a CPU than dequantising first
@@ -34,6 +35,11 @@ class CPUQuantizedLinear(nn.QuantizedLinear):
         return map_chunks(chunk_product, *packed)[0].T.reshape(*x.shape[:-1], -1)
 
 
+def _without_weight(product: mx.array) -> mx.array:
+    """The product alone, where it would keep the unpacked weight: see `cut`."""
+    return cut(product) if product.dtype == mx.float32 else product
+
+
 @cache
 def _many_rows(group_size: int, bits: int) -> Callable[..., mx.array]:
     def weight(packed: Sequence[mx.array], after: mx.array) -> mx.array:
@@ -47,12 +53,12 @@ def _many_rows(group_size: int, bits: int) -> Callable[..., mx.array]:
     @mx.custom_function
     def product(x: mx.array, *packed: mx.array) -> mx.array:
         """[..., in] -> [..., out]."""
-        return x @ weight(packed, x).T
+        return _without_weight(x @ weight(packed, x).T)
 
     @product.vjp
     def gradient(primals: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         """Of x alone. The weight is unpacked again, else the unpacked weights of all layers would be saved until here."""
         _x, *packed = primals
-        return cotangent @ weight(packed, cotangent), *map(mx.zeros_like, packed)
+        return _without_weight(cotangent @ weight(packed, cotangent)), *map(mx.zeros_like, packed)
 
     return cast(Callable[..., mx.array], product)

@@ -91,7 +91,7 @@ def _record_training(folder: Path) -> None:
     steps = []
     for i, case in enumerate(load_cases(folder)):
         batch = collate([case.example], backend.config)
-        loss = backend.accumulate(batch) / batch.answer_tokens
+        loss = float(backend.accumulate(batch)) / batch.answer_tokens
         steps.append({"step": i, "case": case.name, "loss": loss, "grad_norm": backend.update(5e-3, batch.answer_tokens, 0.5)})
     optimizer = "AdamW lr=5e-3 betas=(0.8, 0.99) eps=1e-8 weight_decay=0.02, global grad-norm clip 0.5"
     (folder / "training.json").write_text(json.dumps({"optimizer": optimizer, "steps": steps}))

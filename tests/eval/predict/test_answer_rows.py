@@ -14,12 +14,15 @@ import pytest
 
 from data.writer import CatalogueWriter
 from eval.predict.__main__ import main
+from eval.runs.prediction import Prediction
+from eval.runs.writer import RunWriter
 from mlx_phi3v import photo as photo_module
 from mlx_phi3v.adapters import LANGUAGE, AdapterArgs, init_adapter, save_adapter
 from mlx_phi3v.catalogue import PRODUCT, Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
+from mlx_phi3v.decoding import LoadedModel, load_model
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, Task, chat_prompt
 from mlx_phi3v.trained_task import TrainedTask
@@ -68,6 +71,56 @@ def test_each_photo_is_read_once_and_decoded_at_most_once(
     assert [row["token_ids"] for row in found[0]] == [row["token_ids"] for row in found[1]]
 
 
+def test_a_run_is_the_same_at_any_batch_size_and_after_an_interruption(
+    backend_name: str, checkpoint: Path, small_catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of unlike length: rows join as others end, and are written as they end."""
+
+    def with_many_stop_tokens(*given: Any, **options: Any) -> LoadedModel:
+        model = load_model(*given, **options)
+        model.prompts.stop_ids = tuple(range(0, model.backend.config.vocab_size, 9))
+        return model
+
+    monkeypatch.setattr("eval.predict.answer_rows.load_model", with_many_stop_tokens)
+
+    def interrupted(self: RunWriter, row: Prediction) -> None:
+        if len(self.done) == 5:
+            raise KeyboardInterrupt
+        write(self, row)
+
+    write = RunWriter.write
+    flags = ["--model", str(checkpoint), "--split", "train", "--num-crops", "1", "--max-new-tokens", "9"]
+    ids = [row["id"] for row in Catalogue(small_catalogue).split("train")[:]]
+    for sampling in ([], ["--temperature", "1", "--top-p", "0.9", "--seed", "5"]):
+        found = []
+        for size in (1, 3, 16):
+            output = tmp_path / f"run-{size}-{len(sampling)}"
+            found.append(run(backend_name, small_catalogue, output, *flags, *sampling, "--batch-size", str(size)))
+            assert [row["id"] for row in found[-1]] == ids and all(row["seconds"] >= 0 for row in found[-1])
+            assert len({len(row["token_ids"]) for row in found[-1]}) > 2
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RunWriter, "write", interrupted)
+            run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling, "--batch-size", "4")
+        found.append(run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling))
+        assert [row["id"] for row in found[-1]] == ids
+        for rows in found[1:]:
+            assert [(row["token_ids"], row["finish"]) for row in rows] == [(r["token_ids"], r["finish"]) for r in found[0]]
+
+
+def test_a_photo_that_cannot_be_read_loses_no_answer_of_the_rows_before_it(
+    backend_name: str, small_catalogue: Path, tmp_path: Path
+) -> None:
+    shop = Path(shutil.copytree(small_catalogue, tmp_path / "shop"))
+    rows = Catalogue(shop).split("train")[:]
+    broken = next(number for number in range(4, len(rows)) if rows[number]["images"])
+    earlier = {path for row in rows[:broken] for path in row["images"]}
+    path = next(path for path in rows[broken]["images"] if path not in earlier)
+    Path(path).write_bytes(b"no photo")
+    with pytest.raises(UserError, match=f"row {rows[broken]['id']!r}"):
+        run(backend_name, shop, tmp_path / "run", "--split", "train", "--num-crops", "1", "--batch-size", "3")
+    assert {row["id"] for row in predictions(tmp_path / "run")} == {row["id"] for row in rows[:broken]}
+
+
 def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: Path) -> None:
     with CatalogueWriter(tmp_path / "shop", Task(), name="shop", source={}, settings={}, products=True) as writer:
         for i in range(3):
@@ -75,6 +128,16 @@ def test_a_prediction_holds_the_product_of_its_row(backend_name: str, tmp_path: 
             writer.add("test", row | {PRODUCT: "p0" if i < 2 else None})
     rows = run(backend_name, tmp_path / "shop", tmp_path / "run")
     assert [row.get("product") for row in rows] == ["p0", "p0", None]
+
+
+def test_the_bits_of_keys_and_values_belong_to_a_run(backend_name: str, small_catalogue: Path, tmp_path: Path) -> None:
+    flags = ("--limit", "1", "--num-crops", "1")
+    run(backend_name, small_catalogue, tmp_path / "packed", *flags, "--kv-bits", "8")
+    run(backend_name, small_catalogue, tmp_path / "plain", *flags)
+    settings = [json.loads((tmp_path / name / "manifest.json").read_text())["settings"] for name in ("packed", "plain")]
+    assert settings[0] == settings[1] | {"kv_bits": 8}  # a run of before knows no such setting
+    with pytest.raises(UserError, match=r"settings\.kv_bits was 8, is null"):
+        run(backend_name, small_catalogue, tmp_path / "packed", *flags)
 
 
 def test_the_manifest_holds_the_settings_of_the_adapters_training(small_catalogue: Path, adapter: Path, tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from tests.helpers.synthetic_runs import TASK, make_rows, manifest, write_run
 
 
 def do_predict(folder: Path) -> None:
-    """As eval.predict, without a model."""
+    """As eval.predict, without a model: rows are written as their answers end."""
     rows = make_rows(3)
     with RunWriter.open(folder / "o", manifest(), ids=[row["id"] for row in rows]) as writer:
-        for row in rows:
+        for row in (rows[1], rows[2], rows[0]):
             if row["id"] not in writer.done:
                 writer.write(Prediction.from_dict(row))
         writer.finish(seconds=1.0)
@@ -77,6 +77,26 @@ def prepared(tmp_path: Path) -> Path:
 def test_a_command_killed_before_any_write_ends_as_if_unbroken_when_given_again(name: str, prepared: Path) -> None:
     kills, wrong = kill_everywhere(f"{__name__}:{COMMANDS[name].__name__}", prepared)
     assert kills >= 6 and not wrong
+
+
+def test_a_whole_run_has_its_rows_in_the_order_of_the_split(tmp_path: Path) -> None:
+    """Written in any order, in one session or in two; an unfinished run has them as they were written."""
+    rows = make_rows(6)
+    ids, path = [row["id"] for row in rows], tmp_path / "o" / "predictions.jsonl"
+
+    def written(order: list[int], finish: bool) -> list[str]:
+        with RunWriter.open(tmp_path / "o", manifest(), ids=ids) as writer:
+            for number in order:
+                writer.write(Prediction.from_dict(rows[number]))
+            if finish:
+                writer.finish(seconds=1.0)
+        return [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+    assert written([4, 0, 2], finish=False) == [ids[4], ids[0], ids[2]]
+    assert written([5, 1, 3], finish=True) == ids
+    in_order = write_run(tmp_path / "ordered", rows)
+    assert path.read_bytes() == (in_order.path / "predictions.jsonl").read_bytes()
+    assert written([], finish=True) == ids  # a finished run once more
 
 
 @pytest.mark.parametrize("name", ["score", "merge", "import"])

@@ -1,4 +1,4 @@
-"""The CPU's attention gives the fused operation's values and gradients, however blocks and streams fall."""
+"""The CPU's attention gives the fused operation's values and gradients, however blocks, heads, padding and threads fall."""
 
 from __future__ import annotations
 
@@ -12,59 +12,100 @@ from tests.helpers.tolerances import assert_near, exp_tolerance, product_toleran
 mx = pytest.importorskip("mlx.core")
 
 from mlx_phi3v.backend_mlx.cpu import attention as ours  # noqa: E402
-from mlx_phi3v.backend_mlx.cpu import streams  # noqa: E402
+from mlx_phi3v.backend_mlx.cpu import shared  # noqa: E402
 
 pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.cpu, reason="used on a CPU only")]
 SCALE = 0.3
 
 
-def magnitudes(q: np.ndarray, k: np.ndarray, v: np.ndarray, d_out: np.ndarray, causal: bool) -> tuple[list[np.ndarray], float]:
+def seen(queries: int, keys: int, causal: bool, padding: int) -> np.ndarray:
+    """bool [queries, keys]: what each query sees; the queries are the last of the keys' places."""
+    places = np.arange(keys - queries, keys)[:, None]
+    causally = np.arange(keys)[None] <= places if causal else np.ones((queries, keys), bool)
+    return causally & (np.arange(keys)[None] >= padding)
+
+
+def magnitudes(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, d_out: np.ndarray, mask: np.ndarray
+) -> tuple[list[np.ndarray], float]:
     """Sums of magnitudes behind the values and the gradients of q, k, v, in fp64; the tolerance as a share of them."""
     q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
-    tokens, width = q.shape[2:]
-    seen = np.tril(np.ones((tokens, tokens), bool)) if causal else np.ones((tokens, tokens), bool)
-    scores = np.where(seen, SCALE * q @ k.swapaxes(2, 3), -np.inf)
+    groups, (keys, width) = k.shape[1], k.shape[2:]
+    k, v = (x.repeat(q.shape[1] // groups, axis=1) for x in (k, v))
+    scores = np.where(mask, SCALE * q @ k.swapaxes(2, 3), -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     q, k, v, d_out = (np.abs(x) for x in (q, k, v, d_out))
     out = p @ v
     d_scores = p * (d_out @ v.swapaxes(2, 3) + (d_out * out).sum(-1, keepdims=True))
-    found = [out, SCALE * d_scores @ k, SCALE * d_scores.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ d_out]
+    of_k, of_v = SCALE * d_scores.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ d_out
+    found = [out, SCALE * d_scores @ k, *(x.reshape(len(x), groups, -1, keys, width).sum(2) for x in (of_k, of_v))]
     # What a score is off by is the relative error of its exponential; that, of two scores, is the relative error of p.
     largest = float(SCALE * (q @ k.swapaxes(2, 3)).max())
-    of_p = 2 * (product_tolerance(width + 1) * largest + exp_tolerance(2 * largest)) + product_tolerance(tokens)
-    # p appears up to twice in a gradient; around it are sums over width, again over width, and over tokens.
-    return found, 2 * of_p + 2 * product_tolerance(width) + product_tolerance(tokens)
+    of_p = 2 * (product_tolerance(width + 1) * largest + exp_tolerance(2 * largest)) + product_tolerance(keys)
+    # p appears up to twice in a gradient; around it are sums over width, again over width, and over queries of each head.
+    return found, 2 * of_p + 2 * product_tolerance(width) + product_tolerance(keys * q.shape[1])
 
 
 @settings(max_examples=25)
 @given(
-    rows=st.integers(1, 2), heads=st.integers(1, 5), tokens=st.integers(1, 400), width=st.integers(1, 9),
-    count=st.integers(1, 3), seed=st.integers(0, 99), causal=st.booleans(),
+    rows=st.integers(1, 2), groups=st.integers(1, 3), each=st.integers(1, 3), queries=st.integers(1, 200),
+    before=st.integers(0, 50), width=st.integers(1, 9), block=st.sampled_from([16, 50, 320]), seed=st.integers(0, 99),
+    causal=st.booleans(), padding=st.integers(0, 60),
 )  # fmt: skip
 def test_values_and_gradients_are_those_of_the_fused_operation(
-    rows: int, heads: int, tokens: int, width: int, count: int, seed: int, causal: bool
+    rows: int, groups: int, each: int, queries: int, before: int, width: int, block: int, seed: int, causal: bool, padding: int
 ) -> None:
+    keys = queries + before
+    paddings = [min(padding, keys - 1) if causal and row else 0 for row in range(rows)]
     random = np.random.Generator(np.random.PCG64(seed))
-    q, k, v, weights = (mx.array(random.standard_normal((rows, heads, tokens, width), np.float32)) for _ in range(4))
-    made = tuple(mx.new_stream(mx.cpu) for _ in range(count))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "cpu_streams", lambda: made)
-        results = []
-        for attention in (
-            lambda q, k, v: ours.attention(q, k, v, SCALE, causal=causal),
-            lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE, mask="causal" if causal else None),
-        ):
-            gradients = mx.grad(lambda *x, f=attention: (f(*x) * weights).sum(), argnums=(0, 1, 2))(q, k, v)
-            results.append([np.array(x) for x in (attention(q, k, v), *gradients)])
-    sums, tolerance = magnitudes(np.array(q), np.array(k), np.array(v), np.array(weights), causal)
+    q, weights = (random.standard_normal((rows, groups * each, queries, width), np.float32) for _ in range(2))
+    k, v = (random.standard_normal((rows, groups, keys, width), np.float32) for _ in range(2))
+    mask = np.stack([seen(queries, keys, causal, padding) for padding in paddings])[:, None]
+    sees = mask.any(-1, keepdims=True)  # a query in the padding sees nothing, and gets zeros
+    weights = weights * sees
+    results = []
+    for attention in (
+        lambda q, k, v: ours.attention(q, k, v, SCALE, causal=causal, padding=paddings),
+        lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE, mask=mx.array(mask | ~sees)),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ours, "BLOCK", block)
+            given_arrays = [mx.array(x) for x in (q, k, v)]
+            values, gradients = mx.vjp(lambda *x, f=attention: [f(*x)], given_arrays, [mx.array(weights)])
+            results.append([np.array(x) for x in (*values, *gradients)])
+    sums, tolerance = magnitudes(q, k, v, weights, mask | ~sees)
+    results[1][0] = results[1][0] * sees
     for one, other, magnitude in zip(*results, sums):
         assert_near(one, other, magnitude, tolerance)
 
 
-def test_it_is_for_whole_texts_only() -> None:
-    long, short, grouped = mx.zeros((1, 4, 300, 8)), mx.zeros((1, 4, 20, 8)), mx.zeros((1, 2, 300, 8))
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.Generator(np.random.PCG64(0))
+    q, k, v = (mx.array(random.standard_normal((2, 5, 90, 8), np.float32)) for _ in range(3))
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(shared, "cores", lambda threads=threads: threads)
+        shared._pool.cache_clear()
+        found.append(np.array(ours.attention(q, k, v, SCALE, causal=True)))
+    shared._pool.cache_clear()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    q = np.zeros((1, 2, 40, 4), np.float32)
+    q[0, 1, 7, 2] = bad
+    k = mx.ones((1, 2, 40, 4))
+    found = np.isfinite(np.array(ours.attention(mx.array(q), k, k, SCALE, causal=True)))
+    assert not found[0, 1, 7].any() and found.sum() == found.size - 4
+
+
+def test_it_is_for_many_queries() -> None:
+    long, short, grouped = mx.zeros((1, 4, 300, 8)), mx.zeros((1, 4, 8, 8)), mx.zeros((1, 2, 300, 8))
     assert ours.is_worth_it(long, long)
+    assert ours.is_worth_it(long, grouped)
     assert not ours.is_worth_it(short, short)  # a few tokens
     assert not ours.is_worth_it(short, long)  # decoding
-    assert not ours.is_worth_it(long, grouped)
+    assert not ours.is_worth_it(long, short)  # the keys are another text's

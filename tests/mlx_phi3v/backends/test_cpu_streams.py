@@ -12,7 +12,7 @@ from mlx_phi3v.batches import Batch
 
 mx = pytest.importorskip("mlx.core")
 
-from mlx_phi3v.backend_mlx.cpu import streams  # noqa: E402
+from mlx_phi3v.backend_mlx.cpu import shared, streams  # noqa: E402
 
 pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.cpu, reason="streams are for the CPU")]
 
@@ -39,7 +39,8 @@ def test_features_and_gradients_do_not_depend_on_the_chunks(checkpoint: Path, mo
              "model.layers.0.self_attn.qkv_proj.weight"]  # fmt: skip
     results = []
     for chunk in (1 << 30, 500):
-        monkeypatch.setattr(streams, "CHUNK", chunk)
+        for module in (streams, shared):
+            monkeypatch.setattr(module, "CHUNK", chunk)
         backend = load_backend("mlx", checkpoint, dtype="float32")
         loss, gradients = backend.gradients(batch, names)
         results.append((backend.vision_features(crops), loss, *(gradients[name] for name in names)))

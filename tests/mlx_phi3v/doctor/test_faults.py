@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_phi3v import rope
@@ -49,33 +50,27 @@ def replaced(module: str, name: str, change: Callable[[Any], Any]) -> Plant:
 
 
 def without_scale(attention: Any) -> Any:
-    return lambda q, k, v, scale, *, causal: attention(q, k, v, 1.0, causal=causal)
+    return lambda q, k, v, scale, **how: attention(q, k, v, 1.0, **how)
 
 
 def not_causal(attention: Any) -> Any:
     return lambda q, k, v, scale, *, causal: attention(q, k, v, scale, causal=False)
 
 
-def shifted(hidden: Any, start: int, end: int) -> Any:
-    """Each query of a block sees one key too many."""
-    import mlx.core as mx
+def without_a_chunk(in_rows: Any) -> Any:
+    """The second chunk of rows is left out."""
 
-    mask = hidden(start, end)
-    return mx.concatenate([mask[1:], mask[-1:]], axis=0)
+    def lacking(work: Any, rows: int, width: int) -> None:
+        first = []
 
+        def once(some: slice) -> None:
+            first.append(some.start)
+            if len(first) != 2:
+                work(some)
 
-def chunks_swapped(map_chunks: Any) -> Any:
-    """The first two halves of a result that was made in chunks change places."""
-    import mlx.core as mx
+        in_rows(once, rows, width)
 
-    def swapped(function: Any, *arrays: Any) -> Any:
-        results = map_chunks(function, *arrays)
-        if max(array.size for array in arrays) <= 2**19:
-            return results
-        half = len(results[0]) // 2
-        return tuple(mx.concatenate([result[half:], result[:half]]) for result in results)
-
-    return swapped
+    return lacking
 
 
 def one_group_shifted(product: Any) -> Any:
@@ -97,29 +92,40 @@ def one_group_shifted(product: Any) -> Any:
     return wrong
 
 
-def over_the_wrong_axis(softmax: Any) -> Any:
-    return lambda x: softmax(x.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-
 # fault -> (how it is planted, the method that is checked, the kernel that is named)
 KERNEL_FAULTS: dict[str, tuple[Plant, str, str]] = {
-    "exp off by 1e-3": (replaced("cpu.math", "exp", lambda exp: lambda x: exp(x) * 1.001), "exp", "exp"),
-    "exp of a polynomial cut short": (replaced("cpu.math", "_POLYNOMIAL", lambda terms: (0.0, *terms[1:])), "exp", "exp"),
-    "softmax over the wrong axis": (replaced("cpu.math", "softmax", over_the_wrong_axis), "softmax", "softmax"),
-    "chunks in the wrong order": (replaced("cpu.math", "map_chunks", chunks_swapped), "softmax", "softmax"),
-    "softmax over the wrong axis in attention": (
-        replaced("cpu.attention", "softmax", over_the_wrong_axis), "attention", "attention"),
+    "a chunk of rows left out": (replaced("cpu.activations", "in_rows", without_a_chunk), "swiglu", "swiglu"),
+    "sigmoid off by 1e-4": (
+        replaced("cpu.activations", "_sigmoid", lambda sigmoid: lambda x, *factor: sigmoid(x, *factor) * np.float32(1.0001)),
+        "swiglu", "quick_gelu"),
     "sigmoid of minus x": (
-        replaced("cpu.math", "_sigmoid", lambda sigmoid: lambda x: 1 - sigmoid(x)), "swiglu", "swiglu"),
-    "quick-GELU without 1.702": (
-        replaced("cpu.math", "quick_gelu", lambda gelu: lambda x: gelu(x / 1.702) * 1.702), "swiglu", "quick_gelu"),
+        replaced("cpu.activations", "_sigmoid", lambda sigmoid: lambda x, *factor: 1 - sigmoid(x, *factor)),
+        "swiglu", "swiglu"),
+    "quick-GELU with GELU's constant": (replaced("cpu.activations", "QUICK", lambda _: 1.6), "swiglu", "quick_gelu"),
+    "layer norm without its mean": (
+        replaced("cpu.norms", "_means", lambda means: lambda x: 0 * means(x)), "layer_norm", "layer norm"),
+    "layer norm in a narrow dtype": (
+        replaced("cpu.norms", "_means", lambda means: lambda x: means(x).astype(np.float16)), "layer_norm", "layer norm"),
+    "RMS norm with twice the square": (
+        replaced("cpu.norms", "_dots", lambda dots: lambda a, b: 2 * dots(a, b)), "rms_norm", "RMS norm"),
+    "rotation the wrong way": (
+        replaced("cpu.rotary", "_rotate", lambda rotate: lambda x, cos, sin, *, back: rotate(x, cos, sin, back=not back)),
+        "rotate", "rotation"),
     "attention without its scale": (replaced("cpu.attention", "attention", without_scale), "attention", "attention"),
     "attention that sees the future": (replaced("cpu.attention", "attention", not_causal), "attention", "attention"),
     "blocks that see one key too many": (
-        replaced("cpu.attention", "_hidden", lambda hidden: lambda start, end: shifted(hidden, start, end)),
-        "attention", "attention"),
+        replaced("cpu.attention", "_hidden", lambda hidden: lambda size: np.triu(hidden(size), 2)), "attention", "attention"),
+    "a gradient that forgets the sum of exponentials": (
+        replaced("cpu.attention", "_backward", lambda backward: lambda *given: backward(*given[:5], 0 * given[5], *given[6:])),
+        "attention", "attention, gradient"),
     "the choice of tokens off by one": (
         replaced("next_tokens", "likeliest", lambda f: lambda x, k: (f(x, k)[0] + 1,)), "likeliest", "choice of tokens"),
+    "a nucleus without its least likely tokens": (
+        replaced("next_tokens", "_least_in_nucleus", lambda f: lambda weights, top_p: f(weights, top_p - 0.05)),
+        "draw", "drawing of tokens"),
+    "running sums that begin with the second": (
+        replaced("next_tokens", "_place", lambda f: lambda weights, number: f(weights[:, 1:], number)),
+        "draw", "drawing of tokens"),
 }  # fmt: skip
 
 
@@ -232,8 +238,8 @@ def test_a_fault_makes_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: 
     need_cpu()
     monkeypatch.setattr(doctor, "WEIGHTS", ())  # the kernels alone
     monkeypatch.setattr(Examination, "check_reference", lambda self: [])
-    KERNEL_FAULTS["exp off by 1e-3"][0](monkeypatch)
+    KERNEL_FAULTS["sigmoid of minus x"][0](monkeypatch)
     assert doctor.main(["--quick", "--backend", "mlx"]) == 3
     shown = capsys.readouterr().out
-    assert "results cannot be trusted" in shown and "FAIL mlx exp exp(" in shown
-    assert "mlx: the first operation that parts is exp" in shown
+    assert "results cannot be trusted" in shown and "FAIL mlx swiglu" in shown
+    assert "mlx: the first operation that parts is swiglu" in shown

@@ -60,6 +60,19 @@ def test_a_photo_alone_gets_the_question_of_the_training(server: Serving) -> Non
     assert whole["model"] == "tiny" and whole["object"] == "chat.completion"
 
 
+def test_a_turn_reads_only_what_is_new(server: Serving) -> None:
+    asked = [{"role": "user", "content": shown(png(seed=7), text="What is it?")}]
+    first = server.post("/v1/chat/completions", {"messages": asked, "max_tokens": 8})
+    prefixes = next(model.prefixes for model in server.models if model.name == first.json()["model"])
+    before, said = prefixes.reused, content(first)
+    asked += [{"role": "assistant", "content": said}, {"role": "user", "content": "And what does it cost?"}]
+    second = server.post("/v1/chat/completions", {"messages": asked, "max_tokens": 12})
+    text = f"<|user|>\n<|image_1|>What is it?<|end|><|assistant|>\n{said}<|end|>"
+    text += "<|user|>\nAnd what does it cost?<|end|><|assistant|>\n"
+    assert content(second) == text_of(server, expected(server, [png(seed=7)], text, tokens=12))
+    assert prefixes.reused - before >= first.json()["usage"]["prompt_tokens"] - 1
+
+
 @pytest.mark.parametrize(
     ("photos", "question"), [([], "What is red?"), ([png()], "What is <|end|> this?"), ([png(), png(90, 200, 3)], "Both?")]
 )

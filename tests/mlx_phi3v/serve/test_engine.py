@@ -62,24 +62,98 @@ def test_those_that_wait_are_answered_together_each_with_its_own_length_and_numb
     for one in jobs:
         engine.submit(one)
     answer(engine, jobs)
-    assert engine.answered == 1
+    assert engine.begun == 1
     for one, other in zip(jobs, expected):
         got = one.future.result()
         assert (got.token_ids, got.finish) == (other.token_ids, other.finish)
         assert [[i for i, _ in pairs] for pairs in got.top_k] == [[i for i, _ in pairs] for pairs in other.top_k]
 
 
-def test_a_batch_takes_no_more_than_its_size(model: ServedModel) -> None:
-    jobs = [job(model, seed, 2) for seed in range(5)]
-    engine = Engine(batch_size=2)
+def sizes_of_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that takes the number of rows of every step from now on."""
+    sizes: list[int] = []
+    step = AnswerBatch.step
+
+    def counted(self: AnswerBatch) -> Any:
+        sizes.append(len(self.rows))
+        return step(self)
+
+    monkeypatch.setattr(AnswerBatch, "step", counted)
+    return sizes
+
+
+def test_a_batch_takes_no_more_than_its_size_and_others_as_it_has_room(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(model, seed, 2 + seed) for seed in range(5)]
+    expected = [alone(model, one) for one in jobs]
+    sizes, engine = sizes_of_batches(monkeypatch), Engine(batch_size=2)
     for one in jobs:
         engine.submit(one)
     answer(engine, jobs)
-    assert engine.answered == 3 and all(len(one.future.result().token_ids) <= 2 for one in jobs)
+    assert engine.begun == 1 and max(sizes) == 2 and sizes.count(2) > len(sizes) / 2
+    assert [one.future.result().token_ids for one in jobs] == [other.token_ids for other in expected]
+
+
+def test_a_question_joins_a_batch_that_is_being_answered(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.loaded.prompts, "stop_ids", ())
+    sizes, engine, taken = sizes_of_batches(monkeypatch), Engine(batch_size=4), []
+    late = job(model, 1, 3, temperature=1.0, seed=3)
+
+    def on_token(token: int) -> None:
+        taken.append(token)
+        if len(taken) == 4:
+            engine.submit(late)
+
+    first = job(model, 0, 10, on_token)
+    expected = [alone(model, one).token_ids for one in (first, late)]
+    sizes.clear()
+    engine.submit(first)
+    answer(engine, [first, late])
+    assert [one.future.result().token_ids for one in (first, late)] == expected and taken == expected[0]
+    assert engine.begun == 1 and sizes == [1] * 4 + [2] * 3 + [1] * 3
+
+
+def test_one_that_cannot_join_is_tried_alone_and_the_others_go_on(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.loaded.prompts, "stop_ids", ())
+    engine, taken, add = Engine(batch_size=4), [], AnswerBatch.add
+    failures: list[AnswerBatch] = []
+    late = job(model, 1, 3)
+
+    def on_token(token: int) -> None:
+        taken.append(token)
+        if len(taken) == 2:
+            engine.submit(late)
+
+    def failing(self: AnswerBatch, rows: Any) -> None:
+        if late.row in rows and not failures:
+            failures.append(self)
+            raise MemoryError("beside the others")
+        add(self, rows)
+
+    first = job(model, 0, 6, on_token)
+    expected = [alone(model, one).token_ids for one in (first, late)]
+    monkeypatch.setattr(AnswerBatch, "add", failing)
+    engine.submit(first)
+    answer(engine, [first, late])
+    assert [one.future.result().token_ids for one in (first, late)] == expected and taken == expected[0]
+    assert late.alone and not first.alone and engine.begun == 2
+
+
+def test_a_full_batch_lets_another_begin(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_TURN", 3)
+    monkeypatch.setattr(model.loaded.prompts, "stop_ids", ())
+    engine, order = Engine(batch_size=1), []
+    long, short = job(model, 0, 20), job(model, 1, 2)
+    long.future.add_done_callback(lambda _: order.append("long"))
+    short.future.add_done_callback(lambda _: order.append("short"))
+    engine.submit(long)
+    engine.submit(short)
+    answer(engine, [long, short])
+    assert order == ["short", "long"] and engine.begun == 2
 
 
 def test_a_long_answer_does_not_hold_up_a_short_one(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_TURN", 3)
     engine, order, taken = Engine(batch_size=4), [], []
     short = job(model, 1, 2)
 

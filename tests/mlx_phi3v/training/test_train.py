@@ -381,7 +381,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rows_and_checkpoint(
     accumulate = cls.accumulate
     calls = []
 
-    def broken(self: Any, batch: Any) -> float:
+    def broken(self: Any, batch: Any) -> Any:
         calls.append(batch.ids)
         return float("nan") if len(calls) == 8 else accumulate(self, batch)
 

@@ -1,0 +1,193 @@
+"""A small model that answers a question about one of hundreds of photos in one prompt, up to 131,072 positions.
+
+    python scripts/measure/ask_of_many.py train --folder WHERE [--steps 400]
+    python scripts/measure/ask_of_many.py ask --folder WHERE --backend torch --tokens 16384 131072 --questions 4
+
+The prompt shows photos of the built-in catalogue, each followed by a tag of one word, and ends with one of the tags; the answer
+is that product's category. So the category must be seen in a photo (by the built-in model's image side, frozen) and found by
+its tag, up to 131,072 positions back. `train` tunes all weights of a decoder of two layers on prompts of up to 12 photos, about
+1,050 tokens, which take the short RoPE factors; `ask` asks of as many photos as fit, which the training never saw, about places
+all over the prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure_contexts import peak_gb
+from narrow_model import POSITIONS, write_narrow
+
+from data.sample.brands import get_brand
+from data.sample.products import draw_product
+from mlx_phi3v.backend import Backend, load_backend
+from mlx_phi3v.batches import Example, collate
+from mlx_phi3v.crops import ProcessedImage, image_token_count, process_image
+from mlx_phi3v.decoding import generate
+from mlx_phi3v.photo import open_photo
+from mlx_phi3v.prompts import IGNORE, PromptProcessor
+
+SEED, BOS = 5, 1
+MOST = 12  # photos of a prompt in training
+UNSEEN = 100_000  # number of the first product that is only asked about
+
+
+def say(**values: Any) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(values), flush=True)
+
+
+class Album:
+    """Photos with their features, and the tokens that stand for tags and categories."""
+
+    def __init__(self, backend: Backend, first: int, count: int, num_crops: int) -> None:
+        products = [draw_product(get_brand("sample"), SEED, first + i) for i in range(count)]
+        names = [str(product.row["category3_code"]) for product in products]
+        prompts = PromptProcessor(backend.folder)
+        vocabulary = backend.config.vocab_size
+        one_word = [i for i in range(3, vocabulary) if prompts.tokenizer.id_to_token(i) and i not in prompts.stop_ids]
+        self.end = prompts.stop_ids[0]
+        self.categories = sorted(CATEGORIES)
+        # The last words of the vocabulary are the answers, the others tags.
+        self.tags, answers = one_word[: -len(self.categories)], one_word[-len(self.categories) :]
+        self.answers = np.array([answers[self.categories.index(name)] for name in names])
+        self.vision = backend.config.vision
+        self.photos = []
+        for product in products:
+            image = process_image(open_photo(product.picture), num_crops)
+            features = backend.vision_features(image.distinct_crops)
+            self.photos.append(ProcessedImage(np.zeros((0, 3, 336, 336), np.float32), image.grid, features=features))
+
+    def prompt(self, chosen: np.ndarray, asked: np.ndarray, random: np.random.Generator) -> tuple[Example, int]:
+        """A prompt that shows these photos and asks about those at the places `asked`, and the last answer, which it lacks."""
+        tags = random.permutation(self.tags)[: len(chosen)]
+        ids, labels = [[BOS]], [[IGNORE]]
+        for k, (photo, tag) in enumerate(zip(chosen, tags), start=1):
+            tokens = image_token_count(self.photos[photo].grid, self.vision)
+            ids.append([-k] * tokens + [int(tag), BOS])
+            # Read off each photo as well: after its tag comes its category, as a label alone.
+            labels.append([IGNORE] * (tokens + 1) + [int(self.answers[photo])])
+        for place in asked:
+            ids.append([self.end, int(tags[place]), int(self.answers[chosen[place]])])
+            labels.append([IGNORE, IGNORE, int(self.answers[chosen[place]])])
+        ids[-1], labels[-1] = ids[-1][:-1], labels[-1][:-1]
+        example = Example("prompt", np.concatenate(ids), np.concatenate(labels), tuple(self.photos[i] for i in chosen))
+        return example, int(self.answers[chosen[asked[-1]]])
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+CATEGORIES: list[str] = []
+
+
+def find_categories() -> None:
+    """All categories of the catalogue, from its first products."""
+    CATEGORIES.extend(sorted({str(draw_product(get_brand("sample"), SEED, i).row["category3_code"]) for i in range(300)}))
+
+
+def training_rows(album: Album, rows: int, most: int, random: np.random.Generator) -> Iterator[Example]:
+    """Prompts that ask about all of their photos, with the answers."""
+    for _ in range(rows):
+        chosen = random.choice(len(album), int(random.integers(2, most + 1)), replace=False)
+        example, answer = album.prompt(chosen, random.permutation(len(chosen)), random)
+        yield Example("row", np.append(example.input_ids, answer), np.append(example.labels, answer), example.images)
+
+
+def train(folder: Path, steps: int, rows: int, rate: float) -> None:
+    """Tune the decoder and store it; a line of JSON every 25 steps."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    write_narrow(folder, hidden=160, heads=2, layers=2, theta=1e6)
+    backend: Any = load_backend("torch", folder, dtype="float32")
+    began = time.perf_counter()
+    album = Album(backend, 0, 600, 1)
+    say(photos=len(album), categories=CATEGORIES, encode_s=round(time.perf_counter() - began, 1))
+    random = np.random.Generator(np.random.PCG64(SEED))
+    model = backend.model
+    tuned = {name: p.requires_grad_() for name, p in model.named_parameters() if "vision_embed_tokens" not in name}
+    optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
+    window: list[list[float]] = []
+    most, lately = 3, 0.0  # photos of a prompt, and the share of right answers
+    for step in range(1, steps + 1):
+        if lately > 0.85 and most < MOST:
+            most, lately = most + 1, 0.6
+        batch = collate(list(training_rows(album, rows, most, random)), backend.config)
+        found = backend._hidden(batch, None)
+        shifted = torch.from_numpy(batch.labels[:, 1:])
+        places = (shifted != IGNORE).nonzero(as_tuple=True)
+        logits = model.lm_head(found[:, :-1][places])
+        losses = torch.nn.functional.cross_entropy(logits, shifted[places], reduction="none")
+        asked = torch.from_numpy(batch.input_ids[:, 1:])[places] == shifted[places]  # what is read off a photo is a label alone
+        (losses[asked].mean() + losses[~asked].mean()).backward()
+        torch.nn.utils.clip_grad_norm_(list(tuned.values()), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        right = (logits.argmax(-1) == shifted[places]).float()
+        lately += 0.1 * (float(right[asked].mean()) - lately)
+        window.append([float(losses[asked].mean().detach()), float(right[asked].mean()), float(right[~asked].mean())])
+        if step % 25 == 0 or step == steps:
+            loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
+            say(step=step, photos=most, loss=loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
+            window = []
+    stored = load_file(folder / "model.safetensors")
+    save_file(stored | {name: p.detach().clone() for name, p in tuned.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def ask(folder: Path, backend: str, sizes: list[int], questions: int, num_crops: int, kv_bits: int | None) -> None:
+    """Ask about photos all over prompts of so many tokens; a line of JSON each."""
+    loaded = load_backend(backend, folder, dtype="float32", kv_bits=kv_bits)
+    random = np.random.Generator(np.random.PCG64(SEED + 1))
+    [photo] = Album(loaded, UNSEEN, 1, num_crops).photos
+    each = 2 + image_token_count(photo.grid, loaded.config.vision)
+    album = Album(loaded, UNSEEN, (min(max(sizes), POSITIONS) - 4) // each, num_crops)
+    for size in sizes:
+        photos = (min(size, POSITIONS) - 4) // each
+        right, took, tokens = [], [], 0
+        for question in range(questions):
+            chosen = random.permutation(len(album))[:photos]
+            place = int((question + random.random()) * photos / questions)
+            example, answer = album.prompt(chosen, np.array([place]), random)
+            began = time.perf_counter()
+            [found] = generate(loaded, [example], max_new_tokens=1, stop_ids=())
+            took.append(time.perf_counter() - began)
+            tokens = len(example.input_ids)
+            right.append((place, found.token_ids == [answer]))
+        say(
+            backend=backend, tokens=tokens, photos=photos, right=sum(hit for _, hit in right), of=questions,
+            wrong_at=[place for place, hit in right if not hit], s=round(float(np.median(took)), 1), peak_gb=peak_gb(),
+            kv_bits=kv_bits,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "ask"))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384, POSITIONS])
+    parser.add_argument("--questions", type=int, default=8)
+    parser.add_argument("--num-crops", type=int, default=4)
+    parser.add_argument("--kv-bits", type=int)
+    options = parser.parse_args()
+    find_categories()
+    if options.what == "train":
+        train(options.folder, options.steps, options.rows, options.rate)
+    else:
+        ask(options.folder, options.backend, options.tokens, options.questions, options.num_crops, options.kv_bits)
+
+
+if __name__ == "__main__":
+    main()
