@@ -29,18 +29,18 @@ MOST = 0.08
 COLUMNS = ("kind", "rows x tokens, crops", "estimate, GB", "MLX's count, GB", "ratio", "process, GB", "ratio ", "seconds")
 
 
-def measure(kind: Kind) -> dict[str, float]:
+def measure(kind: Kind, count: int) -> dict[str, float]:
     """Bytes: in use between steps, the peaks of a pass and an update above that, and the process's; seconds of the step."""
     steps = prepared(kind)
-    runs = [steps.run() for _ in range(2 if kind.layers < 8 else 1)]  # the first also makes what later ones use again
+    runs = [steps.run() for _ in range(count)]
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     worst = {name: max(run[name] for run in runs) for name in ("pass", "update")}
     return {"held": steps.held, **worst, "seconds": runs[-1]["seconds"], "process": resident, "cpu": steps.cpu}
 
 
-def apart(kind: Kind) -> dict[str, float]:
+def apart(kind: Kind, count: int) -> dict[str, float]:
     """`measure` in a process of its own, so that the peaks are its own. Raises RuntimeError where that fails."""
-    command = [sys.executable, __file__, "one", "--kind", kind.name]
+    command = [sys.executable, __file__, "one", "--kind", kind.name, "--steps", str(count)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
@@ -85,7 +85,7 @@ def check(options: argparse.Namespace) -> int:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for kind in kinds:
         try:
-            rows.append(compared(kind, apart(kind)))
+            rows.append(compared(kind, apart(kind, options.steps)))
         except RuntimeError as error:
             failed.append(kind.name)
             print(f"| {kind.name} | did not run: {error} |", flush=True)
@@ -98,10 +98,10 @@ def check(options: argparse.Namespace) -> int:
     return 1 if off or failed else 0
 
 
-def fit() -> int:
+def fit(count: int) -> int:
     """What a layer has at work: the peak of a pass without what is saved, gradients and logits."""
     for kind in FITTED:
-        found = apart(kind)
+        found = apart(kind, count)
         estimate = layer_at_work(kind.model(), kind.shape(), kind.settings(cpu=bool(found["cpu"])))
         measured = found["pass"] - (estimated(kind, bool(found["cpu"])).activations - estimate)
         per_token = 4 * kind.rows * kind.tokens
@@ -117,14 +117,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accelerator", action="store_true", help="check: the whole model in bf16 and 4 bits")
     parser.add_argument("--small", action="store_true", help="check: a narrow model")
     parser.add_argument("--only", nargs="+", metavar="KIND", help="check: these kinds")
+    parser.add_argument("--steps", type=int, default=1, help="steps of each kind; of more than one the highest peak counts")
     parser.add_argument("--output", type=Path, help="check: JSON file for all figures")
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.work == "one":
         [kind] = [kind for kind in (*KINDS, *ACCELERATOR, *SMALL, *FITTED, FULL) if kind.name == options.kind]
-        print(json.dumps(measure(kind)))
+        print(json.dumps(measure(kind, options.steps)))
         return 0
-    return fit() if options.work == "fit" else check(options)
+    return fit(options.steps) if options.work == "fit" else check(options)
 
 
 if __name__ == "__main__":
