@@ -25,7 +25,10 @@ _Share = Annotated[float, msgspec.Meta(gt=0, le=2)]
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One machine and backend. Shares are of `gflops`, which a training step reaches; activations: of the estimated bytes."""
+    """One machine and backend. Shares are of `gflops`, which a training step reaches; activations: of the estimated bytes.
+
+    attention_share and unpacked are None in files of earlier versions.
+    """
 
     machine: str
     backend: str
@@ -35,6 +38,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language_share: _Share
     tower_share: _Share
     activations: Annotated[float, msgspec.Meta(ge=0.1, le=10)] | None = None  # None: the backend does not count its memory
+    attention_share: _Share | None = None
+    unpacked: Annotated[float, msgspec.Meta(gt=0)] | None = None  # 1e9 packed weights a second, where a step unpacks them
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step on MLX.
+"""Estimate a training run before it starts: tokens, crops, parameters, peak memory and time per step.
 
     python -m mlx_phi3v.plan --model microsoft/Phi-3-vision-128k-instruct --photo 1600x1200
     python -m mlx_phi3v.plan --config run.yaml --data catalogue --memory-limit 16
@@ -6,13 +6,13 @@
 Takes the flags and the YAML of mlx_phi3v.train. The model's folder needs its config and tokenizer only (with
 --init-adapter also its weights, which the adapter must belong to). Memory comes
 from shapes (`mlx_phi3v.training.footprint`), time from the matrix-product speed measured now, or --gflops for another machine.
-After mlx_phi3v.doctor both use what it measured on this machine; with --gflops they do not.
+After mlx_phi3v.doctor both use what it measured on this machine; with --gflops they do not. Memory is that of MLX, or with
+--backend torch that of torch on CUDA; on a CPU torch takes more.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from .progress import result
 from .prompts import PromptProcessor
 from .ranges import MAX_TOKENS
 from .task import Task
+from .timing import fastest
 from .training.footprint import (
     INTERPRETER,
     BatchShape,
@@ -48,18 +49,16 @@ from .training.footprint import (
     fits,
     footprint,
     largest_batch,
-    step_flops,
     weight_bytes,
 )
 from .training.init_adapter import choose_num_crops, load_init_adapter
 from .training.row_lengths import MeasuredRows, measure_rows
+from .training.step_work import machine_speed, step_seconds, step_work
 from .training.train_config import TrainConfig, step_settings
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
 # The share of it that Metal lets one process have: `mx.device_info()["max_recommended_working_set_size"]` on Macs.
 METAL_SHARE = 0.75
-# The share of the matrix-product peak that a step reaches: `python scripts/bench/bench.py train` (docs/performance.md).
-LANGUAGE_SHARE, TOWER_SHARE = 0.67, 0.6
 _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_code": "SCARVES", "full_price": 470.0}
 
 
@@ -115,13 +114,7 @@ def matmul_gflops(backend: str = "mlx") -> float:
         def once() -> None:
             mx.eval(x @ y)
 
-    once()
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        once()
-        seconds.append(time.perf_counter() - began)
-    return 2 * m * k * n / min(seconds) / 1e9
+    return 2 * m * k * n / fastest(once, 10) / 1e9
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,7 @@ def smaller(
     """The run as asked for, then with one more change each time, the mildest first."""
     yield Choice("", model, shape, training)
     notes: list[str] = []
-    if model.quantization is None:
+    if model.quantization is None and config.backend == "mlx":
         for bits in (8, 4):
             model = replace(model, quantization=Quantization(64, bits))
             notes = [f"a model of {bits} bits (convert -q --q-bits {bits})"]
@@ -183,13 +176,6 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
-def _speed(config: PlanConfig, known: calibration.Calibration | None) -> tuple[float, float, float]:
-    """(GFLOP/s of matrix products, the shares of it that the language model and the tower reach)."""
-    if known:
-        return known.gflops, known.language_share, known.tower_share
-    return config.gflops or matmul_gflops(config.backend), LANGUAGE_SHARE, TOWER_SHARE
-
-
 def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
     """Peak memory of answering a prompt of so many tokens, with cached keys and values as computed and packed."""
     kinds = ((dtype, 0), ("8 bit", 8), ("4 bit", 4))
@@ -197,6 +183,14 @@ def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
         "context": context,
         "answer_gb": {name: (answer_bytes(model, context, dtype, bits) + INTERPRETER) / 1e9 for name, bits in kinds},
     }
+
+
+def _settings(config: PlanConfig, adapter: AdapterArgs, known: calibration.Calibration | None) -> StepSettings:
+    """By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32."""
+    on_cpu = config.backend == "mlx" and config.dtype == "float32"
+    measured = known.activations if known else None
+    settings = step_settings(config, adapter)
+    return replace(settings, dtype=config.dtype or "bfloat16", cpu=on_cpu, activations=measured or settings.activations)
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
@@ -207,21 +201,20 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
     shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size, compiled=config.compile)
-    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
     config, adapter = choose_adapter(config, model, folder)
-    training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=config.dtype == "float32")
+    if config.backend == "torch":  # it unpacks packed weights as it loads them
+        model = replace(model, quantization=None)
     known = None if config.gflops else calibration.read(config.backend)
-    if known and known.activations:
-        training = replace(training, activations=known.activations)
+    training = _settings(config, adapter, known)
     taken = footprint(model, shape, training)
-    gflops, language_share, tower_share = _speed(config, known)
-    language, tower = step_flops(model, shape, training)
-    seconds = (language / language_share + tower / tower_share) / gflops / 1e9
+    gflops = known.gflops if known else config.gflops or matmul_gflops(config.backend)
+    reached, work = machine_speed(gflops, known, cpu=training.cpu), step_work(model, shape, training)
     limits = {f"{gb} GB Mac": int(gb * 1e9 * METAL_SHARE) for gb in MACS}
     if config.memory_limit:
         limits = {f"--memory-limit {config.memory_limit:g}": int(config.memory_limit * 1e9)}
     return {
         "model": config.model,
+        "backend": config.backend,
         "num_crops": num_crops,
         **asdict(shape),
         "parameters": weight_bytes(replace(model, quantization=None), "float32") // 4,
@@ -231,10 +224,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "adapter_gb": taken.adapter / 1e9,
         "activations_gb": taken.activations / 1e9,
         "peak_gb": (taken.total + INTERPRETER) / 1e9,
-        "tflop": (language + tower) / 1e12,
-        "gflops": gflops,
+        "tflop": work.flops / 1e12,
+        "gflops": reached.gflops,
         "calibrated": known.made if known else None,
-        "seconds_per_step": seconds * config.grad_accumulation_steps,
+        "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
         **_answer(model, config.context or model.max_position_embeddings, training.dtype),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
@@ -273,6 +266,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     if figures["calibrated"]:
         made = figures["calibrated"][:10]
         console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
+    if figures["backend"] == "torch":
+        console.print("Memory is that of torch on CUDA; on a CPU torch takes up to 1.5 times as much.", style="dim")
     console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")
 
 

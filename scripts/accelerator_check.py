@@ -3,8 +3,9 @@
     python scripts/accelerator_check.py --output checked         on a machine with a CUDA GPU or Metal
     python scripts/accelerator_check.py --output checked --small the same at a small size, on any CPU
 
-First form. It runs `mlx_phi3v.doctor` on every backend, `scripts/cuda/cuda_check.py` (training steps, answers and the peer at
-true width, as far as the time allows), and a tiny model that is tuned on the accelerator and on the CPU, whose answers
+It runs `mlx_phi3v.doctor` on every backend; at true width, all 32 layers, training steps in bf16 and 4 bits with their peak
+memory beside `plan`'s, of torch also answers and transformers as the peer (`scripts/cuda/cuda_check.py`), of MLX
+`scripts/measure/measure_memory.py`; and a tiny model that is tuned on the accelerator and on the CPU, whose answers
 `eval.compare` compares. Where there is no accelerator it says so and runs at the small size. Writes report.json, page.md and
 the output of each step; a step that fails or takes too long is recorded, and the rest goes on. Exit status 1 where any did.
 """
@@ -19,12 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 480.0  # of all steps
+SECONDS = 480.0  # of all steps on an accelerator; a CPU may take longer for the small size
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}  # hides the GPU from a process
 
 
@@ -37,7 +38,8 @@ class Step:
     seconds: float
     good: tuple[int, ...] = (0,)
     environment: dict[str, str] = field(default_factory=dict)
-    json: bool = False  # its stdout ends with the JSON that the report takes
+    json: bool = False  # its stdout is the JSON that the report takes
+    report: str | None = None  # the file in the folder that holds it
 
 
 def accelerators() -> dict[str, str]:
@@ -59,11 +61,17 @@ def steps(folder: Path, found: dict[str, str], small: bool) -> list[Step]:
     """All of them, in turn."""
     doctor = ["-m", "mlx_phi3v.doctor", "--json", *(["--quick"] if small else [])]
     todo = [Step("doctor", doctor, 150, json=True)]
+    width = "small width" if small else "true width"
     if importlib.util.find_spec("torch") and ("torch" in found or small):
-        parts = ["--small", "--only", "logits"] if small else ["--only", "answers", "train", "peer"]
+        parts = ["--small"] if small else []
         cuda = ["scripts/cuda/cuda_check.py", "--output", str(folder / "cuda.json"), *parts]
-        todo.append(Step("true width" if not small else "small width", cuda, 300))
-    return todo + tuning(folder, found, small)
+        todo.append(Step(f"{width}, torch", [*cuda, "--only", "answers", "train", "packed", "peer"], 240, report="cuda.json"))
+    if importlib.util.find_spec("mlx") and ("mlx" in found or small):
+        memory = ["scripts/measure/measure_memory.py", "check", "--small" if small else "--accelerator"]
+        memory += ["--output", str(folder / "mlx.json")]
+        todo.append(Step(f"{width}, MLX", memory, 150, good=(0, 1), report="mlx.json"))  # 1: an estimate is off
+    todo = [todo[0], *tuning(folder, found, small), *todo[1:]]
+    return [replace(step, seconds=10 * step.seconds) for step in todo] if small else todo
 
 
 def tuning(folder: Path, found: dict[str, str], small: bool) -> list[Step]:
@@ -108,9 +116,11 @@ def run(step: Step, folder: Path, left: float) -> dict[str, Any]:
     row: dict[str, Any] = {"step": step.name, "seconds": round(time.monotonic() - began, 1), "status": done.returncode}
     if done.returncode not in step.good:
         row["failed"] = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
-    if step.json and done.stdout.strip():
+    written = folder / step.report if step.report else None
+    text = done.stdout if step.json else written.read_text(encoding="utf-8") if written and written.exists() else ""
+    if text.strip():
         try:
-            row["found"] = json.loads(done.stdout)
+            row["found"] = json.loads(text)
         except ValueError as error:
             row["failed"] = f"no JSON in its output: {error}"
     return row
@@ -130,17 +140,26 @@ def page(report: dict[str, Any]) -> str:
 
 
 def _summary(row: dict[str, Any]) -> str:
-    found = row.get("found", {})
-    if row["step"] == "doctor" and found:
+    found, step_name = row.get("found", {}), row["step"]
+    if step_name == "doctor" and found:
         speeds = "; ".join(
             f"{name} {', '.join(f'{dtype} {value:,.0f}' for dtype, value in speed['gflops'].items())} GFLOP/s"
             for name, speed in found["speed"].items()
         )
         trusted = "trusted" if found["trusted"] else "NOT trusted"
         return f"{trusted}, {found['passed']} checks passed, {found['failed']} failed{'; ' * bool(speeds)}{speeds}"
-    if row["step"] == "compare" and found:
+    if step_name == "compare" and found:
         return f"{found['verdict']}, {len(found['parted'])} rows diverge"
+    if step_name.endswith("MLX") and found:
+        return f"{len(found['kinds'])} kinds of step{_ratios([kind['ratio'] for kind in found['kinds']])}"
+    if step_name.endswith("torch") and found:
+        steps = [case for part in found["parts"].values() for case in part if "tokens/s" in case]
+        return f"{len(steps)} cases{_ratios([case['plan / peak'] for case in steps if case.get('plan / peak')])}"
     return "done"
+
+
+def _ratios(ratios: list[float]) -> str:
+    return f"; plan's estimate is {min(ratios):.2f} to {max(ratios):.2f} of the peak of memory" if ratios else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {"accelerators": found, "small": small, "steps": [], "failed": []}
     for step in steps(folder, found, small):
         print(step.name, flush=True)
-        row = run(step, folder, SECONDS - (time.monotonic() - began))
+        row = run(step, folder, float("inf") if small else SECONDS - (time.monotonic() - began))
         report["steps"].append(row)
         report["failed"] += [step.name] if "failed" in row else []
         (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

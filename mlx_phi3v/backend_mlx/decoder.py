@@ -74,5 +74,5 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = ops.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, mask: mx.array | str | None, cache: Any = None) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = ops.add(x, self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
+        return ops.add(x, self.mlp(self.post_attention_layernorm(x)))

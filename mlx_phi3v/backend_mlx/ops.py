@@ -8,7 +8,7 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from .cpu import activations, norms, rotary
+from .cpu import activations, norms, residual, rotary
 from .cpu import attention as cpu_attention
 from .cpu.quantized import CPUQuantizedLinear
 from .cpu.shared import WORTH_IT, is_plain
@@ -38,7 +38,14 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
 
 def cut(x: mx.array) -> mx.array:
     """x without what it came from, where the CPU's own operations computed that: see `cpu.shared.cut`."""
-    return cpu_cut(x) if is_ours(x) else x
+    if is_ours(x):
+        return cpu_cut(x)
+    return x
+
+
+def add(x: mx.array, y: mx.array) -> mx.array:
+    """x + y, of a residual connection."""
+    return cast(mx.array, residual.add(x, y)) if is_ours(x) else x + y
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:

@@ -92,8 +92,8 @@ class VisionLayer(nn.Module):
         self.layer_norm2 = ops.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+        x = ops.add(x, self.self_attn(self.layer_norm1(x)))
+        return ops.add(x, self.mlp(self.layer_norm2(x)))
 
 
 class VisionEncoder(nn.Module):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from ..config import ModelArgs
+from ..timing import fastest
 from .accelerator import choose_device
 from .backend import TorchBackend
 from .cuda import set_up_cuda
@@ -24,13 +25,25 @@ def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:
     if device.type == "cuda":
         set_up_cuda(dtype)
     a, b = torch.randn(m, k, device=device).to(kind), torch.randn(k, n, device=device).to(kind)
-    (a @ b)[0, 0].item()
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return fastest(lambda: (a @ b)[0, 0].item(), times)  # waits for the device
+
+
+def attention_seconds(heads: int, tokens: int, width: int, dtype: str, times: int) -> float:
+    """The fastest of `times` causal attentions with their gradients, [1, heads, tokens, width]."""
+    device, kind = choose_device(), getattr(torch, dtype)
+    q, k, v, d = (torch.randn(1, heads, tokens, width, device=device).to(kind) for _ in range(4))
+
+    def attend() -> None:
+        inputs = tuple(x.detach().requires_grad_() for x in (q, k, v))
+        values = functional.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2], is_causal=True)
+        torch.autograd.grad(values, inputs, d)[0][0, 0, 0, 0].item()  # waits for the device
+
+    return fastest(attend, times)
+
+
+def unpack_seconds(rows: int, columns: int, times: int) -> float | None:
+    """None: packed weights are unpacked as a model is loaded, not in a step."""
+    return None
 
 
 def random_model(config: ModelArgs, dtype: str) -> TorchBackend:

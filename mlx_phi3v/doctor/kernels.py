@@ -7,6 +7,8 @@ into chunks, blocks and streams as in a real run.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -106,26 +108,33 @@ def _rotate(kernels: Any, rng: np.random.Generator) -> Found:
         yield name, "RoPE", relative_error(ours, theirs), 8 * UNIT_ROUNDOFF["float32"]
 
 
+@cache
+def _attention_case(dtype: str, causal: bool) -> tuple[list[Array], list[Array], float]:
+    """(q, k, v and the result's gradient; the result and its gradients by q, k and v; the largest score), for all backends.
+
+    400 tokens, which is two blocks of queries on a CPU; the largest score is about 1.5, without the scale it would be 8.
+    """
+    rng, scale = np.random.default_rng(1), 32**-0.5
+    given = [plain.rounded(_normal(rng, 2, 3, 400, 32) * size, dtype) for size in (0.5, 0.5, 1, 1)]
+    q, k, v, d = (x.astype(np.float64) for x in given)
+    exact = [plain.attention(q, k, v, scale, causal=causal), *plain.attention_gradient(q, k, v, scale, d, causal=causal)]
+    return given, exact, float(np.abs(scale * q @ k.swapaxes(-1, -2)).max())
+
+
 def _attention(kernels: Any, rng: np.random.Generator) -> Found:
-    """300 tokens, which is three blocks of causal queries; the largest score is about 1.5, without the scale it would be 8."""
-    shape, scale = (2, 3, 300, 32), 32**-0.5
-    for dtype in kernels.dtypes:
-        q, k, v, d = (plain.rounded(_normal(rng, *shape) * size, dtype) for size in (0.5, 0.5, 1, 1))
-        q64, k64, v64, d64 = (x.astype(np.float64) for x in (q, k, v, d))
-        largest = float(np.abs(scale * q64 @ k64.swapaxes(-1, -2)).max())
-        for causal in (True, False):
-            where = f"{'causal' if causal else 'full'}, {dtype}"
-            value, gradients = kernels.attention(q, k, v, scale, causal, d, dtype)
-            # A score is a sum of 32, its error is one of the exponent, in the numerator and in the sum.
-            tolerance = NARROW * UNIT_ROUNDOFF[dtype] * max(1.0, largest)
-            if dtype == "float32":
-                tolerance += 2 * (product_tolerance(32) * largest + exp_tolerance(2 * largest)) + product_tolerance(300)
-            yield "attention", where, relative_error(value, plain.attention(q64, k64, v64, scale, causal=causal)), tolerance
-            expected = plain.attention_gradient(q64, k64, v64, scale, d64, causal=causal)
-            for ours, theirs, of in zip(gradients, expected, "qkv"):
-                # Two products more, one of which takes a difference of sums of 32 and of 300.
-                error = relative_error(ours, theirs)
-                yield "attention, gradient", f"by {of}, {where}", error, 3 * tolerance
+    """Causal and full; the gradient too."""
+    for dtype, causal in product(kernels.dtypes, (True, False)):
+        (*inputs, d), (exact, *expected), largest = _attention_case(dtype, causal)
+        where = f"{'causal' if causal else 'full'}, {dtype}"
+        value, gradients = kernels.attention(*inputs, 32**-0.5, causal, d, dtype)
+        # A score is a sum of 32, its error is one of the exponent, in the numerator and in the sum.
+        tolerance = NARROW * UNIT_ROUNDOFF[dtype] * max(1.0, largest)
+        if dtype == "float32":
+            tolerance += 2 * (product_tolerance(32) * largest + exp_tolerance(2 * largest)) + product_tolerance(300)
+        yield "attention", where, relative_error(value, exact), tolerance
+        for ours, theirs, of in zip(gradients, expected, "qkv"):
+            # Two products more, one of which takes a difference of sums of 32 and of 300.
+            yield "attention, gradient", f"by {of}, {where}", relative_error(ours, theirs), 3 * tolerance
 
 
 def _packed(kernels: Any, rng: np.random.Generator) -> Found:

@@ -107,5 +107,7 @@ def _calibration(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not made"
     memory = "not counted" if found["activations"] is None else f"{found['activations']:.2f} of the estimate"
-    shares = f"language {found['language_share']:.2f} and tower {found['tower_share']:.2f} of the peak"
-    return f"{shares} in {found['dtype']}, activations {memory}"
+    names = {"language": found["language_share"], "attention": found["attention_share"], "tower": found["tower_share"]}
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in names.items() if share is not None)
+    unpacked = "" if found["unpacked"] is None else f", {found['unpacked']:.2f} billion packed weights a second"
+    return f"{shares} of the peak in {found['dtype']}{unpacked}, activations {memory}"

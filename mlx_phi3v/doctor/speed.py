@@ -1,14 +1,13 @@
 """What the machine reaches: matrix products and reading memory, and how much of it a training step does.
 
 `calibrate` times a real step of one decoder layer and two tower layers of the published width, with random weights, and
-counts the memory of a step of a narrow, deeper model.
+attention and unpacking alone. It counts the memory of a step of a narrow, deeper model.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -21,15 +20,18 @@ from ..batches import Example, collate
 from ..calibration import Calibration, machine
 from ..config import CROP_SIZE, ModelArgs, VisionArgs
 from ..prompts import IGNORE
-from ..training.footprint import BatchShape, StepSettings, footprint, step_flops
+from ..timing import fastest
+from ..training.footprint import BatchShape, StepSettings, footprint
+from ..training.step_work import step_work
 
 SECONDS = 0.4  # about what one figure may take
 WIDE = ModelArgs(vocab_size=2048, num_hidden_layers=1, vision=VisionArgs(num_hidden_layers=3))
 NARROW = ModelArgs(2048, 256, 688, 4, 8, 8, vision=VisionArgs(64, 128, 2, 2, patch_size=84))
 TOKENS, LABELS = 256, 32
+HEADS, ATTENDED = 16, 768  # heads and tokens of an attention of the published width that is timed
 # Of the bytes that `footprint` estimates for the activations of NARROW's step, what MLX took on the machine where its
 # constants were fitted: 2 x86-64 cores, fp32. A machine that takes as much has nothing to correct.
-ACTIVATIONS_THERE = 1.0
+ACTIVATIONS_THERE = 1.084
 
 
 def measure(backend: str, dtypes: tuple[str, ...]) -> dict[str, Any]:
@@ -53,13 +55,21 @@ def _peak_gflops(product_seconds: Callable[..., float], dtype: str) -> float:
     return best
 
 
-def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
-    """Time and memory of training steps against `footprint`'s arithmetic. peaks: GFLOP/s by dtype, as `measure` gives them."""
+def calibrate(backend: str, peaks: dict[str, float], dtype: str | None = None) -> Calibration:
+    """Time and memory of training steps against the estimates' arithmetic. peaks: GFLOP/s by dtype, as `measure` gives them.
+
+    dtype: by default the backend's own there.
+    """
     module = importlib.import_module(f"mlx_phi3v.backend_{backend}.speed")
-    dtype: str = module.default_dtype()
+    dtype = dtype or module.default_dtype()
+    assert dtype is not None
     gflops = peaks[dtype]
     activations = _activations(module, dtype) if module.MEMORY_IS_MEASURED else None
-    language, tower = _shares(module.random_model(WIDE, dtype), gflops)
+    width = WIDE.head_dim
+    flops = 3 * 2 * HEADS * ATTENDED**2 * width  # see `step_work`
+    attention = _within(0.01, flops / module.attention_seconds(HEADS, ATTENDED, width, dtype, 2) / gflops / 1e9, 2.0)
+    unpacking = module.unpack_seconds(WIDE.qkv_size, WIDE.hidden_size, 2)
+    language, tower = _shares(module.random_model(WIDE, dtype), gflops, attention)
     return Calibration(
         machine(),
         backend,
@@ -69,6 +79,8 @@ def calibrate(backend: str, peaks: dict[str, float]) -> Calibration:
         _within(0.01, language, 2.0),
         _within(0.01, tower, 2.0),
         None if activations is None else _within(0.1, activations, 10.0),
+        attention,
+        None if unpacking is None else _within(0.001, WIDE.qkv_size * WIDE.hidden_size / unpacking / 1e9, 1e6),
     )
 
 
@@ -77,15 +89,17 @@ def _within(low: float, value: float, high: float) -> float:
     return round(min(max(value, low), high), 3)
 
 
-def _shares(backend: Backend, gflops: float) -> tuple[float, float]:
-    """The shares of the peak that a step of the language model and a frozen tower's pass reach."""
+def _shares(backend: Backend, gflops: float, attention_share: float) -> tuple[float, float]:
+    """The shares of the peak that products of a step of the language model and a frozen tower's pass reach."""
     settings = _settings(backend)
-    step = _training_step(backend, settings, rows=1)
-    language, _ = step_flops(backend.config, BatchShape(1, TOKENS, 0, LABELS), settings)
-    _, tower = step_flops(backend.config, BatchShape(1, TOKENS, 1, LABELS), settings)
+    _start(backend, settings)
+    few, all_tokens = (_step(backend, rows=1, tokens=tokens) for tokens in (16, TOKENS))
+    few()  # it makes what the timed ones use again
+    work = step_work(backend.config, BatchShape(1, TOKENS, 1, LABELS), settings)
     crops = np.zeros((1, 3, CROP_SIZE, CROP_SIZE), np.float32)
-    seconds = [_fastest(step), _fastest(lambda: backend.vision_features(crops))]
-    return language / seconds[0] / gflops / 1e9, tower / seconds[1] / gflops / 1e9
+    language = fastest(all_tokens, 2, most=4 * SECONDS, warm=False) - work.attention / attention_share / gflops / 1e9
+    tower = fastest(lambda: backend.vision_features(crops), 2, most=4 * SECONDS, warm=False)
+    return work.language / max(language, 1e-9) / gflops / 1e9, work.tower / tower / gflops / 1e9
 
 
 def _activations(module: Any, dtype: str) -> float:
@@ -93,7 +107,8 @@ def _activations(module: Any, dtype: str) -> float:
     gc.collect()
     backend: Backend = module.random_model(NARROW, dtype)
     settings = _settings(backend)
-    step = _training_step(backend, settings, rows=2)
+    _start(backend, settings)
+    step = _step(backend, rows=2, tokens=TOKENS)
     step()
     held = module.memory_in_use()
     step()
@@ -107,12 +122,16 @@ def _settings(backend: Backend) -> StepSettings:
     return StepSettings(AdapterArgs(target_modules=LANGUAGE), backend.dtype, False, encode=True, cpu=on_cpu)
 
 
-def _training_step(backend: Backend, settings: StepSettings, rows: int) -> Callable[[], None]:
-    """One step of LoRA on the language model, on text of TOKENS tokens of which LABELS are learnt."""
+def _start(backend: Backend, settings: StepSettings) -> None:
+    """Put a fresh adapter on the model, and make its optimiser."""
     backend.set_adapter(settings.adapter, init_adapter(backend.config, settings.adapter, 0), trainable=True)
     backend.start_training(OptimizerArgs(), grad_checkpoint=False)
-    ids = np.random.default_rng(0).integers(3, backend.config.vocab_size, TOKENS)
-    labels = np.where(np.arange(TOKENS) >= TOKENS - LABELS, ids, IGNORE)
+
+
+def _step(backend: Backend, rows: int, tokens: int) -> Callable[[], None]:
+    """One step on text of so many tokens, of which LABELS, or half, are learnt."""
+    ids = np.random.default_rng(0).integers(3, backend.config.vocab_size, tokens)
+    labels = np.where(np.arange(tokens) >= tokens - min(LABELS, tokens // 2), ids, IGNORE)
     batch = collate([Example(str(row), ids, labels, ()) for row in range(rows)], backend.config)
 
     def step() -> None:
@@ -120,14 +139,3 @@ def _training_step(backend: Backend, settings: StepSettings, rows: int) -> Calla
         backend.update(1e-4, batch.answer_tokens, 1.0)
 
     return step
-
-
-def _fastest(call: Callable[[], object]) -> float:
-    """Seconds of the faster of two calls after a first, or of one where that takes long."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < 2 and sum(seconds) < 4 * SECONDS:
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)

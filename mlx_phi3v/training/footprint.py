@@ -1,8 +1,9 @@
-"""Estimates of the memory and arithmetic of a training step on MLX, from shapes alone.
+"""Estimates of the memory of a training step on MLX, from shapes alone.
 
-The memory model is linear: floats per token and layer, fitted to MLX's own count of peak memory on small models by
-`scripts/measure/measure_memory.py fit`, which prints the constants below and their worst error; `check` compares them with any
-checkpoint. Letters: L layers, H hidden size, I MLP width, T tokens of the longest row, S positions of a crop.
+What the backward pass needs of each layer is counted: see `_layer_saves`. What one layer has at work beside it is measured:
+`scripts/measure/measure_memory.py fit` prints it at the published width, and `check` compares whole estimates with measured
+peaks. Letters: H hidden size, I MLP width, T tokens of the longest row, C and M width and MLP width of the tower, S positions
+of a crop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..adapters import AdapterArgs, adapter_shapes
 from ..buckets import crop_bucket, token_bucket
-from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
+from ..checkpoint.layout import CLIP, expected_tensors, is_quantized, is_unused
 from ..chunks import CHUNK
 from ..config import CROP_SIZE, CROPS_AT_ONCE, LABELS_AT_ONCE, ModelArgs
 from ..kv_cache import kv_bytes
@@ -71,19 +72,8 @@ class Footprint:
         return self.weights + self.adapter + self.activations
 
 
-INTERPRETER = 350_000_000  # bytes of Python and its packages, beside MLX's arrays; `measure_memory.py check`
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floats per token (or position): saved in each layer for the backward pass, and in use in one layer at a time.
-
-    Each is a triple: times the width, times the MLP's width, times heads * (tokens or positions).
-    """
-
-    saved: tuple[float, float, float]
-    working: tuple[float, float, float]
-    pixels: float = 0.0  # floats per pixel and channel, for the crops themselves and the patches made of them
+# Bytes beside MLX's arrays: Python, its packages, buffers that MLX holds back; `measure_memory.py check`.
+INTERPRETER = 450_000_000
 
 
 def weight_bytes(config: ModelArgs, dtype: str) -> int:
@@ -107,26 +97,12 @@ def adapter_parameters(config: ModelArgs, adapter: AdapterArgs) -> int:
 
 def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Footprint:
     """Peak memory of one forward and backward pass and of the update after it."""
-    vision, item = config.vision, ITEM_SIZE[training.dtype]
     trained = adapter_parameters(config, training.adapter)
-    tokens = shape.rows * shape.tokens
-    saved, working = _floats(
-        LANGUAGE_COSTS[training.grad_checkpoint],
-        (config.hidden_size, config.intermediate_size, config.num_attention_heads * shape.tokens),
-    )
-    language_saved, language_working = config.num_hidden_layers * tokens * saved, tokens * working
-    tower_saved = tower_working = 0.0
-    if training.encode and shape.crops:
-        positions = vision.grid**2 + 1
-        how = training.grad_checkpoint if training.adapter.trains_image_side(config) else None
-        widths = (vision.hidden_size, vision.intermediate_size, vision.num_attention_heads * positions)
-        saved, working = _floats(TOWER_COSTS[how], widths)
-        tower_saved = vision.used_layers * shape.crops * positions * saved
-        at_once = min(shape.crops, CROPS_AT_ONCE) if how is None else shape.crops
-        tower_working = at_once * positions * working + shape.crops * 3 * CROP_SIZE**2 * TOWER_COSTS[how].pixels
     logits = _logit_rows(shape.labels * shape.rows) * config.vocab_size * 4
-    step = item * (language_saved + tower_saved + max(language_working, tower_working)) + logits + 4 * trained * GRADIENT
-    step += _unpacked(config, training)
+    language = layers_save(config, shape, training) + layer_at_work(config, shape, training) + logits
+    tower = _tower_at_work(config, shape, training)
+    # The tower is first forward and last backward: then the decoder's layers hold nothing.
+    step = _tower_saves(config, shape, training) + max(language, tower) + 4 * trained * GRADIENT
     return Footprint(
         weight_bytes(config, training.dtype), 3 * 4 * trained, int(max(step * training.activations, 4 * trained * UPDATE))
     )
@@ -137,17 +113,99 @@ def _logit_rows(labels: int) -> int:
     return 3 * labels if labels <= LABELS_AT_ONCE else min(4 * labels, 9 * LABELS_AT_ONCE)
 
 
-def _floats(cost: Cost, widths: tuple[int, int, int]) -> tuple[float, float]:
-    saved, working = (sum(a * b for a, b in zip(factors, widths)) for factors in (cost.saved, cost.working))
-    return saved, working
+def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
+    """Bytes that the decoder's layers save for the backward pass.
+
+    A checkpointed layer saves its input alone. The last of them is at work when the most is saved.
+    """
+    tokens = config.num_hidden_layers * shape.rows * shape.tokens
+    if training.grad_checkpoint:
+        return tokens * ITEM_SIZE[training.dtype] * config.hidden_size
+    return tokens * _layer_saves(config, training)
 
 
-def _unpacked(config: ModelArgs, training: StepSettings) -> int:
-    """Bytes of the quantised weights that a CPU unpacks at a time: one layer's."""
+def layer_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
+    """Bytes that one decoder layer takes beside what is saved, forward and backward."""
+    token = ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK, (config.hidden_size, config.intermediate_size))
+    if training.grad_checkpoint:
+        token = (token + _layer_saves(config, training)) * (AHEAD if training.cpu else 1.0)
+    return shape.rows * shape.tokens * token + _unpacked(config, training)
+
+
+def _layer_saves(config: ModelArgs, training: StepSettings) -> float:
+    """Bytes per token that a decoder layer saves without checkpointing.
+
+    What the gradients of norms, RoPE, attention, SwiGLU and LoRA need: the layer's input, the sum after attention, q, k, v,
+    SwiGLU's input, and the inputs of the four projections, which LoRA takes in fp32. On a CPU what is computed while a gradient
+    is recorded stays: q and k also before RoPE, and both summands of each sum. On a GPU v is a view of what qkv_proj gave,
+    which stays whole, and SwiGLU is not one operation: it saves its sigmoid and a product.
+    """
+    item, hidden, inner = ITEM_SIZE[training.dtype], config.hidden_size, config.intermediate_size
+    attended, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    projected = 2 * hidden + attended + inner
+    if training.cpu:
+        values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
+    else:
+        values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
+    return float(item * values + 4 * projected)
+
+
+def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
+    """Bytes that the layers of a tower that trains save."""
+    if not (_encodes(shape, training) and _trains_tower(config, training.adapter)):
+        return 0.0
+    positions = config.vision.used_layers * shape.crops * _positions(config)
+    if training.grad_checkpoint:
+        return positions * ITEM_SIZE[training.dtype] * config.vision.hidden_size
+    return positions * _tower_layer_saves(config, training)
+
+
+def _tower_layer_saves(config: ModelArgs, training: StepSettings) -> float:
+    """`_layer_saves` of a position of a crop, of a tower layer."""
+    width, inner = config.vision.hidden_size, config.vision.intermediate_size
+    values = 7 * width + inner if training.cpu else 5 * width + 2 * inner
+    projected = 3 * width + inner
+    if training.dtype != "float32":
+        projected += 2 * width  # q, k and v each get their input in fp32
+    return ITEM_SIZE[training.dtype] * values + 4 * projected
+
+
+def _tower_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
+    """Bytes that one tower layer takes beside what is saved, and the crops; a frozen tower takes a few crops at a time."""
+    if not _encodes(shape, training):
+        return 0.0
+    vision, how = config.vision, training.grad_checkpoint if _trains_tower(config, training.adapter) else None
+    crops = shape.crops if how is not None else min(shape.crops, CROPS_AT_ONCE)
+    widths = (vision.intermediate_size, vision.num_attention_heads * _positions(config))
+    position = ITEM_SIZE[training.dtype] * _dot(TOWER_AT_WORK[how is not None], widths)
+    if how:
+        position = (position + _tower_layer_saves(config, training)) * (TOWER_AHEAD if training.cpu else 1.0)
+    return crops * _positions(config) * position + PIXELS[how] * shape.crops * 3 * CROP_SIZE**2 * ITEM_SIZE[training.dtype]
+
+
+def _encodes(shape: BatchShape, training: StepSettings) -> bool:
+    return training.encode and shape.crops > 0
+
+
+def _positions(config: ModelArgs) -> int:
+    return config.vision.grid**2 + 1
+
+
+def _trains_tower(config: ModelArgs, adapter: AdapterArgs) -> bool:
+    """Whether the tower's layers train; projector and separators alone leave it frozen."""
+    return any(name.startswith(CLIP) for name in adapter_shapes(config, adapter).modules)
+
+
+def _dot(factors: tuple[float, ...], widths: tuple[int, ...]) -> float:
+    return sum(a * b for a, b in zip(factors, widths, strict=True))
+
+
+def _unpacked(config: ModelArgs, training: StepSettings) -> float:
+    """Bytes of the quantised weights that a CPU has unpacked at a time: UNPACKED of one layer's."""
     if not (config.quantization and training.cpu):
-        return 0
+        return 0.0
     packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
-    return packed * ITEM_SIZE[training.dtype] // config.num_hidden_layers
+    return UNPACKED * packed * ITEM_SIZE[training.dtype] / config.num_hidden_layers
 
 
 def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0) -> int:
@@ -184,36 +242,13 @@ def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, l
     return None
 
 
-def step_flops(config: ModelArgs, shape: BatchShape, training: StepSettings) -> tuple[float, float]:
-    """Floating-point operations of one step in (language, tower), two per multiply-add.
-
-    A frozen weight needs the forward product and the gradient of its input; a tower that does not train the forward
-    one only; checkpointing adds a forward pass. LoRA, norms and softmax are left out (under 2 % at full width).
-    """
-    hidden, tokens = config.hidden_size, shape.rows * shape.tokens
-    weights = config.qkv_size * hidden + hidden * hidden + 3 * hidden * config.intermediate_size
-    attention = shape.tokens * hidden  # two products of a causal matrix, half of which is computed
-    layer = 2 * tokens * (weights + attention)
-    passes = 3 if training.grad_checkpoint else 2
-    language = passes * config.num_hidden_layers * layer + 2 * 2 * shape.labels * shape.rows * hidden * config.vocab_size
-    if not (training.encode and shape.crops):
-        return language, 0.0
-    vision = config.vision
-    positions, width = vision.grid**2 + 1, vision.hidden_size
-    block = 2 * positions * width * (4 * width + 2 * vision.intermediate_size + 2 * positions)
-    projector = 2 * shape.crops * vision.merged_grid**2 * (4 * width * hidden + hidden * hidden)
-    tower = shape.crops * vision.used_layers * block + projector
-    return language, tower * (passes if training.adapter.trains_image_side(config) else 1)
-
-
-# Printed by `python scripts/measure/measure_memory.py fit` on a CPU.
-LANGUAGE_COSTS = {  # by checkpointing
-    False: Cost((7.80, 4.26, 0.83), (30.33, 0.0, 0.0)),
-    True: Cost((0.0, 1.76, 0.0), (45.33, 4.11, 1.77)),
-}
-TOWER_COSTS = {  # likewise; None: it does not train
-    None: Cost((0.0, 0.0, 0.0), (0.0, 2.72, 3.03), 2.61),
-    False: Cost((7.14, 4.10, 0.90), (0.0, 0.0, 2.28), 0.72),
-    True: Cost((1.49, 0.13, 0.0), (0.0, 11.69, 3.93), 0.21),
-}
+# Values per token that one decoder layer has at work, times H and I.
+LAYER_AT_WORK = (7.5, 6.75)
+# Values per position that one tower layer has at work, times M and heads * S, by whether it trains.
+TOWER_AT_WORK = {False: (2.72, 3.03), True: (6.6, 0.0)}
+# A layer that is checkpointed has at work what it would save, too. On a CPU MLX allocates the results of about 50 operations
+# ahead of the one that runs, and so some of the next layer's.
+AHEAD, TOWER_AHEAD = 1.32, 1.45
+PIXELS = {None: 2.61, False: 0.72, True: 0.21}  # values per pixel and channel, of the crops themselves and their patches
+UNPACKED = 0.6  # of a layer's weights
 GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update

@@ -2,6 +2,7 @@
 
     python scripts/bench/make_checkpoint.py TWO --layers 2 --dtype float32
     python scripts/bench/make_checkpoint.py FULL                              all 32 layers in bf16, 8.3 GB
+    python scripts/bench/make_checkpoint.py FULL4 --bits 4                    the same in 4 bits, as `convert` packs them
 
 Config and shapes are those of Phi-3-vision-128k-instruct, the tokenizer is the built-in model's. One tensor is in memory
 at a time.
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_phi3v.checkpoint.hub import resolve_model
-from mlx_phi3v.checkpoint.layout import expected_tensors
+from mlx_phi3v.checkpoint.layout import expected_tensors, is_quantized
 from mlx_phi3v.checkpoint.writer import ShardWriter
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import run_cli
@@ -33,11 +34,16 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def write_checkpoint(folder: Path, layers: int, dtype: str, num_crops: int) -> int:
-    """Write the folder; the bytes of its weights. Raises UserError where `folder` exists and is not empty."""
+GROUP = 64  # columns that share a scale, as `convert` has it
+
+
+def write_checkpoint(folder: Path, layers: int, dtype: str, num_crops: int, bits: int | None = None) -> int:
+    """Write the folder; the bytes of its weights. bits: of packed weights. Raises UserError where `folder` is not empty."""
     tiny = resolve_model("tiny")
     config = json.loads((tiny / "config.json").read_text()) | PUBLISHED
     config |= {"num_hidden_layers": layers, "torch_dtype": dtype}
+    if bits:
+        config |= {"quantization": {"group_size": GROUP, "bits": bits}}
     processor = json.loads((tiny / "preprocessor_config.json").read_text()) | {"num_crops": num_crops}
     with atomic_folder(folder) as temporary:
         (temporary / "config.json").write_text(json.dumps(config, indent=1))
@@ -45,12 +51,28 @@ def write_checkpoint(folder: Path, layers: int, dtype: str, num_crops: int) -> i
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(tiny / name, temporary)
         shapes = expected_tensors(load_model_config(temporary))
-        writer = ShardWriter(temporary, len(shapes))
+        writer = ShardWriter(temporary, 3 * len(shapes))
         random = np.random.Generator(np.random.PCG64(0))
         for name, shape in shapes.items():
-            writer.add(name, dtype, shape, _stored(random_values(name, shape, random), dtype).data)
+            if bits and is_quantized(name):
+                _add_packed(writer, name, dtype, shape, bits, random)
+            else:
+                writer.add(name, dtype, shape, _stored(random_values(name, shape, random), dtype).data)
         writer.close()
     return writer.total
+
+
+def _add_packed(
+    writer: ShardWriter, name: str, dtype: str, shape: tuple[int, ...], bits: int, random: np.random.Generator
+) -> None:
+    """Random words, and scales and biases with which the weights have a mean of 0 and a deviation of 0.02."""
+    rows, columns = shape
+    words = random.integers(0, 2**32, (rows, columns * bits // 32), np.uint32)
+    step = 0.02 * 12**0.5 / 2**bits
+    writer.add(name, "uint32", words.shape, words.reshape(-1).data)
+    for part, value in (("scales", step), ("biases", -step * (2**bits - 1) / 2)):
+        groups = np.full((rows, columns // GROUP), value, np.float32)
+        writer.add(name.removesuffix("weight") + part, dtype, groups.shape, _stored(groups, dtype).data)
 
 
 def random_values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -76,8 +98,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32, help="decoder layers")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--num-crops", type=int, default=4, help="most crops a photo is cut into")
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="pack the decoder layers' weights")
     options = parser.parse_args()
-    size = write_checkpoint(options.folder, options.layers, options.dtype, options.num_crops)
+    size = write_checkpoint(options.folder, options.layers, options.dtype, options.num_crops, options.bits)
     print(f"{options.folder}: {size / 1e9:.2f} GB")
 
 

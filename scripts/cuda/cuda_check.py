@@ -41,7 +41,7 @@ from mlx_phi3v.adapters import LANGUAGE  # noqa: E402
 from mlx_phi3v.backend import load_backend  # noqa: E402
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "accelerate")
-PARTS = ("parity", "logits", "attention", "answers", "train", "peer")
+PARTS = ("parity", "logits", "attention", "answers", "train", "packed", "peer")
 Cases = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 
 
@@ -138,6 +138,17 @@ def training(report: Report, folder: Path, peak: float, small: bool) -> None:
                                                           peak, small))  # fmt: skip
 
 
+def packed(report: Report, folder: Path, peak: float, device: torch.device, small: bool) -> None:
+    """Training on a model in 4 bits, which torch unpacks as it loads it."""
+    report.run("checkpoint, 4 bit", [
+        ("written", lambda: {"bytes": write_checkpoint(folder, small=small, device=device, bits=4)})
+    ])  # fmt: skip
+    backend, adapter = speed.load_for_training(folder, LANGUAGE)
+    report.run(
+        "train, 4 bit", speed.train_cases(backend, adapter, folder, "4 bit, tower frozen", speed.PACKED_STEPS, peak, small)
+    )
+
+
 def kernels(report: Report, folder: Path, peak: float, device: torch.device, small: bool) -> None:
     """What the choice of kernels changes; the first part on this checkpoint, as it times shapes not seen before."""
     report.run("convolution", [("patch embedding", partial(attention.convolution, device, small))])
@@ -200,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "attention": lambda: kernels(report, folder, peak, device, small),
             "answers": lambda: report.run("answers", speed.answer_cases(load_backend("torch", folder), folder, small)),
             "train": lambda: training(report, folder, peak, small),
+            "packed": lambda: packed(report, folder.with_name("packed"), peak, device, small),
             "peer": lambda: peer(report, folder, device, small),
         }
         for name in [name for name in stages if name in chosen]:

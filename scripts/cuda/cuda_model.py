@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mlx_phi3v.batches import Example, ExampleMaker
 from mlx_phi3v.checkpoint.hub import resolve_model
-from mlx_phi3v.checkpoint.layout import expected_tensors
+from mlx_phi3v.checkpoint.layout import expected_tensors, is_quantized
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.crops import process_image
 from mlx_phi3v.prompts import PromptProcessor
@@ -41,14 +41,24 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def write_checkpoint(folder: Path, *, small: bool, device: torch.device, shard_bytes: float = 2e9) -> int:
-    """Random bf16 weights (norms 1, biases 0, else normal with 0.02) in HF layout with the tiny tokenizer; bytes written."""
+GROUP = 32  # columns that share a scale; the widths of both shapes are multiples of it
+
+
+def write_checkpoint(
+    folder: Path, *, small: bool, device: torch.device, shard_bytes: float = 2e9, bits: int | None = None
+) -> int:
+    """Random bf16 weights (norms 1, biases 0, else normal with 0.02) in HF layout with the tiny tokenizer; bytes written.
+
+    bits: of packed weights, in the decoder layers.
+    """
     tiny = resolve_model("tiny")
     config = json.loads((tiny / "config.json").read_text())
     if small:
         config["num_hidden_layers"], config["img_processor"]["clip"]["num_hidden_layers"] = 2, 3
     else:
         config |= PUBLISHED
+    if bits:
+        config |= {"quantization": {"group_size": GROUP, "bits": bits}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
@@ -59,8 +69,10 @@ def write_checkpoint(folder: Path, *, small: bool, device: torch.device, shard_b
     size = total = number = 0
     shapes = expected_tensors(load_model_config(folder))
     for i, (name, shape) in enumerate(shapes.items()):
-        shard[name] = random_tensor(name, shape, device).cpu()
-        size += 2 * shard[name].numel()
+        packed = packed_tensors(name, shape, device, bits) if bits and is_quantized(name) else None
+        made = packed or {name: random_tensor(name, shape, device)}
+        shard |= {key: tensor.cpu() for key, tensor in made.items()}
+        size += sum(tensor.nbytes for tensor in made.values())
         if size > shard_bytes or i == len(shapes) - 1:
             number += 1
             file = f"model-{number:05d}.safetensors"
@@ -79,6 +91,16 @@ def random_tensor(name: str, shape: tuple[int, ...], device: torch.device) -> to
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16, device=device)
     return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0, 0.02)
+
+
+def packed_tensors(name: str, shape: tuple[int, ...], device: torch.device, bits: int) -> dict[str, torch.Tensor]:
+    """Random words, with scales and biases that give the weights a mean of 0 and a deviation of 0.02."""
+    rows, columns = shape
+    words = torch.randint(-(2**31), 2**31, (rows, columns * bits // 32), dtype=torch.int32, device=device)
+    step = 0.02 * 12**0.5 / 2**bits
+    scales = torch.full((rows, columns // GROUP), step, dtype=torch.bfloat16, device=device)
+    stem = name.removesuffix("weight")
+    return {name: words.view(torch.uint32), stem + "scales": scales, stem + "biases": -(2**bits - 1) / 2 * scales}
 
 
 def make_rows(folder: Path, count: int, *, with_answer: bool) -> list[Example]:

@@ -21,7 +21,8 @@ from mlx_phi3v import decoding as generation
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, collate
-from mlx_phi3v.training.footprint import BatchShape, StepSettings, step_flops
+from mlx_phi3v.training.footprint import BatchShape, StepSettings, footprint
+from mlx_phi3v.training.step_work import step_flops
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ LANGUAGE_STEPS = (
     Step(8, cached=True, checkpointing=True), Step(8, cached=True, autocast=True),
 )  # fmt: skip
 IMAGE_STEPS = (Step(1, profile=True), Step(8, checkpointing=True), Step(8, profile=True), Step(8, autocast=True))
+PACKED_STEPS = (Step(1), Step(8, checkpointing=True))
 
 
 def load_for_training(folder: Path, targets: tuple[str, ...]) -> tuple[Any, AdapterArgs]:
@@ -89,6 +91,9 @@ def train_step(backend: Any, adapter: AdapterArgs, folder: Path, step: Step, pea
     shape = BatchShape(step.rows, tokens, len(batch.pixel_values), batch.answer_tokens // step.rows)
     training = StepSettings(adapter, "bfloat16", step.checkpointing, encode=not step.cached)
     flops = sum(step_flops(backend.config, shape, training))
+    # torch unpacks packed weights as it loads them.
+    planned = footprint(replace(backend.config, quantization=None), shape, training).total / 1e9
+    figures |= {"plan GB": planned, "plan / peak": planned / figures["peak GB"] if figures["peak GB"] else None}
     figures |= {"update s": update, "tokens/s": step.rows * tokens / taken, "TFLOP": flops / 1e12,
                 "share of peak": flops / taken / peak, "loss": losses[0], "_first_step_s": first, "_last_loss": losses[-1],
                 "_tokens_a_row": tokens, "_crops": len(batch.pixel_values), "_labels": batch.answer_tokens}  # fmt: skip

@@ -36,7 +36,6 @@ from mlx_phi3v.training.footprint import (
     fit_to_limit,
     footprint,
     largest_batch,
-    step_flops,
     weight_bytes,
 )
 from mlx_phi3v.training.loop import train
@@ -70,22 +69,6 @@ def test_trained_parameters_are_those_of_the_adapter() -> None:
     config = ModelArgs(1000, 64, 96, 2, 4, 2, vision=VisionArgs(32, 64, 3, 2, patch_size=84))
     adapter = AdapterArgs(r=8)
     assert adapter_parameters(config, adapter) == sum(value.size for value in init_adapter(config, adapter, 0).values())
-
-
-def test_flops_of_a_step_are_the_products_of_its_shapes() -> None:
-    config = ModelArgs(1000, 64, 96, 3, 4, 4, vision=VisionArgs(32, 48, 3, 2, patch_size=84))
-    shape = BatchShape(rows=2, tokens=10, crops=4, labels=5)
-    products = [(20, 64, 192), (20, 64, 64), (20, 64, 192), (20, 96, 64)]  # rows, in, out: qkv, o, gate and up, down
-    layer = sum(2 * a * b * c for a, b, c in products) + 2 * 2 * (2 * 10 * 10 * 64) // 2
-    head = 2 * 10 * 64 * 1000
-    language, tower = step_flops(config, shape, StepSettings(AdapterArgs(target_modules=LANGUAGE), "float32", False))
-    assert language == 2 * (3 * layer + head)
-    positions = 17
-    block = 2 * positions * (4 * 32 * 32 + 2 * 32 * 48) + 2 * 2 * positions * positions * 32
-    projector = 2 * 4 * 4 * (128 * 64 + 64 * 64)
-    assert tower == 4 * 2 * block + projector
-    trained = step_flops(config, shape, StepSettings(AdapterArgs(), "float32", True))
-    assert trained == (language + 3 * layer, 3 * tower)
 
 
 def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: Path) -> None:
@@ -170,6 +153,21 @@ def test_a_plan_says_what_an_answer_takes(tmp_path: Path, checkpoint: Path, caps
     taken = {bits: answer_bytes(PUBLISHED, 131_072, "bfloat16", bits) for bits in (0, 8, 4)}
     assert taken[0] > weight_bytes(PUBLISHED, "bfloat16") + kept[0] > taken[8] > taken[4]
     assert answer_bytes(PUBLISHED, 1024, "bfloat16") - answer_bytes(PUBLISHED, 512, "bfloat16") < 0.3e9
+
+
+def test_torch_unpacks_packed_weights_and_a_plan_for_it_says_what_its_memory_is(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, packed = make_checkpoint(hidden=128, intermediate=192), tmp_path / "packed"
+    shutil.copytree(plain, packed, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(config | {"quantization": {"group_size": 32, "bits": 4}}))
+    flags = ["--photo", "300x300", "--dtype", "bfloat16"]
+    whole = planned(capsys, "--model", str(plain), "--backend", "torch", *flags)
+    assert planned(capsys, "--model", str(packed), "--backend", "torch", *flags)["weights_gb"] == whole["weights_gb"]
+    assert planned(capsys, "--model", str(packed), "--backend", "mlx", *flags)["weights_gb"] < whole["weights_gb"]
+    assert plan.main(["--model", str(packed), "--backend", "torch", "--gflops", "100", *flags]) == 0
+    assert "on a CPU torch takes up to 1.5 times as much" in capsys.readouterr().out
 
 
 def test_a_folder_with_brackets_is_named_as_it_is(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
