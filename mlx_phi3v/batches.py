@@ -69,9 +69,9 @@ class Batch:
         return np.pad(index, (0, behind)), np.pad(shifted[rows, columns], (0, behind), constant_values=IGNORE)
 
     @property
-    def padding(self) -> int:
-        """Positions that hold no token."""
-        return int(self.attention_mask.size - self.attention_mask.sum())
+    def tokens(self) -> int:
+        """Positions that hold a token."""
+        return int(self.attention_mask.sum())
 
 
 def collate(examples: Sequence[Example], config: ModelArgs, *, pad_left: bool = False, pad_id: int = 0) -> Batch:

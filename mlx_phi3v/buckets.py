@@ -42,6 +42,12 @@ def feature_bucket(rows: int, tokens: int) -> int:
     return rows * tokens + 2
 
 
+def computed_positions(batch: Batch, *, compiled: bool) -> int:
+    """Positions that a pass computes, padding included."""
+    rows, tokens = batch.input_ids.shape
+    return rows * (token_bucket(tokens) if compiled else tokens)
+
+
 def padded(batch: Batch, config: ModelArgs, *, crops: bool) -> Batch:
     """The batch with its tokens, its feature table and, with `crops`, its crops padded to a bucket."""
     rows, length = batch.input_ids.shape

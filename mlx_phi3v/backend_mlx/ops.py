@@ -38,7 +38,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
 
 def cut(x: mx.array) -> mx.array:
     """x without what it came from, where the CPU's own operations computed that: see `cpu.shared.cut`."""
-    return cpu_cut(x) if is_ours(x) else x
+    if is_ours(x):
+        return cpu_cut(x)
+    return x
 
 
 def add(x: mx.array, y: mx.array) -> mx.array:

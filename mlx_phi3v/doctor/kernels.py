@@ -112,10 +112,10 @@ def _rotate(kernels: Any, rng: np.random.Generator) -> Found:
 def _attention_case(dtype: str, causal: bool) -> tuple[list[Array], list[Array], float]:
     """(q, k, v and the result's gradient; the result and its gradients by q, k and v; the largest score), for all backends.
 
-    300 tokens, which is three blocks of causal queries; the largest score is about 1.5, without the scale it would be 8.
+    400 tokens, which is two blocks of queries on a CPU; the largest score is about 1.5, without the scale it would be 8.
     """
     rng, scale = np.random.default_rng(1), 32**-0.5
-    given = [plain.rounded(_normal(rng, 2, 3, 300, 32) * size, dtype) for size in (0.5, 0.5, 1, 1)]
+    given = [plain.rounded(_normal(rng, 2, 3, 400, 32) * size, dtype) for size in (0.5, 0.5, 1, 1)]
     q, k, v, d = (x.astype(np.float64) for x in given)
     exact = [plain.attention(q, k, v, scale, causal=causal), *plain.attention_gradient(q, k, v, scale, d, causal=causal)]
     return given, exact, float(np.abs(scale * q @ k.swapaxes(-1, -2)).max())

@@ -1,8 +1,8 @@
 """One self-contained Python file made of this project's own modules, so that the model is written once.
 
 Of each module the listed names are taken, or all; its imports of the project are left out, and what it calls through a
-module (`rope.attention_scale`) is called by its name. Branches for a CPU (`ops.on_cpu`) are left out: they need streams of
-their own, which mlx-vlm's server, with its threads, does not have.
+module (`rope.attention_scale`) is called by its name. Branches for a CPU (`ops.on_cpu`, `ops.is_ours`) are left out: they need
+threads of their own, which mlx-vlm's server, with its threads, does not have.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+_CPU = {"on_cpu", "is_ours"}
 MODEL_FILE = "phi3v_mlx_vlm.py"  # its name in a checkpoint folder
 _ROOT = Path(__file__).parents[1]
 # (module, names that are taken; none: all), those that others need first.
@@ -26,7 +27,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                "_NORMALISED", "normalise", "process_image", "image_token_count", "image_token_index")),
     ("rope", ()),
     ("checkpoint.layout", ("VISION", "CLIP", "EMBEDDING_COPY", "is_unused")),
-    ("backend_mlx.ops", ("attention", "swiglu", "quick_gelu")),
+    ("backend_mlx.ops", ("attention", "cut", "add", "rotate", "swiglu", "quick_gelu", "LayerNorm", "RMSNorm")),
     ("backend_mlx.random_keys", ()),
     ("backend_mlx.checkpointing", ()),
     ("backend_mlx.decoder", ()),
@@ -112,7 +113,7 @@ def _text(module: _Module, node: ast.stmt) -> str:
         end = item.end_col_offset or 0
         lines[item.lineno - 1] = (line[: item.col_offset] + item.attr.encode() + line[end:]).decode()
     for branch in (item for item in ast.walk(node) if isinstance(item, ast.If)):
-        if "on_cpu" in {part.id for part in ast.walk(branch.test) if isinstance(part, ast.Name)}:
+        if _CPU & {part.id for part in ast.walk(branch.test) if isinstance(part, ast.Name)}:
             for number in range(branch.lineno - 1, branch.end_lineno or branch.lineno):
                 lines.pop(number)
     return "\n".join(line.rstrip() for line in lines.values())

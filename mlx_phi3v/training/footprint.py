@@ -121,33 +121,33 @@ def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) ->
     tokens = config.num_hidden_layers * shape.rows * shape.tokens
     if training.grad_checkpoint:
         return tokens * ITEM_SIZE[training.dtype] * config.hidden_size
-    return tokens * _layer_saves(config, shape.tokens, training)
+    return tokens * _layer_saves(config, training)
 
 
 def layer_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
     """Bytes that one decoder layer takes beside what is saved, forward and backward."""
     token = ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK, (config.hidden_size, config.intermediate_size))
     if training.grad_checkpoint:
-        token = (token + _layer_saves(config, shape.tokens, training)) * (AHEAD if training.cpu else 1.0)
+        token = (token + _layer_saves(config, training)) * (AHEAD if training.cpu else 1.0)
     return shape.rows * shape.tokens * token + _unpacked(config, training)
 
 
-def _layer_saves(config: ModelArgs, tokens: int, training: StepSettings) -> float:
+def _layer_saves(config: ModelArgs, training: StepSettings) -> float:
     """Bytes per token that a decoder layer saves without checkpointing.
 
     What the gradients of norms, RoPE, attention, SwiGLU and LoRA need: the layer's input, the sum after attention, q, k, v,
-    SwiGLU's input and its sigmoid, and the inputs of the four projections, which LoRA takes in fp32. Attention on a CPU also
-    saves its result and its probabilities, in blocks of queries.
+    SwiGLU's input, and the inputs of the four projections, which LoRA takes in fp32. On a CPU what is computed while a gradient
+    is recorded stays: q and k also before RoPE, and both summands of each sum. On a GPU v is a view of what qkv_proj gave,
+    which stays whole, and SwiGLU is not one operation: it saves its sigmoid and a product.
     """
     item, hidden, inner = ITEM_SIZE[training.dtype], config.hidden_size, config.intermediate_size
     attended, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     projected = 2 * hidden + attended + inner
-    values: float = 2 * hidden + attended + 2 * keys + 3 * inner
     if training.cpu:
-        values += attended + config.num_attention_heads * min(tokens, (tokens + BLOCK) / 2)
-    else:  # v is a view of what qkv_proj gave, which stays whole; SwiGLU is not one operation
-        values += attended + keys + inner
-    return item * values + 4 * projected
+        values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
+    else:
+        values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
+    return float(item * values + 4 * projected)
 
 
 def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
@@ -161,12 +161,10 @@ def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -
 
 
 def _tower_layer_saves(config: ModelArgs, training: StepSettings) -> float:
-    """`_layer_saves` of a position of a crop, of a tower layer; its attention sees every position."""
+    """`_layer_saves` of a position of a crop, of a tower layer."""
     width, inner = config.vision.hidden_size, config.vision.intermediate_size
-    values = 5 * width + 2 * inner
+    values = 7 * width + inner if training.cpu else 5 * width + 2 * inner
     projected = 3 * width + inner
-    if training.cpu:
-        values += width + config.vision.num_attention_heads * _positions(config)
     if training.dtype != "float32":
         projected += 2 * width  # q, k and v each get their input in fp32
     return ITEM_SIZE[training.dtype] * values + 4 * projected
@@ -253,5 +251,4 @@ TOWER_AT_WORK = {False: (2.72, 3.03), True: (6.6, 0.0)}
 AHEAD, TOWER_AHEAD = 1.32, 1.45
 PIXELS = {None: 2.61, False: 0.72, True: 0.21}  # values per pixel and channel, of the crops themselves and their patches
 UNPACKED = 0.6  # of a layer's weights
-BLOCK = 128  # queries that attention on a CPU takes at a time: `backend_mlx.cpu.attention`
 GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..batches import Batch
+from ..buckets import computed_positions
 from ..errors import UserError
 from ..loader import Pass
 from ..overflow import float16_advice
@@ -132,12 +133,13 @@ class Trainer:
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, self.state.step, _rows(passes))
         batches = [one.batch for one in passes if one.batch is not None]
+        positions = sum(computed_positions(batch, compiled=self.config.compile) for batch in batches)
         taken = Throughput(
             rows=len(_rows(passes)),
             seconds=time.perf_counter() - started,
             waited=self.setup.training.waited - waited,
-            positions=sum(batch.attention_mask.size for batch in batches),
-            padding=sum(batch.padding for batch in batches),
+            positions=positions,
+            padding=positions - sum(batch.tokens for batch in batches),
         )
         self.throughput.add(taken)
         recent = self.throughput.recent

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import count as counter
+from threading import Lock
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,7 @@ from . import blas
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 CHUNK = 2**17  # numbers that are worked on together: 512 KiB, which stay in a core's own cache
+_ONE_AT_A_TIME = Lock()  # the limit is the process's: two threads that set it and put it back would leave it set
 WORTH_IT = 2**14  # numbers from which on numpy's work is faster than MLX's, with what it costs to wait for MLX first
 
 
@@ -70,7 +72,7 @@ def in_threads(work: Callable[[int], None], count: int, *, products: bool = Fals
                 work(number)
 
     if products:
-        with _numpy_blas().limit(limits=1):
+        with _ONE_AT_A_TIME, _numpy_blas().limit(limits=1):
             _run(take, min(cores(), count))
     else:
         _run(take, min(cores(), count))
