@@ -44,7 +44,7 @@ def feature_bucket(rows: int, tokens: int) -> int:
 
 def computed_positions(batch: Batch, *, compiled: bool) -> int:
     """Positions that a pass computes, padding included."""
-    rows, tokens = batch.input_ids.shape
+    rows, tokens = map(int, batch.input_ids.shape)
     return rows * (token_bucket(tokens) if compiled else tokens)
 
 

@@ -185,6 +185,14 @@ def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
     }
 
 
+def _settings(config: PlanConfig, adapter: AdapterArgs, known: calibration.Calibration | None) -> StepSettings:
+    """By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32."""
+    on_cpu = config.backend == "mlx" and config.dtype == "float32"
+    measured = known.activations if known else None
+    settings = step_settings(config, adapter)
+    return replace(settings, dtype=config.dtype or "bfloat16", cpu=on_cpu, activations=measured or settings.activations)
+
+
 def plan(config: PlanConfig) -> dict[str, Any]:
     """All figures of the plan, as JSON has them. Raises UserError for wrong settings."""
     folder = resolve_model(config.model)
@@ -194,14 +202,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     rows = measure(config, model, prompts, num_crops)
     shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size, compiled=config.compile)
     config, adapter = choose_adapter(config, model, folder)
-    # By default a Mac's GPU computes in bf16, and MLX on a CPU in fp32.
-    on_cpu = config.backend == "mlx" and config.dtype == "float32"
-    training = replace(step_settings(config, adapter), dtype=config.dtype or "bfloat16", cpu=on_cpu)
     if config.backend == "torch":  # it unpacks packed weights as it loads them
         model = replace(model, quantization=None)
     known = None if config.gflops else calibration.read(config.backend)
-    if known and known.activations:
-        training = replace(training, activations=known.activations)
+    training = _settings(config, adapter, known)
     taken = footprint(model, shape, training)
     gflops = known.gflops if known else config.gflops or matmul_gflops(config.backend)
     reached, work = machine_speed(gflops, known, cpu=training.cpu), step_work(model, shape, training)

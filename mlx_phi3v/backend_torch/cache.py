@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..kv_cache import KV_GROUP, BatchCache, room
+from .device import to_device
 from .quantized import pack_groups, unpack_groups
 
 
@@ -45,7 +46,9 @@ class KVCache:
     def filter(self, rows: list[int], padding: int = 0) -> None:
         """See `kv_cache.LayerCache`."""
         self.length -= padding
-        self.arrays = [array[torch.tensor(rows, device=array.device), :, padding:] for array in self.arrays]
+        if self.arrays:
+            index = to_device(np.array(rows), self.arrays[0].device)
+            self.arrays = [array[index, :, padding:] for array in self.arrays]
 
     def truncate(self, tokens: int) -> None:
         """See `kv_cache.LayerCache`."""

@@ -7,8 +7,8 @@
 choice: a token of each row, its log-probability and the five likeliest, from scores of the published vocabulary in numpy.
 host: a whole step of `generate` where the model takes no time. device: the scores are ready, as on an accelerator, where the
 host only moves them; cpu: they are numpy's, and choosing is the host's work too. --before COMMIT times that commit too.
-batches: 128 rows whose answers have 8 to 96 tokens, 16 at a time: batches that wait for their longest answer, against rows that
-join as others end. Steps are counted; times are of the built-in model.
+batches: answers of 8 to 96 tokens, 16 rows at a time. Rows join where at least that share of a batch has ended; where all of it
+must, a batch waits for its longest answer. Steps are counted for 512 rows; 128 are timed with the built-in model.
 
 What is compared is timed in turn, as processor time; the figure is the least of all rounds, as the machine may be busy.
 """
@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from mlx_phi3v.next_tokens import HostScores
 from mlx_phi3v.sampling import Sampling
 
 VOCABULARY, LIKELIEST = 32064, 5
-PROMPT, TOKENS = 300, 48  # tokens of a prompt and of an answer, where the model takes no time; a sixth where numpy chooses
+PROMPT, TOKENS = 300, 24  # tokens of a prompt and of an answer, where the model takes no time; a sixth where numpy chooses
 WAYS = {
     "greedy": Sampling(top_k_logged=LIKELIEST),
     "sampled": Sampling(1.0, top_k_logged=LIKELIEST),
@@ -112,6 +113,10 @@ class ReadyScores:
         """See `next_tokens.Scores`."""
         return self
 
+    def join(self, other: Any) -> Any:
+        """See `next_tokens.Scores`."""
+        return self
+
     def numpy(self) -> np.ndarray:
         """See `next_tokens.Scores`; the copy from the device."""
         return self.logits.copy()
@@ -125,6 +130,7 @@ class NoModel:
     def __init__(self, rows: int, on_device: bool) -> None:
         self.config = load_model_config(resolve_model("tiny"))
         self.scores_on_device = on_device
+        self.joins = 0
         self.scores: Any = ReadyScores(some_logits(rows)) if on_device else HostScores(some_logits(rows))
 
     def prefill(self, batch: Batch) -> tuple[Any, Any]:
@@ -137,6 +143,10 @@ class NoModel:
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """See `backend.Backend`."""
+
+    def join(self, cache: Any, other: Any) -> None:
+        """See `backend.Backend`."""
+        self.joins += 1
 
 
 def prompts(rows: int, tokens: int) -> list[Example]:
@@ -184,28 +194,29 @@ def host(rounds: int, before: str | None) -> None:
         say(scores=where, choice=way, rows=int(rows), **figures, now_ms=round(min(value, again[name]), 3))
 
 
+def states(count: int) -> list[Any]:
+    """Rows with answers of 8 to 96 tokens."""
+    from mlx_phi3v.answer_batch import RowState
+
+    lengths = np.random.default_rng(0).integers(8, 97, count).tolist()
+    return [RowState(one, Sampling(), length) for one, length in zip(prompts(count, 40), lengths)]
+
+
 def batches(rounds: int, backend_name: str, size: int = 16) -> None:
-    """Print the steps and the time of fixed batches and of rows that join."""
-    from mlx_phi3v.answer_batch import RowState, answers
+    """Print the steps where rows join in shares of a batch, and the time of fixed batches and of rows that join."""
+    from mlx_phi3v import answer_batch
 
+    def steps(backend: Any, count: int, share: int) -> list[int]:
+        with mock.patch.object(answer_batch, "_SHARE", share):  # 1: none joins before all have ended
+            return [len(step) for step in answer_batch.answers(backend, states(count), (), size)]
+
+    for share in (1, 4, size):
+        none: Any = NoModel(size, on_device=True)
+        none.scores_on_device = False
+        found = steps(none, 512, share)
+        say(joining=f"1/{share} of a batch", steps=len(found), rows_a_step=round(sum(found) / len(found), 1), joins=none.joins)
     backend = load_backend(backend_name, resolve_model("tiny"), dtype="float32")
-    lengths = np.random.default_rng(0).integers(8, 97, 128).tolist()
-    steps: dict[str, list[int]] = {}
-
-    def states() -> list[Any]:
-        return [RowState(one, Sampling(), length) for one, length in zip(prompts(len(lengths), 40), lengths)]
-
-    def fixed() -> None:
-        rows = states()
-        chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        steps["fixed"] = [len(step) for chunk in chunks for step in answers(backend, chunk, (), size)]
-
-    def joining() -> None:
-        steps["joining"] = [len(step) for step in answers(backend, states(), (), size)]
-
-    best = least({"fixed": fixed, "joining": joining}, rounds)
-    for name, counted in steps.items():
-        say(batches=name, steps=len(counted), rows_a_step=round(sum(counted) / len(counted), 2), tokens=sum(counted))
+    best = least({"fixed": partial(steps, backend, 128, 1), "joining": partial(steps, backend, 128, 4)}, rounds)
     say(backend=backend_name, time_joining_over_fixed=round(best["joining"] / best["fixed"], 2))
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     from mlx_phi3v.config import LABELS_AT_ONCE
 
     for labels in map(int, sys.argv[1:] or (256, 512, 1024, 2048)):
-        figures = {"learnt": labels}
+        figures: dict[str, float] = {"learnt": labels}
         for name, at_once in (("chunks", LABELS_AT_ONCE), ("at_once", labels)):
             peak, seconds = measured(labels, at_once)
             figures |= {f"{name}_mb": round(peak), f"{name}_s": round(seconds, 2)}

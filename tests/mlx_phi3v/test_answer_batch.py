@@ -17,8 +17,10 @@ from mlx_phi3v.backend import Backend
 from mlx_phi3v.batches import Example
 from mlx_phi3v.decoding import generate
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.golden.cases import load_cases
 from mlx_phi3v.next_tokens import HostScores
 from mlx_phi3v.sampling import Sampling
+from tests.helpers.paths import GOLDEN
 from tests.helpers.text_backend import VOCABULARY, TextBackend
 
 STOP = (0, 1)  # of 24 tokens: an answer has about twelve
@@ -234,3 +236,16 @@ def test_a_model_answers_rows_that_join_as_it_answers_each_alone(
                     assert (together[name].token_ids, together[name].finish) == (answer.token_ids, answer.finish)
                     # fp32 sums of other shapes, in a model of small weights
                     np.testing.assert_allclose(together[name].logprobs, answer.logprobs, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.numeric
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_recorded_answers_are_given_by_rows_that_join(load: Load, on_device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load(GOLDEN / "checkpoint")
+    monkeypatch.setattr(backend, "scores_on_device", on_device)
+    cases = load_cases(GOLDEN)
+    rows = [RowState(case.prompt, Sampling(), len(case.case["greedy"])) for case in cases]
+    for _ in answers(backend, rows, (), 3):
+        pass
+    assert {case.name: row.answer.token_ids for case, row in zip(cases, rows)} == {c.name: c.case["greedy"] for c in cases}

@@ -72,7 +72,7 @@ def swiglu(x: mx.array) -> mx.array:
 
 @swiglu.vjp
 def _swiglu_gradient(x: mx.array, d_values: mx.array, _: Any) -> mx.array:
-    """d gate = d up s (1 + gate (1 - s)), d up = d gate s."""
+    """d gate = d up s (1 + gate - silu), d up = d silu, with silu = gate s."""
     half = x.shape[-1] // 2
     gradient = mx.array(view(x))
     both, d = view(gradient).reshape(-1, 2 * half), view(d_values).reshape(-1, half)
@@ -81,13 +81,11 @@ def _swiglu_gradient(x: mx.array, d_values: mx.array, _: Any) -> mx.array:
         gate, up = both[some, :half], both[some, half:]
         s = _sigmoid(gate)
         silu = gate * s
-        up *= d[some]
-        up *= s
-        s -= 1
-        np.negative(s, out=s)
-        gate *= s
+        gate -= silu
         gate += 1
+        gate *= s
         gate *= up
+        gate *= d[some]
         np.multiply(silu, d[some], out=up)
 
     in_rows(work, len(both), 2 * half)
