@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .shared import Floats, in_rows, view
+from .shared import Floats, copied, in_rows, view
 
 QUICK = 1.702  # quick-GELU's constant
 
@@ -58,7 +58,7 @@ def swiglu(x: mx.array) -> mx.array:
     """silu(gate) * up of [..., 2I], the gate first: [..., I]."""
     half = x.shape[-1] // 2
     both = view(x)
-    values = mx.array(both[..., :half])
+    values = copied(both[..., :half])
     gate, up = view(values).reshape(-1, half), both.reshape(-1, 2 * half)[:, half:]
 
     def work(some: slice) -> None:
