@@ -93,7 +93,7 @@ def test_a_run_is_the_same_at_any_batch_size_and_after_an_interruption(
     ids = [row["id"] for row in Catalogue(small_catalogue).split("train")[:]]
     for sampling in ([], ["--temperature", "1", "--top-p", "0.9", "--seed", "5"]):
         found = []
-        for size in (1, 3, 16):
+        for size in (1, 3):
             output = tmp_path / f"run-{size}-{len(sampling)}"
             found.append(run(backend_name, small_catalogue, output, *flags, *sampling, "--batch-size", str(size)))
             assert [row["id"] for row in found[-1]] == ids and all(row["seconds"] >= 0 for row in found[-1])
