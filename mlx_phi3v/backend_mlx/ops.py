@@ -45,7 +45,9 @@ def cut(x: mx.array) -> mx.array:
 
 def add(x: mx.array, y: mx.array) -> mx.array:
     """x + y, of a residual connection."""
-    return cast(mx.array, residual.add(x, y)) if is_ours(x) else x + y
+    if is_ours(x):
+        return cast(mx.array, residual.add(x, y))
+    return x + y
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:

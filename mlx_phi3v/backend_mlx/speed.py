@@ -48,15 +48,20 @@ def unpack_seconds(rows: int, columns: int, times: int) -> float | None:
     return fastest(lambda: mx.eval(linear(x)), times)
 
 
-def random_model(config: ModelArgs, dtype: str) -> MLXBackend:
-    """A backend with random weights, as it is after loading."""
-    some = (0.02 * mx.random.normal((2**20,))).astype(dtype_of(dtype))  # drawing every weight would take seconds
+def draw_weights(model: Phi3VForCausalLM, dtype: str) -> None:
+    """Give a model weights of the size of random ones. The same million numbers again and again: all would take seconds."""
+    some = (0.02 * mx.random.normal((2**20,))).astype(dtype_of(dtype))
 
     def weight(x: mx.array) -> mx.array:
-        return mx.tile(some, -(-x.size // some.size))[: x.size].reshape(x.shape)
+        return mx.tile(some, -(-x.size // some.size))[: x.size].reshape(x.shape) * 1.0  # a copy, not a view of `some`
 
-    model = Phi3VForCausalLM(config)
     model.update(tree_map(weight, model.parameters()))
+
+
+def random_model(config: ModelArgs, dtype: str) -> MLXBackend:
+    """A backend with random weights, as it is after loading."""
+    model = Phi3VForCausalLM(config)
+    draw_weights(model, dtype)
     mx.eval(model.parameters())
     model.freeze()
     model.eval()

@@ -27,7 +27,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                "_NORMALISED", "normalise", "process_image", "image_token_count", "image_token_index")),
     ("rope", ()),
     ("checkpoint.layout", ("VISION", "CLIP", "EMBEDDING_COPY", "is_unused")),
-    ("backend_mlx.ops", ("attention", "cut", "rotate", "swiglu", "quick_gelu", "LayerNorm", "RMSNorm")),
+    ("backend_mlx.ops", ("attention", "cut", "add", "rotate", "swiglu", "quick_gelu", "LayerNorm", "RMSNorm")),
     ("backend_mlx.random_keys", ()),
     ("backend_mlx.checkpointing", ()),
     ("backend_mlx.decoder", ()),

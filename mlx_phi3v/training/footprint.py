@@ -57,6 +57,11 @@ class StepSettings:
     cpu: bool = False
     activations: float = 1.0
 
+    @property
+    def ours(self) -> bool:
+        """Whether the operations of `backend_mlx.cpu` compute it: in fp32, on a CPU."""
+        return self.cpu and self.dtype == "float32"
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -126,9 +131,9 @@ def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) ->
 
 def layer_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
     """Bytes that one decoder layer takes beside what is saved, forward and backward."""
-    token = ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK, (config.hidden_size, config.intermediate_size))
-    if training.grad_checkpoint:
-        token = (token + _layer_saves(config, training)) * (AHEAD if training.cpu else 1.0)
+    widths = (config.hidden_size, config.intermediate_size)
+    token = ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK[training.ours, training.grad_checkpoint], widths)
+    token += _layer_saves(config, training) if training.grad_checkpoint else 0.0
     return shape.rows * shape.tokens * token + _unpacked(config, training)
 
 
@@ -143,7 +148,7 @@ def _layer_saves(config: ModelArgs, training: StepSettings) -> float:
     item, hidden, inner = ITEM_SIZE[training.dtype], config.hidden_size, config.intermediate_size
     attended, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     projected = 2 * hidden + attended + inner
-    if training.cpu:
+    if training.ours:
         values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
     else:
         values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
@@ -163,7 +168,7 @@ def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -
 def _tower_layer_saves(config: ModelArgs, training: StepSettings) -> float:
     """`_layer_saves` of a position of a crop, of a tower layer."""
     width, inner = config.vision.hidden_size, config.vision.intermediate_size
-    values = 7 * width + inner if training.cpu else 5 * width + 2 * inner
+    values = 7 * width + inner if training.ours else 5 * width + 2 * inner
     projected = 3 * width + inner
     if training.dtype != "float32":
         projected += 2 * width  # q, k and v each get their input in fp32
@@ -176,11 +181,9 @@ def _tower_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings)
         return 0.0
     vision, how = config.vision, training.grad_checkpoint if _trains_tower(config, training.adapter) else None
     crops = shape.crops if how is not None else min(shape.crops, CROPS_AT_ONCE)
-    widths = (vision.intermediate_size, vision.num_attention_heads * _positions(config))
-    position = ITEM_SIZE[training.dtype] * _dot(TOWER_AT_WORK[how is not None], widths)
-    if how:
-        position = (position + _tower_layer_saves(config, training)) * (TOWER_AHEAD if training.cpu else 1.0)
-    return crops * _positions(config) * position + PIXELS[how] * shape.crops * 3 * CROP_SIZE**2 * ITEM_SIZE[training.dtype]
+    position = ITEM_SIZE[training.dtype] * TOWER_AT_WORK[training.ours, how] * vision.intermediate_size
+    position += _tower_layer_saves(config, training) if how else 0.0
+    return crops * _positions(config) * position + PIXELS * shape.crops * 3 * CROP_SIZE**2 * ITEM_SIZE[training.dtype]
 
 
 def _encodes(shape: BatchShape, training: StepSettings) -> bool:
@@ -201,11 +204,11 @@ def _dot(factors: tuple[float, ...], widths: tuple[int, ...]) -> float:
 
 
 def _unpacked(config: ModelArgs, training: StepSettings) -> float:
-    """Bytes of the quantised weights that a CPU has unpacked at a time: UNPACKED of one layer's."""
+    """Bytes of the quantised weights that a CPU has unpacked at a time: the largest of a layer."""
     if not (config.quantization and training.cpu):
         return 0.0
-    packed = sum(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
-    return UNPACKED * packed * ITEM_SIZE[training.dtype] / config.num_hidden_layers
+    largest = max(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
+    return float(largest * ITEM_SIZE[training.dtype])
 
 
 def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0) -> int:
@@ -242,13 +245,10 @@ def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, l
     return None
 
 
-# Values per token that one decoder layer has at work, times H and I.
-LAYER_AT_WORK = (7.5, 6.75)
-# Values per position that one tower layer has at work, times M and heads * S, by whether it trains.
-TOWER_AT_WORK = {False: (2.72, 3.03), True: (6.6, 0.0)}
-# A layer that is checkpointed has at work what it would save, too. On a CPU MLX allocates the results of about 50 operations
-# ahead of the one that runs, and so some of the next layer's.
-AHEAD, TOWER_AHEAD = 1.32, 1.45
-PIXELS = {None: 2.61, False: 0.72, True: 0.21}  # values per pixel and channel, of the crops themselves and their patches
-UNPACKED = 0.6  # of a layer's weights
-GRADIENT, UPDATE = 1.1, 2.27  # floats per trained parameter beside it and its two moments, in a pass and in an update
+# Values per token that one decoder layer has at work beside what it saves, times H and I, by (CPU, checkpointing).
+LAYER_AT_WORK = {(True, False): (15.0, 0.0), (True, True): (18.2, 0.0), (False, False): (7.5, 6.75), (False, True): (7.5, 6.75)}
+# Likewise per position of a tower layer, times M, by (CPU, checkpointing); None: it does not train.
+TOWER_AT_WORK = {(True, None): 5.75, (True, False): 4.9, (True, True): 5.75,
+                 (False, None): 9.55, (False, False): 6.6, (False, True): 6.6}  # fmt: skip
+PIXELS = 2.0  # values per pixel and channel, of the crops themselves and their patches
+GRADIENT, UPDATE = 1.1, 3.1  # floats per trained parameter beside it and its two moments, in a pass and in an update

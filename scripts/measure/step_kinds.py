@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_phi3v import timing
 from mlx_phi3v.adapters import LANGUAGE, LM_HEAD, PROJECTOR, VISION, AdapterArgs, init_adapter
-from mlx_phi3v.backend import OptimizerArgs
+from mlx_phi3v.backend import OptimizerArgs, set_up
 from mlx_phi3v.batches import Batch
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
 from mlx_phi3v.training.footprint import BatchShape, StepSettings
@@ -122,15 +122,14 @@ SMALL = (
 def random_backend(config: ModelArgs, dtype: str = "float32") -> Any:
     """A model of random weights as it is after loading; layer by layer, so that packing takes little memory."""
     import mlx.core as mx
-    from mlx.utils import tree_map
 
-    from mlx_phi3v.backend_mlx.arrays import dtype as dtype_of
     from mlx_phi3v.backend_mlx.backend import MLXBackend
     from mlx_phi3v.backend_mlx.model import Phi3VForCausalLM
     from mlx_phi3v.backend_mlx.quantized import quantize_language
+    from mlx_phi3v.backend_mlx.speed import draw_weights
 
     model: Any = Phi3VForCausalLM(config)
-    model.update(tree_map(lambda x: x.astype(dtype_of(dtype)), model.parameters()))
+    draw_weights(model, dtype)
     if config.quantization:
         quantize_language(model, config.quantization)
     for layer in model.model.layers:
@@ -192,6 +191,7 @@ class Steps:
 
 def prepared(kind: Kind) -> Steps:
     """The kind's model, ready to train."""
+    set_up("mlx")  # before MLX is imported: a fast BLAS
     import mlx.core as mx
 
     cpu = mx.default_device() == mx.cpu

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .shared import Floats, in_rows, view
+from .shared import Floats, copied, in_rows, view
 
 QUICK = 1.702  # quick-GELU's constant
 
@@ -58,7 +58,7 @@ def swiglu(x: mx.array) -> mx.array:
     """silu(gate) * up of [..., 2I], the gate first: [..., I]."""
     half = x.shape[-1] // 2
     both = view(x)
-    values = mx.array(both[..., :half])
+    values = copied(both[..., :half])
     gate, up = view(values).reshape(-1, half), both.reshape(-1, 2 * half)[:, half:]
 
     def work(some: slice) -> None:
@@ -72,7 +72,7 @@ def swiglu(x: mx.array) -> mx.array:
 
 @swiglu.vjp
 def _swiglu_gradient(x: mx.array, d_values: mx.array, _: Any) -> mx.array:
-    """d gate = d up s (1 + gate (1 - s)), d up = d gate s."""
+    """d gate = d up s (1 + gate - silu), d up = d silu, with silu = gate s."""
     half = x.shape[-1] // 2
     gradient = mx.array(view(x))
     both, d = view(gradient).reshape(-1, 2 * half), view(d_values).reshape(-1, half)
@@ -81,13 +81,11 @@ def _swiglu_gradient(x: mx.array, d_values: mx.array, _: Any) -> mx.array:
         gate, up = both[some, :half], both[some, half:]
         s = _sigmoid(gate)
         silu = gate * s
-        up *= d[some]
-        up *= s
-        s -= 1
-        np.negative(s, out=s)
-        gate *= s
+        gate -= silu
         gate += 1
+        gate *= s
         gate *= up
+        gate *= d[some]
         np.multiply(silu, d[some], out=up)
 
     in_rows(work, len(both), 2 * half)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from .quantized import CPUQuantizedLinear
 from .shared import cut
 
 
@@ -20,10 +21,15 @@ def lora_linear(linear: Callable[[mx.array], mx.array], x: mx.array, a: mx.array
     @whole.vjp
     def gradient(primals: Sequence[mx.array], d: mx.array, _: Any) -> tuple[mx.array, ...]:
         x, a, b = primals
-        [of_x] = mx.vjp(lambda x: [linear(x)], [x], [d])[1]
+        of_x = linear.input_gradient(d) if isinstance(linear, CPUQuantizedLinear) else _input_gradient(linear, x, d)
         low = scale * (d @ b.T)  # [..., r]
         flat_x, flat_d = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
         of_a, of_b = flat_x.T @ low.reshape(-1, low.shape[-1]), (scale * (flat_x @ a)).T @ flat_d
         return cut(mx.addmm(of_x, low, a.T)), cut(of_a), cut(of_b)
 
     return cast(mx.array, whole(x, a, b))
+
+
+def _input_gradient(linear: Callable[[mx.array], mx.array], x: mx.array, d: mx.array) -> mx.array:
+    gradient: mx.array = mx.vjp(lambda x: [linear(x)], [x], [d])[1][0]
+    return gradient

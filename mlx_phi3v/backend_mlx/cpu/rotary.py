@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .shared import Floats, in_threads, view
+from .shared import Floats, copied, in_threads, view
 
 
 @mx.custom_function
@@ -23,7 +23,7 @@ def _gradient(primals: tuple[mx.array, ...], d_values: mx.array, _: Any) -> tupl
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats, *, back: bool) -> mx.array:
-    values = mx.array(x)
+    values = copied(x)
     rotated = view(values)
     heads, half = x.shape[1], x.shape[3] // 2
 

@@ -33,6 +33,11 @@ def view(array: mx.array) -> Floats:
     return np.asarray(array)
 
 
+def copied(numbers: Floats) -> mx.array:
+    """A new array. MLX: of numbers that lie apart in memory it would take the room between them as well."""
+    return mx.array(np.ascontiguousarray(numbers))
+
+
 _plain = ContextVar("plain", default=False)
 
 

@@ -142,3 +142,23 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
         found, expected = np.array(ours(mx.array(x))), np.array(theirs(mx.array(x)))
         assert not np.isfinite(found[1, 2]) and np.isfinite(found).sum() == found.size - 1
         np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
+def test_a_residual_sum_and_its_gradients(rng: np.random.Generator) -> None:
+    x, y, d = (mx.array(rng.standard_normal((2, 9, 10)).astype(np.float32)) for _ in range(3))
+    total, of_x, of_y = gradients_and_value(ops.add, [x, y], d)
+    np.testing.assert_array_equal(total, np.array(x + y))
+    np.testing.assert_array_equal(of_x, np.array(d))
+    np.testing.assert_array_equal(of_y, np.array(d))
+
+
+def test_a_result_takes_no_more_room_than_its_numbers() -> None:
+    """Of a part of an array, such as q of what qkv_proj gave, or the gate: MLX would take the room of the whole."""
+    qkv, cos, sin = mx.ones((1, 64, 12, 32)), mx.ones((1, 1, 64, 32)), mx.zeros((1, 1, 64, 32))
+    mx.eval(qkv, cos, sin)
+    q = mx.split(qkv.transpose(0, 2, 1, 3), [4], axis=1)[0]
+    for operation in (lambda: ops.rotate(q, cos, sin), lambda: ops.swiglu(qkv)):
+        before = mx.get_active_memory()
+        values = operation()
+        mx.eval(values)
+        assert mx.get_active_memory() - before < 1.5 * values.nbytes  # the whole takes two or three times as much

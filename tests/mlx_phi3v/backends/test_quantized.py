@@ -9,7 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_phi3v.backend_mlx.cpu import quantized as cpu_quantized
 from mlx_phi3v.backend_mlx.cpu.quantized import FEW_ROWS, CPUQuantizedLinear
+from mlx_phi3v.backend_mlx.cpu.unpacking import unpacked
 from mlx_phi3v.backend_mlx.quantized import quantize_language
 from mlx_phi3v.config import Quantization
 from tests.helpers.tolerances import assert_near, product_tolerance
@@ -75,3 +77,26 @@ def test_unpacked_weights_do_not_add_up(backward: bool) -> None:
         mx.eval(mx.grad(lambda x, model=model: model(x).sum())(x) if backward else model(x))
         peaks.append(mx.get_peak_memory() - held)
     assert peaks[1] - peaks[0] < 2 * unpacked  # ten more layers, of which each was once held
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(1, 64), (700, 512)])
+def test_a_weight_is_unpacked_as_mlx_unpacks_it(bits: int, shape: tuple[int, int], rng: np.random.Generator) -> None:
+    packed = mx.quantize(mx.array(rng.standard_normal(shape).astype(np.float32)), 64, bits)
+    expected = np.array(mx.dequantize(*packed, group_size=64, bits=bits))
+    # q * scale + bias is rounded twice, or once.
+    largest = np.abs(np.array(packed[1])).max() * 2**bits + np.abs(np.array(packed[2])).max()
+    np.testing.assert_allclose(np.array(unpacked(*packed, 64, bits)), expected, rtol=0, atol=2 * 2.0**-24 * largest)
+
+
+def test_the_gradient_of_the_input_alone_unpacks_no_weight_twice(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer: nn.Module = quantized(1, 4, 512).model["layers"][0]["self_attn"]["o_proj"]
+    assert isinstance(layer, CPUQuantizedLinear)
+    x, d = (mx.array(rng.standard_normal((40, 512), np.float32)) for _ in range(2))
+    whole = mx.vjp(lambda x: [layer(x)], [x], [d])[1][0]
+    counted = list[int]()
+    monkeypatch.setattr(cpu_quantized, "unpacked", lambda *given: counted.append(1) or unpacked(*given))  # type: ignore[func-returns-value]
+    np.testing.assert_array_equal(np.array(layer.input_gradient(d)), np.array(whole))
+    assert len(counted) == 1
