@@ -158,9 +158,9 @@ def train(folder: Path, steps: int, rows: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
     window: list[list[float]] = []
-    most, lately = 3, 0.0  # photos of a prompt, and the share of right answers
+    most, lately = 3 if begin else MOST, 0.0  # photos of a prompt, and the share of right answers
     for step in range(1, steps + 1):
-        if lately > 0.85 and most < MOST:
+        if lately > 0.75 and most < MOST:
             most, lately = most + 1, 0.6
         batch = collate(list(training_rows(album, rows, most, random)), backend.config)
         states: list[Any] = []
