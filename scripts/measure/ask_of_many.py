@@ -135,7 +135,7 @@ def lookup_layer(model: Any, album: Album, begin: bool) -> Callable[[], None]:
     return tidy
 
 
-def train(folder: Path, steps: int, rows: int, rate: float) -> None:
+def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None:
     """Tune the decoder, or go on with one that is there, and store it; a line of JSON every 25 steps."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -145,7 +145,7 @@ def train(folder: Path, steps: int, rows: int, rate: float) -> None:
         write_narrow(folder, hidden=160, heads=2, layers=3, theta=1e6)
     backend: Any = load_backend("torch", folder, dtype="float32")
     began = time.perf_counter()
-    album = Album(backend, 0, 600, 1)
+    album = Album(backend, 0, photos, 1)
     say(photos=len(album), categories=CATEGORIES, encode_s=round(time.perf_counter() - began, 1))
     random = np.random.Generator(np.random.PCG64(SEED))
     model = backend.model
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--photos", type=int, default=600, help="different ones to train on")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384, POSITIONS])
     parser.add_argument("--questions", type=int, default=8)
@@ -234,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     find_categories()
     if options.what == "train":
-        train(options.folder, options.steps, options.rows, options.rate)
+        train(options.folder, options.steps, options.rows, options.rate, options.photos)
     else:
         ask(options.folder, options.backend, options.tokens, options.questions, options.num_crops, options.kv_bits)
 
