@@ -21,7 +21,6 @@ from .rope import uses_long_factor
 from .sampling import Draws, RowNumbers, Sampling
 
 _LEAST_TOP_P = 1e-30  # fp32 holds it, and the likeliest token always weighs more
-_SHARE = 4  # a fourth of a batch joins or leaves together: each time, the keys and values of all other rows are copied
 
 
 @dataclass
@@ -194,7 +193,7 @@ class AnswerBatch:
         config = self.backend.config
         stale = [row for row in running.rows if not row.ended and (not self.cached or _crosses(row.length - 1, config))]
         places = [place for place, row in enumerate(running.rows) if not (row.ended or row in stale)]
-        few = (len(running.rows) - len(places)) * _SHARE < len(running.rows)
+        few = (len(running.rows) - len(places)) * _share(self.backend) < len(running.rows)
         if few and self.backend.scores_on_device and not (stale or self._joining):
             places = list(range(len(running.rows)))
         if places:
@@ -232,14 +231,14 @@ def answers(
 ) -> Iterator[list[tuple[RowState, int]]]:
     """Answer all rows, at most `batch_size` at a time: the rows of each step with their tokens.
 
-    Rows that wait join in the order of `waiting` as others end, those that fill a fourth of the batch together; which ones join
+    Rows that wait join in the order of `waiting` as others end, those that fill a share of the batch together; which ones join
     when depends on the answers' lengths alone. An error of `waiting` is raised once the rows before it are answered.
     """
     batch, source, failed = AnswerBatch(backend, [], stop_ids, cached), iter(waiting), None
     at_its_end = False
     while True:
         places = batch_size - len(batch.rows)
-        if not at_its_end and places * _SHARE >= batch_size:
+        if not at_its_end and places * _share(backend) >= batch_size:
             rows: list[RowState] = []
             try:
                 while len(rows) < places:
@@ -254,6 +253,14 @@ def answers(
         yield batch.step()
     if failed is not None:
         raise failed
+
+
+def _share(backend: Backend) -> int:
+    """Rows join, and on an accelerator leave, where 1 / so much of the batch has ended: each time all other rows are copied.
+
+    On a CPU a step takes longer with each row, so that a batch gains less by being full.
+    """
+    return 4 if backend.scores_on_device else 2
 
 
 def _share_time(rows: Sequence[RowState], began: float) -> None:

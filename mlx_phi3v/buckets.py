@@ -38,7 +38,7 @@ def crop_bucket(crops: int) -> int:
 
 
 def feature_bucket(rows: int, tokens: int) -> int:
-    """Features that a batch of `rows` padded to `tokens` can take: one a token, and the separators' two."""
+    """Features that a batch of `rows` padded to `tokens` takes at most: one a token, and the separators' two."""
     return rows * tokens + 2
 
 
@@ -54,7 +54,7 @@ def padded(batch: Batch, config: ModelArgs, *, crops: bool) -> Batch:
     tokens = token_bucket(length)
     batch = _more_tokens(batch, tokens - length)
     if batch.features is not None:
-        behind = feature_bucket(rows, tokens) - len(batch.features)
+        behind = max(0, feature_bucket(rows, tokens) - len(batch.features))  # 0: some that no token takes
         return replace(batch, features=np.pad(batch.features, ((0, behind), (0, 0))))
     return _more_crops(batch, config) if crops and len(batch.pixel_values) else batch
 

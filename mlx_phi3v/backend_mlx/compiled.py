@@ -64,5 +64,6 @@ class CompiledGradient:
         if len(batch.pixel_values) and not self._image_side_trains:
             features = self._model.features(images)
             assert features is not None
-            images = mx.pad(features, [(0, feature_bucket(*batch.input_ids.shape) - len(features)), (0, 0)])
+            behind = max(0, feature_bucket(*batch.input_ids.shape) - len(features))
+            images = mx.pad(features, [(0, behind), (0, 0)])
         return *others, images, label_index, targets

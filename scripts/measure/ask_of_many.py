@@ -112,13 +112,16 @@ def train(folder: Path, steps: int, rows: int, rate: float) -> None:
     say(photos=len(album), categories=CATEGORIES, encode_s=round(time.perf_counter() - began, 1))
     random = np.random.Generator(np.random.PCG64(SEED))
     model = backend.model
-    # The last layer looks for the same word, wherever it is: queries and keys begin alike, without the frequencies that turn
-    # within 100,000 positions. Left to chance both take long to learn, the second is not learnt on short prompts.
-    width, last = backend.config.hidden_size, model.model.layers[-1].self_attn.qkv_proj.weight
+    # The last layer begins as one that looks for the same word, wherever it is, and copies what is there: queries are like
+    # keys, without the frequencies that turn within 100,000 positions, which short prompts do not teach, and o_proj is
+    # the transpose of what makes the values.
+    width, attention = backend.config.hidden_size, model.model.layers[-1].self_attn
+    last = attention.qkv_proj.weight
     fast = torch.arange(width) % (backend.config.head_dim // 2) < SLOW * (backend.config.head_dim // 2)
-    last.data[:width] = 2 * last.data[width : 2 * width]
     fast = torch.cat([fast, fast])
+    last.data[:width] = 6 * last.data[width : 2 * width]
     last.data[: 2 * width][fast] = 0
+    attention.o_proj.weight.data[:] = last.data[2 * width :].T
     tuned = {name: p.requires_grad_() for name, p in model.named_parameters() if "vision_embed_tokens" not in name}
     optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
@@ -137,7 +140,10 @@ def train(folder: Path, steps: int, rows: int, rate: float) -> None:
         found = torch.where(asked[:, None], states[-1][:, :-1][places], model.model.norm(states[-2][:, :-1][places]))
         logits = model.lm_head(found)
         losses = torch.nn.functional.cross_entropy(logits, shifted[places], reduction="none")
-        (losses[asked].mean() + losses[~asked].mean()).backward()
+        # A word that asks shows no photo of its own: before the last layer it is to say nothing.
+        silent = model.lm_head(model.model.norm(states[-2][:, :-1][places][asked]))
+        nothing = torch.nn.functional.cross_entropy(silent, torch.full((len(silent),), album.end))
+        (losses[asked].mean() + losses[~asked].mean() + 0.5 * nothing).backward()
         torch.nn.utils.clip_grad_norm_(list(tuned.values()), 1.0)
         optimizer.step()
         last.data[: 2 * width][fast] = 0
