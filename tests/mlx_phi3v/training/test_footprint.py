@@ -22,9 +22,17 @@ CPU = StepSettings(FROZEN, "float32", False, cpu=True)
 GPU = StepSettings(FROZEN, "bfloat16", False, cpu=False)
 
 # GB by MLX's own count, fp32 on x86-64, of `measure_memory.py check` (docs/performance.md); rows, tokens, crops.
+CACHED = replace(CPU, encode=False)
+PROJECTED = replace(FROZEN, target_modules=(*LANGUAGE, *PROJECTOR))
 ON_A_CPU = [
     (TWO, BatchShape(1, 348, 1, 40), CPU, 3.21),
     (TWO, BatchShape(1, 798, 5, 40), CPU, 3.54),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, grad_checkpoint=True), 3.40),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CPU, adapter=IMAGE_SIDE), 4.26),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, adapter=IMAGE_SIDE, grad_checkpoint=True), 3.91),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, adapter=PROJECTED), 3.62),
+    (TWO, BatchShape(4, 348, 4, 40), CACHED, 3.98),
+    (replace(TWO, quantization=Quantization(64, 4)), BatchShape(1, 348, 1, 40), CACHED, 2.63),
 ]
 # GB by torch's own count on one H200, bf16, of `cuda_check.py` (docs/performance.md): torch saves there what MLX does.
 ON_A_GPU = [
