@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+DRAWS = 2  # how tokens are drawn; a run of 1, numpy's PCG64 in turn, drew others
 _GREEDY = 1e-6  # temperature: below it no other token has a chance, and the division overflows
 _MASK = 2**64 - 1
 _BITS = 23  # of a number: so many, and a half more, are exact in fp32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mlx_phi3v.adapters import CONFIG_FILE, weights_path
 from mlx_phi3v.catalogue import Catalogue, iterate
 from mlx_phi3v.decoding import LoadedModel
 from mlx_phi3v.files import read_json, sha256_file, sha256_json
+from mlx_phi3v.sampling import DRAWS
 from mlx_phi3v.task import Task
 
 from ..runs.manifest import split_hash
@@ -68,7 +68,7 @@ def _decoding(config: PredictConfig) -> dict[str, Any]:
 
 
 def _hashes(
-    config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task, decoding: Mapping[str, Any]
+    config: PredictConfig, catalogue: Catalogue, model: LoadedModel, task: Task, decoding: dict[str, Any]
 ) -> dict[str, str | None]:
     """What two runs are compared by, and what a resumed run must share with its beginning."""
     return {
@@ -78,7 +78,8 @@ def _hashes(
         "split": split_hash(task, iterate(catalogue.split(config.split))),
         "template": sha256_json(task.to_dict()),
         "tokenizer": sha256_file(model.folder / "tokenizer.json"),
-        "decoding": sha256_json(decoding),
+        # A run that was drawn in the way of an earlier version is not gone on with: its rows would be of two kinds.
+        "decoding": sha256_json(decoding | ({"draws": DRAWS} if config.temperature else {})),
     }
 
 

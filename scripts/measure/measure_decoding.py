@@ -216,8 +216,8 @@ def batches(rounds: int, backend_name: str, size: int = 16) -> None:
         found = steps(none, 512, share)
         say(joining=f"1/{share} of a batch", steps=len(found), rows_a_step=round(sum(found) / len(found), 1), joins=none.joins)
     backend = load_backend(backend_name, resolve_model("tiny"), dtype="float32")
-    best = least({"fixed": partial(steps, backend, 128, 1), "joining": partial(steps, backend, 128, 2)}, rounds)
-    say(backend=backend_name, time_joining_over_fixed=round(best["joining"] / best["fixed"], 2))
+    best = least({f"1/{share}": partial(steps, backend, 128, share) for share in (1, 2, 4)}, rounds)
+    say(backend=backend_name, time={name: round(value / best["1/1"], 2) for name, value in best.items()})
 
 
 def say(**figures: Any) -> None:

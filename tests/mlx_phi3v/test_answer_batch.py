@@ -82,7 +82,7 @@ def test_a_row_is_answered_as_it_is_alone(
 
 
 @given(data=st.data(), seed=st.integers(0, 999), on_device=st.booleans(), original=st.sampled_from([8, 10**6]))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_rows_may_join_between_any_two_steps(data: st.DataObject, seed: int, on_device: bool, original: int) -> None:
     rows = drawn_rows(seed, data.draw(st.integers(2, 8)), sampled=True)
     expected = [answered(TextBackend(original=original), [row])[0] for row in drawn_rows(seed, len(rows), sampled=True)]
@@ -230,7 +230,7 @@ def test_a_model_answers_rows_that_join_as_it_answers_each_alone(
 
     def run(order: list[int], size: int | None, **how: Any) -> dict[str, Generation]:
         found = generate(
-            backend, [examples[i] for i in order], max_new_tokens=12, stop_ids=stops, batch_size=size,
+            backend, [examples[i] for i in order], max_new_tokens=9, stop_ids=stops, batch_size=size,
             sampling=Sampling(top_k_logged=2, **how),
         )  # fmt: skip
         return {examples[i].id: answer for i, answer in zip(order, found)}
@@ -240,7 +240,7 @@ def test_a_model_answers_rows_that_join_as_it_answers_each_alone(
         assert len({len(answer.token_ids) for answer in alone.values()}) > 2
         for on_device in (False, True):
             monkeypatch.setattr(backend, "scores_on_device", on_device)
-            for order, size in (([0, 1, 2, 3, 4, 5], 2), ([5, 3, 1, 0, 4, 2], 3), ([2, 4, 0, 5, 1, 3], None)):
+            for order, size in (([0, 1, 2, 3, 4, 5], 2), ([5, 3, 1, 0, 4, 2], 4)):
                 together = run(order, size, **how)
                 for name, answer in alone.items():
                     assert (together[name].token_ids, together[name].finish) == (answer.token_ids, answer.finish)

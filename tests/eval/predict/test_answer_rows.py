@@ -93,7 +93,7 @@ def test_a_run_is_the_same_at_any_batch_size_and_after_an_interruption(
     ids = [row["id"] for row in Catalogue(small_catalogue).split("train")[:]]
     for sampling in ([], ["--temperature", "1", "--top-p", "0.9", "--seed", "5"]):
         found = []
-        for size in (1, 3, 16):
+        for size in (1, 3):
             output = tmp_path / f"run-{size}-{len(sampling)}"
             found.append(run(backend_name, small_catalogue, output, *flags, *sampling, "--batch-size", str(size)))
             assert [row["id"] for row in found[-1]] == ids and all(row["seconds"] >= 0 for row in found[-1])
@@ -101,6 +101,10 @@ def test_a_run_is_the_same_at_any_batch_size_and_after_an_interruption(
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(RunWriter, "write", interrupted)
             run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling, "--batch-size", "4")
+        if sampling:  # one that another version drew in another way is not gone on with
+            with monkeypatch.context() as patch, pytest.raises(UserError, match="decoding"):
+                patch.setattr("eval.predict.run_manifest.DRAWS", 1)
+                run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling)
         found.append(run(backend_name, small_catalogue, tmp_path / f"stopped-{len(sampling)}", *flags, *sampling))
         assert [row["id"] for row in found[-1]] == ids
         for rows in found[1:]:
