@@ -27,7 +27,8 @@ from ..training.step_work import step_work
 SECONDS = 0.4  # about what one figure may take
 WIDE = ModelArgs(vocab_size=2048, num_hidden_layers=1, vision=VisionArgs(num_hidden_layers=3))
 NARROW = ModelArgs(2048, 256, 688, 4, 8, 8, vision=VisionArgs(64, 128, 2, 2, patch_size=84))
-TOKENS, LABELS = 256, 32
+TOKENS, LABELS = 512, 32
+FEW = 256  # tokens of a row of NARROW
 HEADS, ATTENDED = 16, 768  # heads and tokens of an attention of the published width that is timed
 
 
@@ -105,11 +106,11 @@ def _activations(module: Any, dtype: str) -> float:
     backend: Backend = module.random_model(NARROW, dtype)
     settings = _settings(backend)
     _start(backend, settings)
-    step = _step(backend, rows=2, tokens=TOKENS)
+    step = _step(backend, rows=2, tokens=FEW)
     step()
     held = module.memory_in_use()
     step()
-    estimated = footprint(NARROW, BatchShape(2, TOKENS, 0, LABELS), settings).activations
+    estimated = footprint(NARROW, BatchShape(2, FEW, 0, LABELS), settings).activations
     share: float = (backend.peak_memory() - held) / estimated
     return share
 

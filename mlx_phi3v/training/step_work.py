@@ -44,8 +44,8 @@ class Speed:
     unpacked: float | None = None
 
 
-# What two x86-64 cores reach: `python scripts/bench/bench.py train` and `operations` (docs/performance.md).
-LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, UNPACKED = 0.68, 0.23, 0.6, 1.0
+# What x86-64 cores reach: `python scripts/bench/bench.py train` (docs/performance.md), and `doctor`.
+LANGUAGE_SHARE, ATTENTION_SHARE, TOWER_SHARE, UNPACKED = 0.68, 0.3, 0.6, 0.3
 
 
 def machine_speed(gflops: float, known: Calibration | None, *, cpu: bool) -> Speed:

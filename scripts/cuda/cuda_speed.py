@@ -16,8 +16,8 @@ import torch
 from cuda_model import free, make_rows, median_seconds, peak_gb, profiled, seconds
 from cuda_parts import repeatable
 
-from mlx_phi3v import answer_batch
 from mlx_phi3v import decoding as generation
+from mlx_phi3v import prefix_cache
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, collate
@@ -152,7 +152,7 @@ def answers(backend: Any, folder: Path, rows: int, new_tokens: int, top_k: int, 
     generation.generate(backend, examples, max_new_tokens=3, stop_ids=(), sampling=sampling)  # warm
     watch = Stopwatch()
     with ExitStack() as stack:
-        for owner, name in ((answer_batch, "collate"), (backend, "prefill")):
+        for owner, name in ((prefix_cache, "collate"), (backend, "prefill")):
             stack.enter_context(mock.patch.object(owner, name, watch.timed(name, getattr(owner, name))))
         took = seconds(
             lambda: generation.generate(backend, examples, max_new_tokens=new_tokens, stop_ids=(), sampling=sampling)

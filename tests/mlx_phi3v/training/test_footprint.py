@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
+from mlx_phi3v.adapters import LANGUAGE, LM_HEAD, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
@@ -22,9 +22,27 @@ CPU = StepSettings(FROZEN, "float32", False, cpu=True)
 GPU = StepSettings(FROZEN, "bfloat16", False, cpu=False)
 
 # GB by MLX's own count, fp32 on x86-64, of `measure_memory.py check` (docs/performance.md); rows, tokens, crops.
+CACHED = replace(CPU, encode=False)
+PROJECTED = replace(FROZEN, target_modules=(*LANGUAGE, *PROJECTOR))
 ON_A_CPU = [
     (TWO, BatchShape(1, 348, 1, 40), CPU, 3.21),
     (TWO, BatchShape(1, 798, 5, 40), CPU, 3.54),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, grad_checkpoint=True), 3.40),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CPU, adapter=IMAGE_SIDE), 4.26),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, adapter=IMAGE_SIDE, grad_checkpoint=True), 3.91),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, adapter=PROJECTED), 3.62),
+    (TWO, BatchShape(4, 348, 4, 40), CACHED, 3.98),
+    (replace(TWO, quantization=Quantization(64, 4)), BatchShape(1, 348, 1, 40), CACHED, 2.63),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, r=64)), 3.30),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, modules_to_save=LM_HEAD)), 6.11),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, lora_dropout=0.1)), 3.63),
+    (TWO, BatchShape(1, 80, 1, 40), replace(CACHED, dtype="bfloat16"), 1.56),
+    (
+        replace(WHOLE, quantization=Quantization(64, 4)),
+        BatchShape(1, 798, 5, 40),
+        replace(CPU, grad_checkpoint=True),
+        5.40,
+    ),
 ]
 # GB by torch's own count on one H200, bf16, of `cuda_check.py` (docs/performance.md): torch saves there what MLX does.
 ON_A_GPU = [
