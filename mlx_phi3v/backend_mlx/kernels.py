@@ -13,6 +13,7 @@ from ..sampling import Draws
 from . import arrays, next_tokens, ops
 from .arrays import dtype as dtype_of
 from .arrays import to_numpy
+from .lora import LoRALinear
 
 
 class Kernels:
@@ -47,6 +48,25 @@ class Kernels:
             return layer(x)
 
         return _value_and_gradients(norm, [x, weight], d)
+
+    def residual(self, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
+        """x + y in fp32, and the gradients by x and y where d is that of the sum."""
+        return _value_and_gradients(ops.add, [x, y], d)
+
+    def lora(
+        self, x: np.ndarray, weight: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float, d: np.ndarray
+    ) -> list[np.ndarray]:
+        """x weight^T + scale (x a) b in fp32, and the gradients by x, a and b where d is that of the value."""
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        linear.weight = mx.array(weight)
+        layer = LoRALinear(linear, a.shape[1], 0.0, scale)
+
+        def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+            layer.lora_a, layer.lora_b = a, b
+            values: mx.array = layer(x)
+            return values
+
+        return _value_and_gradients(product, [x, a, b], d)
 
     def rotate(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
         """The value in fp32, and the gradient by x where d is that of the value."""

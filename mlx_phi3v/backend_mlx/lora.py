@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -12,17 +13,22 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..adapters import PREFIX, AdapterArgs, adapter_shapes
 from ..config import ModelArgs
 from . import ops
-from .cpu.lora import lora_linear
+from .cpu.lora import Mask, lora_linear
 from .random_keys import KEYS
 
 
 class Dropout(nn.Dropout):
     """nn.Dropout with the random keys of `random_keys`."""
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def mask(self, shape: Sequence[int]) -> Mask | None:
+        """What the next call keeps; None where it keeps all."""
         if self._p_1 == 1 or not self.training:
-            return x
-        return (mx.random.bernoulli(self._p_1, x.shape, key=KEYS.next()) * x) * (1 / self._p_1)
+            return None
+        return Mask(mx.random.bernoulli(self._p_1, shape, key=KEYS.next()), 1 / self._p_1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        mask = self.mask(x.shape)
+        return x if mask is None else mask(x)
 
 
 class LoRALinear(nn.Module):
@@ -38,15 +44,14 @@ class LoRALinear(nn.Module):
             inputs = inputs * 32 // linear.bits  # so many are packed in a word of 32 bits
         self.linear = linear
         self.dropout = Dropout(dropout)
-        self.drops = dropout > 0
         self.scale = scale
         self.lora_a = mx.zeros((inputs, r))
         self.lora_b = mx.zeros((r, outputs))
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., in] -> [..., out] in the dtype of x."""
-        if not self.drops and ops.is_ours(x):
-            return lora_linear(self.linear, x, self.lora_a, self.lora_b, self.scale)
+        if ops.is_ours(x):
+            return lora_linear(self.linear, x, self.lora_a, self.lora_b, self.scale, self.dropout.mask(x.shape))
         # The scale is applied on the narrow side of the product, which saves a pass over the wide side.
         low = self.scale * (self.dropout(x) @ self.lora_a)
         whole: mx.array = self.linear(x)

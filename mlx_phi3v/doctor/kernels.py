@@ -6,7 +6,7 @@ into chunks, blocks and streams as in a real run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from itertools import product
 from typing import Any
@@ -32,9 +32,9 @@ def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) 
     rng = np.random.default_rng(0)
     checks: list[Check] = []
     parts = {
-        "swiglu": _activations, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "rotate": _rotate, "attention": _attention,
-        "packed_product": _packed, "unpack": _unpack, "quantize": _quantize, "product": _products, "likeliest": _likeliest,
-        "draw": _draw, "convolution": _convolution, "same_bits": _same_bits,
+        "swiglu": _activations, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "rotate": _rotate, "residual": _residual,
+        "lora": _lora, "attention": _attention, "packed_product": _packed, "unpack": _unpack, "quantize": _quantize,
+        "product": _products, "likeliest": _likeliest, "draw": _draw, "convolution": _convolution, "same_bits": _same_bits,
     }  # fmt: skip
     for method, part in parts.items():
         if not hasattr(kernels, method) or (only is not None and method not in only):
@@ -96,6 +96,28 @@ def _rms_norm(kernels: Any, rng: np.random.Generator) -> Found:
     expected = [plain.rms_norm(x64, w64, 1e-5), *plain.rms_norm_gradients(x64, w64, d64, 1e-5)]
     for of, ours, theirs in zip(("", "x", "weight"), kernels.rms_norm(x, weight, d), expected):
         yield f"RMS norm{', gradient' if of else ''}", of and f"by {of}", relative_error(ours, theirs), _NORM
+
+
+def _residual(kernels: Any, rng: np.random.Generator) -> Found:
+    """A sum in chunks; each of its gradients is that of the sum."""
+    x, y, d = _normal(rng, 500, 600), _normal(rng, 500, 600), _normal(rng, 500, 600)
+    for name, ours, theirs in zip(("", "x", "y"), kernels.residual(x, y, d), (x.astype(np.float64) + y, d, d)):
+        where = f"by {name}" if name else ""
+        yield f"residual sum{', gradient' if name else ''}", where, relative_error(ours, theirs), UNIT_ROUNDOFF["float32"]
+
+
+def _lora(kernels: Any, rng: np.random.Generator) -> Found:
+    """A layer with LoRA of rank 8, and its gradients, each with the magnitudes that are summed."""
+    x, weight, a, b, d = (_normal(rng, *shape) for shape in ((70, 300), (200, 300), (300, 8), (8, 200), (70, 200)))
+
+    def plainly(change: Callable[[Array], Array]) -> list[Array]:
+        x64, weight64, a64, b64, d64 = (change(value.astype(np.float64)) for value in (x, weight, a, b, d))
+        return plain.lora_and_gradients(x64, weight64, a64, b64, d64, 0.5)
+
+    expected, magnitudes = plainly(np.asarray), plainly(np.abs)
+    for of, ours, theirs, magnitude in zip(("", "x", "a", "b"), kernels.lora(x, weight, a, b, 0.5, d), expected, magnitudes):
+        error = float((np.abs(ours - theirs) / magnitude).max())
+        yield f"LoRA{', gradient' if of else ''}", of and f"by {of}", error, 2 * product_tolerance(300)
 
 
 def _rotate(kernels: Any, rng: np.random.Generator) -> Found:

@@ -150,6 +150,12 @@ def rotate(x: Array, rotary: Array) -> Array:
     return np.asarray(x * rotary[0] + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * rotary[1])
 
 
+def lora_and_gradients(x: Array, weight: Array, a: Array, b: Array, d: Array, scale: float) -> list[Array]:
+    """x weight^T + scale (x a) b of [rows, in], and its gradients by x, a and b, with d that of its result."""
+    low = scale * d @ b.T
+    return [x @ weight.T + scale * (x @ a) @ b, d @ weight + low @ a.T, x.T @ low, scale * (x @ a).T @ d]
+
+
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Over the last axis."""
     centred = x - x.mean(-1, keepdims=True)

@@ -127,9 +127,6 @@ def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) ->
     A checkpointed layer saves its input alone. The last of them is at work when the most is saved.
     """
     tokens = config.num_hidden_layers * shape.rows * shape.tokens
-    if training.ours and training.adapter.lora_dropout:
-        widths = (config.hidden_size, config.intermediate_size)
-        return tokens * ITEM_SIZE[training.dtype] * _dot(DROPPED[training.grad_checkpoint], widths)
     if training.grad_checkpoint:
         return tokens * ITEM_SIZE[training.dtype] * config.hidden_size
     return tokens * _layer_saves(config, training)
@@ -158,7 +155,12 @@ def _layer_saves(config: ModelArgs, training: StepSettings) -> float:
         values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
     else:
         values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
-    return float(item * values + 4 * projected)
+    return float(item * values + (4 + _mask_bytes(training)) * projected)
+
+
+def _mask_bytes(training: StepSettings) -> int:
+    """Of each number that LoRA multiplies: on a CPU dropout keeps which of them it dropped."""
+    return int(training.ours and training.adapter.lora_dropout > 0)
 
 
 def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
@@ -178,7 +180,7 @@ def _tower_layer_saves(config: ModelArgs, training: StepSettings) -> float:
     projected = 3 * width + inner
     if training.dtype != "float32":
         projected += 2 * width  # q, k and v each get their input in fp32
-    return ITEM_SIZE[training.dtype] * values + 4 * projected
+    return ITEM_SIZE[training.dtype] * values + (4 + _mask_bytes(training)) * projected
 
 
 def _tower_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
@@ -256,9 +258,6 @@ LAYER_AT_WORK = {(True, False): (15.0, 0.0), (True, True): (18.2, 0.0), (False, 
 # Likewise per position of a tower layer, times M, by (CPU, checkpointing); None: it does not train.
 TOWER_AT_WORK = {(True, None): 5.75, (True, False): 4.9, (True, True): 5.75,
                  (False, None): 9.55, (False, False): 6.6, (False, True): 6.6}  # fmt: skip
-# With dropout LoRA is not one of the CPU's operations, and MLX keeps all that is computed while gradients are recorded, also
-# where it is computed again: values per token and layer, times H and I, by checkpointing.
-DROPPED = {False: (42.0, 12.0), True: (45.6, 14.2)}
 PIXELS = 2.0  # values per pixel and channel, of the crops themselves and their patches
 # Floats per trained parameter beside it and its moments, in a pass and in an update, and of the largest tensor in an update.
 GRADIENT, UPDATE, LARGEST = 1.1, 3.1, 2.9

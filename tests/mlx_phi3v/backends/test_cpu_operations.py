@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx_phi3v.backend_mlx import ops
 from mlx_phi3v.backend_mlx.cpu import shared
 from mlx_phi3v.backend_mlx.lora import LoRALinear
+from mlx_phi3v.backend_mlx.random_keys import KEYS
 
 pytestmark = [pytest.mark.numeric, pytest.mark.skipif(mx.default_device() != mx.cpu, reason="used on a CPU only")]
 
@@ -101,19 +102,21 @@ def test_rotation_and_its_gradient(shape: tuple[int, ...], rng: np.random.Genera
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("shape", [(1, 64), (2, 7, 64)])
 def test_a_linear_layer_with_lora_and_its_gradients(
-    packed: bool, shape: tuple[int, ...], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    packed: bool, dropout: float, shape: tuple[int, ...], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linear = nn.Linear(64, 48)
     inner = nn.QuantizedLinear.from_linear(linear, 32, 4) if packed else linear
     if packed:
         inner.__class__ = ops.quantized_linear()
-    layer = LoRALinear(inner, 3, 0.0, 0.5)
+    layer = LoRALinear(inner, 3, dropout, 0.5)
     a, b, x = (mx.array(rng.standard_normal(size).astype(np.float32)) for size in ((64, 3), (3, 48), shape))
     d = mx.array(rng.standard_normal((*shape[:-1], 48)).astype(np.float32))
 
     def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        KEYS.seed(3)  # the same masks
         layer.lora_a, layer.lora_b = a, b
         values: mx.array = layer(x)
         return values
