@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import scipy
 
@@ -111,8 +112,9 @@ def bisect(below: Callable[[float], bool], low: float, high: float, steps: int =
 
 @functools.cache
 def normal_quantile(level: float) -> float:
-    """z of a two-sided interval: 1.96 for 0.95."""
-    return float(scipy.special.ndtri((1 + level) / 2))
+    """z of a two-sided interval: 1.96 for 0.95, infinite for 1."""
+    # The standard library's, as it is asked for where modules are imported.
+    return math.copysign(math.inf, level) if abs(level) >= 1 else NormalDist().inv_cdf((1 + level) / 2)
 
 
 def normal_cdf(z: float) -> float:
