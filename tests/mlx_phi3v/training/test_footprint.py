@@ -35,7 +35,7 @@ ON_A_CPU = [
     (replace(TWO, quantization=Quantization(64, 4)), BatchShape(1, 348, 1, 40), CACHED, 2.63),
     (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, r=64)), 3.30),
     (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, modules_to_save=LM_HEAD)), 6.11),
-    (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, lora_dropout=0.1)), 3.63),
+    (TWO, BatchShape(1, 348, 1, 40), replace(CACHED, adapter=replace(FROZEN, lora_dropout=0.1)), 3.29),
     (TWO, BatchShape(1, 80, 1, 40), replace(CACHED, dtype="bfloat16"), 1.56),
     (
         replace(WHOLE, quantization=Quantization(64, 4)),
