@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from .cores import cores
 from .documents import read_as
 from .errors import UserError
 from .files import write_json
@@ -61,11 +62,6 @@ def path() -> Path:
 def machine() -> str:
     """This machine as the file names it: system, processor, cores that may be used, NVIDIA GPUs."""
     return ", ".join([platform.system(), chip(), f"{cores()} cores", *_gpus()])
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chip() -> str:

@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ...cores import cores as usable_cores
 from . import blas
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -96,8 +97,7 @@ def _run(take: Callable[[], None], threads: int) -> None:
 def cores() -> int:
     """The cores that this process may use; OMP_NUM_THREADS is heeded."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(wanted)) if wanted.isdigit() else there
+    return max(1, int(wanted)) if wanted.isdigit() else usable_cores()
 
 
 @cache

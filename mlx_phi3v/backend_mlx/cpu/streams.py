@@ -6,11 +6,12 @@ A chunk is small enough for the caches: a chain of operations on it then costs l
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from functools import cache
 
 import mlx.core as mx
+
+from .shared import cores
 
 CHUNK = 2**19  # numbers: 2 MiB, about what a core keeps close
 _MOST = 4  # streams; the matrix products use all cores anyway
@@ -19,9 +20,9 @@ _MOST = 4  # streams; the matrix products use all cores anyway
 @cache
 def cpu_streams() -> tuple[mx.Stream, ...]:
     """One stream per core this process may use (OMP_NUM_THREADS is heeded), on a CPU."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(wanted) if wanted.isdigit() else os.cpu_count() or 1
-    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores, _MOST))) if cores > 1 else (mx.default_stream(mx.cpu),)
+    if cores() == 1:
+        return (mx.default_stream(mx.cpu),)
+    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores(), _MOST)))
 
 
 def map_chunks(function: Callable[..., tuple[mx.array, ...]], *arrays: mx.array) -> tuple[mx.array, ...]:
