@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,11 +22,13 @@ class Kernels:
 
     def swiglu(self, x: np.ndarray, d: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """The value, and the gradient where d is that of the value."""
-        return _with_gradient(ops.swiglu, x, d, dtype)
+        value, gradient = _value_and_gradients(ops.swiglu, [x], d, dtype)
+        return value, gradient
 
     def quick_gelu(self, x: np.ndarray, d: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """See `swiglu`."""
-        return _with_gradient(ops.quick_gelu, x, d, dtype)
+        value, gradient = _value_and_gradients(ops.quick_gelu, [x], d, dtype)
+        return value, gradient
 
     def layer_norm(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, d: np.ndarray) -> list[np.ndarray]:
         """The value in fp32 (eps: 1e-5), and the gradients by x, weight and bias where d is that of the value."""
@@ -80,9 +81,8 @@ class Kernels:
         def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
             return ops.attention(q, k, v, scale, "causal" if causal else None)
 
-        inputs = [mx.array(x).astype(dtype_of(dtype)) for x in (q, k, v)]
-        values, gradients = mx.vjp(lambda *given: [attend(*given)], inputs, [mx.array(d).astype(dtype_of(dtype))])
-        return to_numpy(values[0]), [to_numpy(gradient) for gradient in gradients]
+        value, *gradients = _value_and_gradients(attend, [q, k, v], d, dtype)
+        return value, gradients
 
     def packed_product(
         self, x: np.ndarray, packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: int, bits: int
@@ -131,14 +131,10 @@ def _layer(packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, group: in
     return layer
 
 
-def _value_and_gradients(function: Callable[..., mx.array], inputs: list[np.ndarray], d: np.ndarray) -> list[np.ndarray]:
-    values, gradients = mx.vjp(lambda *given: [function(*given)], [mx.array(x) for x in inputs], [mx.array(d)])
+def _value_and_gradients(
+    function: Callable[..., mx.array], inputs: list[np.ndarray], d: np.ndarray, dtype: str = "float32"
+) -> list[np.ndarray]:
+    """The value, and the gradients by the inputs where d is that of the value, computed in `dtype`."""
+    *given, cotangent = (mx.array(x).astype(dtype_of(dtype)) for x in (*inputs, d))
+    values, gradients = mx.vjp(lambda *given: [function(*given)], given, [cotangent])
     return [to_numpy(array) for array in (*values, *gradients)]
-
-
-def _with_gradient(
-    function: Callable[[mx.array], mx.array], x: np.ndarray, d: np.ndarray, dtype: str
-) -> tuple[np.ndarray, np.ndarray]:
-    given: list[Any] = [mx.array(value).astype(dtype_of(dtype)) for value in (x, d)]
-    values, gradients = mx.vjp(lambda x: [function(x)], given[:1], given[1:])
-    return to_numpy(values[0]), to_numpy(gradients[0])

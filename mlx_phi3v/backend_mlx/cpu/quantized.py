@@ -38,7 +38,7 @@ class CPUQuantizedLinear(nn.QuantizedLinear):
     def input_gradient(self, d: mx.array) -> mx.array:
         """The gradient of the input, where d is that of the result. A gradient by MLX computes the result once more for it."""
         packed: tuple[Any, ...] = self.weight, self.scales, self.biases
-        return _without_weight(d @ _unpacked(self.group_size, self.bits, packed, d))
+        return _input_gradient(self.group_size, self.bits, packed, d)
 
 
 def _without_weight(product: mx.array) -> mx.array:
@@ -58,6 +58,10 @@ def _unpacked(group_size: int, bits: int, packed: Sequence[mx.array], after: mx.
     return map_chunks(unpack_chunk, *mx.depends(list(packed), [after]))[0].astype(after.dtype)
 
 
+def _input_gradient(group_size: int, bits: int, packed: Sequence[mx.array], d: mx.array) -> mx.array:
+    return _without_weight(d @ _unpacked(group_size, bits, packed, d))
+
+
 @cache
 def _many_rows(group_size: int, bits: int) -> Callable[..., mx.array]:
     @mx.custom_function
@@ -69,7 +73,6 @@ def _many_rows(group_size: int, bits: int) -> Callable[..., mx.array]:
     def gradient(primals: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         """Of x alone. The weight is unpacked again, else the unpacked weights of all layers would be saved until here."""
         _x, *packed = primals
-        weight = _unpacked(group_size, bits, packed, cotangent)
-        return _without_weight(cotangent @ weight), *map(mx.zeros_like, packed)
+        return _input_gradient(group_size, bits, packed, cotangent), *map(mx.zeros_like, packed)
 
     return cast(Callable[..., mx.array], product)

@@ -30,17 +30,13 @@ def _rotate(x: Floats, cos: Floats, sin: Floats, *, back: bool) -> mx.array:
     def work(i: int) -> None:
         row, head = divmod(i, heads)
         y, c, s = rotated[row, head], cos[row, 0], sin[row, 0]
-        first, second = y[:, :half], y[:, half:]
+        first, second, sin1, sin2 = y[:, :half], y[:, half:], s[:, :half], s[:, half:]
         if back:  # d1 cos1 + d2 sin2, d2 cos2 - d1 sin1
-            from_second, from_first = second * s[:, half:], first * s[:, :half]
-            y *= c
-            first += from_second
-            second -= from_first
-        else:
-            from_second, from_first = second * s[:, :half], first * s[:, half:]
-            y *= c
-            first -= from_second
-            second += from_first
+            sin1, sin2 = -sin2, -sin1
+        from_second, from_first = second * sin1, first * sin2
+        y *= c
+        first -= from_second
+        second += from_first
 
     in_threads(work, len(x) * heads)
     return values
