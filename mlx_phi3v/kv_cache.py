@@ -5,8 +5,8 @@ Shapes: B rows, S tokens so far with their padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -78,6 +78,8 @@ class BatchCache(Generic[Layer]):
 
     def join(self, *others: Self) -> None:
         """Take the rows of the others behind its own. They give up their layers, so that no two copies are whole at once."""
+        if not others:
+            return
         columns = max(cache.valid.shape[1] for cache in (self, *others))
         self.valid = np.concatenate(
             [np.pad(cache.valid, ((0, 0), (columns - cache.valid.shape[1], 0))) for cache in (self, *others)]
@@ -93,6 +95,21 @@ class BatchCache(Generic[Layer]):
     def token_bytes(self) -> int:
         """Bytes of one token of one row."""
         return sum(layer.token_bytes() for layer in self.layers)
+
+
+def put_behind(
+    arrays: list[Any], new: Sequence[Any], tokens: int, expected: int, with_room: Callable[[Any, Any, int], Any]
+) -> list[Any]:
+    """Store new tokens [B, heads, T, D] of each array behind the first `tokens`; what is filled then, [B, heads, S, D] each.
+
+    arrays: of a layer, changed in place. expected: tokens to make room for at least. with_room: of the framework's `cache`.
+    """
+    end = tokens + new[0].shape[2]
+    for i, array in enumerate(new):
+        whole = with_room(arrays[i] if tokens else None, array, max(end, expected))
+        whole[:, :, tokens:end] = array
+        arrays[i : i + 1] = [whole]
+    return [array[:, :, :end] for array in arrays]
 
 
 def room(tokens: int) -> int:

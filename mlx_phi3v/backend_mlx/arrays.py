@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -93,6 +94,11 @@ def to_bytes(array: mx.array) -> tuple[str, tuple[int, ...], memoryview]:
 def leaves(tree: Any) -> list[mx.array]:
     """All arrays of a nested tree."""
     return [array for _, array in cast(list[tuple[str, mx.array]], tree_flatten(tree))]
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether any parameter of the module trains."""
+    return bool(tree_flatten(module.trainable_parameters()))
 
 
 def scalar(array: mx.array) -> float:

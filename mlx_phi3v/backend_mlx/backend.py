@@ -169,11 +169,10 @@ class MLXBackend:
             hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
             return self._scores(hidden), cache
         images = mx.array(batch.pixel_values if batch.features is None else batch.features)
-        features = self.model.features(images) if images.ndim == 4 else images
+        features = self.model.features(images)
         done = [self._read_row(batch, row, features, read) for row in range(rows)]
         cache, *others = (of_row for _, of_row in done)
-        if others:
-            cache.join(*others)
+        cache.join(*others)
         return self._scores(mx.concatenate([last for last, _ in done])), cache
 
     def _read_row(self, batch: Batch, row: int, features: mx.array | None, read: Cache | None) -> tuple[mx.array, Cache]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..kv_cache import KV_GROUP, BatchCache, room
+from ..kv_cache import KV_GROUP, BatchCache, put_behind, room
 
 
 class KVCache:
@@ -28,15 +28,9 @@ class KVCache:
 
     def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Append keys and values [B, heads, T, D]; those of all tokens so far, [B, heads, S, D]."""
-        heads, start = k.shape[1], self.length
+        heads, new = k.shape[1], [*pack(k, self.bits), *pack(v, self.bits)]
+        filled = put_behind(self.arrays, new, self.length, self.expected, with_room)
         self.length += k.shape[2]
-        new = [*pack(k, self.bits), *pack(v, self.bits)]
-        for i, array in enumerate(new):
-            held = self.arrays[i] if start else None
-            whole = with_room(held, array, max(self.length, self.expected))
-            whole[:, :, start : self.length] = array
-            self.arrays[i : i + 1] = [whole]
-        filled = [array[:, :, : self.length] for array in self.arrays]
         half = len(filled) // 2
         return unpack(filled[:half], self.bits, heads), unpack(filled[half:], self.bits, heads)
 

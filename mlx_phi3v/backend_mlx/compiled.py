@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..batches import Batch
 from ..buckets import feature_bucket, label_bucket, padded
 from ..errors import UserError
+from .arrays import trains
 from .cpu.shared import plain
 from .model import Phi3VForCausalLM
 from .ops import on_cpu
@@ -33,7 +33,7 @@ class CompiledGradient:
             raise UserError(f"{_BUILDS}, and there is none; install it, or leave --compile out")
         self.compilations = 0
         self._model, self._loss, self._inputs = model, loss, inputs
-        self._image_side_trains = bool(tree_flatten(model.model.vision_embed_tokens.trainable_parameters()))
+        self._image_side_trains = trains(model.model.vision_embed_tokens)
         self._run = mx.compile(mx.value_and_grad(self._traced))
 
     def __call__(self, batch: Batch) -> tuple[mx.array, Any]:

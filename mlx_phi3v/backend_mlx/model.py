@@ -9,12 +9,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from .. import rope
 from ..checkpoint.layout import VISION
 from ..config import CROPS_AT_ONCE, ModelArgs
 from . import ops
+from .arrays import trains
 from .checkpointing import checkpointed
 from .decoder import DecoderLayer, RotaryEmbedding
 from .loss import summed_loss
@@ -71,7 +71,7 @@ class ImageEmbedding(nn.Module):
     def encode(self, pixel_values: mx.array) -> mx.array:
         """[N, 3, 336, 336] -> [N * g^2, 4C]; a few crops at a time where the tower does not train."""
         tower = self.img_processor.vision_model
-        if tree_flatten(tower.trainable_parameters()):
+        if trains(tower):
             return self.merge(tower(pixel_values))
         chunks: list[mx.array] = []
         for start in range(0, len(pixel_values), CROPS_AT_ONCE):
@@ -161,15 +161,17 @@ class Phi3VForCausalLM(nn.Module):
     ) -> mx.array:
         """Photos and text -> final hidden states [B, T, H]; `lm_head` makes logits of them, `loss` the loss."""
         # Encode: CLIP, 2x2 merge, projector. One table row an image token, the separators' behind them.
-        features = self.features(images) if images.ndim == 4 else images
+        features = self.features(images)
         # Replace: every image token takes its row of the table, every other token its embedding.
         hidden = self.model.embed(input_ids, image_index, features)
         # Decode: Phi-3 over the whole text.
         return self.model(hidden, positions, lengths, mask, cache, every_layer)
 
-    def features(self, pixel_values: mx.array) -> mx.array | None:
-        """The feature table of a batch's crops, None where it has no image."""
-        return self.model.vision_embed_tokens(pixel_values) if len(pixel_values) else None
+    def features(self, images: mx.array) -> mx.array | None:
+        """The feature table [rows, H] of a batch's crops, or `images` itself where that is known; None without an image."""
+        if images.ndim != 4:
+            return images
+        return self.model.vision_embed_tokens(images) if len(images) else None
 
     def loss(self, hidden: mx.array, label_index: mx.array, targets: mx.array) -> mx.array:
         """Summed cross-entropy (fp32) of the tokens after the positions `label_index` of the flattened [B * T]."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..config import VisionArgs
 from . import ops
+from .arrays import trains
 from .checkpointing import checkpointed
 
 
@@ -116,7 +116,7 @@ class VisionModel(nn.Module):
 
     def __call__(self, pixel_values: mx.array) -> mx.array:
         x: mx.array = self.pre_layrnorm(self.embeddings(pixel_values))
-        frozen = not tree_flatten(self.trainable_parameters())
+        frozen = not trains(self)
         for layer in self.encoder.layers:
             x = (checkpointed(layer) if self.gradient_checkpointing else layer)(x)
             x = ops.cut(x) if frozen else x

@@ -166,11 +166,10 @@ class TorchBackend:
             hidden = self._hidden(batch, None if whole else self._mask(prefill_mask(batch.attention_mask)), cache=cache)
             return self._scores(hidden), cache
         images = self._tensor(batch.pixel_values if batch.features is None else batch.features)
-        features = self.model.features(images) if images.ndim == 4 else images
+        features = self.model.features(images)
         done = [self._read_row(batch, row, features, read) for row in range(rows)]
         cache, *others = (of_row for _, of_row in done)
-        if others:
-            cache.join(*others)
+        cache.join(*others)
         return self._scores(torch.cat([last for last, _ in done])), cache
 
     def _read_row(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from ..kv_cache import KV_GROUP, BatchCache, room
+from ..kv_cache import KV_GROUP, BatchCache, put_behind, room
 from .device import to_device
 from .quantized import pack_groups, unpack_groups
 
@@ -31,15 +31,9 @@ class KVCache:
 
     def update_and_fetch(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values [B, heads, T, D]; those of all tokens so far, [B, heads, S, D]."""
-        heads, start = k.shape[1], self.length
+        heads, new = k.shape[1], [*pack(k, self.bits), *pack(v, self.bits)]
+        filled = put_behind(self.arrays, new, self.length, self.expected, with_room)
         self.length += k.shape[2]
-        new = [*pack(k, self.bits), *pack(v, self.bits)]
-        for i, array in enumerate(new):
-            held = self.arrays[i] if start else None
-            whole = with_room(held, array, max(self.length, self.expected))
-            whole[:, :, start : self.length] = array
-            self.arrays[i : i + 1] = [whole]
-        filled = [array[:, :, : self.length] for array in self.arrays]
         half = len(filled) // 2
         return unpack(filled[:half], self.bits, heads), unpack(filled[half:], self.bits, heads)
 

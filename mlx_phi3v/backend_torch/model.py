@@ -153,16 +153,18 @@ class Phi3VForCausalLM(nn.Module):
     ) -> torch.Tensor:
         """Photos and text -> final hidden states [B, T, H]; `lm_head` makes logits of them, `loss` the loss."""
         # Encode: CLIP, 2x2 merge, projector. One table row an image token, the separators' behind them.
-        features = self.features(images) if images.ndim == 4 else images
+        features = self.features(images)
         # Replace: every image token takes its row of the table, every other token its embedding.
         hidden: torch.Tensor = self.model.embed(input_ids, image_index, features)
         # Decode: Phi-3 over the whole text.
         hidden = self.model(hidden, positions, lengths, mask, cache, every_layer)
         return hidden
 
-    def features(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
-        """The feature table of a batch's crops, None where it has no image."""
-        return self.model.vision_embed_tokens(pixel_values) if len(pixel_values) else None
+    def features(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The feature table [rows, H] of a batch's crops, or `images` itself where that is known; None without an image."""
+        if images.ndim != 4:
+            return images
+        return self.model.vision_embed_tokens(images) if len(images) else None
 
     def loss(self, hidden: torch.Tensor, label_index: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Summed cross-entropy (fp32) of the tokens after the positions `label_index` of the flattened [B * T]."""

@@ -28,6 +28,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rope", ()),
     ("checkpoint.layout", ("VISION", "CLIP", "EMBEDDING_COPY", "is_unused")),
     ("backend_mlx.ops", ("attention", "cut", "add", "rotate", "swiglu", "quick_gelu", "LayerNorm", "RMSNorm")),
+    ("backend_mlx.arrays", ("trains",)),
     ("backend_mlx.random_keys", ()),
     ("backend_mlx.checkpointing", ()),
     ("backend_mlx.decoder", ()),
