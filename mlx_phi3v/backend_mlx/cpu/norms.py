@@ -13,13 +13,13 @@ from .shared import Floats, in_rows, view
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
     """(x - mean) / sqrt(variance + eps) * weight + bias."""
-    values: mx.array = _layer_norm(eps)(x, weight, bias)
+    values: mx.array = _norm(eps, True)(x, weight, bias)
     return values
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """x / sqrt(mean of squares + eps) * weight."""
-    values: mx.array = _rms_norm(eps)(x, weight)
+    values: mx.array = _norm(eps, False)(x, weight)
     return values
 
 
@@ -34,80 +34,54 @@ def _means(a: Floats) -> Floats:
     return means
 
 
+def _normalise(rows: Floats, eps: float, centred: bool) -> Floats:
+    """Divide rows by their root mean square, in place, less their means where `centred`: what they were multiplied by."""
+    if centred:
+        rows -= _means(rows)
+    factors: Floats = 1 / np.sqrt(_dots(rows, rows) + np.float32(eps))
+    rows *= factors
+    return factors
+
+
 @cache
-def _layer_norm(eps: float) -> Any:
+def _norm(eps: float, centred: bool) -> Any:
+    """Layer norm where `centred`, which has a bias; else RMS norm."""
+
     @mx.custom_function
-    def norm(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    def norm(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
         values = mx.array(view(x))
-        rows, w, b = view(values).reshape(-1, x.shape[-1]), view(weight), view(bias)
+        rows, w, added = view(values).reshape(-1, x.shape[-1]), view(weight), [view(one) for one in bias]
 
         def work(some: slice) -> None:
             y = rows[some]
-            y -= _means(y)
-            y *= 1 / np.sqrt(_dots(y, y) + np.float32(eps))
+            _normalise(y, eps, centred)
             y *= w
-            y += b
+            for one in added:
+                y += one
 
         in_rows(work, *rows.shape)
         return values
 
     @norm.vjp
     def gradient(primals: tuple[mx.array, ...], d_values: mx.array, _: Any) -> tuple[mx.array, ...]:
-        """r (g - mean(g) - n mean(g n)) of g = d * weight, the normed n and r = 1 / sqrt(variance + eps)."""
-        x, weight, _bias = primals
+        """r (g - mean(g) - n mean(g n)) of g = d * weight, the normed n and its factor r; mean(g) where `centred`."""
+        x, weight, *bias = primals
         d_x = mx.array(view(d_values))
         rows, source, w = view(d_x).reshape(-1, x.shape[-1]), view(x).reshape(-1, x.shape[-1]), view(weight)
 
         def work(some: slice) -> None:
-            g, n = rows[some], source[some] - _means(source[some])
-            r = 1 / np.sqrt(_dots(n, n) + np.float32(eps))
-            n *= r
+            g, n = rows[some], source[some].copy()
+            r = _normalise(n, eps, centred)
             g *= w
             n *= _dots(g, n)
-            g -= _means(g)
+            if centred:
+                g -= _means(g)
             g -= n
             g *= r
 
         in_rows(work, *rows.shape)
-        normed = mx.fast.layer_norm(x, None, None, eps)
-        return d_x, _summed(d_values * normed), _summed(d_values)
-
-    return norm
-
-
-@cache
-def _rms_norm(eps: float) -> Any:
-    @mx.custom_function
-    def norm(x: mx.array, weight: mx.array) -> mx.array:
-        values = mx.array(view(x))
-        rows, w = view(values).reshape(-1, x.shape[-1]), view(weight)
-
-        def work(some: slice) -> None:
-            y = rows[some]
-            y *= 1 / np.sqrt(_dots(y, y) + np.float32(eps))
-            y *= w
-
-        in_rows(work, *rows.shape)
-        return values
-
-    @norm.vjp
-    def gradient(primals: tuple[mx.array, ...], d_values: mx.array, _: Any) -> tuple[mx.array, ...]:
-        """r (g - n mean(g n)) of g = d * weight, the normed n and r = 1 / sqrt(mean of squares + eps)."""
-        x, weight = primals
-        d_x = mx.array(view(d_values))
-        rows, source, w = view(d_x).reshape(-1, x.shape[-1]), view(x).reshape(-1, x.shape[-1]), view(weight)
-
-        def work(some: slice) -> None:
-            g, n = rows[some], source[some]
-            r = 1 / np.sqrt(_dots(n, n) + np.float32(eps))
-            n = n * r
-            g *= w
-            n *= _dots(g, n)
-            g -= n
-            g *= r
-
-        in_rows(work, *rows.shape)
-        return d_x, _summed(d_values * mx.fast.rms_norm(x, None, eps))
+        normed = mx.fast.layer_norm(x, None, None, eps) if centred else mx.fast.rms_norm(x, None, eps)
+        return d_x, _summed(d_values * normed), *(_summed(d_values) for _ in bias)
 
     return norm
 
