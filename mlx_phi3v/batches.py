@@ -171,6 +171,7 @@ class ExampleMaker:
             return self.from_images(row["id"], images, answer if with_answer else None, prompt)
         counts = [image_token_count(image.grid, self.config.vision) for image in images]
         if with_answer:
+            self._require_short(*(text for pair in (*earlier, (prompt, answer)) for text in pair))
             return self._checked(row["id"], *self.prompts.conversation([*earlier, (prompt, answer)], counts), images)
         asked = "".join(f"{before}{said}{END}" for before, said in earlier) + prompt
         return self.from_images(row["id"], images, None, asked)
@@ -184,12 +185,19 @@ class ExampleMaker:
         """
         counts = [image_token_count(image.grid, self.config.vision) for image in images]
         prompt = self.task_prompt(len(images)) if prompt is None else prompt
+        self._require_short(prompt, answer or "")
         if answer is None:
             input_ids = np.asarray(self.prompts.tokenize(prompt, counts), np.int64)
             labels = np.full(len(input_ids), IGNORE, np.int64)
         else:
             input_ids, labels = self.prompts.example(prompt, answer, counts)
         return self._checked(name, input_ids, labels, images)
+
+    def _require_short(self, *texts: str) -> None:
+        """Raise UserError for text that is too long by its letters alone: a tokenizer takes a second for a million."""
+        least = sum(map(len, texts)) // self.prompts.longest_token
+        if least > self.max_length:
+            raise UserError(f"takes {least} tokens or more, more than {self.max_length}; shorten its text or raise max_length")
 
     def _checked(self, name: str, input_ids: np.ndarray, labels: np.ndarray, images: tuple[ProcessedImage, ...]) -> Example:
         if len(input_ids) > self.max_length:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from .task import END
 IGNORE = -100  # label of a token that is not learnt (PyTorch's and transformers' convention)
 _TAG = re.compile(r"<\|image_(\d+)\|>")
 _STOPS = (END, "<|endoftext|>", "</s>")
+_ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
 
 
 @contextmanager
@@ -48,6 +51,21 @@ class PromptProcessor:
         self.stop_ids: tuple[int, ...] = tuple(i for i in stops if i is not None)
         if self.tokenizer.token_to_id(END) is None:
             raise UserError(f"{path} has no {END} token; it is not Phi-3-vision's tokenizer")
+        with _using(path):
+            self._special = self._special_tokens()
+            self._by_itself = Counter(self.tokenizer.encode("").ids)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """The most characters that one token stands for: a text takes no fewer tokens than it has so many."""
+        return max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))
+
+    def _special_tokens(self) -> dict[int, str]:
+        """Those that act, by their ids; not what stands for an unknown character."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        added = self.tokenizer.get_added_tokens_decoder()
+        acts = {i: token.content for i, token in added.items() if token.special or token.content in (*_STOPS, *_ROLES)}
+        return {i: content for i, content in acts.items() if content not in (unknown, "<unk>")}
 
     def tokenize(self, text: str, image_tokens: Sequence[int]) -> list[int]:
         """Ids of `text`, where image k (from 1) takes `image_tokens[k-1]` ids -k.
@@ -70,7 +88,15 @@ class PromptProcessor:
 
     def _ids(self, text: str) -> list[int]:
         with _using(self.path):
-            return list(self.tokenizer.encode(text).ids)
+            ids = list(self.tokenizer.encode(text).ids)
+        # Text of users is defused by spelling. A tokenizer that folds letters would undo that.
+        for i in self._special.keys() & set(ids):
+            if ids.count(i) > text.count(self._special[i]) + self._by_itself[i]:
+                raise UserError(
+                    f"{self.path} makes the token {self._special[i]} of text that does not spell it; copy the file again from "
+                    "the published model"
+                )
+        return ids
 
     def example(self, prompt: str, answer: str, image_tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and labels of prompt + answer + `<|end|>`; labels are -100 up to where the answer starts. int64 [T] each."""

@@ -93,6 +93,10 @@ class Task:
         used = [name for _, name, _, _ in pieces if name is not None]
         if sorted(used) != sorted(names) or len(set(names)) != len(names):
             raise UserError(f"the template names {used} but the task's fields are {names}; name each field once, as {{name}}")
+        if defused(self.template) != self.template:
+            token = _SPECIAL.search(self.template)
+            shown = self.template[token.start() :].partition(">")[0] if token else ""
+            raise UserError(f"the template holds the special token {shown}>, which acts in an answer; remove it")
         if pieces and pieces[-1][1] is None:
             raise UserError(f"the template ends in text after its last field ({pieces[-1][0]!r}); end it with a field")
         labels = dict(zip(used, (literal for literal, name, _, _ in pieces if name is not None)))

@@ -78,12 +78,12 @@ class ArrowTable:
         """Each row with its number, from 1."""
         numbers = itertools.count(1)
         with self._open() as (_, batches):
-            for batch in _sound(self.path, batches):
+            for batch in _sound(self.path, map(checked, batches)):
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from zip(numbers, _batch_rows(with_names(batch.slice(start, _BATCH_ROWS), self.labels)))
 
 
-def _sound(path: Path, batches: Iterator[Any]) -> Iterator[Any]:
+def _sound(path: Path | str, batches: Iterator[Any]) -> Iterator[Any]:
     """Batches of a file; one that cannot be read ends the command in one sentence."""
     while True:
         try:
@@ -93,6 +93,37 @@ def _sound(path: Path, batches: Iterator[Any]) -> Iterator[Any]:
         except _BROKEN as error:
             raise UserError(f"{path} is corrupt ({first_line(error)}); get it again") from None
         yield batch
+
+
+def checked(batch: Any) -> Any:
+    """A batch or table whose offsets lie in its buffers: Arrow trusts those of a file, and would read beyond.
+
+    Text that is no UTF-8 passes, as it costs one row alone. Raises pa.ArrowInvalid.
+    """
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        for column in batch.columns:
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                chunk.view(_as_bytes(chunk.type)).validate(full=True)
+    return batch
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes in place of text, at any depth."""
+    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    types = pa.types
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(_as_bytes(kind.key_type), _as_bytes(kind.item_type))
+    if types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _as_bytes(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_as_bytes(kind.value_type), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_as_bytes(kind.value_type))
+    return plain.get(kind, kind)
 
 
 def label_names(schema: pa.Schema) -> dict[str, list[str]]:
@@ -179,6 +210,7 @@ class DatasetTable:
 
     def __init__(self, dataset: Any, own_photo: Callable[[str], bytes | None] | None = None) -> None:
         self.dataset = dataset.with_format("arrow")
+        self.place: Path | str = next((Path(file["filename"]) for file in dataset.cache_files), "the data set")
         schema = dataset.features.arrow_schema
         self.labels = label_names(schema)
         self.columns = labelled_columns(schema, self.labels)
@@ -189,7 +221,7 @@ class DatasetTable:
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
         numbers = itertools.count(1)
-        for table in self.dataset.iter(batch_size=_BATCH_ROWS):
+        for table in _sound(self.place, map(checked, self.dataset.iter(batch_size=_BATCH_ROWS))):
             for row in _batch_rows(with_names(table, self.labels)):
                 yield next(numbers), row if isinstance(row, RowError) else self.with_photos(row)
 

@@ -73,7 +73,14 @@ class StreamedTable:
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number, from 1."""
-        for number, row in enumerate(self.dataset, 1):
+        rows = iter(self.dataset)
+        for number in itertools.count(1):
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # as in `load_hub`
+                raise UserError(f"row {number} of the data set cannot be read ({_short(error)}); check the network") from None
             yield (
                 number,
                 {name: named(value, self.labels[name]) if name in self.labels else value for name, value in row.items()},

@@ -62,6 +62,8 @@ def contents_of(folder: Path, *, training_state: bool = False) -> Contents:
         names = [name for name in names if name not in TRAINING_STATE]  # not worth a word
     files = {name: inside(root, name, root) for name in wanted}
     for name, path in files.items():
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"{plain(str(path))} is no file; remove it before you upload the folder")
         _refuse_token(name, path)
     return Contents(kind, root, files, [name for name in names if name not in wanted])
 
@@ -85,10 +87,15 @@ def _kind(folder: Path) -> tuple[Kind, Path]:
 def _names(root: Path) -> list[str]:
     """The files below `root`, relative and with /; hidden ones, which are no part of it, left out."""
     found = []
-    for parent, folders, names in os.walk(root):
+    for parent, folders, names in os.walk(root, onerror=_raised):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         found += [(Path(parent) / name).relative_to(root).as_posix() for name in names if not name.startswith(".")]
     return found
+
+
+def _raised(error: OSError) -> None:
+    """What cannot be listed would be missing on the hub."""
+    raise error
 
 
 def _belongs(name: str, kind: Kind, training_state: bool) -> bool:

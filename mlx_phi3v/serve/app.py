@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -62,14 +62,14 @@ class Service:
         """The request's JSON body as `shape`. Raises Refusal for another type, and as `body` and `read_body`."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "the Content-Type must be application/json")
-        return read_body(await self.body(request), shape)
+        return cast(Shape, await self.prepare(read_body, await self.body(request), shape))
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Raises Refusal for one that is too large or takes too long."""
         data, size = bytearray(), 0
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                async for piece in request.stream():
+                async for piece in _pieces(request):
                     size += len(piece)
                     if size > _DRAINED * self.max_body:
                         break
@@ -97,6 +97,21 @@ class Service:
             raise Refusal(503, "the server is ending", code="ending") from None
 
 
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises Refusal where the client goes away amid it."""
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise _gone()
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
+
+
+def _gone() -> Refusal:
+    return Refusal(499, "the client went away")
+
+
 def _busy() -> Refusal:
     return Refusal(503, "too many requests wait; try again in a moment", code="busy")
 
@@ -108,7 +123,7 @@ async def answer_of(job: Job, request: Request) -> Generation:
         while not future.done():
             await asyncio.wait({future}, timeout=_LOOK_SECONDS)
             if not future.done() and await request.is_disconnected():
-                raise Refusal(499, "the client went away")
+                raise _gone()
         return await _result(future)
     finally:
         job.drop()

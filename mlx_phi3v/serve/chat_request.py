@@ -13,7 +13,7 @@ import msgspec
 
 from ..batches import Example
 from ..crops import process_image
-from ..documents import check_shape, parse_json
+from ..documents import check_shape, parse_json, shown
 from ..errors import UserError
 from ..photo import Photo
 from ..ranges import MAX_SEED
@@ -23,6 +23,7 @@ from .models import ServedModel
 from .refusals import Refusal
 
 MOST_PHOTOS = 16  # of a request
+MOST_VALUES = 1_000_000  # of a request: each takes a hundred bytes once it is parsed
 _MOST_TOP = 20  # likeliest tokens of a place, as OpenAI has it
 _DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[\w.+-]*)*;base64,", re.IGNORECASE)
 _TEXT, _IMAGE = ("text", "input_text"), ("image_url", "input_image")
@@ -106,6 +107,11 @@ class ChatRequest(msgspec.Struct):
 
 def read_body(body: bytes, shape: type[Shape]) -> Shape:
     """A JSON body as `shape`. Raises Refusal where it is none, or asks for what is not done here."""
+    values = sum(map(body.count, (b",", b"[", b"{")))  # at most so many; a photo's base64 has none of these
+    if values > MOST_VALUES:
+        raise Refusal(
+            413, f"the request holds {values:,} commas and brackets; at most {MOST_VALUES:,} are taken", code="too_large"
+        )
     try:
         value = parse_json(body, "the request")
         _refuse_not_done(value)
@@ -175,7 +181,7 @@ def _parts(message: Message) -> Sequence[Part]:
         return (Part("text", message.content or ""),)
     for part in message.content:
         if part.type not in (*_TEXT, *_IMAGE):
-            raise Refusal(400, f"a part of a message is of the type {part.type!r}; give text or image_url", "messages")
+            raise Refusal(400, f"a part of a message is of the type {shown(part.type)}; give text or image_url", "messages")
     return message.content
 
 

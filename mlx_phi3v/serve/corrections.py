@@ -18,8 +18,9 @@ import yaml
 from PIL import Image
 
 from ..catalogue_columns import INGEST_FILE
+from ..documents import shown
 from ..errors import UserError
-from ..files import atomic_path, folder_in_place, write_text
+from ..files import atomic_path, content_of, folder_in_place, write_text
 from ..locks import BeingWritten
 from ..photo import Photo
 from ..task import NUMBERS, Field, Task, clean_text
@@ -71,8 +72,10 @@ class Corrections:
     def _write_held(self, row: dict[str, Any], photo: Photo, mapping: str) -> int:
         there = self.folder / INGEST_FILE
         if not there.exists():
+            if content_of(self.folder):  # somebody's own photos or table
+                raise Refusal(409, f"{self.folder} holds other files; start the server with a new folder for --corrections")
             write_text(there, mapping)
-        elif there.read_text(encoding="utf-8") != mapping:
+        elif there.read_bytes() != mapping.encode():
             raise Refusal(409, f"{self.folder} holds corrections of another task; start the server with another folder")
         path = self.folder / row["file_name"]
         if not path.exists():
@@ -110,7 +113,7 @@ def _checked(task: Task, fields: Mapping[str, str | float | None]) -> dict[str, 
     """The values as the task has them. Raises Refusal for one that an answer could not hold."""
     unknown = set(fields) - {item.name for item in task.fields}
     if unknown:
-        raise Refusal(400, f"{min(unknown)!r} is no field of this model", "fields")
+        raise Refusal(400, f"{shown(min(unknown))} is no field of this model", "fields")
     values = {item.name: _value(item, fields.get(item.name)) for item in task.fields}
     if all(value is None for value in values.values()):
         raise Refusal(400, "no field has a value; correct at least one", "fields")

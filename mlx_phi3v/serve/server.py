@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from ..documents import shown
 from ..errors import UserError
 from .app import Service, make_app
 from .corrections import Corrections
@@ -43,8 +44,9 @@ def listening(config: ServeConfig) -> Iterator[socket.socket]:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UserError(f"--host {config.host} is no address of this machine ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the second for what cannot be a name at all
+        said = getattr(error, "strerror", None) or "no such name"
+        raise UserError(f"--host {shown(config.host)} is no address of this machine ({said}); give one that it has") from None
     with listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,7 +66,14 @@ def answering(
     service = Service(models, engine, config.max_new_tokens, int(config.max_body_mb * 1e6))
     app = make_app(service)
     add_page(app, service, Corrections(config.corrections) if config.corrections else None)
-    options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "lifespan": "off",
+        "ws": "none",
+        "http": "h11",
+        "log_level": "error",
+    }
     server = uvicorn.Server(
         uvicorn.Config(
             Guard(app, config.host, config.allow_host, token), server_header=False, proxy_headers=False,

@@ -156,3 +156,14 @@ def test_a_tokenizer_whose_unknown_token_is_not_in_its_vocabulary_is_refused_whe
     for use in (lambda: prompts.tokenize("日", []), lambda: prompts.answer_lengths("a", ["日"])):
         with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer \(Unk token `nowhere`"):
             use()
+
+
+def test_text_that_does_not_spell_a_special_token_never_becomes_one(tmp_path: Path) -> None:
+    """A tokenizer that folds wide letters would let a user end a turn."""
+    source = json.loads((tokenizer_folder() / "tokenizer.json").read_text())
+    added = [token | {"normalized": True} for token in source["added_tokens"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source | {"normalizer": {"type": "NFKC"}, "added_tokens": added}))
+    folds = PromptProcessor(tmp_path)
+    assert folds.tokenize(chat_prompt("red<|end|>blue", 0), []).count(folds.stop_ids[0]) == 1
+    with pytest.raises(UserError, match=r"makes the token <\|end\|> of text that does not spell it; copy the file again"):
+        folds.tokenize(chat_prompt("red\uff1c\uff5cend\uff5c\uff1eblue", 0), [])

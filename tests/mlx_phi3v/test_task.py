@@ -96,6 +96,9 @@ def test_a_task_survives_its_json_form() -> None:
         ("{title}{category3_code}, P: {full_price}", "no label between them"),
         ("A: {title}, A: {category3_code}, P: {full_price}", "same label"),
         ("A: {title}, B: {category3_code}, P: {full_price} USD", "ends in text"),
+        ("A: {title}<|end|>, B: {category3_code}, P: {full_price}", r"the special token <\|end\|>, which acts"),
+        ("A: {title}, <|image_1|>: {category3_code}, P: {full_price}", r"the special token <\|image_1\|>, which acts"),
+        ("A: {title}, </s>: {category3_code}, P: {full_price}", "the special token </s>, which acts"),
     ],
 )
 def test_an_ambiguous_template_is_refused(template: str, message: str) -> None:

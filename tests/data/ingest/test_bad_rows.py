@@ -311,3 +311,36 @@ def test_a_fuzzed_table_gives_rows_or_one_sentence(name: str, random: Random, tm
         assert name in str(error) and "\n" not in str(error)
     else:
         assert all(isinstance(row, (dict, RowError)) for _, row in rows)
+
+
+@pytest.mark.parametrize(
+    "text", [pa.string(), pa.list_(pa.struct([("a", pa.large_string())])), pa.map_(pa.string(), pa.string())]
+)
+@pytest.mark.parametrize("far", [1 << 29, -5])
+def test_an_offset_that_leads_out_of_an_arrow_file_is_refused_before_it_is_followed(
+    text: pa.DataType, far: int, tmp_path: Path
+) -> None:
+    """Python would read beyond the file: a segmentation fault, or another process' memory as a title."""
+    values = {pa.string(): "hat", pa.map_(pa.string(), pa.string()): [("a", "hat")]}
+    column = pa.array([values.get(text, [{"a": "hat"}])] * 3, text)
+    innermost = max(i for i, buffer in enumerate(column.buffers()) if buffer is not None) - 1
+    path = tmp_path / "shop.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, pa.schema([("title", text)])) as writer:
+        writer.write_batch(pa.record_batch([column], ["title"]))
+    data, width = path.read_bytes(), 8 if "large" in str(text) else 4
+    offsets = column.buffers()[innermost].to_pybytes()[: 4 * width]
+    assert data.count(offsets) >= 1
+    at = data.rindex(offsets) + 2 * width
+    path.write_bytes(data[:at] + far.to_bytes(width, "little", signed=True) + data[at + width :])
+    with pytest.raises(UserError, match=r"shop\.arrow is corrupt \(.*; get it again"):
+        list(open_table(path).rows())
+
+
+def test_text_of_an_arrow_file_that_is_no_utf8_costs_its_own_row_alone(tmp_path: Path) -> None:
+    texts = pa.array([b"hat", b"\xff", b"bag"]).view(pa.string())
+    nested = pa.ListArray.from_arrays([0, 1, 2, 3], texts)
+    path = tmp_path / "shop.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, pa.schema([("a", texts.type), ("b", nested.type)])) as out:
+        out.write_batch(pa.record_batch([texts, nested], ["a", "b"]))
+    rows = [row for _, row in open_table(path).rows()]
+    assert rows[0] == {"a": "hat", "b": ["hat"]} and rows[2] == {"a": "bag", "b": ["bag"]} and isinstance(rows[1], RowError)

@@ -14,6 +14,7 @@ from data.ingest.arrow_tables import DatasetTable
 from data.ingest.hub import FetchedPhotos, HubOptions
 from data.ingest.sources import open_source
 from data.ingest.tables import open_table
+from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
 
 LABELS = ["boots", "sandals", "hats"]
@@ -69,6 +70,17 @@ def test_what_the_user_says_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch)
     assert rows_of(open_source("a/shop", hub=options)) == NAMED
     given = {"name": "shoes", "revision": "v2", "split": "train[:10]", "streaming": True}
     assert asked == [("a/shop", {}), ("a/shop", given)]
+
+
+def test_a_stream_that_breaks_off_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def some() -> Any:
+        yield {"n": 1}
+        raise ConnectionResetError("the peer went away")
+
+    data = datasets.IterableDataset.from_generator(some, features=Features({"n": Value("int32")}))
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: data)
+    with pytest.raises(UserError, match=r"row 2 of the data set cannot be read \(.*; check the network"):
+        rows_of(open_source("a/shop", hub=HubOptions(streaming=True)))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.hub.contents import contents_of
 from mlx_phi3v.hub.upload import Destination, check_access, upload
 from mlx_phi3v.upload import main
 from tests.helpers import hub as hubs
@@ -88,6 +89,13 @@ def test_what_is_no_part_of_a_model_is_not_uploaded(
     (sharded / "link.json").symlink_to(tmp_path / "key.json")
     with pytest.raises(UserError, match="a link out of its folder"):
         upload(sharded, Destination("somebody/model"))
+
+
+def test_a_pipe_in_the_folder_is_named_and_not_waited_for(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    os.mkfifo(tmp_path / "model" / "x.json")
+    with pytest.raises(UserError, match=r"x\.json is no file; remove it"):
+        contents_of(tmp_path / "model")
 
 
 def test_a_second_upload_sends_nothing_and_a_smaller_model_takes_the_place_of_the_larger(hub: StandIn, sharded: Path) -> None:

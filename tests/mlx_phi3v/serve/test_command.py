@@ -57,8 +57,14 @@ def test_an_address_that_cannot_be_had_is_said_before_a_model_is_loaded(monkeypa
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(UserError, match="--host box is no address of this machine"):
+    with pytest.raises(UserError, match='--host "box" is no address of this machine'):
         main(["--host", "box", "--port", "0", "--model", "no-such-folder"])
+
+
+@pytest.mark.parametrize("host", ["a" * 300, "x..y", ""])
+def test_a_host_that_is_no_name_is_one_sentence(host: str) -> None:
+    with pytest.raises(UserError, match=rf'--host "{host[:20]}.* is no address of this machine \(.*; give one that it has'):
+        main(["--host", host, "--port", "0", "--model", "no-such-folder"])
 
 
 def test_without_its_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_a_photo_that_is_corrected_again_keeps_its_last_row(mlx_server: Serving,
         ({"full_price": "1e999"}, "write a number"),
         ({"title": "x" * 1001}, "title has 1001 letters; at most 1000"),
         ({"title": " "}, "no field has a value"),
-        ({"colour": "red"}, "'colour' is no field of this model"),
+        ({"colour": "red"}, '"colour" is no field of this model'),
         ({"title": "A, Category: B"}, "could not be read back"),
         ({"title": "A\x00"}, "control characters"),
         ({"title": ["x"]}, "fields"),
@@ -142,4 +142,15 @@ def test_another_tasks_folder_is_refused(mlx_server: Serving, tmp_path: Path) ->
     (tmp_path / "other" / "ingest.yaml").write_text("fields: {}\n")
     with pytest.raises(Refusal, match="holds corrections of another task"):
         corrections.add(Photo("photo", png(seed=1)), model, {"title": "Hat"}, None)
+    (tmp_path / "other" / "ingest.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(Refusal, match="holds corrections of another task"):
+        corrections.add(Photo("photo", png(seed=1)), model, {"title": "Hat"}, None)
     assert isinstance(model, ServedModel) and len(rows(tmp_path / "other")) == 1
+
+
+def test_a_folder_of_the_users_own_files_is_refused(mlx_server: Serving, folder: Path) -> None:
+    folder.mkdir()
+    (folder / TABLE).write_text('{"file_name": "mine.jpg"}\n')
+    refused = correct(mlx_server, png(), title="Hat")
+    assert refused.status_code == 409 and "holds other files; start the server with a new folder" in refused.text
+    assert [path.name for path in folder.iterdir()] == [TABLE] and len(rows(folder)) == 1

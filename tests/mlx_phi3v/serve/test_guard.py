@@ -14,11 +14,15 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from fastapi import Request
 from PIL import Image
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.serve.__main__ import main
+from mlx_phi3v.serve.app import Service
+from mlx_phi3v.serve.chat_request import ChatRequest, read_body
 from mlx_phi3v.serve.guard import Guard, Message, is_loopback
+from mlx_phi3v.serve.refusals import Refusal
 from tests.helpers.serving import Serving, data_url, png, shown
 
 Result = TypeVar("Result")
@@ -75,6 +79,30 @@ def test_json_that_is_nested_too_deeply_is_refused(mlx_server: Serving) -> None:
     assert "nested too deeply" in refused(response, 400)["message"]
 
 
+@pytest.mark.parametrize("piece", [b"[],", b'{"a":1},', b"1,"])
+def test_json_of_very_many_values_is_refused_before_it_is_parsed(piece: bytes) -> None:
+    with pytest.raises(Refusal, match="commas and brackets; at most 1,000,000") as refusal:
+        read_body(b'{"messages":[' + piece * 1_000_001 + b"[]]}", ChatRequest)
+    assert refusal.value.status == 413
+
+
+def test_a_value_of_the_request_is_shown_cut(mlx_server: Serving) -> None:
+    assert len(refused(mlx_server.chat([{"type": "x" * 100_000}]), 400)["message"]) < 200
+    corrected = {"photo": data_url(png()), "model": "tiny", "fields": {"z" * 100_000: "x"}}
+    assert len(refused(mlx_server.post("/page/correct", corrected), 400)["message"]) < 200
+
+
+def test_a_client_that_goes_away_amid_its_body_is_no_fault_of_ours(mlx_server: Serving) -> None:
+    pieces = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(pieces)
+
+    service = Service(mlx_server.models, mlx_server.engine, 8, 1000)
+    with pytest.raises(Refusal, match="the client went away"):
+        asyncio.run(service.body(Request({"type": "http", "headers": []}, receive)))
+
+
 def test_a_decompression_bomb_is_not_decoded(mlx_server: Serving) -> None:
     assert "pixels" in refused(mlx_server.chat(shown(bomb())), 400)["message"]
     assert "pixels" in refused(mlx_server.post("/page/read", {"photo": data_url(bomb())}), 400)["message"]
@@ -105,7 +133,12 @@ def test_too_many_photos_are_refused(mlx_server: Serving) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused(mlx_server: Serving) -> None:
-    assert "tokens, more than" in refused(mlx_server.chat("word " * 150_000), 400)["message"]
+    assert "tokens, more than" in refused(mlx_server.chat("word " * 15_000), 400)["message"]
+
+
+def test_a_text_that_is_too_long_by_its_letters_is_not_tokenised(mlx_server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_phi3v.prompts.PromptProcessor._ids", None)
+    assert "tokens or more, more than" in refused(mlx_server.chat("word " * 300_000), 400)["message"]
 
 
 @pytest.mark.parametrize(
