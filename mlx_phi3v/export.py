@@ -9,10 +9,11 @@ Every value keeps its bits: a way there and back gives the same tensors and conf
 
 from __future__ import annotations
 
+import filecmp
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,9 +33,9 @@ from .checkpoint.hub import resolve_model
 from .cli import option
 from .config import load_model_config
 from .errors import run_cli
-from .files import atomic_folder, write_json
+from .files import atomic_folder, content_of, scratch_folder, write_json
 from .hub.upload import then_upload
-from .progress import result, say
+from .progress import note, result, say
 from .trained_task import TrainedTask
 
 FORMS = ("mlx", "peft")
@@ -54,7 +55,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write the adapter, over an older one where `overwrite`; a summary.
+    """Write the adapter, over an older one where `overwrite`; a summary, with "already" where the same was there before.
 
     Raises UserError where it does not fit the model, see `adapters.load_adapter`."""
     source = resolve_model(config.model)
@@ -66,17 +67,35 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
     else:
         raw, peft = {key: _stored(item) for key, item in opened.stored.items()}, _peft_values(opened)
     metadata = {"format": "pt", **read_metadata(weights_path(opened.folder))}
-    with atomic_folder(config.output, overwrite=overwrite) as folder:
+    trained = TrainedTask.load(opened.folder)
+
+    def write(folder: Path) -> None:
         if config.form == "mlx":
             _write(folder / MLX_WEIGHTS_FILES[0], dict(_of_mlx(key, *value) for key, value in raw.items()), metadata)
             write_json(folder / CONFIG_FILE, mlx_config(adapter, raw, peft))
         else:
             _write(folder / WEIGHTS_FILE, raw, metadata)
             write_json(folder / CONFIG_FILE, peft)
-        trained = TrainedTask.load(opened.folder)
         if trained:
             trained.save(folder)
-    return {"path": str(config.output), "form": config.form, "tensors": len(raw)}
+
+    summary = {"path": str(config.output), "form": config.form, "tensors": len(raw)}
+    if not overwrite and _is_there(config.output, write):  # this command was killed after its work, before it could say so
+        note(f"{config.output} is there already, made of the same adapter in the same way; nothing was written")
+        return summary | {"already": True}
+    with atomic_folder(config.output, overwrite=overwrite) as folder:
+        write(folder)
+    return summary
+
+
+def _is_there(output: Path, write: Callable[[Path], None]) -> bool:
+    """Whether `output` holds what would be written, bit for bit."""
+    if not output.is_dir() or not content_of(output):
+        return False
+    made = scratch_folder()
+    write(made)
+    names = sorted(path.name for path in made.iterdir())
+    return content_of(output) == names and filecmp.cmpfiles(made, output, names, shallow=False)[0] == names
 
 
 def _peft_values(opened: OpenAdapter) -> dict[str, Any]:
@@ -123,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with then_upload(config.upload_repo, config.output, public=config.public, as_json=config.json):
         summary = export(config)
         result(config.json, event="done", **summary)
-        say(f"wrote {summary['path']}: {summary['tensors']} tensors in the form of {summary['form']}", as_json=config.json)
+        if not summary.get("already"):
+            say(f"wrote {summary['path']}: {summary['tensors']} tensors in the form of {summary['form']}", as_json=config.json)
     return 0
 
 

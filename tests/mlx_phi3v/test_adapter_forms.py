@@ -173,6 +173,16 @@ def test_there_and_back_again_is_exact(checkpoint: Path, tmp_path: Path, adapter
         assert read == load(tmp_path / "a", checkpoint)[0] and tensors.keys() == before.keys()
 
 
+def test_an_export_that_was_killed_after_its_work_can_be_given_again(saved: Path, checkpoint: Path, tmp_path: Path) -> None:
+    made = exported(saved, checkpoint, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    assert export(ExportConfig(str(saved), made, str(checkpoint)))["already"]
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+    (made / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        export(ExportConfig(str(saved), made, str(checkpoint)))
+
+
 def test_half_precision_and_what_only_peft_knows_come_back(saved: Path, checkpoint: Path, tmp_path: Path) -> None:
     halved = {key: value.astype(np.float16) for key, value in load_file(saved / WEIGHTS_FILE).items()}
     rewrite(saved, halved, peft_version="0.21.2", task_type="CAUSAL_LM")
@@ -341,4 +351,4 @@ def test_the_command(saved: Path, checkpoint: Path, tmp_path: Path, capsys: pyte
     assert main(["--adapter", str(saved), "--model", str(checkpoint), "--output", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["form"] == "mlx"
     with pytest.raises(UserError, match="exists"):
-        main(["--adapter", str(saved), "--model", str(checkpoint), "--output", str(tmp_path / "out")])
+        main(["--adapter", str(saved), "--model", str(checkpoint), "--output", str(tmp_path / "out"), "--form", "peft"])
