@@ -15,6 +15,7 @@ from mlx_phi3v.catalogue_checks import TURNS_TYPE
 from mlx_phi3v.catalogue_columns import INGEST_FILE
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
+from mlx_phi3v.hub.contents import EXPORT_FILE
 from mlx_phi3v.progress import note
 from mlx_phi3v.task import Task, chat_prompt
 from mlx_phi3v.turns import TURNS
@@ -69,6 +70,11 @@ class IngestPlan:
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
+    if (Path(settings.source).expanduser() / EXPORT_FILE).is_file():
+        raise UserError(
+            f"{settings.source} is an exported catalogue, which is made again as it is; leave out the flags that decide its "
+            f"content, or give {Path(settings.source) / 'data'} to read its rows as a table"
+        )
     settings = _with_own_preset(settings)
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)

@@ -95,6 +95,8 @@ def open_source(
         if not _HUB_ID.fullmatch(source) or is_table(path):
             raise UserError(f"{source} does not exist; give a file, a folder or a hub dataset such as OWNER/NAME")
         tables, stamps = load_hub(source, hub or HubOptions())
+    elif not (path.is_file() or path.is_dir()):
+        raise UserError(f"{source} is a device or a pipe; give a file or a folder")
     else:
         tables = _file_tables(path, reading) if path.is_file() else folder_tables(path, reading)
         stamps = list(_stamps(path))

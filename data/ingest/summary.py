@@ -33,8 +33,10 @@ def category_report(counts: Counter[str]) -> dict[str, Any]:
 
 def summary(info: Mapping[str, Any], output: Path) -> str:
     """The summary of a run for the terminal, in a few lines."""
-    counts, products = info["counts"], info["products"]
     splits = ", ".join(f"{name} {entry['rows']}" for name, entry in info["splits"].items())
+    if "counts" not in info:  # of an exported catalogue, whose rows are taken as they are
+        return f"{output}: {sum(entry['rows'] for entry in info['splits'].values())} rows as they were exported; {splits}"
+    counts, products = info["counts"], info["products"]
     lines = [
         f"{output}: {counts['kept']} of {counts['read']} rows kept, {counts['pictures']} photos; {splits}",
         f"{products['rows_held_together']} rows joined with others into {products['products']} products "

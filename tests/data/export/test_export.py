@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from PIL import Image
 
 from data.export.__main__ import ExportDataConfig, export_data, main
+from data.ingest import main as ingest_main
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from data.writer import CatalogueWriter
@@ -63,6 +65,15 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for row in (row for rows in found.values() for row in rows):
         row["images"] = [Path(path).read_bytes() for path in row["images"]]
     return found
+
+
+def test_the_command_says_what_it_made_of_an_export(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert ingest_main([str(exported), "-o", str(tmp_path / "back")]) == 0
+        assert re.search(r"back: \d+ rows as they were exported; train \d+", capsys.readouterr().out)
+    for flags in (["--dry-run", "3"], ["--field", "title=title"]):
+        with pytest.raises(UserError, match="is an exported catalogue, which is made again as it is; leave out the flags"):
+            ingest_main([str(exported), "-o", str(tmp_path / "other"), *flags])
 
 
 @pytest.mark.parametrize("name", ["small", "shop", "published"])
