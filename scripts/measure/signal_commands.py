@@ -90,6 +90,8 @@ def prepare(base: Path) -> None:
     rows = (json.dumps({"title": f"Hat {i}", "price": i, "image": str(photos[i % len(photos)])}) for i in range(4000))
     (base / "shop.jsonl").write_text("\n".join(rows))
     (base / "recipe.yaml").write_text(_RECIPE)
+    (base / "short.yaml").write_text(_RECIPE.replace("epochs: 1", "max_steps: 2"))
+    run("data.export", base / "data", "--output", base / "exported")
 
 
 def commands(base: Path, out: Path) -> dict[str, tuple[str, list[object]]]:
@@ -116,6 +118,14 @@ def commands(base: Path, out: Path) -> dict[str, tuple[str, list[object]]]:
         "import_run": ("eval.import_run", [*data, "--input", written, "--output", new, "--text", "text"]),
         "compare": ("eval.compare", [base / "run", base / "other", "--html", out / "page.html"]),
         "doctor": ("mlx_phi3v.doctor", ["--quick"]),
+        "export_data": ("data.export", [base / "data", "--output", new]),
+        "restore": ("data.ingest", [base / "exported", "-o", new]),
+        "export": ("mlx_phi3v.export", ["--adapter", base / "adapter", "--output", new]),
+        "train_seeds": (
+            "eval.train_seeds",
+            [*data, "--output", new, "--seeds", 1, "--recipe", base / "short.yaml", "--backends", "mlx", "--limit", 4],
+        ),
+        "plan_eval": ("eval.plan", [base / "run", base / "other"]),
         "parity": ("eval.parity", ["--golden", golden, "--backend", "mlx"]),
         "eval": ("eval", demo),
     }
