@@ -13,10 +13,19 @@ from ..ranks import LOST
 
 
 class Ranks:
-    """The processes that `mlx.launch` started together; this one alone without it."""
+    """The processes that `mlx.launch` started together; this one alone without it.
+
+    Raises UserError where they cannot meet.
+    """
 
     def __init__(self) -> None:
-        self.group = mx.distributed.init()
+        try:
+            self.group = mx.distributed.init()
+        except RuntimeError as error:
+            raise UserError(
+                f"MLX's ranks cannot meet ({str(error).splitlines()[0]}); start them with mlx.launch, or unset MLX_RANK and "
+                "MLX_HOSTFILE"
+            ) from None
         self.rank, self.count = self.group.rank(), self.group.size()
 
     def sum_arrays(self, values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -21,8 +22,8 @@ class Ranks:
     """The processes that torchrun started together; this one alone without it.
 
     device: alone, that of `accelerator.choose_device`; of several ranks, this rank's own of the machine's GPUs, by LOCAL_RANK,
-    or the CPU, as torch.distributed does not know mps. Raises UserError where only some of
-    torchrun's variables are set, and where the machine runs more ranks than it has GPUs.
+    or the CPU, as torch.distributed does not know mps. Raises UserError where torchrun's variables are not all set, or to
+    what cannot be, where the ranks cannot meet, and where the machine runs more ranks than it has GPUs.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,13 @@ class Ranks:
         if launched and not torch.distributed.is_initialized():
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)  # nccl binds a process to the one that is set
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_NEVER)
+            try:
+                torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_NEVER)
+            except (RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"the ranks cannot meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
+                    f"({str(error).splitlines()[0]}); start them with torchrun"
+                ) from None
         self.rank = torch.distributed.get_rank() if launched else 0
         self.count = torch.distributed.get_world_size() if launched else 1
 
@@ -67,7 +74,22 @@ def _launched() -> bool:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing and os.environ["WORLD_SIZE"] != "1":
         raise UserError(f"WORLD_SIZE is set but not {', '.join(missing)}; start with torchrun, or unset WORLD_SIZE")
-    return not missing
+    if missing:
+        return False
+    count = _number("WORLD_SIZE", 1, 1_000_000)
+    _number("RANK", 0, count - 1)
+    _number("MASTER_PORT", 0, 65_535)
+    if "LOCAL_RANK" in os.environ:
+        _number("LOCAL_RANK", 0, count - 1)
+    return True
+
+
+def _number(name: str, least: int, most: int) -> int:
+    """A variable of torchrun's. Raises UserError where it is no whole number from `least` to `most`."""
+    value = os.environ[name]
+    if not re.fullmatch(r"[0-9]{1,7}", value) or not least <= int(value) <= most:
+        raise UserError(f"{name} is {value!r}; it must be from {least} to {most}: start with torchrun, or unset WORLD_SIZE")
+    return int(value)
 
 
 def _own_device() -> torch.device:

@@ -12,6 +12,7 @@ from tests.helpers.several_ranks import launch
 
 pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
+from mlx_phi3v.backend_mlx.ranks import Ranks as MLXRanks
 from mlx_phi3v.backend_torch.ranks import Ranks
 
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -35,6 +36,36 @@ def test_half_a_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="WORLD_SIZE is set but not MASTER_ADDR, MASTER_PORT; start with torchrun"):
         Ranks()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "may"),
+    [("RANK", "abc", "from 0 to 1"), ("RANK", "2", "from 0 to 1"), ("RANK", "-1", "from 0 to 1"), ("RANK", "", "from 0 to 1"),
+     ("WORLD_SIZE", "0", "from 1"), ("WORLD_SIZE", "9" * 5000, "from 1"), ("MASTER_PORT", "65536", "from 0 to 65535"),
+     ("LOCAL_RANK", "x", "from 0 to 1")],
+)  # fmt: skip
+def test_a_launch_that_cannot_be_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str, may: str) -> None:
+    given = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | {name: value}
+    for variable, text in given.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(UserError, match=rf"^{name} is '.*'; it must be {may}.*start with torchrun, or unset WORLD_SIZE$"):
+        Ranks()
+
+
+def test_ranks_that_cannot_meet_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("the port is taken\nC++ stack")
+
+    for variable, text in zip(VARIABLES, ("2", "0", "127.0.0.1", "1")):
+        monkeypatch.setenv(variable, text)
+    monkeypatch.setattr("torch.distributed.init_process_group", refuse)
+    with pytest.raises(
+        UserError, match=r"^the ranks cannot meet at 127\.0\.0\.1:1 \(the port is taken\); start them with torchrun$"
+    ):
+        Ranks()
+    monkeypatch.setattr("mlx.core.distributed.init", refuse)
+    with pytest.raises(UserError, match=r"MLX's ranks cannot meet .*; start them with mlx\.launch"):
+        MLXRanks()
 
 
 WORKER = """
