@@ -62,6 +62,8 @@ def _check_folder(path: Path, writes: Writes, name: str) -> None:
         raise UserError(f"{name} is {path}, a file; give a folder")
     if not path.name:
         raise UserError(f"{name} is {path}; give a folder in it")
+    if writes == "folder" and (path / "catalogue.json").exists():
+        raise UserError(f"{name} is {path}, a catalogue; give another folder")
     if writes == "new" and path.resolve() == Path.cwd():  # the shell would go on in the folder that was replaced
         raise UserError(f"{name} is the current folder; the folder must appear whole, so give one in it, such as new")
     if writes == "new" and os.path.ismount(path):

@@ -167,6 +167,8 @@ def settings(folder: Path) -> None:
     (folder / "other.yaml").write_text(
         "seed: 1\nresamples: 10\nproducts: 200\ntest: 20\nbackends: [mlx, torch]\nmargin_category: 2.0\nallow: [decoding]\n"
         "runs: [a, b]\nnum_crops: 4\nsample: 100\nimage: [x.png]\ntop_p: .9\nq_bits: 4\noutput: o\nmodel: tiny\n"
+        "adapter: a\nhost: 127.0.0.1\nport: 8080\nkv_bits: 8\nprefix_cache_gb: 0.5\nallow_host: [a]\ncatalogue: cat\n"
+        "folder: f\nrepo: a/b\nshard_mb: 100\nlicense: mit\nafter: m\n"
     )
 
 

@@ -103,6 +103,7 @@ def _ingest(folder: Path, variant: int) -> object:
 
 def _configs() -> list[tuple[type, str]]:
     from data.describe.__main__ import DescribeConfig
+    from data.export.__main__ import ExportDataConfig
     from data.ingest.ingest_config import IngestConfig
     from data.sample.draw_catalogue import SampleConfig
     from eval.compare.__main__ import CompareConfig
@@ -112,14 +113,18 @@ def _configs() -> list[tuple[type, str]]:
     from eval.parity.__main__ import ParityConfig
     from eval.plan.__main__ import PlanConfig as EvalPlanConfig
     from eval.predict.settings import PredictConfig
+    from eval.receipt.make_receipt import ReceiptConfig
     from eval.score import ScoreConfig
     from eval.train_seeds import SeedsConfig
     from mlx_phi3v.convert import ConvertConfig
     from mlx_phi3v.doctor.__main__ import DoctorConfig
+    from mlx_phi3v.export import ExportConfig
     from mlx_phi3v.fuse import FuseConfig
     from mlx_phi3v.generate import GenerateConfig
     from mlx_phi3v.plan import PlanConfig
+    from mlx_phi3v.serve.settings import ServeConfig
     from mlx_phi3v.training.train_config import TrainConfig
+    from mlx_phi3v.upload import UploadConfig
 
     return [
         (TrainConfig, "mlx_phi3v.train"), (PlanConfig, "mlx_phi3v.plan"), (IngestConfig, "data.ingest"),
@@ -127,7 +132,8 @@ def _configs() -> list[tuple[type, str]]:
         (DescribeConfig, "data.describe"), (SampleConfig, "data.sample"), (DemoConfig, "eval"),
         (ImportConfig, "eval.import_run"), (MergeConfig, "eval.merge"), (ParityConfig, "eval.parity"),
         (EvalPlanConfig, "eval.plan"), (DoctorConfig, "mlx_phi3v.doctor"),
-        (SeedsConfig, "eval.train_seeds"),
+        (SeedsConfig, "eval.train_seeds"), (ReceiptConfig, "eval.receipt"), (ServeConfig, "mlx_phi3v.serve"),
+        (ExportConfig, "mlx_phi3v.export"), (ExportDataConfig, "data.export"), (UploadConfig, "mlx_phi3v.upload"),
         (ConvertConfig, "mlx_phi3v.convert"), (FuseConfig, "mlx_phi3v.fuse"), (GenerateConfig, "mlx_phi3v.generate"),
     ]  # fmt: skip
 

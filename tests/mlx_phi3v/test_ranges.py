@@ -127,10 +127,13 @@ def test_a_value_is_shown_short_and_on_one_line() -> None:
 def test_where_nothing_can_be_written_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "catalogue.json").write_text("{}")
     for path, writes, message in [
         (tmp_path / "file" / "a" / "b", "new", "lies below .*file, a file"),
         (tmp_path / "file", "folder", "a file; give a folder"),
         (Path("/"), "folder", "give a folder in it"),
+        (tmp_path / "shop", "folder", "a catalogue; give another folder"),
         (tmp_path, "html", "a folder; give the name of a file"),
         (tmp_path / "file", "html", "a file that this command did not write"),
         (tmp_path / "loop", "new", "a symbolic link in a circle|a file; give a folder"),
