@@ -179,14 +179,20 @@ def without_dropout(method: Callable[P, R]) -> Callable[P, R]:
     return evaluating
 
 
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # std::filesystem::temp_directory_path takes the first
+
+
 def set_up(name: str) -> None:
     """Prepare this process for a backend, before its framework is imported. Idempotent.
 
     MLX computes fp32 in fp32, not in TF32 as it does by default on M5 and CUDA, unless MLX_ENABLE_TF32 is set. On Linux freed
-    memory stays with the process, and MLX gets a fast BLAS.
+    memory stays with the process, and MLX gets a fast BLAS. Raises UserError where the folder that MLX compiles in is missing.
     """
     if name == "mlx":
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
+        named = next((variable for variable in _TEMPORARY if variable in os.environ), None)
+        if named and not os.path.isdir(os.environ[named]):
+            raise UserError(f"{named} is {os.environ[named]!r}, which is no folder; make it, or unset {named}")
     if sys.platform != "linux":
         return
     keep_freed_memory()

@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -22,6 +23,8 @@ from .text import printable
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 _DEBUG = "MLX_PHI3V_DEBUG"
+# What MLX on Metal and CUDA, torch on a CPU, CUDA and mps say where memory is full.
+_NO_MEMORY = re.compile(r"metal::malloc|out of memory|can't allocate memory|[Uu]nable to allocate|bad_alloc")
 
 
 class UserError(Exception):
@@ -80,6 +83,11 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         text = error.object[max(0, error.start - 60) : error.end + 20]
         return f"a name or text is not Unicode, near {text!r}; rename the file, or correct the text"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return (
+            "there is not enough memory; end other programs, or lower --batch-size or --num-crops (mlx_phi3v.plan says what a "
+            "training takes)"
+        )
     return os_sentence(error) if isinstance(error, OSError) else None
 
 

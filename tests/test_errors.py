@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_phi3v.adapters import AdapterArgs, init_adapter, save_adapter
-from mlx_phi3v.backend import load_backend
+from mlx_phi3v.backend import load_backend, set_up
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
@@ -184,6 +184,16 @@ def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, checkp
     monkeypatch.setattr("mlx_phi3v.backend.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--backend torch is not installed .* pip install 'mlx-phi3v\[torch\]'"):
         load_backend("torch", checkpoint)
+
+
+def test_a_folder_for_temporary_files_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MLX compiles there."""
+    for name in ("TMPDIR", "TMP"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    with pytest.raises(UserError, match=r"^TMPDIR is '.*TMPDIR', which is no folder; make it, or unset TMPDIR$"):
+        set_up("mlx")
+    (tmp_path / "TMPDIR").mkdir()
+    set_up("mlx")
 
 
 def test_results_are_not_overwritten(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:

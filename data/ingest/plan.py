@@ -70,11 +70,7 @@ class IngestPlan:
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
-    if (Path(settings.source).expanduser() / EXPORT_FILE).is_file():
-        raise UserError(
-            f"{settings.source} is an exported catalogue, which is made again as it is; leave out the flags that decide its "
-            f"content, or give {Path(settings.source) / 'data'} to read its rows as a table"
-        )
+    _refuse_export(settings.source)
     settings = _with_own_preset(settings)
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
@@ -125,6 +121,15 @@ _FREE = {"source", "output", "processes", "downloads", "connections", "per_host"
 _LOOKED_AT = 200  # rows, where columns are judged by their values
 _FEW_SHORT = 0.1  # of the rows may lack a photo and be rejected for it
 _NO_MAPPING = FieldMapping((), (), None, None, None, None)
+
+
+def _refuse_export(source: str) -> None:
+    """`export.restore` makes an exported catalogue again; as tables its files would be read wrongly."""
+    if (Path(source).expanduser() / EXPORT_FILE).is_file():
+        raise UserError(
+            f"{source} is an exported catalogue, which is made again as it is; leave out the flags that decide its content, or "
+            f"give {Path(source) / 'data'} to read its rows as a table"
+        )
 
 
 def is_plain(settings: IngestConfig) -> bool:

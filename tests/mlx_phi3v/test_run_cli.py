@@ -35,7 +35,6 @@ def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProc
         ("{}['x']", "KeyError: 'x'"),
         ("raise RuntimeError('two\\nlines \\x1b[31m')", "RuntimeError: two lines \\x1b[31m"),
         ("def f(): f()\nf()", "RecursionError: maximum recursion"),
-        ("raise MemoryError", "MemoryError; "),
         ("b'\\xff'.decode()", "UnicodeDecodeError"),
         ("raise OSError('no path and no number')", "OSError: no path"),
         ("raise ValueError('x' * 10000)", "ValueError: xxx"),
@@ -52,6 +51,18 @@ def test_an_unforeseen_exception_is_a_fault_of_ours(body: str, said: str, tmp_pa
     assert line.endswith("; please report it with the command")
     (file,) = tmp_path.iterdir()
     assert str(file) in line and "Traceback (most recent call last)" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["MemoryError", "RuntimeError('[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum')",
+     "RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')",
+     "RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")"],
+)  # fmt: skip
+def test_full_memory_is_a_sentence_with_the_mend(error: str, tmp_path: Path) -> None:
+    done = run(f"raise {error}", tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("error: there is not enough memory; end other programs, or lower --batch-size")
 
 
 def test_the_traceback_is_shown_too_where_it_is_asked_for(tmp_path: Path) -> None:
