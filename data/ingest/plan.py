@@ -70,7 +70,6 @@ class IngestPlan:
 
 def make_plan(settings: IngestConfig) -> IngestPlan:
     """Open the source and decide the use of every column. Raises UserError for a source or mapping that does not fit."""
-    _refuse_export(settings.source)
     settings = _with_own_preset(settings)
     keys = settings.mapping_keys()
     answer_task = _answer_task(keys)
@@ -107,8 +106,8 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         settings.strip_html, settings.empty_words, read_rates(settings.currency_rates) if settings.currency_rates else None
     )
     chosen |= rules.to_dict()
-    given = _given(settings)
-    return IngestPlan(source, mapping, mapping.task(), extras, schema, chosen, rows, columns, rules, export, chat, given)
+    task, given = mapping.task(), _given(settings)
+    return IngestPlan(source, mapping, task, extras, schema, chosen, rows, columns, rules, export, chat, given)
 
 
 # What decides the content of a catalogue beside source and mapping; the second ones as far as they are set.
@@ -151,6 +150,7 @@ def _with_own_preset(settings: IngestConfig) -> IngestConfig:
 
     Its values are taken as they are: they were typed as they are meant.
     """
+    _refuse_export(settings.source)
     found = Path(settings.source).expanduser() / INGEST_FILE
     if settings.preset is not None or not found.is_file():
         return settings
