@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from rich.console import Console
@@ -101,8 +101,8 @@ class SeedsRecord(msgspec.Struct):
     limit: int | None
     models: dict[str, str]
     recipe: dict[str, Any]
-    seeds: int
-    looked: int = 0  # how many of them were compared
+    seeds: Annotated[int, msgspec.Meta(ge=1)]
+    looked: Annotated[int, msgspec.Meta(ge=0)] = 0  # how many of them were compared
 
 
 def begin(config: SeedsConfig) -> int:

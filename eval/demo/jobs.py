@@ -126,7 +126,7 @@ def unfinished(chains: Iterable[Sequence[Job]]) -> list[list[Job]]:
 
 
 def _is_finished(run: Path) -> bool:
-    return (run / "manifest.json").is_file() and Run.load(run).finished
+    return (run / "manifest.json").is_file() and Run.load(run).whole
 
 
 def run_chains(chains: Iterable[Sequence[Job]], display: Display, *, at_once: int) -> None:

@@ -76,6 +76,15 @@ class Run:
         """Whether every row was answered."""
         return self.manifest.get("end") is not None
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is finished, and its file has as many lines as its manifest says; `eval.predict` makes what is missing."""
+        rows = self.manifest.get("rows")
+        if not self.finished or not isinstance(rows, int):
+            return self.finished
+        with open(self._rows_path, "rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) >= rows
+
     def stream(self) -> Iterator[tuple[int, Prediction]]:
         """(byte offset, row) in the file's order, one row in memory at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import uvicorn
 
 from ..documents import shown
 from ..errors import UserError
+from ..progress import note
 from .app import Service, make_app
 from .corrections import Corrections
 from .engine import Engine
@@ -58,6 +60,23 @@ def listening(config: ServeConfig) -> Iterator[socket.socket]:
         yield listener
 
 
+class _NoTraces(logging.Filter):
+    """asyncio logs a traceback, again and again, while a process may open no further connection: one line is enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for such a record."""
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        if not self._said:
+            note("more connections are open than this process may have, so others wait; raise the limit with ulimit -n")
+        self._said = True
+        return False
+
+
 @contextmanager
 def answering(
     config: ServeConfig, token: str | None, models: list[ServedModel], engine: Engine, listener: socket.socket
@@ -81,6 +100,8 @@ def answering(
         )
     )  # fmt: skip
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+    traces = _NoTraces()
+    logging.getLogger("asyncio").addFilter(traces)
     thread.start()
     try:
         while not server.started:
@@ -93,6 +114,7 @@ def answering(
         server.should_exit = True
         thread.join(_JOIN_SECONDS)
         service.pool.shutdown(wait=False, cancel_futures=True)
+        logging.getLogger("asyncio").removeFilter(traces)
 
 
 def announce(config: ServeConfig, token: str | None, listener: socket.socket) -> None:

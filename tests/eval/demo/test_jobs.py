@@ -69,6 +69,9 @@ def test_what_is_finished_is_left_out_with_the_training_that_made_it(tmp_path: P
     write_run(tmp_path / "whole", make_rows(3))
     write_run(tmp_path / "begun", make_rows(3), finish=False)
     train = Job("train", "t", [], 1.0)
-    chains = [[train, Job("answer", "p", [], 1.0, run=tmp_path / name)] for name in ("whole", "begun", "none")]
+    write_run(tmp_path / "cut", make_rows(3))
+    rows = (tmp_path / "cut" / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut" / "predictions.jsonl").write_text("".join(rows[:2]) + rows[2][:20])
+    chains = [[train, Job("answer", "p", [], 1.0, run=tmp_path / name)] for name in ("whole", "begun", "none", "cut")]
     assert unfinished(chains) == chains[1:]
     assert unfinished([[chains[0][1], chains[1][1]]]) == [[chains[1][1]]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ import pytest
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.serve.__main__ import main
 from mlx_phi3v.serve.models import _names
-from mlx_phi3v.serve.server import announce, listening
+from mlx_phi3v.serve.server import _NoTraces, announce, listening
 from mlx_phi3v.serve.settings import ServeConfig
 from tests.helpers.serving import WAIT
 from tests.test_interrupts import marked, start
@@ -65,6 +66,14 @@ def test_an_address_that_cannot_be_had_is_said_before_a_model_is_loaded(monkeypa
 def test_a_host_that_is_no_name_is_one_sentence(host: str) -> None:
     with pytest.raises(UserError, match=rf'--host "{host[:20]}.* is no address of this machine \(.*; give one that it has'):
         main(["--host", host, "--port", "0", "--model", "no-such-folder"])
+
+
+def test_too_many_connections_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    traces = _NoTraces()
+    full = "socket.accept() out of system resource"
+    records = [logging.LogRecord("asyncio", logging.ERROR, "", 0, text, (), None) for text in (f"{full}\n3", full, "another")]
+    assert [traces.filter(record) for record in records] == [False, False, True]
+    assert capsys.readouterr().err.count("more connections are open than this process may have") == 1
 
 
 def test_without_its_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
