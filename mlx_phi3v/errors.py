@@ -45,6 +45,7 @@ def run_cli(main: Callable[[], int | None], mistake: int = 1) -> None:
     """
     if installed():  # sys.path has no current folder then, nor may that of its worker processes
         os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _open_missing_streams()
     _write_what_cannot_be_encoded()
     interrupts.install()
     try:
@@ -115,6 +116,17 @@ def say_line(line: str) -> None:
     """One line on stderr, shown as text."""
     with contextlib.suppress(OSError):  # nobody reads it
         print(shown(line), file=sys.stderr, flush=True)
+
+
+def _open_missing_streams() -> None:
+    """Open what the caller closed (`>&-`) onto nothing: the next file that is opened would take its number, and its output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 the process keeps it
 
 
 def _write_what_cannot_be_encoded() -> None:

@@ -44,7 +44,7 @@ def os_sentence(error: OSError) -> str | None:
     if number in (errno.EMFILE, errno.ENFILE):
         return _MENDS[number]
     if not path:
-        return None
+        return "the current folder is gone; change to another one (cd)" if _is_current_folder_gone() else None
     if number in (errno.ENOTDIR, errno.EEXIST):
         return _in_the_way(path, said)
     known = _MENDS.get(number or 0)
@@ -55,6 +55,15 @@ def _name(filename: object) -> str:
     if isinstance(filename, bytes):
         return os.fsdecode(filename)
     return str(filename) if isinstance(filename, (str, os.PathLike)) else ""
+
+
+def _is_current_folder_gone() -> bool:
+    """Whether that is why the system could not name it."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _cut(path: str) -> str:

@@ -65,6 +65,25 @@ def test_full_memory_is_a_sentence_with_the_mend(error: str, tmp_path: Path) -> 
     assert done.stderr.startswith("error: there is not enough memory; end other programs, or lower --batch-size")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_take_no_output_of_ours(closed: str, tmp_path: Path) -> None:
+    """Without, the first file that is opened would be number 1, and what is printed would go into it."""
+    out = tmp_path / "out"
+    code = RUN.format(
+        body=f"with open({str(out)!r}, 'w') as file:\n        print('hello', flush=True)\n        os.write(2, b'hi')"
+    )
+    done = subprocess.run(["sh", "-c", f'exec {closed}; exec "$@"', "sh", sys.executable, "-c", code], cwd=ROOT, timeout=300)
+    assert done.returncode == 0 and out.read_bytes() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use stays there")
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = run(f"os.chdir({str(tmp_path / 'gone')!r})\nos.rmdir(os.getcwd())\nos.getcwd()", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: the current folder is gone; change to another one (cd)\n")
+
+
 def test_the_traceback_is_shown_too_where_it_is_asked_for(tmp_path: Path) -> None:
     done = run("{}['x']", tmp_path, MLX_PHI3V_DEBUG="1")
     assert done.returncode == 70 and "Traceback (most recent call last)" in done.stderr and len(list(tmp_path.iterdir())) == 1
