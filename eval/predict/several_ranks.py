@@ -30,7 +30,8 @@ def own_share(config: PredictConfig, backend: Backend) -> PredictConfig:
         )
     if config.trace:
         raise UserError("--trace runs in one process; start it without a launcher")
-    if (config.output / "manifest.json").exists():
+    # With their parts it was killed before it removed them: all of it is done, but for that.
+    if (config.output / "manifest.json").exists() and not _parts(config.output, ranks).is_dir():
         raise UserError(f"{config.output} is there already; give --output a new folder, or finish it without a launcher")
     return replace(
         config,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from eval.predict.answer_rows import predict
 from eval.predict.settings import PredictConfig
-from eval.predict.several_ranks import own_share
+from eval.predict.several_ranks import make_one_run, own_share
 from eval.runs.run import Run
+from mlx_phi3v.backend import Backend
 from mlx_phi3v.errors import UserError
 from tests.helpers.several_ranks import launch
+from tests.helpers.synthetic_runs import make_rows, write_run
 
 
 def command(config: PredictConfig) -> list[str]:
@@ -68,5 +72,32 @@ def test_a_rank_takes_its_share_or_says_why_not(tmp_path: Path) -> None:
         own_share(replace(config, trace=tmp_path), backend)
     config.output.mkdir()
     (config.output / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="is there already"):
+        own_share(config, backend)
+
+
+class FirstOfTwo:
+    """As much of a backend as an ending needs."""
+
+    def world(self) -> tuple[int, int]:
+        return 0, 2
+
+    def all_sum(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+
+def test_ranks_that_were_killed_before_they_removed_their_parts_remove_them(tmp_path: Path) -> None:
+    config, backend = PredictConfig(data=tmp_path, output=tmp_path / "run"), cast(Backend, FirstOfTwo())
+    parts, rows = tmp_path / ".run.of-2", make_rows(4)
+    for i in (1, 2):
+        write_run(parts / str(i), rows[i - 1 :: 2], shard=[i, 2])
+    left = tmp_path / "left"
+    shutil.copytree(parts, left)
+    make_one_run(config, backend)
+    whole = (config.output / "predictions.jsonl").read_bytes()
+    left.rename(parts)
+    assert own_share(config, backend).output == parts / "1"
+    make_one_run(config, backend)
+    assert not parts.exists() and (config.output / "predictions.jsonl").read_bytes() == whole
     with pytest.raises(UserError, match="is there already"):
         own_share(config, backend)
