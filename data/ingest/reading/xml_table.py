@@ -22,6 +22,7 @@ from .yml_feed import YmlCategories, is_yml
 _USUAL = ("item", "entry", "product", "offer", "row", "record")
 _QUICK_ROWS = 2000
 _MOST_DEPTH = 50
+_MOST_ATTRIBUTES = 1000  # of an element: libxml2 looks each up among all
 
 
 class XmlTable:
@@ -102,13 +103,30 @@ class XmlTable:
                 continue
             if path == wanted:
                 line = int(element.sourceline or 0)
-                row = _row(element)
-                if self._categories is not None:
-                    row = self._categories.filled(row)
-                yield line, row or RowError("empty_row")
+                yield line, self._read(element)
             path.pop()
             if path[: len(wanted)] != wanted:
                 _forget(element)
+
+    def _read(self, element: Any) -> Row:
+        try:
+            row = _row(element)
+        except _TooWideError as error:
+            return RowError("row_unreadable", str(error))
+        if self._categories is not None:
+            row = self._categories.filled(row)
+        return row or RowError("empty_row")
+
+
+class _TooWideError(Exception):
+    """An element that no export has."""
+
+
+def _attributes(element: Any) -> list[tuple[str, str]]:
+    """(name without its namespace, value). Raises _TooWideError."""
+    if len(element.attrib) > _MOST_ATTRIBUTES:
+        raise _TooWideError(f"an element has {len(element.attrib):,} attributes")
+    return [(local_name(name), value) for name, value in element.attrib.items()]
 
 
 def _forget(element: Any) -> None:
@@ -119,21 +137,23 @@ def _forget(element: Any) -> None:
 
 
 def _row(element: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {local_name(name): value for name, value in element.attrib.items()}
+    row: dict[str, Any] = dict(_attributes(element))
     names: dict[str, str] = {}  # tag -> column: `title` and `g:title` are two
+    taken: set[str] = set()
     for child in element:
         if not isinstance(child.tag, str):
             continue
         name = names.get(child.tag)
         if name is None:
             name = local_name(child.tag)
-            if name in names.values():
+            if name in taken:
                 name = f"{child.prefix or 'other'}_{name}"
             names[child.tag] = name
+            taken.add(name)
         _put(row, name, _content(child))
         if len(child) == 0 and (child.text or "").strip():
-            for attribute, value in child.attrib.items():
-                _put(row, f"{name}_{local_name(attribute)}", value)
+            for attribute, value in _attributes(child):
+                _put(row, f"{name}_{attribute}", value)
     text = (element.text or "").strip()
     return row | {"text": text} if text and not len(element) else row
 
@@ -155,5 +175,5 @@ def _content(element: Any) -> Any:
         return _row(element)
     if text:
         return text
-    values = list(element.attrib.values())
-    return values[0] if len(values) == 1 else {local_name(name): value for name, value in element.attrib.items()} or None
+    values = _attributes(element)
+    return values[0][1] if len(values) == 1 else dict(values) or None
