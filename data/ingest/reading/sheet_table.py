@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memory
 _MOST_RATIO = 1032  # of deflate; a smaller file cannot hold more
 _SAMPLE_ROWS = 2000
+_MOST_CELLS = 50_000_000  # between the first and the last: calamine holds them all, and ends the process where it cannot
+_CELL = re.compile(rb'\sr="([A-Z]{0,3})([0-9]{1,7})"')  # of a cell, or of a row
 
 
 class SheetTable:
@@ -34,6 +39,7 @@ class SheetTable:
         self.notes: list[str] = []
         if form == "sheet":
             _refuse_bomb(path)
+            _refuse_far_cells(path)
             self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
         else:
             sheets, first = (html_sheets if form == "html" else xml_sheets)(path), 0
@@ -129,3 +135,34 @@ def _refuse_bomb(path: Path) -> None:
         raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
     if unpacked > _MOST_UNPACKED:
         raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED >> 30} GiB; save the sheet as CSV UTF-8")
+
+
+def _refuse_far_cells(path: Path) -> None:
+    """Raise UserError for a sheet of XLSX with a cell so far away that all cells up to it would fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                if item.filename.startswith("xl/worksheets/") and item.filename.endswith(".xml"):
+                    with archive.open(item) as file:
+                        rows, columns = _extent(iter(functools.partial(file.read, 1 << 20), b""))
+                    if rows * columns > _MOST_CELLS:
+                        raise UserError(
+                            f"{path} has a sheet of {rows:,} rows and {columns:,} columns, more than {_MOST_CELLS:,} cells; "
+                            "remove what stands far away from the table, or save the sheet as CSV UTF-8"
+                        )
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError):
+        return  # calamine says what is wrong with it
+
+
+def _extent(blocks: Iterator[bytes]) -> tuple[int, int]:
+    """(rows, columns) up to the farthest cell that the XML of a sheet names."""
+    rows, widest, rest = 1, b"A", b""
+    for block in blocks:
+        found = _CELL.findall(rest + block)
+        if found:
+            rows = max(rows, *(int(row) for _, row in found))
+            widest = max(widest, *(column for column, _ in found), key=lambda column: (len(column), column))
+        rest = block[-32:]
+    return rows, functools.reduce(lambda number, letter: 26 * number + letter - 64, widest, 0)

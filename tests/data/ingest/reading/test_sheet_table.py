@@ -97,3 +97,19 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     with pytest.raises(UserError, match="pip install python-calamine"):
         open_table(path)
+
+
+def test_a_cell_that_is_far_away_is_refused_before_it_ends_the_process(tmp_path: Path) -> None:
+    """calamine holds every cell up to it: 17,000 million."""
+    path = write_xlsx(tmp_path / "t.xlsx", {"Shop": [["title", "price"], ["Hat", 5]]})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    members[sheet] = members[sheet].replace(b'r="B2"', b'r="XFD1048576"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(
+        UserError, match=r"a sheet of 1,048,576 rows and 16,384 columns, more than .*; remove what stands far away"
+    ):
+        open_table(path)
