@@ -16,7 +16,7 @@ from .errors import UserError
 from .task import END
 
 IGNORE = -100  # label of a token that is not learnt (PyTorch's and transformers' convention)
-_TAG = re.compile(r"<\|image_(\d+)\|>")
+_TAG = re.compile(r"<\|image_(\d{1,9})\|>")  # more digits are no number of an image
 _STOPS = (END, "<|endoftext|>", "</s>")
 _ROLES = ("<|user|>", "<|assistant|>", "<|system|>")
 

@@ -34,11 +34,15 @@ def chat_text(messages: Sequence[Any], add_generation_prompt: bool) -> str:
     """Messages in the white space of the training; each `content` is text with image tags, or OpenAI's list of parts.
 
     The tags are numbered through the conversation. Where they are a message's last words they become its first, as the model
-    was trained. Special tokens in the text are defused.
+    was trained. Special tokens in the text are defused. Raises ValueError for
+    another role.
     """
     text, images = "", 0
     for message in messages:
         role, content = message.get("role", "user"), message.get("content") or ""
+        role = "system" if role == "developer" else role
+        if role not in ("user", "assistant", "system"):  # it stands between the marks of a special token
+            raise ValueError(f"the role of a message is {str(role)[:40]!r}; it must be user, assistant or system")
         if isinstance(content, list):
             parts = [part if isinstance(part, dict) else {"text": str(part)} for part in content]
             content = "".join("<|image_1|>" if "image" in part.get("type", "") else part.get("text") or "" for part in parts)

@@ -53,6 +53,7 @@ def test_each_piece_of_text_has_its_own_bos_and_each_image_its_ids(prompts: Prom
         ("<|image_0|>", [], r"<\|image_0\|>"),
         ("<|image_0|><|image_1|>", [5], r"<\|image_0\|>"),
         ("<|image_3|><|image_1|>", [5, 5], r"<\|image_2\|>"),
+        (f"<|image_{'9' * 5000}|>", [5], r"no <\|image_1\|> tag for image 1 of 1"),
     ],
 )
 def test_tags_and_images_must_match(prompts: PromptProcessor, text: str, counts: list[int], message: str) -> None:
