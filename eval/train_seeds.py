@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from mlx_phi3v.backend import BACKENDS
+from mlx_phi3v.backend_names import BACKENDS
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint
 from mlx_phi3v.checkpoint.hub import resolve_model
@@ -35,7 +35,8 @@ from mlx_phi3v.ranges import MAX_ROWS
 
 from .demo.jobs import Display
 from .demo.recipe import Recipe, recipe_changes
-from .demo.seed_sets import MAX_SEEDS, SeedSets, fewer_seeds, note_look, same_command, train_sets
+from .demo.seed_flags import MAX_SEEDS, same_command
+from .demo.seed_sets import SeedSets, fewer_seeds, note_look, train_sets
 from .demo.seeds_report import report_sets
 
 RECORD = "seeds.json"

@@ -14,22 +14,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
 from .adapters import AdapterArgs
+from .backend_names import BACKENDS as BACKENDS  # one place for all that a backend is chosen by
+from .backend_names import DTYPES as DTYPES
+from .backend_names import Dtype as Dtype
+from .backend_names import default_backend as default_backend
 from .batches import Batch
 from .config import ModelArgs
 from .errors import UserError
 from .linux_malloc import keep_freed_memory
 from .next_tokens import Scores
 
-BACKENDS = ("mlx", "torch")
 P = ParamSpec("P")
 R = TypeVar("R")
-DTYPES = ("float32", "bfloat16", "float16")
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,6 @@ def set_up(name: str) -> None:
         from .backend_mlx.cpu import blas
 
         blas.load()
-
-
-def default_backend() -> str:
-    """MLX where it is installed, else torch."""
-    return "mlx" if importlib.util.find_spec("mlx") else "torch"
 
 
 def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options: Any) -> Backend:

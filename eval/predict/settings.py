@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlx_phi3v.backend import BACKENDS, DTYPES, default_backend
-from mlx_phi3v.catalogue import Split
+from mlx_phi3v.backend_names import BACKENDS, DTYPES, default_backend
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_SEED, MAX_TOKENS
+
+if TYPE_CHECKING:
+    from mlx_phi3v.catalogue import Split
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend_names import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
 from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_TOKENS
