@@ -6,6 +6,7 @@ Arguments and results are numpy or plain Python, so that training, decoding and 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
@@ -211,6 +212,24 @@ def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options
             f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
         )
     set_up(name)
-    module = importlib.import_module(f"mlx_phi3v.backend_{name}.loading")
-    backend: Backend = module.load(folder, dtype=dtype, **options)
+    backend: Backend = _imported(f"mlx_phi3v.backend_{name}.loading").load(folder, dtype=dtype, **options)
     return backend
+
+
+def _imported(name: str) -> Any:
+    """A module with its framework.
+
+    What such an import makes lives as long as the process. It is not searched for garbage, neither meanwhile nor in any later
+    collection: of torch's start and end that is a third.
+    """
+    if name in sys.modules:
+        return importlib.import_module(name)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        module = importlib.import_module(name)
+        gc.freeze()
+    finally:
+        if collects:
+            gc.enable()
+    return module

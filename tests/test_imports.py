@@ -31,6 +31,7 @@ NEUTRAL = sorted(
 
 # Loads a model, trains a step on a batch, and answers: all that a command does with a backend.
 USE = """
+import gc
 import sys
 from pathlib import Path
 from mlx_phi3v.train import TrainConfig, train
@@ -45,6 +46,7 @@ loaded = load_model(model, backend, output)
 maker = ExampleMaker(loaded.prompts, loaded.backend.config, Task(), 1)
 question = maker(Catalogue(data).split("test")[0], with_answer=False)
 assert len(generate(loaded.backend, [question], max_new_tokens=2, stop_ids=())[0].token_ids) == 2
+assert gc.isenabled() and gc.get_freeze_count() > 10_000  # a framework is not searched for garbage again
 """
 
 # The flags of all commands are read in one process, so that what any of them loads is seen. Prints what each added.
