@@ -18,7 +18,6 @@ from pathlib import Path
 
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
-from mlx_phi3v.files import atomic_path
 from mlx_phi3v.outputs import is_own_file
 from mlx_phi3v.progress import stages
 from mlx_phi3v.ranges import MAX_RESAMPLES, MAX_SEED
@@ -61,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(ScoreConfig, "python -m eval.score", __doc__ or "", argv)
     check_outputs(config)
     from rich.console import Console
+
+    from mlx_phi3v.files import atomic_path
 
     from .compare.score_run import score_run  # with all that measures: --help and a wrong flag need none of it
     from .report import terminal

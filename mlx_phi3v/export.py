@@ -15,7 +15,6 @@ from typing import Any
 
 from . import cli
 from .errors import run_cli
-from .hub.upload import then_upload
 from .progress import result, say
 from .settings import ExportConfig
 
@@ -30,6 +29,8 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(ExportConfig, "python -m mlx_phi3v.export", __doc__ or "", argv)
+    from .hub.upload import then_upload
+
     with then_upload(config.upload_repo, config.output, public=config.public, as_json=config.json):
         summary = export(config)
         result(config.json, event="done", **summary)
