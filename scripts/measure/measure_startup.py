@@ -1,11 +1,11 @@
-"""How long commands take to start: `--help` of each, and the first of an answer on each backend.
+"""How long commands take to start: `--help` of each, and an answer on each backend.
 
     python scripts/measure/measure_startup.py help [--before COMMIT]
     python scripts/measure/measure_startup.py answer [--before COMMIT]
 
-help: processor and clock of `python -m COMMAND --help`. answer: the clock at which `generate` writes the first of the built-in
-model's answer, the processor time up to its end, and that of importing each backend alone. Each is a process of its own; with
---before that commit runs in turn with this one. The figure is the least of all rounds, as the machine may be busy.
+help: `python -m COMMAND --help` to its end. answer: `generate` with the built-in model, to the first of its answer and to its
+end. Seconds of the processor and of the clock, each in a process of its own; with --before that commit runs in turn with this
+one. A figure is the least of all rounds, as the machine may be busy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,24 +36,23 @@ def commands() -> list[str]:
     return sorted({target.partition(":")[0].removesuffix(".__main__") for target in scripts.values()})
 
 
-def processor_seconds() -> float:
-    """What ended children have taken."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def started(tree: Path, words: list[str]) -> dict[str, float]:
-    """Seconds of a process: of the processor, of the clock to its first output and to its end."""
-    processor, clock = processor_seconds(), time.perf_counter()
+    """Seconds of a process, of the processor and the clock, to its first output and to its end."""
+    clock = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, *words], cwd=tree, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)
-        first = time.perf_counter() - clock
+        first, used = time.perf_counter() - clock, psutil.Process(process.pid).cpu_times()
         process.stdout.read()
+        _, status, total = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} ended with status {process.returncode}")
-    return {"processor": processor_seconds() - processor, "first": first, "clock": time.perf_counter() - clock}
+    return {
+        "first": used.user + used.system, "first_clock": first,
+        "all": total.ru_utime + total.ru_stime, "all_clock": time.perf_counter() - clock,
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -82,13 +82,6 @@ def measure(names: dict[str, list[str]], rounds: int, before: str | None) -> Non
             print(json.dumps({"what": name} | shown), flush=True)
 
 
-def answer_words(photo: Path) -> dict[str, list[str]]:
-    """The command lines of an answer, and of the imports alone."""
-    ask = ["-m", "mlx_phi3v.generate", "--image", str(photo), "--max-new-tokens", "8", "--backend"]
-    found = {f"import, {name}": ["-c", f"import mlx_phi3v.backend_{name}.loading; print()"] for name in ("mlx", "torch")}
-    return found | {f"answer, {name}": [*ask, name] for name in ("mlx", "torch")}
-
-
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,7 +97,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
         Image.linear_gradient("L").convert("RGB").save(photo)
-        measure(answer_words(photo), args.rounds, args.before)
+        ask = ["-m", "mlx_phi3v.generate", "--image", str(photo), "--max-new-tokens", "8", "--backend"]
+        measure({f"answer, {name}": [*ask, name] for name in ("mlx", "torch")}, args.rounds, args.before)
 
 
 if __name__ == "__main__":
