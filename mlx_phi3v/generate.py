@@ -47,6 +47,7 @@ class GenerateConfig:
     kv_bits: int | None = option(
         None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
     )
+    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
     num_crops: int | None = option(
         None, help="most crops a photo is cut into; by default as in training, else the model's own",
         at_least=1, at_most=MAX_CROPS,
@@ -111,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     photos = read_photos(config)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     started = time.perf_counter()
-    model = load_model(config.model, config.backend, config.adapter, config.dtype, kv_bits=config.kv_bits)
+    options = {"kv_bits": config.kv_bits, "compiled": config.compile}
+    model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
     for difference in model.differences(config.num_crops):
         note(difference)
     if config.verify:

@@ -162,6 +162,13 @@ class BatchCache(Generic[Layer]):
         self.valid = np.concatenate([self.valid, np.ones((len(self.valid), tokens), bool)], axis=1)
         self.lengths = self.lengths + tokens
 
+    def step_numbers(self, rows: int) -> np.ndarray:
+        """What a step over all columns of so many places needs of the last token, which was appended here: int64 [rows + 1].
+
+        The tokens of each row so far, 1 for those that nobody waits for, and the column that this token goes to.
+        """
+        return np.append(self.lengths, [1] * (rows - len(self.lengths)) + [self.layers[0].end])
+
     def keep_rows(self, rows: list[int]) -> None:
         """Drop all other rows, and the columns that only pad those that stay. Cheap where `rows` is of `fewest_moves`."""
         padding = int(self.valid[rows].any(0).argmax())

@@ -5,7 +5,6 @@ Shapes: B rows, R rows that are computed: a power of two, or as many as the cach
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -53,14 +52,14 @@ class CompiledStep:
         """
         for layer in cache.layers:
             layer.make_room(1)
-        first, count = cache.layers[0], len(tokens)
-        rows = min(bucket(count, 1, 1), first.places)
+        count = len(tokens)
+        rows = min(bucket(count, 1, 1), cache.layers[0].places)
         arrays = [[array[:rows] for array in layer.arrays] for layer in cache.layers]
         for array in (array for of_layer in arrays for array in of_layer):
             torch._dynamo.mark_static_address(array)  # a CUDA graph writes where they are
-        numbers = np.append(cache.lengths, [1] * (rows - count) + [first.end])
+        numbers = to_device(cache.step_numbers(rows), tokens.device)
         with self.compiler.calls():
-            logits: torch.Tensor = self._run(pad(tokens, (0, rows - count)), to_device(numbers, tokens.device), arrays)
+            logits: torch.Tensor = self._run(pad(tokens, (0, rows - count)), numbers, arrays)
         for layer in cache.layers:
             layer.length += 1
         return logits[:count].clone()  # the next run of a CUDA graph writes to the same place
