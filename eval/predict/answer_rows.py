@@ -108,7 +108,8 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     make_one_run(whole, model.backend)
     if cache:
         say(cache.summary(), as_json=config.json)
-    return {"run": str(whole.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+    summary = {"run": str(whole.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+    return summary | ({"compilations": model.backend.compilations} if config.compile else {})
 
 
 def _distinct_ids(split: Split, rows: range) -> list[str]:

@@ -22,17 +22,17 @@ _MOST_SHAPES = 256  # torch's own limit is 8, behind which it goes on uncompiled
 class Compiler:
     """What builds the code of a shape, for `torch.compile`; around a call, what lets it build many. compilations: so far.
 
-    graphs: on CUDA, whether the kernels of what is built are launched together, as a CUDA graph.
+    graphs: whether, on CUDA, the kernels of what is built are launched together, as a CUDA graph. options: torch's, of that.
     """
 
     def __init__(self, *, graphs: bool = False) -> None:
         self.compilations = 0
-        self._options = {"config_patches": {"triton.cudagraphs": True}} if graphs and torch.cuda.is_available() else {}
+        self.options = {"config_patches": {"triton.cudagraphs": True}} if graphs and torch.cuda.is_available() else {}
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         """Build the code of a shape."""
         self.compilations += 1
-        built: Callable[..., Any] = torch._dynamo.lookup_backend(COMPILER)(graph, inputs, **self._options)
+        built: Callable[..., Any] = torch._dynamo.lookup_backend(COMPILER)(graph, inputs, **self.options)
         return built
 
     @contextmanager

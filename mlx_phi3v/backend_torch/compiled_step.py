@@ -52,9 +52,9 @@ class CompiledStep:
         """
         for layer in cache.layers:
             layer.make_room(1)
-        count = len(tokens)
-        rows = min(bucket(count, 1, 1), cache.layers[0].places)
-        arrays = [[array[:rows] for array in layer.arrays] for layer in cache.layers]
+        count, places = len(tokens), cache.layers[0].places
+        rows = min(bucket(count, 1, 1), places)
+        arrays = [layer.arrays if rows == places else [array[:rows] for array in layer.arrays] for layer in cache.layers]
         for array in (array for of_layer in arrays for array in of_layer):
             torch._dynamo.mark_static_address(array)  # a CUDA graph writes where they are
         numbers = to_device(cache.step_numbers(rows), tokens.device)

@@ -132,6 +132,11 @@ def spoil(backend: str, cache: Any, place: int) -> None:
                 array[place, :, : layer.end] = 255 if "int" in str(array.dtype) else float("nan")
 
 
+def torch_backend(folder: Path, **options: Any) -> Any:
+    """The model on torch, in fp32."""
+    return load_backend("torch", folder, dtype="float32", **options)
+
+
 def where(cache: Any) -> list[int]:
     """The addresses of its arrays."""
     arrays = [array for layer in cache.layers for array in layer.arrays]
@@ -142,7 +147,7 @@ def where(cache: Any) -> list[int]:
 def test_eager_attention_adds_the_mask(checkpoint: Path) -> None:
     found = []
     for compiled in (False, True):
-        backend: Any = load_backend("torch", checkpoint, dtype="float32", attn_implementation="eager", compiled=compiled)
+        backend = torch_backend(checkpoint, attn_implementation="eager", compiled=compiled)
         _, cache = backend.prefill(collate(texts(backend)[:2], backend.config, pad_left=True))
         found.append(backend.decode(cache, np.array([5, 6])).numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)  # fp32 sums of other shapes
@@ -195,7 +200,26 @@ def test_a_failed_build_is_told(checkpoint: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(compiled.Compiler, "__call__", fails)
     with pytest.raises(UserError, match=r"--compile: torch could not build the step \(.*no compiler here.*\); install what"):
-        answered(load_backend("torch", checkpoint, dtype="float32", compiled=True), 2)
+        answered(torch_backend(checkpoint, compiled=True), 2)
+
+
+# slow: torch builds C++ for all layers.
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("backend_name", ["torch"], indirect=True)
+def test_the_settings_of_cuda_build_on_a_cpu_too(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that shows without CUDA: torch takes them, and makes no graph."""
+    from mlx_phi3v.backend_torch import compiled
+
+    monkeypatch.setattr(compiled, "COMPILER", "inductor")
+    backend, plain = (torch_backend(checkpoint, compiled=way) for way in (True, False))
+    compiler = backend.compiled_step.compiler
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        compiler.options = compiled.Compiler(graphs=True).options
+    assert compiler.options
+    tokens = [[row.answer.token_ids for row in answered(each, 6)] for each in (backend, plain)]
+    assert tokens[0] == tokens[1]
 
 
 # slow: torch builds C++ for every layer of two shapes.
