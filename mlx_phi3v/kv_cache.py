@@ -25,11 +25,12 @@ class LayerCache(ABC):
 
     What a row that left had taken, and padding that no row has any more, is room for rows that join. So one that leaves costs a
     copy of one row at most, and one that joins a copy of itself. bits: 8 or 4 packs keys and values, 0 stores them as they are;
-    expected: tokens to make room for at once.
+    expected: tokens to make room for at once; rounded: whether the number of places is a power of two, for a compiled step of few
+    shapes.
     """
 
-    def __init__(self, bits: int = 0, expected: int = 0) -> None:
-        self.bits, self.expected = bits, expected
+    def __init__(self, bits: int = 0, expected: int = 0, rounded: bool = False) -> None:
+        self.bits, self.expected, self.rounded = bits, expected, rounded
         # Those of the keys, then those of the values: [places, heads, columns, D], or what the framework's `pack` makes. The
         # columns from `start` to `end` are filled. What stands in the others of the first `rows` places is finite.
         self.arrays: list[Any] = []
@@ -75,7 +76,8 @@ class LayerCache(ABC):
         tokens = int(new[0].shape[2])
         if not self.length:
             self.rows, self.start = int(new[0].shape[0]), 0
-            self.arrays = [self.zeros(array, self.rows, room(max(tokens, self.expected))) for array in new]
+            places, columns = self._places(self.rows), room(max(tokens, self.expected))
+            self.arrays = [self.zeros(array, places, columns) for array in new]
         self.make_room(tokens)
         for array, added in zip(self.arrays, new):
             array[: self.rows, :, self.end : self.end + tokens] = added
@@ -85,16 +87,16 @@ class LayerCache(ABC):
     def make_room(self, tokens: int) -> None:
         """Have room for so many tokens behind the last."""
         if self.end + tokens > self.columns:
-            places = self.places if 2 * self.rows >= self.places else self.rows
+            places = self.places if 2 * self.rows >= self.places else self._places(self.rows)
             self._move(range(self.rows), places, self.length, max(self.length + tokens, self.expected))
 
     def filter(self, rows: Sequence[int], padding: int = 0) -> None:
         """Let only these rows stay, in this order, and drop their first `padding` tokens."""
         self.start, self.length = self.start + padding, self.length - padding
         moved = [(place, row) for place, row in enumerate(rows) if place != row]
-        sparse = len(rows) * room(self.length) * _SPARSE <= self.places * self.columns
+        sparse = self._places(len(rows)) * room(self.length) * _SPARSE <= self.places * self.columns
         if sparse or any(row < len(rows) for _, row in moved):
-            self._move(rows, len(rows), self.length, self.length)
+            self._move(rows, self._places(len(rows)), self.length, self.length)
         else:
             self.rows = len(rows)
             if moved:
@@ -108,7 +110,7 @@ class LayerCache(ABC):
 
     def row(self, row: int, padding: int) -> Self:
         """A copy of one row without its padding, in no more room than it needs."""
-        copy = type(self)(self.bits)
+        copy = type(self)(self.bits, rounded=self.rounded)
         copy.rows, copy.length = 1, self.length - padding
         copy.arrays = self.copied([array[row : row + 1, :, self.start + padding : self.end] for array in self.arrays])
         return copy
@@ -117,7 +119,7 @@ class LayerCache(ABC):
         """Take the rows of the others behind its own, each padded on the left to so many tokens."""
         rows = self.rows + sum(other.rows for other in others)
         if rows > self.places or columns > self.end:
-            self._move(range(self.rows), rows, columns, columns)
+            self._move(range(self.rows), self._places(rows), columns, columns)
         self.start, self.length = self.end - columns, columns
         for other in others:
             places = slice(self.rows, self.rows + other.rows)
@@ -134,6 +136,10 @@ class LayerCache(ABC):
     def token_bytes(self) -> int:
         """Bytes of one token of one row."""
         return sum(int(array.nbytes) // (int(array.shape[0]) * int(array.shape[2])) for array in self.arrays)
+
+    def _places(self, rows: int) -> int:
+        """Places to make for so many rows."""
+        return 1 << (rows - 1).bit_length() if self.rounded else rows
 
     def _move(self, rows: Sequence[int], places: int, end: int, tokens: int) -> None:
         """Copy rows, in this order, into new arrays of so many places and room for so many tokens, where they end at `end`."""
@@ -162,12 +168,13 @@ class BatchCache(Generic[Layer]):
         self.valid = np.concatenate([self.valid, np.ones((len(self.valid), tokens), bool)], axis=1)
         self.lengths = self.lengths + tokens
 
-    def step_numbers(self, rows: int) -> np.ndarray:
-        """What a step over all columns of so many places needs of the last token, which was appended here: int64 [rows + 1].
+    def step_numbers(self) -> np.ndarray:
+        """What a step over all places and columns needs of the last token, which was appended here: int64 [places + 1].
 
-        The tokens of each row so far, 1 for those that nobody waits for, and the column that this token goes to.
+        The tokens of each row so far, 1 where no row is, and the column that this token goes to.
         """
-        return np.append(self.lengths, [1] * (rows - len(self.lengths)) + [self.layers[0].end])
+        first = self.layers[0]
+        return np.append(self.lengths, [1] * (first.places - len(self.lengths)) + [first.end])
 
     def keep_rows(self, rows: list[int]) -> None:
         """Drop all other rows, and the columns that only pad those that stay. Cheap where `rows` is of `fewest_moves`."""

@@ -194,7 +194,8 @@ class MLXBackend:
         return hidden, cache
 
     def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
-        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
+        rounded, layers = self.compiled_step is not None, range(self.config.num_hidden_layers)
+        return Cache([KVCache(self.kv_bits, expected, rounded) for _ in layers], valid)
 
     @without_dropout
     def decode(self, cache: Cache, tokens: Any) -> Scores:

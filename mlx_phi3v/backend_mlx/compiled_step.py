@@ -49,9 +49,9 @@ class CompiledStep:
         """
         for layer in cache.layers:
             layer.make_room(1)
-        count, rows, before = len(tokens), cache.layers[0].places, self.compilations
-        numbers = mx.array(cache.step_numbers(rows)).astype(mx.int32)
-        padded = mx.pad(tokens.astype(mx.int32), (0, rows - count))
+        count, before = len(tokens), self.compilations
+        numbers = mx.array(cache.step_numbers()).astype(mx.int32)
+        padded = mx.pad(tokens.astype(mx.int32), (0, len(numbers) - 1 - count))
         with calls():
             logits, arrays = self._run(padded, numbers, [layer.arrays for layer in cache.layers])
             for layer, new in zip(cache.layers, arrays):

@@ -1,6 +1,6 @@
 """The step of one token, in shapes that stay the same from token to token, so that torch compiles it once for each of a few.
 
-Shapes: B rows, R rows that are computed: a power of two, or as many as the cache has places, C columns of the cache, V words.
+Shapes: B rows, R places of the cache, C columns of the cache, V words.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from ..buckets import bucket
 from .cache import Cache, pack, unpack
 from .compiled import Compiler
 from .decoder import additive
@@ -35,8 +34,8 @@ class StepCache:
 class CompiledStep:
     """Next tokens -> their scores, by `TorchBackend.decode` with --compile.
 
-    Every step goes over all columns that the cache has room for, and hides those that hold nothing of a row; and over rows
-    that nobody waits for, so that a batch that shrinks takes few shapes. On CUDA a step is one graph that is launched at once.
+    Every step goes over all places and columns that the cache has room for, and hides those that hold nothing of a row. On CUDA
+    it is one graph, which is launched at once.
     """
 
     def __init__(self, model: Phi3VForCausalLM, bits: int, *, eager: bool) -> None:
@@ -52,14 +51,12 @@ class CompiledStep:
         """
         for layer in cache.layers:
             layer.make_room(1)
-        count, places = len(tokens), cache.layers[0].places
-        rows = min(bucket(count, 1, 1), places)
-        arrays = [layer.arrays if rows == places else [array[:rows] for array in layer.arrays] for layer in cache.layers]
+        arrays = [layer.arrays for layer in cache.layers]
         for array in (array for of_layer in arrays for array in of_layer):
             torch._dynamo.mark_static_address(array)  # a CUDA graph writes where they are
-        numbers = to_device(cache.step_numbers(rows), tokens.device)
+        count, numbers = len(tokens), to_device(cache.step_numbers(), tokens.device)
         with self.compiler.calls():
-            logits: torch.Tensor = self._run(pad(tokens, (0, rows - count)), numbers, arrays)
+            logits: torch.Tensor = self._run(pad(tokens, (0, len(numbers) - 1 - count)), numbers, arrays)
         for layer in cache.layers:
             layer.length += 1
         return logits[:count].clone()  # the next run of a CUDA graph writes to the same place
