@@ -25,8 +25,8 @@ class LayerCache(ABC):
 
     What a row that left had taken, and padding that no row has any more, is room for rows that join. So one that leaves costs a
     copy of one row at most, and one that joins a copy of itself. bits: 8 or 4 packs keys and values, 0 stores them as they are;
-    expected: tokens to make room for at once; rounded: whether the number of places is a power of two, for a compiled step of few
-    shapes.
+    expected: tokens to make room for at once; rounded: whether the places are as many as a power of two, for a compiled step of
+    few shapes.
     """
 
     def __init__(self, bits: int = 0, expected: int = 0, rounded: bool = False) -> None:

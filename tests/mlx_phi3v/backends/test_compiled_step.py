@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from eval.predict.answer_rows import predict
+from eval.predict.settings import PredictConfig
 from mlx_phi3v import kv_cache
 from mlx_phi3v.adapters import AdapterArgs, adapter_shapes
 from mlx_phi3v.answer_batch import RowState, answers
@@ -178,6 +182,16 @@ def test_commands_that_answer_pass_the_flag_on(
         with pytest.raises(UserError, match="loaded"):
             main(["--model", str(checkpoint), "--backend", backend_name, *arguments, *flag])
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("backend_name", ["torch"], indirect=True)
+def test_a_run_of_predictions_counts_compilations(checkpoint: Path, small_catalogue: Path, tmp_path: Path) -> None:
+    config = PredictConfig(small_catalogue, tmp_path / "run", str(checkpoint), backend="torch", limit=1, max_new_tokens=3)
+    assert "compilations" not in predict(config)
+    assert predict(replace(config, output=tmp_path / "compiled", compile=True))["compilations"] == 1
+    runs = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("run", "compiled")]
+    ids = [json.loads(run.splitlines()[0])["token_ids"] for run in runs]
+    assert ids[0] == ids[1] and len(ids[0]) == 3
 
 
 @pytest.mark.parametrize("backend_name", ["mlx"], indirect=True)
