@@ -1,6 +1,7 @@
 """How many rows would decide: the power of a measure's tests, and of all deciding measures together.
 
-Normal approximations to the score tests. A measure's rates are taken as seen; more rows have the same rates.
+Normal approximations to the score tests, counted out for shares of independent rows. A measure's rates are taken as seen; more
+rows have the same rates.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy
 
+from .counted_power import counted_power
 from .statistics import (
     EffectiveMean,
     EffectiveProportion,
@@ -65,9 +67,11 @@ class PerTraining:
 
 def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0) -> float:
     """The chance that n rows show a measure within its margin; with `better`, that B is no worse."""
-    more, estimate = _at(difference, n), difference.estimate
-    error, z = _error(more), normal_quantile(1 - 2 * ALPHA)
-    powers = []
+    more, estimate, z = _at(difference, n), difference.estimate, normal_quantile(1 - 2 * ALPHA)
+    independent = _independent(more)
+    if independent:
+        return counted_power(independent, margin, _quantile(more, z), better=better)
+    error, powers = _error(more), []
     for seen in _as_seen(more):
         power = 1.0
         for end, counts in ((-margin, better >= 0), (margin, better <= 0)):
@@ -79,6 +83,13 @@ def power_same(difference: Scalable, margin: float, n: float, *, better: int = 0
                 power += normal_cdf(gap / error) - 1
         powers.append(max(0.0, power))
     return float(np.mean(powers))
+
+
+def _independent(more: Scalable) -> PairedProportion | None:
+    """The shares, where rows are independent and there is one training a side."""
+    if isinstance(more, EffectiveProportion):
+        return more.plain if not more.spread.seeds and more.spread.caution is None else None
+    return more if isinstance(more, PairedProportion) else None
 
 
 def _sign(estimate: float, end: float) -> float:

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy
 
+from ..compare.counted_power import border, counted_power
 from ..compare.power import ALPHA, POWER, power_beyond
-from ..compare.statistics import PairedProportion, Spread, normal_quantile, tango_score
+from ..compare.statistics import PairedProportion, Spread, normal_quantile
 
 MOST_ROWS = 10_000_000
 MOST_TRAININGS = 200
 _Z = normal_quantile(1 - 2 * ALPHA)
 _QUANTILES = 24  # of the estimated variance between trainings
-_GRID = 40  # numbers of discordant rows at which the border is solved; between them it is interpolated
 _TRUST_PRODUCTS = 10  # as in `statistics.spread`
-_REACH = 7  # standard deviations of the number of discordant rows
 
 
 @dataclass(frozen=True)
@@ -89,45 +88,14 @@ class Seeds:
 def power_pair(measure: Measure, rows: Rows) -> float:
     """The chance that one pair of runs is found within the margin.
 
-    Independent rows are counted out: the discordant rows are binomial, and so are those of them that B has right.
+    Independent rows are counted out.
     """
     if abs(measure.difference) >= measure.margin:
         return 0.0
     if rows.size > 1:
         return _power_spread(measure, rows, None)
-    n, rate = rows.n, max(measure.discordance, abs(measure.difference))
-    middle, reach = n * rate, _REACH * math.sqrt(n * rate * (1 - rate)) + 2
-    counts = np.arange(max(0, math.floor(middle - reach)), min(n, math.ceil(middle + reach)) + 1)
-    chances = scipy.stats.binom.pmf(counts, n, rate)
-    share_b = (rate + measure.difference) / (2 * rate) if rate else 0.5
-    grid = np.unique(np.linspace(counts[0], counts[-1], _GRID).round())
-    borders = np.interp(counts, grid, [_border(float(k), n, n, measure.margin, _Z) for k in grid])
-    most = np.floor((counts + borders) / 2 + 1e-9)
-    least = np.ceil((counts - borders) / 2 - 1e-9)
-    inside = scipy.stats.binom.cdf(most, counts, share_b) - scipy.stats.binom.cdf(least - 1, counts, share_b)
-    return float((chances * np.where(borders < 0, 0.0, inside)).sum())
-
-
-def _border(discordant: float, n: float, effective: float, margin: float, z: float) -> float:
-    """The largest |only B - only A| of `n` rows that is within the margin at normal quantile z; -1 where none is.
-
-    effective: how many independent rows tell as much.
-    """
-    scale = effective / n
-
-    def outside(gap: float) -> bool:
-        only_a = max(discordant - gap, 0.0) / 2  # a gap takes as many discordant rows
-        return tango_score(only_a * scale, (only_a + gap) * scale, effective, margin) >= -z
-
-    if outside(0.0):
-        return -1.0
-    low, high = 0.0, n * margin
-    if not outside(high):
-        return high
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if outside(middle) else (middle, high)
-    return low
+    discordant, more = rows.n * max(measure.discordance, abs(measure.difference)), rows.n * measure.difference
+    return counted_power(PairedProportion((discordant - more) / 2, (discordant + more) / 2, rows.n), measure.margin, _Z)
 
 
 def power_trainings(measure: Measure, rows: Rows, seeds: Seeds) -> float:
@@ -164,13 +132,13 @@ def _power_at(measure: Measure, rows: Rows, spread: Spread, variance: float) -> 
     """With this spread found, where the estimate's variance is `variance`."""
     n = float(rows.n)
     effective = measure.per_row / spread.total if spread.total > 0 and measure.per_row > 0 else spread.clusters
-    border = _border(n * measure.discordance, n, effective, measure.margin, spread.quantile(_Z)) / n
-    if border < 0:
+    most = border(n * measure.discordance, n, effective, measure.margin, spread.quantile(_Z)) / n
+    if most < 0:
         return 0.0
     if variance <= 0:
         return 1.0
     error = math.sqrt(variance)
-    high, low = ((end - measure.difference) / error for end in (border, -border))
+    high, low = ((end - measure.difference) / error for end in (most, -most))
     return float(scipy.stats.norm.cdf(high) - scipy.stats.norm.cdf(low))
 
 
