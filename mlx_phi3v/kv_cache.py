@@ -15,7 +15,7 @@ from .config import ModelArgs
 from .errors import UserError
 
 STEP = 256  # tokens: room is made for so many at a time, so that a token costs no copy of all before it
-_SPARSE = 4  # where less than 1 / so much of the arrays is in use, the rows move to smaller ones, which is then a small copy
+_SPARSE = 4  # where at most 1 / so much of the arrays is in use, the rows move to smaller ones, which is then a small copy
 KV_BITS = (8, 4)
 KV_GROUP = 32  # numbers of one token's keys, or values, that share a scale and a bias where they are stored in few bits
 
