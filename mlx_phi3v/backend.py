@@ -133,7 +133,7 @@ class Backend(Protocol):
         """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
-        """Drop all other rows from the cache."""
+        """Let only these rows stay in the cache, in this order; see `kv_cache.fewest_moves`."""
 
     def join(self, cache: Any, other: Any) -> None:
         """Put the rows of another cache, which is used up, behind those of this one."""

@@ -73,7 +73,8 @@ def ask(config: GenerateConfig) -> None:
     photos = read_photos(config)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
     started = time.perf_counter()
-    model = load_model(config.model, config.backend, config.adapter, config.dtype, kv_bits=config.kv_bits)
+    options = {"kv_bits": config.kv_bits, "compiled": config.compile}
+    model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
     for difference in model.differences(config.num_crops):
         note(difference)
     if config.verify:

@@ -31,6 +31,7 @@ class PredictConfig:
     kv_bits: int | None = option(
         None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
     )
+    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
     split: str = option("test", help="split to answer")
     limit: int | None = option(None, help="only the first rows", at_least=1, at_most=MAX_ROWS)
     shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), for several machines")
