@@ -20,13 +20,15 @@ from functools import partial
 from mlx_phi3v import cli
 from mlx_phi3v.errors import run_cli
 
-from .demo.pipeline import run_demo
 from .demo.settings import DemoConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    return run_demo(cli.parse(DemoConfig, "python -m eval", __doc__ or "", argv))
+    config = cli.parse(DemoConfig, "python -m eval", __doc__ or "", argv)
+    from .demo.pipeline import run_demo  # with all that compares and draws: --help and a wrong flag need none of it
+
+    return run_demo(config)
 
 
 console = partial(run_cli, main)

@@ -20,6 +20,7 @@ VISION = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 PROJECTOR = ("img_projection.0", "img_projection.2")
 SEPARATORS = ("glb_GN", "sub_GN")
 LM_HEAD = ("lm_head",)
+GROUPS = {"language": LANGUAGE, "vision": VISION, "projector": PROJECTOR, "separators": SEPARATORS, "lm_head": LM_HEAD}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from .adapter_config import CONFIG_FILE, also_saving, config_values, peft_config
 from .adapter_files import WEIGHTS_FILE, checked_weights_path, resolve_adapter, weights_name, weights_path
 from .adapter_keys import StoredTensor, peft_keys
 from .adapter_layout import (
+    GROUPS,
     LANGUAGE,
     LM_HEAD,
     PREFIX,
@@ -42,6 +43,7 @@ from .progress import note
 
 __all__ = [
     "CONFIG_FILE",
+    "GROUPS",
     "LANGUAGE",
     "LM_HEAD",
     "PREFIX",

@@ -52,7 +52,7 @@ ALIASES = (
     Alias("r", ("lora_rank", "lora_r"), TRAIN),  # torchrun takes --r for its own
     Alias("max_length", ("max_seq_length",), (*TRAIN, "describe")),
     Alias("grad_checkpoint", ("gradient_checkpointing", "activation_checkpointing"), TRAIN),
-    Alias("compile", ("torch_compile",), TRAIN),
+    Alias("compile", ("torch_compile",)),
     Alias("steps_per_report", ("logging_steps",), TRAIN),
     Alias("steps_per_eval", ("eval_steps",), TRAIN),
     Alias("save_every", ("save_steps", "steps_per_save"), TRAIN),

@@ -13,6 +13,7 @@ from .backend import Backend
 from .batches import Example
 from .config import ModelArgs
 from .errors import UserError
+from .kv_cache import fewest_moves
 from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
 from .prefix_cache import PrefixCache, read_prompts
@@ -106,8 +107,8 @@ class AnswerBatch:
     before, from which a row may go on, and to which those that end are added.
 
     An accelerator begins the next step before the tokens of the last are read here: rows that they end are in it too.
-    They stay, for nobody, until others join or a fourth of the batch has ended: that costs less than a copy of the cache for
-    each. On a CPU a row leaves at once.
+    They stay, for nobody, until others join or a fourth of the batch has ended: then they leave together. On a CPU a row leaves
+    at once. The rows change their order, so that few move in the cache; those that join take the places that became free there.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class AnswerBatch:
         top_k = max(row.sampling.top_k_logged for row in rows)
         read = running.scores.read(tokens, top_k)
         if read is None and len(rows) < len(running.rows):  # perhaps in a row that has ended
-            staying = [place for place, row in enumerate(running.rows) if not row.ended]
+            staying = fewest_moves([place for place, row in enumerate(running.rows) if not row.ended])
             running.scores = running.scores.rows(staying)
             self._keep(running, staying)
             read = running.scores.read(self._choose(running), top_k)
@@ -192,7 +193,7 @@ class AnswerBatch:
         """Go on with the rows that stay; a row whose last token needs the other RoPE factors is to join again."""
         config = self.backend.config
         stale = [row for row in running.rows if not row.ended and (not self.cached or _crosses(row.length - 1, config))]
-        places = [place for place, row in enumerate(running.rows) if not (row.ended or row in stale)]
+        places = fewest_moves([place for place, row in enumerate(running.rows) if not (row.ended or row in stale)])
         few = (len(running.rows) - len(places)) * _share(self.backend) < len(running.rows)
         if few and self.backend.scores_on_device and not (stale or self._joining):
             places = list(range(len(running.rows)))
@@ -256,7 +257,7 @@ def answers(
 
 
 def _share(backend: Backend) -> int:
-    """Rows join, and on an accelerator leave, where 1 / so much of the batch has ended: each time all other rows are copied.
+    """Rows join, and on an accelerator leave, where 1 / so much of the batch has ended: they are read together, as one batch.
 
     On a CPU a step takes longer with each row, so that a batch gains less by being full.
     """

@@ -6,6 +6,7 @@ Arguments and results are numpy or plain Python, so that training, decoding and 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
@@ -14,22 +15,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
 from .adapters import AdapterArgs
+from .backend_names import BACKENDS as BACKENDS  # one place for all that a backend is chosen by
+from .backend_names import DTYPES as DTYPES
+from .backend_names import Dtype as Dtype
+from .backend_names import default_backend as default_backend
 from .batches import Batch
 from .config import ModelArgs
 from .errors import UserError
 from .linux_malloc import keep_freed_memory
 from .next_tokens import Scores
 
-BACKENDS = ("mlx", "torch")
 P = ParamSpec("P")
 R = TypeVar("R")
-DTYPES = ("float32", "bfloat16", "float16")
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Backend(Protocol):
         """
 
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
-        """Drop all other rows from the cache."""
+        """Let only these rows stay in the cache, in this order; see `kv_cache.fewest_moves`."""
 
     def join(self, cache: Any, other: Any) -> None:
         """Put the rows of another cache, which is used up, behind those of this one."""
@@ -202,11 +204,6 @@ def set_up(name: str) -> None:
         blas.load()
 
 
-def default_backend() -> str:
-    """MLX where it is installed, else torch."""
-    return "mlx" if importlib.util.find_spec("mlx") else "torch"
-
-
 def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options: Any) -> Backend:
     """Load the model in `folder` on backend `name`. dtype None: fp32 on a CPU, bf16 on an accelerator.
 
@@ -221,6 +218,24 @@ def load_backend(name: str, folder: Path, *, dtype: str | None = None, **options
             f"--backend {name} is not installed on this {platform.system()} machine: pip install 'mlx-phi3v{extra}'"
         )
     set_up(name)
-    module = importlib.import_module(f"mlx_phi3v.backend_{name}.loading")
-    backend: Backend = module.load(folder, dtype=dtype, **options)
+    backend: Backend = _imported(f"mlx_phi3v.backend_{name}.loading").load(folder, dtype=dtype, **options)
     return backend
+
+
+def _imported(name: str) -> Any:
+    """A module with its framework.
+
+    What such an import makes lives as long as the process. It is not searched for garbage, neither meanwhile nor in any later
+    collection: of torch's start and end that is a third.
+    """
+    if name in sys.modules:
+        return importlib.import_module(name)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        module = importlib.import_module(name)
+        gc.freeze()
+    finally:
+        if collects:
+            gc.enable()
+    return module

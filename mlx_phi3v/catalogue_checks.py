@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import UserError
-from .photo import MAX_PIXELS
+from .ranges import MAX_PIXELS
 from .task import Task
 from .turns import TURNS
 

@@ -13,15 +13,14 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from typing import TYPE_CHECKING, Any
 
 from .documents import read_json as read_json  # one place for all that reads and writes
 from .errors import UserError
 from .locks import hold, is_abandoned, is_locked, locked
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # In the name of every temporary file and folder of ours: what a killed command left is known by it, and nothing else is.
 _MARK = ".mlx_phi3v"
@@ -199,6 +198,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all. Raises OSError where the disk is full."""
+    from safetensors import SafetensorError  # with numpy: most files hold no tensors
+    from safetensors.numpy import save_file
+
     with atomic_path(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata)

@@ -19,10 +19,8 @@ from PIL import Image, ImageOps
 
 from .errors import UserError
 from .files import sha256_bytes
+from .ranges import MAX_PIXELS, MIN_SIDE
 
-# Pillow's own bound of a photo that is not a decompression bomb: 1/4 GiB of RGB.
-MAX_PIXELS = 89_478_485
-MIN_SIDE = 8
 # Beyond this the short side of a resized crop has less than a few pixels.
 MAX_ASPECT = 100
 

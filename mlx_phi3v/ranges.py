@@ -24,6 +24,8 @@ MAX_ROWS = 10**9
 MAX_RESAMPLES = 100_000  # each draws every row again; 2,000 give two digits of an interval
 MAX_PROCESSES = 1024
 MAX_GB = 1_000_000
+MAX_PIXELS = 89_478_485  # of a photo: Pillow's own bound of one that is no decompression bomb, 1/4 GiB of RGB
+MIN_SIDE = 8  # of a photo, in pixels
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 from . import cli
 from .errors import run_cli
-from .hub.upload import then_upload
 from .progress import result, say
 from .training.train_config import TrainConfig
 
@@ -44,6 +43,7 @@ def _export(config: TrainConfig) -> dict[str, Any]:
 
 def _then_upload(config: TrainConfig) -> AbstractContextManager[None]:
     """Upload the best adapter where that is asked for; one process of several does."""
+    from .hub.upload import then_upload
     from .training.output_folder import is_first
 
     if not is_first(config.backend):

@@ -16,19 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
-from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.cli import option, parse
 from mlx_phi3v.errors import UserError, run_cli
 from mlx_phi3v.outputs import output_path
 from mlx_phi3v.ranges import MAX_CROPS, MAX_ROWS, MAX_SEED, MAX_TOKENS
 from mlx_phi3v.text import printable
-
-from .describe import describe
-from .figures import Description
-from .page import write_page
-from .terminal import show
 
 
 @dataclass(frozen=True)
@@ -55,15 +47,15 @@ class DescribeConfig:
             raise UserError("--num-crops is empty; give numbers of 1 or more")
 
 
-def without_pictures(description: Description) -> Description:
-    """The figures alone."""
-    faults = tuple(dataclasses.replace(fault, sheet=()) for fault in description.faults)
-    return dataclasses.replace(description, sheet=(), previews=(), faults=faults)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(DescribeConfig, "python -m data.describe", __doc__ or "", argv)
+    from mlx_phi3v.catalogue import Catalogue  # with all that reads photos: --help and a wrong flag need none of it
+
+    from .describe import describe
+    from .figures import without_pictures
+    from .page import write_page
+
     catalogue = Catalogue(settings.catalogue)
     folder = settings.catalogue.resolve()
     page = settings.page or output_path(folder.with_name(f"{folder.name}.html"), "html", "the page (--page names another)")
@@ -82,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = dataclasses.asdict(without_pictures(description))
         print(json.dumps(figures | {"task": description.task.to_dict(), "page": str(page)}))
     else:
+        from rich.console import Console
+
+        from .terminal import show
+
         show(description, Console())
         print(f"page: {printable(page)}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,12 @@ class Description:
     sheet: tuple[tuple[str, str], ...]
     faults: tuple[FaultFigures, ...] = ()
     long_rows: LongRows | None = None
+
+
+def without_pictures(description: Description) -> Description:
+    """The figures alone."""
+    faults = tuple(replace(fault, sheet=()) for fault in description.faults)
+    return replace(description, sheet=(), previews=(), faults=faults)
 
 
 def histogram(values: Sequence[float] | NDArray[np.float64], *, logarithmic: bool = False) -> tuple[Bin, ...]:

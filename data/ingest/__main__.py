@@ -19,18 +19,11 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from rich.console import Console
-
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.text import printable
 
-from .dry_run import dry_run
-from .dry_run_table import show_dry_run
 from .ingest_config import IngestConfig
-from .long_rows import LongRowCounter
-from .pipeline import ingest
-from .summary import summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(IngestConfig, "python -m data.ingest", __doc__ or "", argv)
     if settings.dry_run is not None:
         return _dry_run(settings)
+    from .long_rows import LongRowCounter  # with all that reads tables and photos: --help and a wrong flag need none of it
+    from .pipeline import ingest
+    from .summary import summary
+
     counter = LongRowCounter(settings) if settings.model else None  # a wrong model is told before the work
     info = ingest(settings)
     long = counter.count() if counter else None
@@ -51,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dry_run(settings: IngestConfig) -> int:
     """Show what becomes of the first rows; status 1 where none can be used."""
+    from rich.console import Console
+
+    from .dry_run import dry_run
+    from .dry_run_table import show_dry_run
+
     found = dry_run(settings)
     if settings.json:
         print(json.dumps(found.to_dict(), default=str))

@@ -5,33 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_phi3v.errors import UserError
 
 from .arrow_tables import DatasetTable, image_columns, label_names, labelled_columns, named
+from .hub_options import HubOptions
 from .row import Row
 from .source_tables import SPLIT_NAMES, SourceTable
 
 _MOST_PHOTO_BYTES = 256_000_000
 _PHOTOS = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-
-
-@dataclass(frozen=True)
-class HubOptions:
-    """What `datasets.load_dataset` is asked for beside the name."""
-
-    config: str | None = None
-    revision: str | None = None
-    split: str | None = None
-    streaming: bool = False
-
-    def given(self) -> dict[str, Any]:
-        """The arguments that are given, by load_dataset's names."""
-        named = {"name": self.config, "revision": self.revision, "split": self.split, "streaming": self.streaming}
-        return {key: value for key, value in named.items() if value}
 
 
 def dataset_tables(

@@ -10,11 +10,9 @@ from typing import Any, cast
 
 from mlx_phi3v.cli import check_ranges, option
 from mlx_phi3v.errors import UserError
-from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE
-from mlx_phi3v.ranges import MAX_PROCESSES, MAX_ROWS, MAX_SEED, MAX_TOKENS, short
+from mlx_phi3v.ranges import MAX_PIXELS, MAX_PROCESSES, MAX_ROWS, MAX_SEED, MAX_TOKENS, MIN_SIDE, short
 
-from .hub import HubOptions
-from .join import check_join
+from .hub_options import HubOptions
 from .mapping import PHOTOS, PRESETS, check_shape, parse_field_flag
 from .reading.options import Quoting, Reading
 
@@ -139,7 +137,7 @@ class IngestConfig:
             raise UserError("--category-separator needs a text and --category-step, which says what to take")
         if not self.images and self.image is not None:
             raise UserError("--no-images and --image contradict each other; give one of them")
-        check_join(self.join, self.on)
+        _check_join(self.join, self.on)
         check_shape(self.mapping_keys(), where)
 
     def reading(self) -> Reading:
@@ -161,6 +159,13 @@ class IngestConfig:
         if not self.images:
             own["image"] = False
         return {key: value for key, value in own.items() if value is not None and value != {}}
+
+
+def _check_join(join: Path | None, on: str | None) -> None:
+    """Raise UserError where one of --join and --on is given without the other."""
+    if (join is None) != (on is None):
+        missing, given = ("--on", "--join") if on is None else ("--join", "--on")
+        raise UserError(f"{given} needs {missing} too: the file to join and the column that both have, such as --on sku")
 
 
 def check_settings(settings: IngestConfig) -> None:

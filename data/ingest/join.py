@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.task import is_missing
 
@@ -80,10 +79,3 @@ def _one_or_list(values: Iterable[Any]) -> Any:
         if not is_missing(value) and value not in distinct:
             distinct.append(value)
     return distinct[0] if len(distinct) == 1 else distinct or None
-
-
-def check_join(join: Path | None, on: str | None) -> None:
-    """Raise UserError where one of --join and --on is given without the other."""
-    if (join is None) != (on is None):
-        missing, given = ("--on", "--join") if on is None else ("--join", "--on")
-        raise UserError(f"{given} needs {missing} too: the file to join and the column that both have, such as --on sku")

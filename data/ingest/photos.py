@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from mlx_phi3v.photo import MAX_PIXELS, MIN_SIDE, PhotoError, is_plain_rgb, open_photo
+from mlx_phi3v.photo import PhotoError, is_plain_rgb, open_photo
+from mlx_phi3v.ranges import MAX_PIXELS, MIN_SIDE
 
 from .photo_roots import PhotoRoots
 from .picture_references import as_url

@@ -18,7 +18,8 @@ from mlx_phi3v.task import Task
 from .annotations import annotated
 from .chat import ChatTable, is_chat
 from .folders import folder_tables, may_be_data, photo_root
-from .hub import HubOptions, load_hub
+from .hub import load_hub
+from .hub_options import HubOptions
 from .reading.archives import unpack
 from .reading.file_kind import file_kind
 from .reading.web_dataset import is_web_dataset

@@ -16,12 +16,14 @@ from functools import partial
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 
-from .draw_catalogue import SampleConfig, sample
+from .settings import SampleConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     settings = parse(SampleConfig, "python -m data.sample", __doc__ or "", argv)
+    from .draw_catalogue import sample  # with what draws: --help and a wrong flag need none of it
+
     summary = sample(settings)
     if settings.json:
         print(json.dumps(summary))

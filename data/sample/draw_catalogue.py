@@ -8,47 +8,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mlx_phi3v.cli import check_ranges, option
+from mlx_phi3v.cli import check_ranges
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.prefetch import prefetch
 from mlx_phi3v.progress import note
-from mlx_phi3v.ranges import MAX_PROCESSES, MAX_SEED
 from mlx_phi3v.task import Task
 from mlx_phi3v.worker_context import WorkerPool, begin_worker
 
 from ..writer import CatalogueWriter, made_before
-from .brands import BRANDS, get_brand
-from .products import MAX_PRODUCTS, Product, draw_product, permute
+from .brands import get_brand
+from .products import Product, draw_product, permute
+from .settings import SampleConfig
 
 _CHUNK = 25  # products a worker draws at a time
 _AHEAD = 4  # chunks in flight per worker: bounds memory
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """What to draw and how to split it."""
-
-    output: Path = option(help="folder to write; it must not exist yet or be empty", flags=["-o"], writes="new")
-    products: int = option(1000, help="how many products", at_least=10, at_most=MAX_PRODUCTS)
-    seed: int = option(1, help="the same seed gives the same catalogue", at_least=0, at_most=MAX_SEED)
-    brand: str = option("sample", help="the brand whose catalogue is drawn", choices=tuple(BRANDS))
-    processes: int = option(
-        0, help="worker processes; 0 takes one per core, 1 draws in this process", at_least=0, at_most=MAX_PROCESSES
-    )
-    validation_share: float = option(0.1, help="share of products in the validation split", at_least=0, below=1)
-    test_share: float = option(0.1, help="share of products in the test split", at_least=0, below=1)
-    validation: int | None = option(
-        None, help="number of products in the validation split; wins over the share", at_least=0, at_most=MAX_PRODUCTS
-    )
-    test: int | None = option(
-        None, help="number of products in the test split; wins over the share", at_least=0, at_most=MAX_PRODUCTS
-    )
-    json: bool = option(False, help="print one line of JSON at the end and no progress")
 
 
 def split_counts(settings: SampleConfig) -> tuple[int, int]:

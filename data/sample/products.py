@@ -11,8 +11,8 @@ import numpy as np
 
 from . import render
 from .brands import Brand
+from .settings import MAX_PRODUCTS
 
-MAX_PRODUCTS = 10_000_000
 _FIRST_CODE = 80_000_000
 
 

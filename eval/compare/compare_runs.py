@@ -22,10 +22,10 @@ from .noise import Floor, LogitNoise, compare_with_floor, measure_logit_noise, m
 from .paired_measures import judged_difference, measure, measure_both_parsed, measure_by_category
 from .paired_runs import PairedRuns, pair_runs
 from .remarks import make_remarks
+from .settings import RESAMPLES
 from .simple_predictors import SimpleCheck, check_floor, shortfalls
 from .verdict import Decision, Gate
 
-RESAMPLES = 2000
 _MOST_OF_SLIGHT_PIXELS = 0.1  # nats
 
 

@@ -14,9 +14,10 @@ from mlx_phi3v.errors import UserError
 
 from ..runs.run import Run
 from . import verdict
-from .compare_runs import RESAMPLES, compare_runs
+from .compare_runs import compare_runs
 from .comparison import Comparison
 from .paired_measures import PairedMeasure
+from .settings import RESAMPLES
 from .statistics.multiplicity import holm
 from .wording import guard_words
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from mlx_phi3v.cli import build, own_keys, read_yaml
 from mlx_phi3v.ranges import short
-from mlx_phi3v.training.resume import FREE
 from mlx_phi3v.training.train_config import TrainConfig, as_json
 
 
@@ -42,6 +41,8 @@ class Recipe:
 
     def record(self) -> dict[str, Any]:
         """All settings that decide the numbers of a training, as JSON."""
+        from mlx_phi3v.training.resume import FREE  # with numpy: the flags alone need none of it
+
         values = as_json(self.training.with_lora_defaults())
         return {name: value for name, value in values.items() if name not in FREE}
 

@@ -6,9 +6,7 @@ its own that goes on where it was stopped; what is finished is not done again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +16,10 @@ from typing import Any
 from mlx_phi3v.commands import child_command, child_environment
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import read_json, write_json
-from mlx_phi3v.flags import own_flag
 
 from .jobs import Display, Job, end_processes, run_chains, unfinished
 from .recipe import Recipe
 
-MAX_SEEDS = 100  # trainings a side
 REFERENCE = ("torch", "mlx")  # A and B, where both are there: differences are MLX minus torch
 
 
@@ -133,17 +129,6 @@ def compare_sets(sets: SeedSets, page: Path, *, as_json: bool) -> dict[str, Any]
         raise UserError(f"the trainings are there, but comparing them failed (exit status {process.returncode})")
     found = json.loads(printed) if as_json else {}
     return {name: found[name] for name in ("verdict", "first_line") if name in found} | {"exit_status": process.returncode}
-
-
-def same_command(command: str, config: Any) -> str:
-    """The command line that goes on from what `config` made: all flags that were given, but --seeds and --json."""
-    words = [command]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name not in ("seeds", "json") and value != field.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [own_flag(field), *(shlex.quote(str(item)) for item in values)]
-    return " ".join(words)
 
 
 def fewer_seeds(began: int, asked: int) -> Iterator[str]:

@@ -6,16 +6,20 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data.sample.products import MAX_PRODUCTS
-from mlx_phi3v.backend import BACKENDS
+from data.sample.settings import MAX_PRODUCTS
+from mlx_phi3v.backend_names import BACKENDS
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.loggers.choice import LOGGERS, chosen, require_usable
 from mlx_phi3v.ranges import MAX_SEED
 
 from .recipe import Recipe
-from .seed_sets import MAX_SEEDS, SeedSets, same_command
+from .seed_flags import MAX_SEEDS, same_command
+
+if TYPE_CHECKING:
+    from .seed_sets import SeedSets
 
 # The recipe for the tiny model, the same for both backends; found by trying, see docs/results.md.
 RECIPE = Path(__file__).parent / "sample.yaml"
@@ -141,6 +145,8 @@ class DemoConfig:
     @cached_property
     def sets(self) -> SeedSets:
         """The trainings of claim (b), of which the first on `tuned_on` is the one that claim (a) uses."""
+        from .seed_sets import SeedSets  # with what runs commands: the flags alone need none of it
+
         return SeedSets(
             output=self.output, data=self.catalogue, models={backend: self.model_for(backend) for backend in self.backends},
             seeds=self.seeds or 1, recipe=self.training, at_once=2, answer_flags=ANSWER_FLAGS,

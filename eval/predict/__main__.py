@@ -17,13 +17,14 @@ from mlx_phi3v import cli
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.progress import result, say
 
-from .answer_rows import predict
 from .settings import PredictConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = cli.parse(PredictConfig, "python -m eval.predict", __doc__ or "", argv)
+    from .answer_rows import predict  # with what loads a model: --help and a wrong flag need none of it
+
     summary = predict(config)
     result(config.json, event="done", **summary)
     say(json.dumps(summary), as_json=config.json)

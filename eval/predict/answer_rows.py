@@ -82,7 +82,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     rows = chosen_rows(split, config.limit, parse_shard(config.shard))
     ids = _distinct_ids(split, rows)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
-    options: dict[str, Any] = {"kv_bits": config.kv_bits}
+    options: dict[str, Any] = {"kv_bits": config.kv_bits, "compiled": config.compile}
     if config.backend == "torch":
         options["attn_implementation"] = config.attn_implementation
     model = load_model(config.model, config.backend, config.adapter, config.dtype, **options)
@@ -108,7 +108,8 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     make_one_run(whole, model.backend)
     if cache:
         say(cache.summary(), as_json=config.json)
-    return {"run": str(whole.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+    summary = {"run": str(whole.output), "rows": len(rows), "seconds": round(time.perf_counter() - started, 1)}
+    return summary | ({"compilations": model.backend.compilations} if config.compile else {})
 
 
 def _distinct_ids(split: Split, rows: range) -> list[str]:

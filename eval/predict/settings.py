@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlx_phi3v.backend import BACKENDS, DTYPES, default_backend
-from mlx_phi3v.catalogue import Split
+from mlx_phi3v.backend_names import BACKENDS, DTYPES, default_backend
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_SEED, MAX_TOKENS
+
+if TYPE_CHECKING:
+    from mlx_phi3v.catalogue import Split
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class PredictConfig:
     kv_bits: int | None = option(
         None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
     )
+    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
     split: str = option("test", help="split to answer")
     limit: int | None = option(None, help="only the first rows", at_least=1, at_most=MAX_ROWS)
     shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), for several machines")

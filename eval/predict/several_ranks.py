@@ -11,8 +11,8 @@ from mlx_phi3v.backend import Backend
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import remove_folder
 
-from ..merge import merge_runs
 from ..runs.run import Run
+from ..shards import merge_runs
 from .settings import PredictConfig
 
 

@@ -16,14 +16,17 @@ from functools import partial
 from mlx_phi3v.cli import parse
 from mlx_phi3v.errors import run_cli
 from mlx_phi3v.progress import result, say
-from mlx_phi3v.receipt import receipt_json
 
-from .make_receipt import ReceiptConfig, exit_status, make_receipt
+from .settings import ReceiptConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     config = parse(ReceiptConfig, "python -m eval.receipt", __doc__ or "", argv)
+    from mlx_phi3v.receipt import receipt_json  # with what loads a model: --help and a wrong flag need none of it
+
+    from .make_receipt import exit_status, make_receipt
+
     receipt = make_receipt(config)
     result(config.json, event="receipt", **receipt_json(receipt))
     say(receipt.line, as_json=config.json)

@@ -24,6 +24,7 @@ from . import lora
 from .arrays import leaves, scalar, to_numpy
 from .cache import Cache, KVCache, prefill_mask
 from .compiled import CompiledGradient
+from .compiled_step import CompiledStep
 from .cpu import blas
 from .memory import set_limits
 from .model import Phi3VForCausalLM, parameter_name
@@ -52,7 +53,10 @@ class MLXBackend:
 
     name = "mlx"
 
-    def __init__(self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0) -> None:
+    def __init__(
+        self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0, compiled: bool = False
+    ) -> None:
+        """compiled: whether the step of one token is, see `CompiledStep`."""
         self.model = model
         self.kv_bits = kv_bits
         self.config = config
@@ -66,12 +70,13 @@ class MLXBackend:
         self.scores_on_device = not on_cpu()
         self.ranks = Ranks()
         self.compiled: CompiledGradient | None = None
+        self.compiled_step = CompiledStep(model, kv_bits) if compiled else None
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
 
     @property
     def compilations(self) -> int:
         """See `backend.Backend`."""
-        return self.compiled.compilations if self.compiled else 0
+        return sum(part.compilations for part in (self.compiled, self.compiled_step) if part)
 
     @property
     def whole_model(self) -> nn.Module:
@@ -189,14 +194,18 @@ class MLXBackend:
         return hidden, cache
 
     def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
-        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
+        rounded, layers = self.compiled_step is not None, range(self.config.num_hidden_layers)
+        return Cache([KVCache(self.kv_bits, expected, rounded) for _ in layers], valid)
 
     @without_dropout
     def decode(self, cache: Cache, tokens: Any) -> Scores:
         """See `backend.Backend`."""
         cache.append()
+        ids = tokens if isinstance(tokens, mx.array) else mx.array(tokens)
+        if self.compiled_step:
+            return scores(self.compiled_step(cache, ids), on_device=self.scores_on_device)
         hidden = self.model.model(
-            self.model.model.embed_tokens((tokens if isinstance(tokens, mx.array) else mx.array(tokens))[:, None]),
+            self.model.model.embed_tokens(ids[:, None]),
             mx.array(cache.lengths - 1)[:, None],
             mx.array(cache.lengths),
             None if cache.valid.all() else mx.array(cache.valid)[:, None, None],

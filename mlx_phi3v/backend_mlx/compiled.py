@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,24 @@ from .ops import on_cpu
 _BUILDS = "--compile: on a CPU MLX builds what it compiles with g++"
 
 
+def check_compiler() -> None:
+    """Raise UserError where MLX cannot compile."""
+    if on_cpu() and shutil.which("g++") is None:  # MLX would go on uncompiled without a word
+        raise UserError(f"{_BUILDS}, and there is none; install it, or leave --compile out")
+
+
+@contextmanager
+def calls() -> Iterator[None]:
+    """Around calls of what is compiled, and what computes its first results. Raises UserError where code is not built."""
+    try:
+        with plain():  # in a gradient too
+            yield
+    except RuntimeError as error:
+        if "Failed to compile" not in str(error):
+            raise
+        raise UserError(f"{_BUILDS}, and that failed here; fix it, or leave --compile out") from error
+
+
 class CompiledGradient:
     """Batch -> (summed token loss, its gradient by the trained parameters), the batch padded to a bucket.
 
@@ -29,8 +48,7 @@ class CompiledGradient:
         self, model: Phi3VForCausalLM, loss: Callable[..., mx.array], inputs: Callable[[Batch, int], tuple[mx.array, ...]]
     ) -> None:
         """loss: of the arrays that `inputs` gives for (batch, labels at least). Raises UserError where MLX cannot compile."""
-        if on_cpu() and shutil.which("g++") is None:  # MLX would go on uncompiled without a word
-            raise UserError(f"{_BUILDS}, and there is none; install it, or leave --compile out")
+        check_compiler()
         self.compilations = 0
         self._model, self._loss, self._inputs = model, loss, inputs
         self._image_side_trains = trains(model.model.vision_embed_tokens)
@@ -40,16 +58,11 @@ class CompiledGradient:
         """Raises UserError where the code that MLX writes is not built."""
         arrays, parameters = self._arrays(batch), self._model.trainable_parameters()
         before = self.compilations
-        try:
-            with plain():  # in the gradient too
-                loss, gradients = self._run(parameters, *arrays)
+        with calls():
+            loss, gradients = self._run(parameters, *arrays)
             if self.compilations > before:
                 self._model.update(parameters)  # tracing left its own arrays there, which hold no numbers
                 mx.eval(loss, gradients)
-        except RuntimeError as error:
-            if "Failed to compile" not in str(error):
-                raise
-            raise UserError(f"{_BUILDS}, and that failed here; fix it, or leave --compile out") from error
         return loss, gradients
 
     def _traced(self, parameters: dict[str, Any], *arrays: mx.array) -> mx.array:

@@ -20,11 +20,12 @@ from .quantized import quantize_language
 
 
 def load(
-    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, kv_bits: int | None = None
-) -> MLXBackend:
+    folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, kv_bits: int | None = None,
+    compiled: bool = False,
+) -> MLXBackend:  # fmt: skip
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16.
 
-    kv_bits: of cached keys and values; None: as they are computed.
+    kv_bits: of cached keys and values; None: as they are computed. compiled: whether the step of one token is compiled.
     """
     config = load_model_config(folder)
     bits = check_kv_bits(config, kv_bits)
@@ -51,4 +52,4 @@ def load(
     model.load_weights(weights)  # strict: every parameter of the model, and no other
     model.freeze()
     model.eval()
-    return MLXBackend(model, config, folder, dtype, bits)
+    return MLXBackend(model, config, folder, dtype, bits, compiled)

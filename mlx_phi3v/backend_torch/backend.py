@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from . import lora
 from .accelerator import free_memory, peak_memory
 from .cache import Cache, KVCache, prefill_mask
 from .compiled import CompiledLayers
-from .device import to_device
+from .compiled_step import CompiledStep
+from .decoder import additive
+from .device import device_info, to_device
 from .model import Phi3VForCausalLM, parameter_name
 from .next_tokens import scores
 from .optimizer import make_optimizer, moments, set_moments
@@ -41,7 +42,9 @@ class TorchBackend:
         attn_implementation: str,
         ranks: Ranks,
         kv_bits: int = 0,
+        compiled: bool = False,
     ) -> None:
+        """compiled: whether the step of one token is, see `CompiledStep`."""
         self.model = model
         self.kv_bits = kv_bits
         self.config = config
@@ -58,12 +61,13 @@ class TorchBackend:
         self.optimizer: torch.optim.AdamW
         self.reduce_dtype = "float32"
         self.compiled: CompiledLayers | None = None
+        self.compiled_step = CompiledStep(model, kv_bits, eager=attn_implementation == "eager") if compiled else None
         self.losses: list[PassLoss] = []  # of the passes since the last update
 
     @property
     def compilations(self) -> int:
         """See `backend.Backend`."""
-        return self.compiled.compilations if self.compiled else 0
+        return sum(part.compiler.compilations for part in (self.compiled, self.compiled_step) if part)
 
     @property
     def whole_model(self) -> torch.nn.Module:
@@ -73,15 +77,7 @@ class TorchBackend:
 
     def device_info(self) -> dict[str, Any]:
         """See `backend.Backend`."""
-        cuda = self.device.type == "cuda"
-        return {
-            "name": self.device.type,
-            "chip": torch.cuda.get_device_name(self.device) if cuda else platform.processor() or platform.machine(),
-            "dtype": self.dtype,
-            "blas": "mkl" if torch.backends.mkl.is_available() else None,
-            "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
-            "threads": torch.get_num_threads(),
-        }
+        return device_info(self.device, self.dtype)
 
     def set_adapter(self, adapter: AdapterArgs, tensors: dict[str, np.ndarray], *, trainable: bool) -> None:
         """See `backend.Backend`."""
@@ -190,15 +186,19 @@ class TorchBackend:
         return hidden, cache
 
     def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
-        return Cache([KVCache(self.kv_bits, expected) for _ in range(self.config.num_hidden_layers)], valid)
+        rounded, layers = self.compiled_step is not None, range(self.config.num_hidden_layers)
+        return Cache([KVCache(self.kv_bits, expected, rounded) for _ in layers], valid)
 
     @without_dropout
     @torch.inference_mode()
     def decode(self, cache: Cache, tokens: Any) -> Scores:
         """See `backend.Backend`."""
         cache.append()
+        ids = tokens if isinstance(tokens, torch.Tensor) else self._tensor(tokens)
+        if self.compiled_step:
+            return scores(self.compiled_step(cache, ids), on_device=self.scores_on_device)
         hidden = self.model.model(
-            self.model.model.embed_tokens((tokens if isinstance(tokens, torch.Tensor) else self._tensor(tokens))[:, None]),
+            self.model.model.embed_tokens(ids[:, None]),
             self._tensor(cache.lengths - 1)[:, None],
             self._tensor(cache.lengths),
             None if cache.valid.all() else self._mask(cache.valid[:, None, None]),
@@ -206,6 +206,7 @@ class TorchBackend:
         )
         return self._scores(hidden)
 
+    @torch.inference_mode()
     def keep_rows(self, cache: Cache, rows: list[int]) -> None:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
@@ -266,8 +267,7 @@ class TorchBackend:
         """A bool mask as the attention implementation wants it: torch's eager attention adds it to the scores."""
         if mask is None or self.attn_implementation != "eager":
             return None if mask is None else self._tensor(mask)
-        dtype = getattr(torch, self.dtype)
-        return torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill(~self._tensor(mask), torch.finfo(dtype).min)
+        return additive(self._tensor(mask), getattr(torch, self.dtype))
 
     def _causal(self, queries: int, keys: int) -> torch.Tensor | None:
         """The causal mask of the last of so many keys, where the attention implementation does not make its own."""

@@ -6,85 +6,36 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
-from ..kv_cache import KV_GROUP, BatchCache, put_behind, room
-from .device import to_device
+from ..kv_cache import KV_GROUP, BatchCache, LayerCache
 from .quantized import pack_groups, unpack_groups
 
 
-class KVCache:
-    """Keys and values of one layer for a left-padded batch.
-
-    bits: 8 or 4 packs them, 0 stores them as they are; expected: tokens to make room for at once.
-    """
-
-    def __init__(self, bits: int = 0, expected: int = 0) -> None:
-        self.bits, self.expected = bits, expected
-        # Those of the keys, then those of the values: [B, heads, room, D] or what `pack` makes; `length` tokens are filled.
-        self.arrays: list[torch.Tensor] = []
-        self.length = 0
-
-    def size(self) -> int:
-        """S."""
-        return self.length
+class KVCache(LayerCache):
+    """Keys and values of one layer, see `kv_cache.LayerCache`."""
 
     def update_and_fetch(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values [B, heads, T, D]; those of all tokens so far, [B, heads, S, D]."""
-        heads, new = k.shape[1], [*pack(k, self.bits), *pack(v, self.bits)]
-        filled = put_behind(self.arrays, new, self.length, self.expected, with_room)
-        self.length += k.shape[2]
+        heads, filled = k.shape[1], self.append([*pack(k, self.bits), *pack(v, self.bits)])
         half = len(filled) // 2
         return unpack(filled[:half], self.bits, heads), unpack(filled[half:], self.bits, heads)
 
-    def filter(self, rows: list[int], padding: int = 0) -> None:
+    def zeros(self, like: torch.Tensor, places: int, columns: int) -> torch.Tensor:
         """See `kv_cache.LayerCache`."""
-        self.length -= padding
-        if self.arrays:
-            index = to_device(np.array(rows), self.arrays[0].device)
-            self.arrays = [array[index, :, padding:] for array in self.arrays]
+        return like.new_zeros((places, like.shape[1], columns, like.shape[3]))
 
-    def truncate(self, tokens: int) -> None:
+    def copied(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         """See `kv_cache.LayerCache`."""
-        self.length = min(self.length, tokens)
+        return [part.clone() for part in parts]
 
-    def row(self, row: int, padding: int) -> KVCache:
+    def move_rows(self, moves: list[tuple[int, int]]) -> None:
         """See `kv_cache.LayerCache`."""
-        copy = KVCache(self.bits)
-        copy.length = self.length - padding
-        copy.arrays = [array[row : row + 1, :, padding : self.length].clone() for array in self.arrays]
-        return copy
+        for array in self.arrays:
+            for place, row in moves:
+                array[place, :, : self.end] = array[row, :, : self.end]
 
-    def join(self, others: Sequence[KVCache], columns: int) -> None:
-        """See `kv_cache.LayerCache`."""
-        sources = [self, *others]
-        joined = []
-        for each in zip(*(cache.arrays for cache in sources)):
-            padded = [
-                pad(array[:, :, : cache.length], (0, 0, columns - cache.length, room(columns) - columns))
-                for cache, array in zip(sources, each)
-            ]
-            joined.append(torch.cat(padded))
-        self.arrays, self.length = joined, columns
-
-    def nbytes(self) -> int:
-        """See `kv_cache.LayerCache`."""
-        return sum(array.nbytes for array in self.arrays)
-
-    def token_bytes(self) -> int:
-        """See `kv_cache.LayerCache`."""
-        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in self.arrays)
-
-
-def with_room(old: torch.Tensor | None, new: torch.Tensor, tokens: int) -> torch.Tensor:
-    """`old` where it holds that many tokens; else a larger tensor that begins as `old` does, of the kind of `new`."""
-    if old is not None and old.shape[2] >= tokens:
-        return old
-    b, heads, _, d = new.shape
-    larger = new.new_zeros((b, heads, room(tokens), d))
-    if old is not None:
-        larger[:, :, : old.shape[2]] = old
-    return larger
+    def settle(self) -> None:
+        """See `kv_cache.LayerCache`. Nothing: torch writes at once, in the order of the calls."""
 
 
 def pack(x: torch.Tensor, bits: int) -> list[torch.Tensor]:

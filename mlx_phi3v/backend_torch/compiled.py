@@ -19,22 +19,51 @@ COMPILER = "inductor"  # torch's own
 _MOST_SHAPES = 256  # torch's own limit is 8, behind which it goes on uncompiled without a word
 
 
+class Compiler:
+    """What builds the code of a shape, for `torch.compile`; around a call, what lets it build many. compilations: so far.
+
+    graphs: whether, on CUDA, the kernels of what is built are launched together, as a CUDA graph. options: torch's, of that.
+    """
+
+    def __init__(self, *, graphs: bool = False) -> None:
+        self.compilations = 0
+        self.options = {"config_patches": {"triton.cudagraphs": True}} if graphs and torch.cuda.is_available() else {}
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        """Build the code of a shape."""
+        self.compilations += 1
+        built: Callable[..., Any] = torch._dynamo.lookup_backend(COMPILER)(graph, inputs, **self.options)
+        return built
+
+    @contextmanager
+    def calls(self) -> Iterator[None]:
+        """Around calls of what is compiled. Raises UserError where torch finds nothing to compile with."""
+        try:
+            with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES, accumulated_recompile_limit=_MOST_SHAPES):
+                yield
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            cause = printable(next(iter(str(error.inner_exception).splitlines()), "no reason given"))[:200]
+            raise UserError(
+                f"--compile: torch could not build the step ({cause}); install what it asks for, or leave --compile out"
+            ) from error
+
+
 class CompiledLayers:
     """Batch -> summed token loss, whose gradient is added; the batch padded to a bucket.
 
     Layers of one kind share their code, so that each shape is compiled for one of them. The tower's are compiled where it
-    trains. compilations: how many shapes were compiled so far. Answers and validation go uncompiled.
+    trains. Answers and validation go uncompiled.
     """
 
     def __init__(self, model: Phi3VForCausalLM) -> None:
-        self.compilations = 0
+        self.compiler = Compiler()
         self._config = model.config
         image_side = model.model.vision_embed_tokens
         self._image_side_trains = any(parameter.requires_grad for parameter in image_side.parameters())
         kinds = [model.model.layers, image_side.img_processor.vision_model.encoder.layers]
         trained = [layers for layers in kinds if any(parameter.requires_grad for parameter in layers.parameters())]
         made = {
-            kind: torch.compile(kind.forward, backend=self._build, dynamic=False)
+            kind: torch.compile(kind.forward, backend=self.compiler, dynamic=False)
             for kind in {type(layer) for layers in trained for layer in layers}
         }
         self._forwards = [(layer, made[type(layer)]) for layers in trained for layer in layers]
@@ -42,21 +71,10 @@ class CompiledLayers:
     def backward(self, batch: Batch, token_loss: Callable[[Batch, int], torch.Tensor]) -> torch.Tensor:
         """The loss, after its gradient was added. Raises UserError where torch finds nothing to compile with."""
         batch = padded(batch, self._config, crops=self._image_side_trains)
-        try:
-            with self._in_place():
-                loss = token_loss(batch, label_bucket(batch.answer_tokens))
-                loss.backward()
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            cause = printable(next(iter(str(error.inner_exception).splitlines()), "no reason given"))[:200]
-            raise UserError(
-                f"--compile: torch could not build the step ({cause}); install what it asks for, or leave --compile out"
-            ) from error
+        with self.compiler.calls(), self._in_place():
+            loss = token_loss(batch, label_bucket(batch.answer_tokens))
+            loss.backward()
         return loss
-
-    def _build(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        self.compilations += 1
-        built: Callable[..., Any] = torch._dynamo.lookup_backend(COMPILER)(graph, inputs)
-        return built
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -64,8 +82,7 @@ class CompiledLayers:
         for layer, forward in self._forwards:
             vars(layer)["forward"] = partial(forward, layer)
         try:
-            with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES, accumulated_recompile_limit=_MOST_SHAPES):
-                yield
+            yield
         finally:
             for layer, _ in self._forwards:
                 del vars(layer)["forward"]

@@ -16,7 +16,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm as RMSNorm
 from .. import rope
 from ..config import ModelArgs
 
-__all__ = ["MLP", "Attention", "DecoderLayer", "RMSNorm", "RotaryEmbedding", "phi3_config"]
+__all__ = ["MLP", "Attention", "DecoderLayer", "RMSNorm", "RotaryEmbedding", "additive", "phi3_config"]
 
 
 QUERIES = 256  # of a chunk at a time: their mask takes 67 MB of bf16 at 131,072 keys
@@ -44,6 +44,11 @@ def attention(
         mask = block.new_full((block.shape[2], seen), -torch.inf).triu(seen - block.shape[2] + 1)
         done.append(sdpa_attention_forward(module, block, key[:, :, :seen], value[:, :, :seen], mask[None, None], **kwargs)[0])
     return torch.cat(done, dim=1), None
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A bool mask as transformers' "eager" attention takes it, which adds it to the scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 _SDPA = "sdpa_in_blocks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,19 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and array.nbytes <= _PINNED:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def device_info(device: torch.device, dtype: str) -> dict[str, Any]:
+    """See `backend.Backend`."""
+    cuda = device.type == "cuda"
+    return {
+        "name": device.type,
+        "chip": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "dtype": dtype,
+        "blas": "mkl" if torch.backends.mkl.is_available() else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def describe() -> dict[str, Any]:

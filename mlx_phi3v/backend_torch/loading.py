@@ -24,11 +24,11 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat1
 
 def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa",
-    kv_bits: int | None = None,
+    kv_bits: int | None = None, compiled: bool = False,
 ) -> TorchBackend:  # fmt: skip
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16.
 
-    kv_bits: of cached keys and values; None: as they are computed.
+    kv_bits: of cached keys and values; None: as they are computed. compiled: whether the step of one token is compiled.
     """
     config = load_model_config(folder)
     bits = check_kv_bits(config, kv_bits)
@@ -48,7 +48,7 @@ def load(
                 weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
-    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits)
+    return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
 
 
 def finish_model(model: Phi3VForCausalLM, config: ModelArgs, device: torch.device) -> None:

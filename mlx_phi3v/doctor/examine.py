@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import DTYPES, load_backend, set_up
+from ..backend import load_backend, set_up
+from ..backend_names import DTYPES
 from ..config import load_model_config
 from ..files import scratch_folder
 from ..golden.cases import GoldenCase, check_forward, check_gradients, check_greedy, check_pixels, load_cases

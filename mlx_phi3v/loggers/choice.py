@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .logger import Logger, RunInfo
+
+if TYPE_CHECKING:
+    from .logger import Logger, RunInfo
 
 LOGGERS = ("wandb", "tensorboard", "trackio")
 NONE = "none"

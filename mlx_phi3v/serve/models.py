@@ -55,7 +55,8 @@ def load_models(config: ServeConfig) -> list[ServedModel]:
     served: list[ServedModel] = []
     for name, (model, adapter) in zip(_names(wanted), wanted):
         say(f"loading {name} on {config.backend}", as_json=config.json)
-        loaded = load_model(model, config.backend, adapter, config.dtype, kv_bits=config.kv_bits)
+        options = {"kv_bits": config.kv_bits, "compiled": config.compile}
+        loaded = load_model(model, config.backend, adapter, config.dtype, **options)
         for difference in loaded.differences(config.num_crops):
             note(difference)
         served.append(ServedModel(name, loaded, loaded.num_crops(config.num_crops), int(config.prefix_cache_gb * 1e9)))

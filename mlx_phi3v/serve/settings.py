@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import BACKENDS, DTYPES, default_backend
+from ..backend_names import BACKENDS, DTYPES, default_backend
 from ..cli import option
 from ..errors import UserError
 from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_TOKENS
@@ -28,6 +28,7 @@ class ServeConfig:
     kv_bits: int | None = option(
         None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
     )
+    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
     num_crops: int | None = option(
         None, help="most crops a photo is cut into; by default as in training, else the model's own",
         at_least=1, at_most=MAX_CROPS,

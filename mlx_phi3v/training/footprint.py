@@ -18,6 +18,7 @@ from ..chunks import CHUNK
 from ..config import CROP_SIZE, CROPS_AT_ONCE, LABELS_AT_ONCE, ModelArgs
 from ..kv_cache import kv_bytes
 from .row_lengths import RowLengths
+from .train_config import TrainConfig
 
 ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -61,6 +62,13 @@ class StepSettings:
     def ours(self) -> bool:
         """Whether the operations of `backend_mlx.cpu` compute it: in fp32, on a CPU."""
         return self.cpu and self.dtype == "float32"
+
+
+def step_settings(config: TrainConfig, adapter: AdapterArgs | None = None) -> StepSettings:
+    """The settings that decide the run's memory and time. adapter: the one trained, if it is not the one they describe."""
+    return StepSettings(
+        adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
+    )
 
 
 @dataclass(frozen=True)

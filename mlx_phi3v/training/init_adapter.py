@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..adapters import AdapterArgs, adapter_shapes, load_adapter, resolve_adapter
+from ..adapters import GROUPS, AdapterArgs, adapter_shapes, load_adapter, resolve_adapter
 from ..config import ModelArgs
 from ..errors import UserError
 from ..progress import note
 from ..trained_task import TrainedTask
 from .checkpoints import Checkpoints
-from .train_config import GROUPS, TrainConfig
+from .train_config import TrainConfig
 
 Config = TypeVar("Config", bound=TrainConfig)
 

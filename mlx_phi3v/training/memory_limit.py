@@ -9,9 +9,9 @@ from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..errors import UserError
 from ..progress import say
-from .footprint import INTERPRETER, BatchShape, StepSettings, fit_to_limit, footprint, largest_batch
+from .footprint import INTERPRETER, BatchShape, StepSettings, fit_to_limit, footprint, largest_batch, step_settings
 from .row_lengths import RowLengths
-from .train_config import TrainConfig, step_settings
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True)

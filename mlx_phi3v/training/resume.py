@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..schedule import learning_rate
-from .train_config import LORA_DEFAULTS, TrainConfig, as_json, total_steps
+from .row_order import total_steps
+from .train_config import LORA_DEFAULTS, TrainConfig, as_json
 from .train_state import TrainState
 
 # Settings that change no number of what is left to do, or not by more than rounding.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..batches import batch_rows
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class RowOrder:
             cut = batches if rows_per_pass == self.batch_size else _cut(batches, rows_per_pass)
             for i, rows in enumerate(cut, 1):
                 yield rows, i == len(cut)
+
+
+def total_steps(config: TrainConfig, rows: int) -> int:
+    """Optimiser steps of a run over so many rows."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return RowOrder(rows, config.batch_size, config.grad_accumulation_steps, config.seed).total_steps(config.epochs)
 
 
 def _cut(batches: list[list[int]], size: int) -> list[list[int]]:

@@ -31,8 +31,8 @@ from .init_adapter import choose_num_crops, load_init_adapter
 from .long_rows import ShortRows, short_rows
 from .memory_limit import Passes, choose_passes
 from .row_lengths import measure_rows
-from .row_order import RowOrder
-from .train_config import TrainConfig, as_json, total_steps
+from .row_order import RowOrder, total_steps
+from .train_config import TrainConfig, as_json
 from .train_state import TrainState
 
 Tensors = dict[str, np.ndarray]

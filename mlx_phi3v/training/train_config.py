@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from .. import adapters
-from ..adapters import AdapterArgs
-from ..backend import BACKENDS, DTYPES, Dtype, default_backend
+from ..backend_names import BACKENDS, DTYPES, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
 from ..loggers.choice import LOGGERS, PROJECT, chosen
 from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_STEPS, MAX_TOKENS, MAX_TRAINING_SEED
 from ..schedule import SCHEDULES
-from .footprint import StepSettings
-from .row_order import RowOrder
+
+if TYPE_CHECKING:
+    from ..adapters import AdapterArgs
 
 # The adapter if neither flags nor --init-adapter set it: Microsoft's table, with the image side trained too.
 LORA_DEFAULTS: dict[str, Any] = {
@@ -145,6 +144,8 @@ class TrainConfig:
 
     def adapter(self) -> AdapterArgs:
         """The LoRA configuration the group switches ask for. Raises UserError where all are off."""
+        from ..adapters import GROUPS, AdapterArgs  # with numpy: the flags alone need none of it
+
         lora = self.with_lora_defaults()
         assert lora.r is not None and lora.lora_alpha is not None
         targets: tuple[str, ...] = ()
@@ -156,29 +157,6 @@ class TrainConfig:
         if not targets:
             raise UserError("language, vision, projector and lm_head are all without LoRA; set at least one of them to lora")
         return AdapterArgs(lora.r, lora.lora_alpha, self.lora_dropout, targets, saved, base_model_name_or_path=self.model)
-
-
-GROUPS = {
-    "language": adapters.LANGUAGE,
-    "vision": adapters.VISION,
-    "projector": adapters.PROJECTOR,
-    "separators": adapters.SEPARATORS,
-    "lm_head": adapters.LM_HEAD,
-}
-
-
-def step_settings(config: TrainConfig, adapter: AdapterArgs | None = None) -> StepSettings:
-    """The settings that decide the run's memory and time. adapter: the one trained, if it is not the one they describe."""
-    return StepSettings(
-        adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
-    )
-
-
-def total_steps(config: TrainConfig, rows: int) -> int:
-    """Optimiser steps of the run."""
-    if config.max_steps is not None:
-        return config.max_steps
-    return RowOrder(rows, config.batch_size, config.grad_accumulation_steps, config.seed).total_steps(config.epochs)
 
 
 def as_json(config: TrainConfig) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from mlx_phi3v.config import load_model_config
 from mlx_phi3v.crops import process_image
 from mlx_phi3v.decoding import generate
 from mlx_phi3v.photo import open_photo
-from mlx_phi3v.plan import matmul_gflops
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
 from mlx_phi3v.training.feature_cache import FeatureCache
+from mlx_phi3v.training.plan import matmul_gflops
 
 OURS = ("mlx", "torch")
 

@@ -172,21 +172,22 @@ def host_work(rounds: int) -> dict[str, float]:
     return found
 
 
-def at_commit(commit: str, rounds: int) -> dict[str, float]:
-    """`host_work` with the package of another commit, in a process of its own."""
+def at_commit(commit: str, script: str, *arguments: str) -> dict[str, Any]:
+    """What a script prints for --raw with the package of another commit, in a process of its own."""
     archive = subprocess.run(["git", "archive", commit, "mlx_phi3v"], capture_output=True, check=True).stdout
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(folder, filter="data")
-        command = [sys.executable, str(Path(__file__).resolve()), "host", "--raw", "--rounds", str(rounds)]
+        command = [sys.executable, str(Path(script).resolve()), *arguments, "--raw"]
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def host(rounds: int, before: str | None) -> None:
     """Print milliseconds of a step, before and after."""
-    now, once = host_work(rounds), at_commit(before, rounds) if before else {}
+    now = host_work(rounds)
+    once = at_commit(before, __file__, "host", "--rounds", str(rounds)) if before else {}
     again = host_work(rounds)
     for name, value in now.items():
         figures = {"before_ms": round(once[name], 3)} if name in once else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eval.import_run import parse_field
+from eval.runs.imported import parse_field
 from mlx_phi3v.task import Field, ParsedField
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from eval import train_seeds
 from eval.demo import jobs
 from eval.demo.seed_sets import compare_command, looked_again, note_look
-from eval.train_seeds import RECORD, SeedsConfig, begin, main
+from eval.demo.seeds_config import SeedsConfig
+from eval.demo.seeds_job import RECORD, begin
+from eval.train_seeds import main
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import read_json
 from tests.helpers.synthetic_runs import make_rows, write_run
@@ -133,4 +134,4 @@ def test_one_backend_alone_says_how_to_compare(config: SeedsConfig, commands: Pa
 def test_the_command_to_go_on_with_names_what_was_given(config: SeedsConfig) -> None:
     places = f"--data {config.data} --output {config.output} --mlx-model m4 --recipe {config.recipe}"
     assert changed(config, mlx_model="m4", limit=3).command == f"python -m eval.train_seeds {places} --limit 3"
-    assert train_seeds.SeedsConfig(Path("d"), Path("o")).command == "python -m eval.train_seeds --data d --output o"
+    assert SeedsConfig(Path("d"), Path("o")).command == "python -m eval.train_seeds --data d --output o"

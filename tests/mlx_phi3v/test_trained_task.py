@@ -16,6 +16,9 @@ from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
 from mlx_phi3v.decoding import load_model
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.photo import Photo
+from mlx_phi3v.question import make_question
+from mlx_phi3v.settings import GenerateConfig
 from mlx_phi3v.task import Field, Task, chat_prompt
 from mlx_phi3v.trained_task import TASK_FILE, TrainedTask
 from tests.helpers.catalogue import random_picture
@@ -76,9 +79,7 @@ def test_an_adapter_is_asked_its_own_question(
     found, notes = ask(capsys, backend_name, photo, "--adapter", str(adapter))
     assert set(found["fields"]) == {"brand", "size"} and found["num_crops"] == 2 and notes == ""
     own = load_model("tiny", backend_name, adapter)
-    question = generate_command.make_question(
-        generate_command.GenerateConfig(image=(str(photo),)), own, [generate_command.Photo.read(photo)]
-    )
+    question = make_question(GenerateConfig(image=(str(photo),)), own, [Photo.read(photo)])
     assert question.images[0].grid == (1, 2)
     assert "Which shoe is this?" in own.prompts.decode([i for i in question.input_ids.tolist() if i >= 0])
 

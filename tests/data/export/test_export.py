@@ -18,7 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from data.export.__main__ import ExportDataConfig, export_data, main
+from data.export.__main__ import main
+from data.export.export import export_data
+from data.export.settings import ExportDataConfig
 from data.ingest import main as ingest_main
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest

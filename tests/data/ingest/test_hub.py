@@ -11,7 +11,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from data.ingest.arrow_tables import DatasetTable
-from data.ingest.hub import FetchedPhotos, HubOptions
+from data.ingest.hub import FetchedPhotos
+from data.ingest.hub_options import HubOptions
 from data.ingest.sources import open_source
 from data.ingest.tables import open_table
 from mlx_phi3v.errors import UserError

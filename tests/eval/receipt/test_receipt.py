@@ -15,7 +15,7 @@ import pytest
 from eval.receipt.__main__ import main
 from eval.receipt.make_receipt import ReceiptConfig, exit_status, make_receipt
 from eval.receipt.weights import WeightCheck, check_weights
-from mlx_phi3v import fuse as fuse_module
+from mlx_phi3v import fusion
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, AdapterArgs, save_adapter
 from mlx_phi3v.checkpoint.fingerprint import base_fingerprint, stored_fingerprint
 from mlx_phi3v.convert import ConvertConfig, convert
@@ -54,13 +54,13 @@ def folders(checkpoint: Path, small_catalogue: Path, tmp_path_factory: pytest.Te
 
 def leave_out_a_layer(patch: pytest.MonkeyPatch) -> None:
     """Let `fuse` merge every layer of an adapter but one."""
-    load = fuse_module.load_adapter
+    load = fusion.load_adapter
 
     def load_less(*arguments: Any) -> Any:
         args, tensors = load(*arguments)
         return args, {name: value for name, value in tensors.items() if LEFT_OUT not in name}
 
-    patch.setattr(fuse_module, "load_adapter", load_less)
+    patch.setattr(fusion, "load_adapter", load_less)
 
 
 def receipt_of(folders: Path, after: str, checkpoint: Path, catalogue: Path, **changes: Any) -> Receipt:

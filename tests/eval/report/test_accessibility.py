@@ -12,9 +12,10 @@ import pytest
 from eval.compare.compare_runs import compare_runs
 from eval.compare.compare_sets import compare_sets
 from eval.compare.comparison import Comparison
-from eval.import_run import ImportConfig, import_run
 from eval.report import page
 from eval.report.page.sets_page import write_sets_page
+from eval.runs.import_config import ImportConfig
+from eval.runs.imported import import_run
 from tests.helpers.browser import open_page, violations
 from tests.helpers.harness_logs import generated, write_lines
 from tests.helpers.synthetic_runs import make_rows, write_run

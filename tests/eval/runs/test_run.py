@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 from data.writer import CatalogueWriter
 from eval import merge
-from eval.import_run import ImportConfig, import_run
+from eval.runs.import_config import ImportConfig
+from eval.runs.imported import import_run
 from eval.runs.manifest import split_hash
 from eval.runs.prediction import Prediction
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter, write_baseline
 from eval.score import main as score_main
+from eval.shards import merge_runs
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import ParsedField
 from tests.helpers.paths import ROOT
@@ -168,15 +170,15 @@ def test_merging_names_missing_and_unlike_shards(tmp_path: Path) -> None:
     rows = make_rows(9)
     shards = [write_run(tmp_path / f"shard{i}", rows[i - 1 :: 3], shard=[i, 3]) for i in (1, 2, 3)]
     with pytest.raises(UserError, match="shard 2/3 is missing"):
-        merge.merge_runs([shards[0], shards[2]], tmp_path / "out")
+        merge_runs([shards[0], shards[2]], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert not merge.merge_runs([shards[0], shards[2]], tmp_path / "out", partial=True).finished
+    assert not merge_runs([shards[0], shards[2]], tmp_path / "out", partial=True).finished
     other = write_run(tmp_path / "other", rows[1::3], shard=[2, 3], settings={"num_crops": 16})
     with pytest.raises(UserError, match="num_crops"):
-        merge.merge_runs([shards[0], other, shards[2]], tmp_path / "out2")
+        merge_runs([shards[0], other, shards[2]], tmp_path / "out2")
     again = write_run(tmp_path / "again", rows[0::3], shard=[2, 3])
     with pytest.raises(UserError, match="p00000"):
-        merge.merge_runs([shards[0], again, shards[2]], tmp_path / "out3")
+        merge_runs([shards[0], again, shards[2]], tmp_path / "out3")
     assert not (tmp_path / "out3").exists()
 
 
@@ -361,7 +363,7 @@ def test_a_repeated_row_is_not_written_on(tmp_path: Path) -> None:
 def test_missing_shards_of_a_huge_number_are_counted(tmp_path: Path) -> None:
     shard = write_run(tmp_path / "s", make_rows(2), shard=[2, 10**15])
     with pytest.raises(UserError, match=r"shard 1/10+ is missing; .*; 999999999999994 more are missing"):
-        merge.merge_runs([shard], tmp_path / "o")
+        merge_runs([shard], tmp_path / "o")
 
 
 def test_a_run_leaves_no_file_open(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.import_run import parse_field
+from eval.runs.imported import parse_field
 from eval.runs.table_rows import read_rows
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Field, ParsedField

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas  # noqa: F401 (before the forks: a scoring imports it late)
+import pandas  # noqa: F401 (before the forks, as all that a command imports once it has read its flags)
 import pytest
 
 from data.writer import CatalogueWriter
-from eval import import_run, merge, score
+from eval import import_run, merge, score, shards  # noqa: F401
+from eval.compare import score_run  # noqa: F401
+from eval.report import terminal  # noqa: F401
 from eval.runs.prediction import Prediction
+from eval.runs.rescored import RescoredRun, write_scored
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter
 from mlx_phi3v.errors import UserError
@@ -120,7 +123,7 @@ def test_an_output_of_other_inputs_is_refused(prepared: Path) -> None:
 
 def test_a_scored_unfinished_run_stays_unfinished(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", make_rows(3), finish=False)
-    score.write_scored(score.RescoredRun.load(run.path), tmp_path / "o")
+    write_scored(RescoredRun.load(run.path), tmp_path / "o")
     assert not Run.load(tmp_path / "o").finished
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_phi3v.kv_cache import STEP
+from mlx_phi3v.kv_cache import STEP, fewest_moves
 
 pytestmark = pytest.mark.numeric
 HEADS, WIDTH = 2, 3
@@ -150,6 +150,11 @@ class Texts:
         self.rows = [np.zeros((HEADS, 0, self.width), np.float32) for _ in lengths]
         self.put(max(lengths))
 
+    def keep(self, rows: list[int]) -> None:
+        """Let these rows stay."""
+        self.cache.keep_rows(rows)
+        self.rows = [self.rows[row] for row in rows]
+
     def put(self, tokens: int) -> None:
         """Tokens more in every row; the last must be there and be what was put in, or what is packed of it."""
         k = self.random.standard_normal((len(self.rows), HEADS, tokens, self.width), np.float32)
@@ -196,6 +201,67 @@ def test_rows_leave_join_and_are_taken_out(backend_name: str, bits: int, rng: np
     one.cache.append(300)
     one.put(300)
     assert one.cache.lengths.tolist() == [304]
+
+
+@given(st.sets(st.integers(0, 20), min_size=1))
+def test_rows_that_stay_move_into_places_that_became_free(rows: set[int]) -> None:
+    order = fewest_moves(sorted(rows))
+    assert {*order} == rows and len(order) == len(rows)
+    assert all(row == place or (row >= len(rows) and place not in rows) for place, row in enumerate(order))
+
+
+@given(data=st.data(), bits=st.sampled_from([0, 8]))
+@settings(max_examples=15)
+def test_any_rows_leave_and_join(backend_name: str, data: st.DataObject, bits: int) -> None:
+    """`put` looks at every row; rows leave in the order that moves few of them, or in any."""
+    lengths = st.lists(st.integers(1, 300), min_size=1, max_size=4)
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    batch = Texts(backend_name, bits, data.draw(lengths), random)
+    for _ in range(data.draw(st.integers(1, 6))):
+        for joining in data.draw(st.lists(lengths, max_size=2)):
+            other = Texts(backend_name, bits, joining, random)
+            batch.cache.join(other.cache)
+            batch.rows += other.rows
+        order = data.draw(st.permutations(range(len(batch.rows))))[: data.draw(st.integers(1, len(batch.rows)))]
+        batch.keep(data.draw(st.sampled_from([order, fewest_moves(order)])))
+        tokens = data.draw(st.integers(1, 4))
+        batch.cache.append(tokens)
+        batch.put(tokens)
+
+
+def test_a_row_that_joins_is_written_where_one_has_left(backend_name: str, rng: np.random.Generator) -> None:
+    """No array is made anew while rows leave and join, and no row moves that need not."""
+    batch = Texts(backend_name, 0, [40, 90, 100, 30, 20, 60], rng)
+
+    def where() -> list[int]:
+        return [address(array) for layer in batch.cache.layers for array in layer.arrays]
+
+    before = where()
+    for step, leaving in enumerate([{1}, {0, 5}, {2, 3}, {4}, {0, 1, 2}]):
+        batch.keep(fewest_moves([row for row in range(6) if row not in leaving]))
+        other = Texts(backend_name, 0, [30 + step] * len(leaving), rng)
+        batch.cache.join(other.cache)
+        batch.rows += other.rows
+        batch.cache.append()
+        batch.put(1)
+        assert where() == before and len(batch.rows) == batch.cache.layers[0].places == 6
+    assert batch.cache.valid.shape[1] < 100  # padding that no row has any more is read no more
+
+
+def test_room_that_few_rows_use_is_given_back(backend_name: str, rng: np.random.Generator) -> None:
+    batch = Texts(backend_name, 0, [700, 20, 20, 20, 20], rng)
+    whole = batch.cache.nbytes()
+    batch.keep([0, 1])
+    assert batch.cache.nbytes() == whole  # 2 of 5
+    batch.keep([1])
+    assert batch.cache.nbytes() == whole / 5 / 3 and batch.cache.valid.shape[1] == 20
+    batch.cache.append()
+    batch.put(1)
+
+
+def address(array: Any) -> int:
+    """Where the numbers of a backend's array are."""
+    return int(np.asarray(array).__array_interface__["data"][0])
 
 
 @pytest.mark.parametrize("bits", [8, 4])

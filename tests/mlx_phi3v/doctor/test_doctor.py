@@ -17,8 +17,10 @@ from mlx_phi3v import calibration
 from mlx_phi3v.calibration import Calibration
 from mlx_phi3v.doctor import __main__ as doctor
 from mlx_phi3v.doctor import machine, speed
+from mlx_phi3v.doctor import report as report_module
 from mlx_phi3v.doctor.examine import FOLDER, Examination
 from mlx_phi3v.doctor.packing import pack, read_weights, unpack
+from mlx_phi3v.doctor.settings import DoctorConfig
 from mlx_phi3v.errors import UserError
 from tests.helpers.paths import ROOT
 from tests.helpers.scripts import load_script
@@ -60,10 +62,10 @@ def test_what_is_measured_is_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(speed, "WIDE", speed.NARROW)
     monkeypatch.setattr(speed, "SECONDS", 0.001)
     monkeypatch.setattr(machine, "busy", lambda: 0.0)
-    monkeypatch.setattr(doctor, "WEIGHTS", ())
+    monkeypatch.setattr(report_module, "WEIGHTS", ())
     monkeypatch.setattr(Examination, "check_reference", lambda self: [])
     monkeypatch.setattr(Examination, "kernels", lambda self, backend: [])
-    report, _ = doctor.examine(doctor.DoctorConfig(backend=("mlx",)))
+    report, _ = report_module.examine(DoctorConfig(backend=("mlx",)))
     assert set(report["speed"]["mlx"]["gflops"]) == {"float32", "bfloat16", "float16"}
     assert report["speed"]["mlx"]["gb_per_s"] > 0 and report["calibration_file"] == str(tmp_path / "calibration.json")
     assert msgspec.to_builtins(calibration.read("mlx")) == report["calibrations"]["mlx"]
@@ -120,8 +122,8 @@ def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(speed, "calibrate", lambda backend, peaks: found)
     monkeypatch.setattr(Examination, "check_reference", lambda self: [])
     monkeypatch.setattr(machine, "busy", lambda: 0.9)
-    monkeypatch.setattr(doctor, "WEIGHTS", ())
+    monkeypatch.setattr(report_module, "WEIGHTS", ())
     monkeypatch.setattr(Examination, "kernels", lambda self, backend: [])
-    report, _ = doctor.examine(doctor.DoctorConfig(backend=("mlx",)))
+    report, _ = report_module.examine(DoctorConfig(backend=("mlx",)))
     assert report["calibrations"]["mlx"]["gflops"] > 0 and report["calibration_file"] is None and not list(tmp_path.iterdir())
     assert any("other work took 90% of the cores" in change for change in report["advice"])

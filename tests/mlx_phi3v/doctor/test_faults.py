@@ -11,6 +11,7 @@ import pytest
 
 from mlx_phi3v import rope
 from mlx_phi3v.doctor import __main__ as doctor
+from mlx_phi3v.doctor import report
 from mlx_phi3v.doctor.examine import Examination, first_to_part
 from mlx_phi3v.doctor.kernels import check_kernels
 
@@ -240,7 +241,7 @@ def test_the_first_stage_that_parts_is_named(
 
 def test_a_fault_makes_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     need_cpu()
-    monkeypatch.setattr(doctor, "WEIGHTS", ())  # the kernels alone
+    monkeypatch.setattr(report, "WEIGHTS", ())  # the kernels alone
     monkeypatch.setattr(Examination, "check_reference", lambda self: [])
     KERNEL_FAULTS["sigmoid of minus x"][0](monkeypatch)
     assert doctor.main(["--quick", "--backend", "mlx"]) == 3

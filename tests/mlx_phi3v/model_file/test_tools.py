@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from mlx_phi3v.decoding import load_model
-from mlx_phi3v.generate import GenerateConfig, make_question, read_photos
+from mlx_phi3v.question import make_question, read_photos
+from mlx_phi3v.settings import GenerateConfig
 from tests.mlx_phi3v.model_file.test_mlx_vlm import converted, our_ids, pictures
 
 pytest.importorskip("mlx_vlm")

@@ -124,7 +124,7 @@ class NothingElse:
 def test_doctor_checks_a_folder_on_each_backend(
     folder: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mlx_phi3v.doctor.__main__.Examination", NothingElse)
+    monkeypatch.setattr("mlx_phi3v.doctor.report.Examination", NothingElse)
     flags = ["--backend", "mlx", "--quick", "--no-calibrate"]
     assert doctor_main([*flags, "--json", "--model", str(folder)]) == 0
     report = json.loads(capsys.readouterr().out)

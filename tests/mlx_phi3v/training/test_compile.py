@@ -130,7 +130,7 @@ def test_a_failed_build_is_told(config: TrainConfig, monkeypatch: pytest.MonkeyP
     def fails(*_: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(compiled.CompiledLayers, "_build", fails)
+    monkeypatch.setattr(compiled.Compiler, "__call__", fails)
     with pytest.raises(UserError, match=r"--compile: torch could not build the step \(.*no compiler here.*\); install what"):
         train(replace(config, compile=True))
 

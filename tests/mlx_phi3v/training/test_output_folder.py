@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from safetensors.numpy import load_file, save_file
 
-from mlx_phi3v import files
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import folder_in_place
 from mlx_phi3v.training import output_folder
@@ -378,7 +378,7 @@ def test_a_full_disk_names_the_file_and_the_checkpoint_that_is_good(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = contents(config.output / "step-000002")
-    save = files.save_file
+    save = safetensors.numpy.save_file
 
     def full(tensors: Any, path: Any, metadata: Any = None) -> None:
         if OPTIMIZER in str(path):
@@ -386,7 +386,7 @@ def test_a_full_disk_names_the_file_and_the_checkpoint_that_is_good(
         save(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full)
+        patch.setattr(safetensors.numpy, "save_file", full)
         with pytest.raises(UserError) as error:
             train(config)
     assert str(error.value) == (

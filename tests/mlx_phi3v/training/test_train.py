@@ -32,7 +32,8 @@ from mlx_phi3v.training import checkpoints as checkpoints_module
 from mlx_phi3v.training import report_channel
 from mlx_phi3v.training.checkpoints import Checkpoints
 from mlx_phi3v.training.loop import train
-from mlx_phi3v.training.train_config import TrainConfig, total_steps
+from mlx_phi3v.training.row_order import total_steps
+from mlx_phi3v.training.train_config import TrainConfig
 from mlx_phi3v.training.train_state import TrainState
 from tests.helpers.catalogue import write_catalogue
 from tests.helpers.here import run_here

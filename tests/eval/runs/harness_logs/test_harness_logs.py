@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from eval.compare.compare_runs import compare_runs
-from eval.import_run import ImportConfig, import_run, main
+from eval.import_run import main
 from eval.runs.harness_logs import read_log
+from eval.runs.import_config import ImportConfig
+from eval.runs.imported import import_run
 from eval.runs.run import Run
 from eval.score import main as score_main
 from mlx_phi3v.errors import UserError
