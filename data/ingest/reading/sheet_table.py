@@ -25,7 +25,10 @@ _MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memo
 _MOST_RATIO = 1032  # of deflate; a smaller file cannot hold more
 _SAMPLE_ROWS = 2000
 _MOST_CELLS = 50_000_000  # between the first and the last: calamine holds them all, and ends the process where it cannot
-_CELL = re.compile(rb'\sr="([A-Z]{0,3})([0-9]{1,7})"')  # of a cell, or of a row
+# A cell with content, and a row; a cell that only has a style ends in "/>", and is often far away.
+_CELL = re.compile(rb'<(?:\w+:)?c(?=[\s>])(?:[^>]*?\sr="([A-Z]{1,3})([0-9]{1,7})")?[^>]*(?<!/)>')
+_ROW = re.compile(rb'<(?:\w+:)?row\s[^>]*?\br="([0-9]{1,7})"')
+_LONGEST_TAG = 500  # bytes
 
 
 class SheetTable:
@@ -157,12 +160,14 @@ def _refuse_far_cells(path: Path) -> None:
 
 
 def _extent(blocks: Iterator[bytes]) -> tuple[int, int]:
-    """(rows, columns) up to the farthest cell that the XML of a sheet names."""
-    rows, widest, rest = 1, b"A", b""
+    """(rows, columns) up to the farthest cell with content that the XML of a sheet has."""
+    rows, last_row, widest, rest, nameless = 1, 1, b"A", b"", False
     for block in blocks:
-        found = _CELL.findall(rest + block)
-        if found:
-            rows = max(rows, *(int(row) for _, row in found))
-            widest = max(widest, *(column for column, _ in found), key=lambda column: (len(column), column))
-        rest = block[-32:]
-    return rows, functools.reduce(lambda number, letter: 26 * number + letter - 64, widest, 0)
+        cells = _CELL.findall(rest + block)
+        rows = max([rows, *(int(row) for _, row in cells if row)])
+        widest = max([widest, *(column for column, _ in cells)], key=lambda column: (len(column), column))
+        nameless = nameless or any(not row for _, row in cells)  # such a cell is where its row is
+        last_row = max([last_row, *map(int, _ROW.findall(rest + block))])
+        rest = block[-_LONGEST_TAG:]
+    width = functools.reduce(lambda number, letter: 26 * number + letter - 64, widest, 0)
+    return max(rows, last_row if nameless else 0), width

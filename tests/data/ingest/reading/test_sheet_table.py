@@ -99,17 +99,32 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         open_table(path)
 
 
-def test_a_cell_that_is_far_away_is_refused_before_it_ends_the_process(tmp_path: Path) -> None:
-    """calamine holds every cell up to it: 17,000 million."""
-    path = write_xlsx(tmp_path / "t.xlsx", {"Shop": [["title", "price"], ["Hat", 5]]})
+def in_sheet(path: Path, *changes: tuple[bytes, bytes]) -> Path:
+    """A workbook whose one sheet has other XML."""
+    write_xlsx(path, {"Shop": [["title", "price"], ["Hat", 5]]})
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     sheet = "xl/worksheets/sheet1.xml"
-    members[sheet] = members[sheet].replace(b'r="B2"', b'r="XFD1048576"')
+    for old, new in changes:
+        assert old in members[sheet]
+        members[sheet] = members[sheet].replace(old, new)
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    with pytest.raises(
-        UserError, match=r"a sheet of 1,048,576 rows and 16,384 columns, more than .*; remove what stands far away"
-    ):
-        open_table(path)
+    return path
+
+
+def test_a_cell_that_is_far_away_is_refused_before_it_ends_the_process(tmp_path: Path) -> None:
+    """calamine holds every cell up to it: 17,000 million."""
+    message = r"a sheet of 1,048,576 rows and 16,384 columns, more than .*; remove what stands far away"
+    with pytest.raises(UserError, match=message):
+        open_table(in_sheet(tmp_path / "t.xlsx", (b'r="B2"', b'r="XFD1048576"')))
+    far = (b"</sheetData>", b'<row r="1048576"><c t="n"><v>1</v></c></row></sheetData>')
+    with pytest.raises(UserError, match=message):
+        open_table(in_sheet(tmp_path / "nameless.xlsx", (b'r="B2"', b'r="XFD2"'), far))
+
+
+def test_a_style_that_is_far_away_is_no_cell(tmp_path: Path) -> None:
+    far = b'<row r="1048576" s="1"><c r="A1048576" s="1"/><c r="XFD1048576" s="1"/></row></sheetData>'
+    path = in_sheet(tmp_path / "t.xlsx", (b"</sheetData>", far))
+    assert [row for _, row in open_table(path).rows()] == [{"title": "Hat", "price": 5}]
