@@ -23,22 +23,24 @@ _FARTHEST = 15.0
 class Caution:
     """The variance of a mean over products, drawn towards that of products which move as one where few have rows that differ.
 
-    seen: products with rows that differ. plain: the variance they show. largest: the most it can be.
+    seen: products with rows that differ. plain: the variance they show. largest: the most it can be. even: so many products
+    seen at which both weigh as much.
     """
 
     seen: float
     plain: float
     largest: float
+    even: float = _TRUST_CLUSTERS
 
     @property
     def variance(self) -> float:
         """The cautious variance."""
-        trust = self.seen / (self.seen + _TRUST_CLUSTERS)
+        trust = self.seen / (self.seen + self.even)
         return trust * self.plain + (1 - trust) * max(self.plain, self.largest)
 
     def with_rows(self, scale: float) -> Caution:
         """With `scale` times as many products."""
-        return Caution(self.seen * scale, self.plain / scale, self.largest / scale)
+        return replace(self, seen=self.seen * scale, plain=self.plain / scale, largest=self.largest / scale)
 
 
 @dataclass(frozen=True)

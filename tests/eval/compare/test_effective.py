@@ -96,8 +96,9 @@ def test_more_trainings_and_more_rows_narrow_what_each_is_the_source_of() -> Non
     assert found.spread.residual == pytest.approx(found.spread.rows, rel=0.15)
     assert found.with_trainings(10).spread.seeds == pytest.approx(found.spread.seeds / 2)
     assert found.with_trainings(10).spread.rows == pytest.approx(found.spread.rows / 2, rel=0.15)
-    assert found.at(1600).spread.rows == pytest.approx(found.spread.rows / 4)
-    assert found.at(1600).with_trainings(5).spread.rows == pytest.approx(found.spread.rows / 4)
+    # And where few products differ the variance is drawn towards what one training shows, with more rows less so.
+    assert found.at(1600).spread.rows == pytest.approx(found.spread.rows / 4, rel=0.06)
+    assert found.at(1600).with_trainings(5).spread.rows == pytest.approx(found.spread.rows / 4, rel=0.06)
     alone = replace(found, spread=replace(found.spread, residual=0.0))
     assert alone.with_trainings(10).spread.rows == found.spread.rows
     assert alone.at(1600).spread.seeds == found.spread.seeds
@@ -176,6 +177,13 @@ def test_error_rates_are_held(simulate: ModuleType, cell: dict[str, float]) -> N
     name = "paired" if made.seeds > 1 else "clusters"
     rates = simulate.error_rates(made, {name: simulate.METHODS[method][name]}, replicates=400, seed=0)[name]
     assert max(rates) <= 0.055 + 0.023
+
+
+def test_few_discordant_products_of_many_trainings_do_not_pass_as_equivalent(simulate: ModuleType) -> None:
+    """6.0 % of 20,000 replicates before the caution of `seeded`, 4.6 % of 10,000 now; 3,000 know 4.6 % to 0.4 points."""
+    made = simulate.Cell(500, 1, 0.01, seeds=12, deviation=0.0, shared=0.5)
+    rates = simulate.error_rates(made, {"paired": simulate.METHODS["seeds"]["paired"]}, replicates=3000, seed=5)["paired"]
+    assert rates[0] <= 0.055
 
 
 def test_rows_that_move_together_taken_alone_err_often(simulate: ModuleType) -> None:
