@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..adapters import PREFIX, AdapterArgs, adapter_shapes
 from ..config import ModelArgs
 from . import ops
+from .arrays import trains
 from .cpu.lora import Mask, lora_linear
 from .random_keys import KEYS
 
@@ -45,13 +46,15 @@ class LoRALinear(nn.Module):
         self.linear = linear
         self.dropout = Dropout(dropout)
         self.scale = scale
+        self.input_trains = True  # whether anything before it does
         self.lora_a = mx.zeros((inputs, r))
         self.lora_b = mx.zeros((r, outputs))
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., in] -> [..., out] in the dtype of x."""
         if ops.is_ours(x):
-            return lora_linear(self.linear, x, self.lora_a, self.lora_b, self.scale, self.dropout.mask(x.shape))
+            mask = self.dropout.mask(x.shape)
+            return lora_linear(self.linear, x, self.lora_a, self.lora_b, self.scale, mask, input_trains=self.input_trains)
         # The scale is applied on the narrow side of the product, which saves a pass over the wide side.
         low = self.scale * (self.dropout(x) @ self.lora_a)
         whole: mx.array = self.linear(x)
@@ -79,7 +82,25 @@ def add_lora(
         whole[parameter] = whole[parameter].astype(mx.float32)
         if trainable:
             whole.unfreeze(keys=[parameter], recurse=False)
+    for first in _first_layers(model):
+        if isinstance(first, LoRALinear):
+            first.input_trains = False
     set_adapter_tensors(model, tensors)
+
+
+def _first_layers(model: Any) -> list[nn.Module]:
+    """The layers before which nothing trains: of the tower, the projector and the decoder, up to the first that trains."""
+    image_side, decoder = model.model.vision_embed_tokens, model.model
+    tower = image_side.img_processor.vision_model
+    first: list[nn.Module] = []
+    if not any(map(trains, (tower.embeddings, tower.pre_layrnorm))):
+        for layer in tower.encoder.layers[:1]:  # a tower of one layer uses none
+            first += layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+    if not any(map(trains, (tower, image_side.glb_GN, image_side.sub_GN))):
+        first.append(image_side.img_projection[0])
+    if not any(map(trains, (image_side, decoder.embed_tokens))):
+        first.append(decoder.layers[0].self_attn.qkv_proj)
+    return first
 
 
 def model_module(model: nn.Module, name: str) -> nn.Module:

@@ -23,9 +23,19 @@ class Mask(NamedTuple):
 
 
 def lora_linear(
-    linear: Callable[[mx.array], mx.array], x: mx.array, a: mx.array, b: mx.array, scale: float, mask: Mask | None = None
+    linear: Callable[[mx.array], mx.array],
+    x: mx.array,
+    a: mx.array,
+    b: mx.array,
+    scale: float,
+    mask: Mask | None = None,
+    *,
+    input_trains: bool = True,
 ) -> mx.array:
-    """linear(x) + scale * (dropped x a) b, of a layer that does not train; a [in, r], b [r, out]."""
+    """linear(x) + scale * (dropped x a) b, of a layer that does not train; a [in, r], b [r, out].
+
+    input_trains: whether anything before it trains; else the gradient of x, which nothing needs, is given as zeros.
+    """
 
     def dropped(x: mx.array) -> mx.array:
         return x if mask is None else mask(x)
@@ -37,16 +47,22 @@ def lora_linear(
     @whole.vjp
     def gradient(primals: Sequence[mx.array], d: mx.array, _: Any) -> tuple[mx.array, ...]:
         x, a, b = primals
-        of_x = linear.input_gradient(d) if isinstance(linear, CPUQuantizedLinear) else _input_gradient(linear, x, d)
         low = scale * (d @ b.T)  # [..., r]
-        of_x = mx.addmm(of_x, low, a.T) if mask is None else of_x + mask(low @ a.T)
+        of_x = cut(_of_input(linear, x, d, low, a, mask)) if input_trains else mx.zeros_like(x)
         flat_x, flat_d = dropped(x).reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
         of_a, of_b = flat_x.T @ low.reshape(-1, low.shape[-1]), (scale * (flat_x @ a)).T @ flat_d
-        return cut(of_x), cut(of_a), cut(of_b)
+        return of_x, cut(of_a), cut(of_b)
 
     return cast(mx.array, whole(x, a, b))
 
 
-def _input_gradient(linear: Callable[[mx.array], mx.array], x: mx.array, d: mx.array) -> mx.array:
-    gradient: mx.array = mx.vjp(lambda x: [linear(x)], [x], [d])[1][0]
-    return gradient
+def _of_input(
+    linear: Callable[[mx.array], mx.array], x: mx.array, d: mx.array, low: mx.array, a: mx.array, mask: Mask | None
+) -> mx.array:
+    """The gradient of x; low: that of what a gives."""
+    through: mx.array
+    if isinstance(linear, CPUQuantizedLinear):
+        through = linear.input_gradient(d)
+    else:
+        through = mx.vjp(lambda x: [linear(x)], [x], [d])[1][0]
+    return mx.addmm(through, low, a.T) if mask is None else through + mask(low @ a.T)

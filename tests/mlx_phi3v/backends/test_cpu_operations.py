@@ -128,6 +128,25 @@ def test_a_linear_layer_with_lora_and_its_gradients(
         assert_near(one, other, 64 * max(1.0, float(np.abs(other).max())), 2 * product_tolerance(64))
 
 
+def test_a_first_layer_with_lora_gives_its_own_gradients_alone(rng: np.random.Generator) -> None:
+    layer = LoRALinear(nn.Linear(64, 48), 3, 0.0, 0.5)
+    a, b, x = (mx.array(rng.standard_normal(size).astype(np.float32)) for size in ((64, 3), (3, 48), (7, 64)))
+    d = mx.array(rng.standard_normal((7, 48)).astype(np.float32))
+
+    def product(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        layer.lora_a, layer.lora_b = a, b
+        values: mx.array = layer(x)
+        return values
+
+    found = []
+    for layer.input_trains in (True, False):
+        found.append(gradients_and_value(product, [x, a, b], d))
+    (whole, of_x, *others), (same, none, *same_others) = found
+    assert np.abs(of_x).max() > 1 and not none.any()
+    for one, other in zip((whole, *others), (same, *same_others), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_dropped_input_is_the_low_product_s_alone(rng: np.random.Generator) -> None:
     layer = LoRALinear(nn.Linear(8, 4, bias=False), 2, 0.5, 1.0)
     layer.lora_a, layer.lora_b = mx.ones((8, 2)), mx.ones((2, 4))

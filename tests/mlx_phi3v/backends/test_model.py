@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_phi3v.adapters import AdapterArgs, init_adapter
+from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import Backend, OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, Example, ExampleMaker, collate
 from mlx_phi3v.checkpoint.layout import expected_tensors, is_quantized, is_unused
@@ -185,6 +185,27 @@ def test_frozen_modules_get_no_gradient_on_mlx(checkpoint: Path) -> None:
     backend.accumulate(batch_of(checkpoint))
     names = list(dict(tree_flatten(backend.grads)))
     assert len(names) == 2 * 2 and all(".qkv_proj.lora_" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("targets", "saved", "first"),
+    [
+        (LANGUAGE, (), {"layers.0.self_attn.qkv_proj"}),
+        (LANGUAGE, ("embed_tokens",), set()),
+        ((*LANGUAGE, *PROJECTOR), (), {"img_projection.0"}),
+        ((*LANGUAGE, *PROJECTOR, *VISION), (), {f"vision_model.encoder.layers.0.self_attn.{x}_proj" for x in "qkv"}),
+        (("o_proj",), (), set()),
+    ],
+)
+def test_the_gradient_ends_at_the_first_layer_that_trains_on_mlx(
+    checkpoint: Path, targets: tuple[str, ...], saved: tuple[str, ...], first: set[str]
+) -> None:
+    pytest.importorskip("mlx")
+    backend: Any = load_backend("mlx", checkpoint, dtype="float32")
+    adapter = AdapterArgs(r=4, target_modules=targets, modules_to_save=saved)
+    backend.set_adapter(adapter, init_adapter(backend.config, adapter, 0), trainable=True)
+    ended = {name for name, module in backend.model.named_modules() if getattr(module, "input_trains", True) is False}
+    assert len(ended) == len(first) and all(any(name.endswith(one) for name in ended) for one in first)
 
 
 def test_a_batch_without_photos_trains_an_adapted_tower(load: Load, checkpoint: Path) -> None:

@@ -111,7 +111,7 @@ KERNEL_FAULTS: dict[str, tuple[Plant, str, str]] = {
         replaced("cpu.norms", "_dots", lambda dots: lambda a, b: 2 * dots(a, b)), "rms_norm", "RMS norm"),
     "a chunk of a residual sum left out": (replaced("cpu.residual", "in_rows", without_a_chunk), "residual", "residual sum"),
     "LoRA scaled twice": (
-        replaced("lora", "lora_linear", lambda lora: lambda *given: lora(*given[:4], 2 * given[4], *given[5:])),
+        replaced("lora", "lora_linear", lambda lora: lambda *of, **named: lora(*of[:4], 2 * of[4], *of[5:], **named)),
         "lora", "LoRA"),
     "rotation the wrong way": (
         replaced("cpu.rotary", "_rotate", lambda rotate: lambda x, cos, sin, *, back: rotate(x, cos, sin, back=not back)),
