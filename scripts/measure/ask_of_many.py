@@ -6,8 +6,8 @@
 The prompt shows photos of the built-in catalogue, each followed by a tag of one word, and ends with one of the tags; the answer
 is that product's category. So the category must be seen in a photo (by the built-in model's image side, frozen) and found by
 its tag, up to 131,072 positions back. `train` tunes all weights of a decoder of three layers on prompts of up to 12 photos,
-about 1,050 tokens, which take the short RoPE factors; `ask` asks of as many photos as fit, which the training never saw, about
-places all over the prompt.
+about 1,050 tokens, half of them with the RoPE factors of long texts; `ask` asks of as many photos as fit, which the training
+never saw, about places all over the prompt, which is read once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,21 @@ from narrow_model import POSITIONS, write_narrow
 
 from data.sample.brands import get_brand
 from data.sample.products import draw_product
+from mlx_phi3v.answer_batch import AnswerBatch, RowState
 from mlx_phi3v.backend import Backend, load_backend
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.crops import ProcessedImage, image_token_count, process_image
-from mlx_phi3v.decoding import generate
 from mlx_phi3v.photo import open_photo
+from mlx_phi3v.prefix_cache import PrefixCache
 from mlx_phi3v.prompts import IGNORE, PromptProcessor
+from mlx_phi3v.sampling import Sampling
 
 SEED, BOS = 5, 1
 MOST = 12  # photos of a prompt in training
+WORDS = 2048  # token ids: at 131,072 positions each of 1,541 photos has a tag of its own
 SLOW = 0.5  # share of the frequencies that the last layer leaves out
 SHARP = 12.0  # how much larger its queries are than its keys
+CACHE_BYTES = 1 << 30  # of what has been read: twice what 131,072 tokens take
 UNSEEN = 100_000  # number of the first product that is only asked about
 
 
@@ -51,8 +56,7 @@ class Album:
         products = [draw_product(get_brand("sample"), SEED, first + i) for i in range(count)]
         names = [str(product.row["category3_code"]) for product in products]
         prompts = PromptProcessor(backend.folder)
-        vocabulary = backend.config.vocab_size
-        one_word = [i for i in range(3, vocabulary) if prompts.tokenizer.id_to_token(i) and i not in prompts.stop_ids]
+        one_word = [i for i in range(3, backend.config.vocab_size) if i not in prompts.stop_ids]
         self.end = prompts.stop_ids[0]
         self.categories = sorted(CATEGORIES)
         # The last words of the vocabulary are the answers, the others tags.
@@ -65,11 +69,11 @@ class Album:
             features = backend.vision_features(image.distinct_crops)
             self.photos.append(ProcessedImage(np.zeros((0, 3, 336, 336), np.float32), image.grid, features=features))
 
-    def prompt(self, chosen: np.ndarray, asked: np.ndarray, random: np.random.Generator) -> tuple[Example, int]:
-        """A prompt that shows these photos and asks about those at the places `asked`, and the last answer, which it lacks."""
-        tags = random.permutation(self.tags)[: len(chosen)]
+    def prompt(self, chosen: np.ndarray, asked: np.ndarray, tags: np.ndarray) -> tuple[Example, int]:
+        """A prompt that shows these photos with these tags and asks about those at the places `asked`, and the last answer,
+        which it lacks."""
         ids, labels = [[BOS]], [[IGNORE]]
-        for k, (photo, tag) in enumerate(zip(chosen, tags), start=1):
+        for k, (photo, tag) in enumerate(zip(chosen, tags, strict=True), start=1):
             tokens = image_token_count(self.photos[photo].grid, self.vision)
             ids.append([-k] * tokens + [int(tag), BOS])
             # Read off each photo as well: after its tag comes its category, as a label alone.
@@ -97,7 +101,7 @@ def training_rows(album: Album, rows: int, most: int, random: np.random.Generato
     """Prompts that ask about all of their photos, with the answers."""
     for _ in range(rows):
         chosen = random.choice(len(album), int(random.integers(2, most + 1)), replace=False)
-        example, answer = album.prompt(chosen, random.permutation(len(chosen)), random)
+        example, answer = album.prompt(chosen, random.permutation(len(chosen)), random.permutation(album.tags)[: len(chosen)])
         yield Example("row", np.append(example.input_ids, answer), np.append(example.labels, answer), example.images)
 
 
@@ -142,7 +146,7 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
 
     begin = not folder.exists()
     if begin:
-        write_narrow(folder, hidden=160, heads=2, layers=3, theta=1e6)
+        write_narrow(folder, hidden=160, heads=2, layers=3, theta=1e6, vocabulary=WORDS)
     backend: Any = load_backend("torch", folder, dtype="float32")
     began = time.perf_counter()
     album = Album(backend, 0, photos, 1)
@@ -159,7 +163,9 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
     window: list[list[float]] = []
     most, lately = 3 if begin else MOST, 0.0  # photos of a prompt, and the share of right answers
+    short, long = model.model.config, replace(model.model.config, original_max_position_embeddings=1)
     for step in range(1, steps + 1):
+        model.model.config = long if step % 2 else short  # which RoPE factors a prompt takes
         if lately > 0.75 and most < MOST:
             most, lately = most + 1, 0.6
         batch = collate(list(training_rows(album, rows, most, random)), backend.config)
@@ -193,7 +199,7 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
 
 
 def ask(folder: Path, backend: str, sizes: list[int], questions: int, num_crops: int, kv_bits: int | None) -> None:
-    """Ask about photos all over prompts of so many tokens; a line of JSON each."""
+    """Ask about photos all over a prompt of so many tokens, which is read once; a line of JSON each."""
     loaded = load_backend(backend, folder, dtype="float32", kv_bits=kv_bits)
     random = np.random.Generator(np.random.PCG64(SEED + 1))
     [photo] = Album(loaded, UNSEEN, 1, num_crops).photos
@@ -201,20 +207,24 @@ def ask(folder: Path, backend: str, sizes: list[int], questions: int, num_crops:
     album = Album(loaded, UNSEEN, (min(max(sizes), POSITIONS) - 4) // each, num_crops)
     for size in sizes:
         photos = (min(size, POSITIONS) - 4) // each
+        chosen, tags = random.permutation(len(album))[:photos], random.permutation(album.tags)[:photos]
+        prefixes = PrefixCache(loaded.config, CACHE_BYTES)
         right, took, tokens = [], [], 0
         for question in range(questions):
-            chosen = random.permutation(len(album))[:photos]
             place = int((question + random.random()) * photos / questions)
-            example, answer = album.prompt(chosen, np.array([place]), random)
+            example, answer = album.prompt(chosen, np.array([place]), tags)
             began = time.perf_counter()
-            [found] = generate(loaded, [example], max_new_tokens=1, stop_ids=())
+            row = RowState(example, Sampling(), 1)
+            AnswerBatch(loaded, [row], (), prefixes=prefixes).step()
             took.append(time.perf_counter() - began)
             tokens = len(example.input_ids)
-            right.append((place, found.token_ids == [answer]))
+            right.append((place, row.answer.token_ids == [answer]))
         say(
             backend=backend, tokens=tokens, photos=photos, right=sum(hit for _, hit in right), of=questions,
-            wrong_at=[place for place, hit in right if not hit], s=round(float(np.median(took)), 1), peak_gb=peak_gb(),
-            kv_bits=kv_bits,
+            wrong_at=[place for place, hit in right if not hit], first_s=round(took[0], 1),
+            next_s=round(float(np.median(took[1:])), 2) if took[1:] else None, 
+            reused=prefixes.reused,
+            peak_gb=peak_gb(), kv_bits=kv_bits,
         )  # fmt: skip
 
 

@@ -24,11 +24,22 @@ def long_factors(width: int, theta: float) -> list[float]:
 
 
 def write_narrow(
-    folder: Path, *, layers: int = 2, heads: int = 2, hidden: int = 64, theta: float = 10000.0, seed: int = 0
+    folder: Path,
+    *,
+    layers: int = 2,
+    heads: int = 2,
+    hidden: int = 64,
+    theta: float = 10000.0,
+    vocabulary: int | None = None,
+    seed: int = 0,
 ) -> Path:
-    """Write a random checkpoint, fp32, whose image side is the built-in model's where its width is; the folder."""
+    """Write a random checkpoint, fp32, whose image side is the built-in model's where its width is; the folder.
+
+    vocabulary: token ids, more than the tokenizer's; by default as many.
+    """
     tiny = resolve_model("tiny")
     config = json.loads((tiny / "config.json").read_text())
+    config["vocab_size"] = vocabulary or config["vocab_size"]
     config |= {
         "hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": heads, "max_position_embeddings": POSITIONS, "original_max_position_embeddings": ORIGINAL,
