@@ -26,36 +26,27 @@ def is_worth_it(q: mx.array, k: mx.array) -> bool:
     return LEAST <= q.shape[2] <= k.shape[2]
 
 
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, *, causal: bool, padding: Sequence[int] | None = None
-) -> mx.array:
-    """softmax(scale * q k^T) v of [B, h, T, D] and [B, g, S, D].
-
-    padding: keys at the start of each row that no query sees; a query among them gets zeros.
-    """
-    attend = _make(scale, causal, tuple(padding or (0,) * len(q)))
-    values: mx.array = attend(q, k, v)[0]
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, *, causal: bool) -> mx.array:
+    """softmax(scale * q k^T) v of [B, h, T, D] and [B, g, S, D]."""
+    values: mx.array = _make(scale, causal)(q, k, v)[0]
     return values.transpose(0, 2, 1, 3)
 
 
 class _Block(NamedTuple):
-    """Queries start to end, which see keys first to last; the last of them in falling steps where `steps`."""
+    """Queries start to end, which see the keys up to `last`; the last of them in falling steps where `steps`."""
 
     start: int
     end: int
-    first: int
     last: int
     steps: bool
 
 
-def _blocks(queries: int, keys: int, causal: bool, padding: int) -> Iterator[_Block]:
-    """Those of one row; none for queries in its padding."""
-    before = keys - queries
-    begin = max(0, padding - before) if causal else 0
-    count = -(-(queries - begin) // _rows(keys))
+def _blocks(queries: int, keys: int, causal: bool) -> Iterator[_Block]:
+    """Those of one row."""
+    count = -(-queries // _rows(keys))
     for i in range(count):
-        start, end = (begin + (queries - begin) * j // count for j in (i, i + 1))
-        yield _Block(start, end, padding, before + end if causal else keys, causal)
+        start, end = (queries * j // count for j in (i, i + 1))
+        yield _Block(start, end, keys - queries + end if causal else keys, causal)
 
 
 def _rows(keys: int) -> int:
@@ -87,7 +78,7 @@ def _into(room: Floats, one: Floats, other: Floats) -> Floats:
 
 def _scores(q: Floats, k: Floats, block: _Block, room: Floats) -> Floats:
     """[queries, keys seen] in `room`, minus infinity where hidden; q is scaled."""
-    scores = _into(room, q, k[block.first : block.last].T)
+    scores = _into(room, q, k[: block.last].T)
     size = block.end - block.start
     if block.steps:
         np.copyto(scores[:, -size:], -np.inf, where=_hidden(size))
@@ -95,21 +86,21 @@ def _scores(q: Floats, k: Floats, block: _Block, room: Floats) -> Floats:
 
 
 @cache
-def _make(scale: float, causal: bool, padding: tuple[int, ...]) -> Callable[..., tuple[mx.array, ...]]:
+def _make(scale: float, causal: bool) -> Callable[..., tuple[mx.array, ...]]:
     @mx.custom_function
     def attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, ...]:
         """The attended values [B, T, h, D], and each query's log of summed exponentials [B, h, T]."""
-        return _forward(view(q), view(k), view(v), scale, causal, padding)
+        return _forward(view(q), view(k), view(v), scale, causal)
 
     @attend.vjp
     def gradient(primals: Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> tuple[Any, ...]:
         q, k, v, d_values, values, sums = map(view, (*primals, cotangents[0], *outputs))
-        return _backward(q, k, v, d_values, values, sums, scale, causal, padding)
+        return _backward(q, k, v, d_values, values, sums, scale, causal)
 
     return cast(Callable[..., tuple[mx.array, ...]], attend)
 
 
-def _forward(q: Floats, k: Floats, v: Floats, scale: float, causal: bool, padding: Sequence[int]) -> tuple[mx.array, ...]:
+def _forward(q: Floats, k: Floats, v: Floats, scale: float, causal: bool) -> tuple[mx.array, ...]:
     b, heads, queries, width = q.shape
     values, sums = np.zeros((b, queries, heads, width), np.float32), np.zeros((b, heads, queries), np.float32)
 
@@ -117,14 +108,14 @@ def _forward(q: Floats, k: Floats, v: Floats, scale: float, causal: bool, paddin
         row, head = divmod(i, heads)
         keys, these = (_together(x[row, head * x.shape[1] // heads]) for x in (k, v))
         scaled, room = q[row, head] * np.float32(scale), _room(queries, len(keys))
-        for block in _blocks(queries, len(keys), causal, padding[row]):
+        for block in _blocks(queries, len(keys), causal):
             here = slice(block.start, block.end)
             weights = _scores(scaled[here], keys, block, room)
             highest = weights.max(axis=1, keepdims=True)
             weights -= highest
             np.exp(weights, out=weights)
             total = weights.sum(axis=1, keepdims=True)
-            np.divide(weights @ these[block.first : block.last], total, out=values[row, here, head])
+            np.divide(weights @ these[: block.last], total, out=values[row, here, head])
             sums[row, head, here] = (highest + np.log(total))[:, 0]
 
     in_threads(work, b * heads, products=True)
@@ -133,7 +124,7 @@ def _forward(q: Floats, k: Floats, v: Floats, scale: float, causal: bool, paddin
 
 def _backward(
     q: Floats, k: Floats, v: Floats, d_values: Floats, values: Floats, sums: Floats,
-    scale: float, causal: bool, padding: Sequence[int],
+    scale: float, causal: bool,
 ) -> tuple[mx.array, ...]:  # fmt: skip
     """dS = P * (dO v^T - rowsum(dO * O)), as for any softmax."""
     b, heads, queries, _ = q.shape
@@ -147,8 +138,8 @@ def _backward(
         room, more_room = _room(queries, len(keys)), _room(queries, len(keys))
         for head in range(group * each, (group + 1) * each):
             scaled = q[row, head] * np.float32(scale)
-            for block in _blocks(queries, len(keys), causal, padding[row]):
-                here, seen = slice(block.start, block.end), slice(block.first, block.last)
+            for block in _blocks(queries, len(keys), causal):
+                here, seen = slice(block.start, block.end), slice(block.last)
                 d_out = _together(d_values[row, here, head])
                 weights = _scores(scaled[here], keys, block, room)
                 weights -= sums[row, head, here, None]
