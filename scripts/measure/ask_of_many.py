@@ -40,6 +40,7 @@ MOST = 12  # photos of a prompt in training
 WORDS = 2048  # token ids: at 131,072 positions each of 1,541 photos has a tag of its own
 SLOW = 0.5  # share of the frequencies that the last layer leaves out
 SHARP = 12.0  # how much larger its queries are than its keys
+SHARPER = 4.0  # and how much larger still once it is trained, as far more photos are asked about than were seen in training
 CACHE_BYTES = 1 << 30  # of what has been read: twice what 131,072 tokens take
 UNSEEN = 100_000  # number of the first product that is only asked about
 
@@ -139,6 +140,11 @@ def lookup_layer(model: Any, album: Album, begin: bool) -> Callable[[], None]:
     return tidy
 
 
+def last_queries(model: Any) -> Any:
+    """The weights of the last layer's queries, to be changed in place."""
+    return model.model.layers[-1].self_attn.qkv_proj.weight.data.chunk(3)[0]
+
+
 def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None:
     """Tune the decoder, or go on with one that is there, and store it; a line of JSON every 25 steps."""
     import torch
@@ -153,6 +159,8 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
     say(photos=len(album), categories=CATEGORIES, encode_s=round(time.perf_counter() - began, 1))
     random = np.random.Generator(np.random.PCG64(SEED))
     model = backend.model
+    if not begin:
+        last_queries(model).div_(SHARPER)
     tidy = lookup_layer(model, album, begin)
     tuned = {
         name: p.requires_grad_()
@@ -194,6 +202,7 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
             loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
             say(step=step, photos=most, loss=loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
             window = []
+    last_queries(model).mul_(SHARPER)
     stored = load_file(folder / "model.safetensors")
     save_file(stored | {name: p.detach().clone() for name, p in tuned.items()}, folder / "model.safetensors", {"format": "pt"})
 
