@@ -168,7 +168,7 @@ def test_commands_that_answer_pass_the_flag_on(
         raise UserError("loaded")
 
     package, module, arguments = {
-        "generate": ("mlx_phi3v.generate", "mlx_phi3v.generate", ["--question", "What?"]),
+        "generate": ("mlx_phi3v.generate", "mlx_phi3v.question", ["--question", "What?"]),
         "serve": ("mlx_phi3v.serve.__main__", "mlx_phi3v.serve.models", ["--port", "0"]),
         "predict": (
             "eval.predict.__main__",

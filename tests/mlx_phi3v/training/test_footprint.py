@@ -85,7 +85,7 @@ def test_memory_grows_with_depth_by_what_is_counted() -> None:
     tokens, tiny_tower = 128, VisionArgs(32, 64, 2, 2, patch_size=84)
     for again in (False, True):
         training, peaks = replace(CPU, grad_checkpoint=again), {}
-        for layers in (2, 6):
+        for layers in (3, 6):  # with two the peak of a checkpointed step is in the first, whose input takes no gradient
             config = ModelArgs(300, 256, 512, layers, 4, 4, vision=tiny_tower)
             backend = random_model(config, "float32")
             backend.set_adapter(FROZEN, init_adapter(config, FROZEN, 0), trainable=True)
