@@ -7,7 +7,7 @@ import math
 import numpy as np
 import scipy
 
-from .statistics import PairedProportion, tango_score
+from .statistics import PairedProportion, bisect, tango_score
 
 _GRID = 40  # numbers of discordant rows at which the border is solved; between them it is interpolated
 _REACH = 7  # standard deviations of the number of discordant rows
@@ -48,7 +48,4 @@ def border(discordant: float, n: float, effective: float, margin: float, z: floa
         return low - 1.0
     if not outside(high):
         return high
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if outside(middle) else (middle, high)
-    return low
+    return bisect(lambda gap: not outside(gap), low, high)

@@ -15,7 +15,7 @@ import scipy
 
 from ..compare.counted_power import border, counted_power
 from ..compare.power import ALPHA, POWER, power_beyond
-from ..compare.statistics import PairedProportion, Spread, normal_quantile
+from ..compare.statistics import PairedProportion, Spread, bisect, normal_quantile
 
 MOST_ROWS = 10_000_000
 MOST_TRAININGS = 200
@@ -183,7 +183,4 @@ def loss_found(measure: Measure, rows: Rows, gates: int) -> float | None:
     low, high = measure.margin, 0.5
     if not found(high):
         return None
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high
+    return bisect(lambda loss: not found(loss), low, high, steps=20)

@@ -19,7 +19,7 @@ from .clustered import clustered, clustered_mean, sign_flip
 from .effective import EffectiveEstimate, EffectiveMean, EffectiveProportion
 from .estimators import Bools, Floats, MacroF1, Mean, Median, Statistic, finite
 from .paired import JudgedDifference, PairedDifference, PairedProportion, PairedResamples, Scalable
-from .proportions import Interval, mcnemar, normal_cdf, normal_quantile, tango, tango_beyond, tango_score, wilson
+from .proportions import Interval, bisect, mcnemar, normal_cdf, normal_quantile, tango, tango_beyond, tango_score, wilson
 from .resampling import bootstrap, percentile_interval, resample_weights
 from .seeded import seeded, seeded_difference, seeded_estimate, seeded_mean
 from .spread import Ints, Spread, cluster_totals, cluster_variance
@@ -43,6 +43,7 @@ __all__ = [
     "Scalable",
     "Spread",
     "Statistic",
+    "bisect",
     "bootstrap",
     "cluster_totals",
     "cluster_variance",
