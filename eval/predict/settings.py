@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_phi3v.backend_names import BACKENDS, DTYPES, default_backend
+from mlx_phi3v import shared_options
+from mlx_phi3v.backend_names import BACKENDS, default_backend
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_ROWS, MAX_SEED, MAX_TOKENS
@@ -24,14 +25,12 @@ class PredictConfig:
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
     adapter: str | None = option(None, help="LoRA adapter or training run; none scores the base model", path=True)
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
-    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    dtype: str | None = shared_options.compute_dtype()
     attn_implementation: str = option(
         "sdpa", help="torch only: attention kernel (for the noise floor)", choices=("sdpa", "eager")
     )
-    kv_bits: int | None = option(
-        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
-    )
-    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
+    kv_bits: int | None = shared_options.kv_bits()
+    compile: bool = shared_options.compiled_step()
     split: str = option("test", help="split to answer")
     limit: int | None = option(None, help="only the first rows", at_least=1, at_most=MAX_ROWS)
     shard: str | None = option(None, help="i/n: only every n-th row from the i-th on (from 1), for several machines")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_phi3v.backend_names import BACKENDS, DTYPES, default_backend
+from mlx_phi3v import shared_options
+from mlx_phi3v.backend_names import BACKENDS, default_backend
 from mlx_phi3v.cli import option
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import MAX_BATCH, MAX_RESAMPLES, MAX_ROWS, MAX_SEED, MAX_TOKENS
@@ -31,7 +32,7 @@ class ReceiptConfig:
     split: str | None = option(None, help="split to answer; by default test, else validation")
     output: Path | None = option(None, help="folder for the receipt; by default AFTER", writes="folder")
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
-    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    dtype: str | None = shared_options.compute_dtype()
     batch_size: int = option(4, help="rows answered together; does not change the answers", at_least=1, at_most=MAX_BATCH)
     max_new_tokens: int = option(96, help="longest answer, in tokens", at_least=1, at_most=MAX_TOKENS)
     seed: int = option(0, help="seed of the bootstrap", at_least=0, at_most=MAX_SEED)

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend_names import BACKENDS, DTYPES, default_backend
+from .. import shared_options
+from ..backend_names import BACKENDS, default_backend
 from ..cli import option
 from ..errors import UserError
-from ..ranges import MAX_BATCH, MAX_CROPS, MAX_GB, MAX_TOKENS
+from ..ranges import MAX_BATCH, MAX_GB, MAX_TOKENS
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,200}")  # unreserved in a URL
 
@@ -24,15 +25,10 @@ class ServeConfig:
         None, help="a second model, shown beside the first: an adapter or training run of --model, or another model", path=True
     )
     backend: str = option(default_backend(), help="framework to run on", choices=BACKENDS)
-    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
-    kv_bits: int | None = option(
-        None, help="bits of a cached key or value, 8 or 4; by default as computed", at_least=4, at_most=8
-    )
-    compile: bool = option(False, help="compile the step of a token, once for each of a few shapes; pays on some machines")
-    num_crops: int | None = option(
-        None, help="most crops a photo is cut into; by default as in training, else the model's own",
-        at_least=1, at_most=MAX_CROPS,
-    )  # fmt: skip
+    dtype: str | None = shared_options.compute_dtype()
+    kv_bits: int | None = shared_options.kv_bits()
+    compile: bool = shared_options.compiled_step()
+    num_crops: int | None = shared_options.answered_crops()
     max_new_tokens: int = option(
         1024, help="longest answer that a request may ask for, in tokens", at_least=1, at_most=MAX_TOKENS
     )

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..backend_names import BACKENDS, DTYPES, Dtype, default_backend
+from .. import shared_options
+from ..backend_names import BACKENDS, Dtype, default_backend
 from ..cli import check_ranges, option
 from ..errors import UserError
 from ..loggers.choice import LOGGERS, PROJECT, chosen
@@ -36,7 +37,7 @@ class TrainConfig:
     output: Path = option(help="folder for checkpoints and log", writes="folder")
     model: str = option("tiny", help="checkpoint folder, hub id, or 'tiny' (built in)", path=True)
     backend: str = option(default_backend(), help="framework to train on", choices=BACKENDS)
-    dtype: str | None = option(None, help="compute dtype; by default fp32 on a CPU, bf16 on an accelerator", choices=DTYPES)
+    dtype: str | None = shared_options.compute_dtype()
     resume: bool = option(False, help="continue from OUTPUT/last, bit for bit; what only saves memory may change")
     epochs: float = option(
         1.0, help="passes over the training rows", heading="How long and how fast", above=0, at_most=1_000_000
@@ -102,7 +103,7 @@ class TrainConfig:
     save_every: int = option(200, help="optimiser steps between checkpoints", at_least=1, at_most=MAX_STEPS)
     mlx_adapter: bool = option(False, help="write the best adapter as mlx-vlm and mlx-lm read it too, into OUTPUT/mlx")
     upload_repo: str | None = option(None, help="upload the best adapter to this repository of the hub, OWNER/NAME")
-    public: bool = option(False, help="let everyone see that repository, where it is made; private otherwise")
+    public: bool = shared_options.public()
     json: bool = option(False, help="progress as JSON lines on stdout")
     report_to: tuple[str, ...] = option(
         (), help=f"where the run is shown: {', '.join(LOGGERS)}, several with commas; by default OUTPUT/log.jsonl alone",
