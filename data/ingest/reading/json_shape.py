@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ _TURNS = ("messages", "conversations")
 _WRAPPERS = ("node", "item", "product", "_source", "row", "attributes")
 # What is one row, whatever lists are in it: a file of LabelMe and a project of VIA, see `labelled_pictures`.
 _WHOLE = ({"shapes", "imagePath"}, {"_via_img_metadata"})
+_PHPMYADMIN = re.compile(rb'\s*"type"\s*:\s*"header"')
 _VIA_KEYS = {"filename", "regions", "file_attributes"}
 _AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta"})
 # Lists of columns, which stand beside the rows of pandas and of the hub's viewer.
@@ -108,7 +110,10 @@ def _next_sign(file: IO[bytes]) -> bytes:
 
 def _of_list(file: IO[bytes]) -> JsonShape:
     """A list of objects, of lists of these (the pages of a scrape), or of lists of which the first has the names."""
-    if _next_sign(file) != b"[":
+    sign = _next_sign(file)
+    if sign == b"{" and _PHPMYADMIN.match(file.read(200)):
+        return JsonShape(prefix="item.data.item", note="its rows are those of the tables that phpMyAdmin exported")
+    if sign != b"[":
         return JsonShape()
     return JsonShape(prefix="item.item", note="its rows are in lists of lists") if _next_sign(file) == b"{" else _BY_COLUMNS
 

@@ -109,3 +109,8 @@ def test_a_decimal_comma_that_other_values_show_settles_what_a_dot_means(
 )
 def test_no_comma_is_taken_without_need_or_where_a_value_contradicts(values: tuple[str, ...], tmp_path: Path) -> None:
     assert prices(tmp_path, *values) == [None]
+
+
+def test_prices_in_hundredths_are_no_prices_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert columns(table(tmp_path, "title;price_cents;image", "Shirt;1990;p0.jpg", "Hat;990;p1.jpg")) == {"title": "title"}
+    assert "price_cents looks like prices in hundredths" in capsys.readouterr().err
