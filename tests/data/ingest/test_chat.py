@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.ingest.chat_rows import Conversation, read_conversation
+from data.ingest.chat_rows import Conversation, is_conversation, read_conversation
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from data.ingest.row import RowError
@@ -49,8 +49,29 @@ FORMS: dict[str, dict[str, Any]] = {
     "ms-swift": {"query": f"<image>{Q}", "response": A, "history": [], "images": ["a.png"]},
     "mlx-vlm": {"image": "a.png", "question": Q, "answer": A},
     "trl": {"images": ["a.png"], "prompt": [user({"type": "image"}, text(Q))], "completion": [SAID]},
+    "gemini": {"contents": [{"role": "user", "parts": [{"text": Q}, {"fileData": {"fileUri": "a.png"}}]},
+                            {"role": "model", "parts": [{"text": A}]}]},
+    "cauldron": {"images": ["a.png"], "texts": [{"user": Q, "assistant": A, "source": "x"}]},
+    "docvqa": {"image": "a.png", "question": Q, "answers": [A, "another"]},
+    "vqa": {"image": "a.png", "question": Q, "answers": [{"answer": A, "answer_confidence": "yes"}]},
+    "paligemma": {"image": "a.png", "prefix": Q, "suffix": A},
     "text of json": {"image": "a.png", "messages": json.dumps([{"role": "user", "content": Q}, SAID])},
-}
+}  # fmt: skip
+
+
+def test_what_the_system_says_in_a_column_comes_before_the_question() -> None:
+    told = {
+        "images": ["a.png"],
+        "conversations": [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup"}],
+    }
+    for row in (told | {"system": "Be brief."}, told | {"systemInstruction": {"parts": [{"text": "Be brief."}]}}):
+        found = read_conversation(row)
+        assert not isinstance(found, RowError) and found.turns[0].question == "Be brief. What?"
+
+
+@pytest.mark.parametrize("column", ["contents", "texts"])
+def test_a_shop_may_have_a_column_named_like_a_form_of_chat(column: str) -> None:
+    assert not is_conversation([column, "title", "price", "image"])
 
 
 @pytest.mark.parametrize("form", FORMS)
