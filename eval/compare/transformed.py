@@ -102,7 +102,8 @@ def _renamed(name: str, a: FieldColumn, b: FieldColumn) -> Iterator[str]:
     for left, counts in pairs.items():
         right, count = counts.most_common(1)[0]
         rows = counts.total()
-        if right != left and rows >= max(_LEAST_ROWS // 2, 0.01 * len(a.true)) and count >= _NEARLY_ALL * rows:
+        often = rows >= max(_LEAST_ROWS // 2, 0.01 * len(a.true)) and count >= _NEARLY_ALL * rows
+        if right != left and often:
             found.append((count, rows, left, right))
     if not found or sum(count for count, *_ in found) < _LEAST_ROWS:
         return
@@ -110,7 +111,10 @@ def _renamed(name: str, a: FieldColumn, b: FieldColumn) -> Iterator[str]:
         f"{_quoted(r)} for A's {_quoted(x)} in {c:,} of {n:,} rows" for c, n, x, r in sorted(found, reverse=True)[:_SHOWN]
     )
     more = f" and {len(found) - _SHOWN} more values" if len(found) > _SHOWN else ""
-    yield f"B's {name} has other names: {listed}{more}"
+    # A's own names in place of its others are other answers, unless the names change places.
+    moved = {left for *_, left, _ in found}
+    are_names = all(right not in pairs or right in moved for *_, right in found)
+    yield f"B's {name} {'has other names' if are_names else 'differs from A in one way'}: {listed}{more}"
 
 
 def _swapped_fields(data: PairedRuns) -> Iterator[str]:

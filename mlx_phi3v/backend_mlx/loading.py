@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -35,17 +36,15 @@ def load(
     if config.quantization:
         quantize_language(model, config.quantization)
     target = getattr(mx, dtype)
-    files = {info.file for info in tensors.values()}
+    used = {name: info for name, info in tensors.items() if not is_unused(name, config)}
     arrays: dict[str, mx.array] = {}
-    for file in sorted(files):
+    for file in sorted({info.file for info in used.values()}):
         arrays |= cast(dict[str, mx.array], mx.load(str(file)))
     weights = []
-    with FiniteCheck(dtype) as finite:
-        for name, info in tensors.items():
-            if is_unused(name, config):
-                continue
+    with FiniteCheck(used, dtype) as finite:
+        for name, info in used.items():
             array = arrays.pop(name)
-            finite.add(stored_bits(array), info.dtype, name, info.file)
+            finite.add(name, info, partial(stored_bits, array))
             weights.append((parameter_name(name), array if array.dtype == mx.uint32 else array.astype(target)))
             mx.eval(weights[-1][1])  # one by one, so that the stored and the cast copy are never both whole
     del arrays, array

@@ -42,10 +42,11 @@ def load(
         model = Phi3VForCausalLM(config, attn_implementation)
     target = getattr(torch, dtype)
     weights = {}
-    with FiniteCheck(dtype) as finite:
+    used = {name: info for name, info in tensors.items() if not is_unused(name, config)}
+    with FiniteCheck(used, dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
-                weights[parameter_name(name)] = read_tensor(name, tensors, config, finite).to(device=device, dtype=target)
+                weights[parameter_name(name)] = read_tensor(name, used, config, finite).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
     return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
@@ -66,8 +67,7 @@ def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, fi
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
-        info = tensors[key]
-        finite.add(tensor.contiguous().view(_BITS[tensor.element_size()]).numpy(), info.dtype, key, info.file)
+        finite.add(key, tensors[key], lambda: tensor.contiguous().view(_BITS[tensor.element_size()]).numpy())
         return tensor
 
     if config.quantization and is_quantized(name):

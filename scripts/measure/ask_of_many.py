@@ -38,6 +38,7 @@ from mlx_phi3v.sampling import Sampling
 SEED, BOS = 5, 1
 MOST = 12  # photos of a prompt in training
 WORDS = 2048  # token ids: at 131,072 positions each of 1,541 photos has a tag of its own
+THETA = 1e8  # of RoPE: the slower half of its frequencies turn by less than a fifteenth within 131,072 positions
 SLOW = 0.5  # share of the frequencies that the last layer leaves out
 SHARP = 12.0  # how much larger its queries are than its keys
 SHARPER = 4.0  # and how much larger still once it is trained, as far more photos are asked about than were seen in training
@@ -152,7 +153,7 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
 
     begin = not folder.exists()
     if begin:
-        write_narrow(folder, hidden=160, heads=2, layers=3, theta=1e6, vocabulary=WORDS)
+        write_narrow(folder, hidden=160, heads=2, layers=3, theta=THETA, vocabulary=WORDS)
     backend: Any = load_backend("torch", folder, dtype="float32")
     began = time.perf_counter()
     album = Album(backend, 0, photos, 1)
