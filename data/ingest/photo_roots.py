@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlx_phi3v.files import scratch_of
 
+from .near_names import nearest
+
 # What Label Studio's server puts before a file that was uploaded (and eight digits before its name), or is read from a folder.
 _UPLOADED = re.compile(r"/data/upload/(?:\d+/)?")
 _UPLOAD_MARK = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -35,12 +37,18 @@ class PhotoRoots:
     def find(self, name: str) -> Path | None:
         """The file that a path means, or None. Raises OSError, ValueError or RuntimeError for what cannot be a path.
 
-        Backslashes, a leading slash (site-relative) and the prefixes of Label Studio's server are understood. Of an
-        absolute path of another machine as much of the end is taken as is found below the given folder.
+        Backslashes, a leading slash (site-relative), a query and the prefixes of Label Studio's server are understood. Of
+        an absolute path of another machine as much of the end is taken as is found below the given folder. Where there is
+        no such file, one whose name differs in case, Unicode form or suffix alone is taken (see `nearest`).
         """
-        for path in self._candidates(_local(name)):
+        name = _local(name)
+        for path in self._candidates(name):
             if path.is_file() and self._may_read(path):
                 return path
+        for root in (self.given, self.own):
+            near = nearest(root, name) if root is not None else None
+            if near is not None and self._may_read(near):
+                return near
         return None
 
     def _may_read(self, path: Path) -> bool:
@@ -77,6 +85,8 @@ def _below(root: Path, name: str, *, search: bool) -> Iterator[Path]:
     yield root / relative
     if "%" in relative:
         yield root / unquote(relative)
+    if "?" in relative:  # a.jpg?width=100
+        yield root / unquote(relative.partition("?")[0])
     if (upload := _UPLOADED.match(plain)) is not None:
         file = plain[upload.end() :]
         yield root / file
