@@ -141,6 +141,22 @@ def lookup_layer(model: Any, album: Album, begin: bool) -> Callable[[], None]:
     return tidy
 
 
+def tags_apart(model: Any, tags: Any) -> Any:
+    """The loss of looking for each of these tags [n] among all of them, by the last layer's queries and keys of each head.
+
+    A prompt of the training shows a dozen tags, one that is asked about later over a thousand: here all meet all.
+    """
+    import torch
+
+    layer, config = model.model.layers[-1], model.config
+    query, key, _ = layer.self_attn.qkv_proj.weight.chunk(3)
+    words = layer.input_layernorm(model.model.embed_tokens.weight[tags])
+    asked, shown = ((words @ side.T).view(len(tags), -1, config.head_dim).transpose(0, 1) for side in (query, key))
+    scores = asked @ shown.transpose(1, 2) * config.head_dim**-0.5
+    places = torch.arange(len(tags)).repeat(len(scores))
+    return torch.nn.functional.cross_entropy(scores.flatten(0, 1), places)
+
+
 def last_queries(model: Any) -> Any:
     """The weights of the last layer's queries, to be changed in place."""
     return model.model.layers[-1].self_attn.qkv_proj.weight.data.chunk(3)[0]
@@ -171,6 +187,7 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
     optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
     window: list[list[float]] = []
+    every_tag = torch.tensor(album.tags)
     most, lately = 3 if begin else MOST, 0.0  # photos of a prompt, and the share of right answers
     short, long = model.model.config, replace(model.model.config, original_max_position_embeddings=1)
     for step in range(1, steps + 1):
@@ -190,7 +207,8 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
         # A word that asks shows no photo of its own: before the last layer it is to say nothing.
         silent = model.lm_head(model.model.norm(states[-2][:, :-1][places][asked]))
         nothing = torch.nn.functional.cross_entropy(silent, torch.full((len(silent),), album.end))
-        (losses[asked].mean() + losses[~asked].mean() + 0.5 * nothing).backward()
+        apart = tags_apart(model, every_tag)
+        (losses[asked].mean() + losses[~asked].mean() + 0.5 * nothing + apart).backward()
         torch.nn.utils.clip_grad_norm_(list(tuned.values()), 1.0)
         optimizer.step()
         tidy()
@@ -198,10 +216,12 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
         optimizer.zero_grad(set_to_none=True)
         right = (logits.argmax(-1) == shifted[places]).float()
         lately += 0.1 * (float(right[asked].mean()) - lately)
-        window.append([float(losses[asked].mean().detach()), float(right[asked].mean()), float(right[~asked].mean())])
+        window.append(
+            [float(losses[asked].mean().detach()), float(apart.detach()), *(float(right[x].mean()) for x in (asked, ~asked))]
+        )
         if step % 25 == 0 or step == steps:
-            loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
-            say(step=step, photos=most, loss=loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
+            loss, tag_loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
+            say(step=step, photos=most, loss=loss, tags=tag_loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
             window = []
     last_queries(model).mul_(SHARPER)
     stored = load_file(folder / "model.safetensors")
