@@ -2,7 +2,8 @@
 
 Read are `messages` (OpenAI, Qwen, Hugging Face), `conversations` (LLaVA), `contents` (Gemini), `texts` (Cauldron), `query` and
 `response` with `history` (ms-swift), `question` and `answer` (mlx-vlm) or `answers` (DocVQA), `prompt` and `completion` (TRL),
-`prefix` and `suffix` (PaliGemma). Photos are named inside `content`, by placeholders in the text, or in a column of the row.
+`prefix` and `suffix` (PaliGemma), `prompt` and `chosen` (preferences). Photos are named inside `content`, by placeholders in
+the text, or in a column of the row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .values import unpacked
 _ANY_TABLES = ("contents", "texts")  # of conversations only where nothing else says what the rows are
 MESSAGES = ("messages", "conversations", "conversation", *_ANY_TABLES)
 PAIRS = (("query", "response"), ("question", "answer"), ("prompt", "completion"), ("prompt", "response"),
-         ("instruction", "output"), ("instruction", "response"), ("prefix", "suffix"), ("question", "answers"))  # fmt: skip
+         ("instruction", "output"), ("instruction", "response"), ("prefix", "suffix"), ("question", "answers"),
+         ("prompt", "chosen"), ("question", "chosen"), ("input", "output"))  # fmt: skip
 PHOTOS = ("images", "image", "image_path", "image_url", "image_paths", "photo", "picture")
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "model": "assistant",
@@ -110,7 +112,7 @@ def _listed(row: Mapping[str, Any]) -> list[Any]:
                 listed += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
         extra = row.get("input") if asks == "instruction" else None
         text = f"{asked} {extra}" if isinstance(asked, str) and isinstance(extra, str) else asked
-        answered = _first_answer(answered)
+        answered = _first_answer(_chosen(row, answered))
         return [*listed, {"role": "user", "content": text}, {"role": "assistant", "content": answered}]
     return [None]
 
@@ -124,7 +126,7 @@ def _system(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _role(item: Mapping[str, Any]) -> str | None:
-    return _ROLES.get(str(item.get("role", item.get("from"))))
+    return _ROLES.get(str(item.get("role", item.get("from"))).casefold())
 
 
 def _both_sides(item: Any) -> list[Any]:
@@ -132,6 +134,13 @@ def _both_sides(item: Any) -> list[Any]:
     if isinstance(item, Mapping) and "assistant" in item and "user" in item:
         return [{"role": role, "content": item[role]} for role in ("user", "assistant")]
     return [item]
+
+
+def _chosen(row: Mapping[str, Any], answered: Any) -> Any:
+    """An answer that is a place in a list of choices, from 0, as that choice."""
+    listed = unpacked(next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None))
+    place = isinstance(answered, int) and not isinstance(answered, bool) and isinstance(listed, list)
+    return listed[answered] if place and 0 <= answered < len(listed) else answered
 
 
 def _first_answer(answered: Any) -> Any:

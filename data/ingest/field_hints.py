@@ -27,33 +27,54 @@ _WORDS = {
     "price": r"pri[cxs]|prei|prec|preç|prez|prij|cen[ay]|hinta|fiyat|цен|価|价|價|vk\b|uvp|rrp|msrp|amount|betrag|montant",
 }
 _NO_PRICE = re.compile(r"weig|gewi|poids|peso|wid|hei|len|dep|lat|lon|rat|scor|disc|rabat|qty|quan|stock|size|%", re.I)
+# Prices that are not what the customer pays for one.
+_NOT_ASKED = re.compile(
+    r"cost|einkauf|\bek\b|achat|purchase|compra|acquisto|old|compare|was|before|previous|list|rrp|msrp|uvp|wholesale|grund|base"
+    r"|unit|per|kg|ship|versand|porto|frais|min|max|range|currency|type|note",
+    re.I,
+)
 _HUNDREDTHS = re.compile(r"price.*(cents|minor)|(cents|minor).*price|unit_amount|amount_cents", re.I)
 _NO_TEXT = re.compile(r"https?://|\.(jpe?g|png|webp|gif)\b", re.I)
 
 
-def note_missing_fields(fields: Mapping[str, Any], rows: Iterable[RawRow], columns: Sequence[str], source: str) -> None:
-    """Say which columns look like a usual field that no name gave. Raises UserError where there is no field at all."""
+def with_fields_by_value(
+    fields: Mapping[str, Any], rows: Iterable[RawRow], columns: Sequence[str], source: str
+) -> dict[str, Any]:
+    """The fields that usual names gave, with the price that one other column alone looks like; both are said.
+
+    Raises UserError where there is no field at all.
+    """
     values = [row.values for row in itertools.islice(rows, _LOOKED_AT) if not isinstance(row.values, RowError)]
     used = {name for spec in fields.values() for name in (spec.get("columns") or [spec.get("column")])}
     have = {"title" if name == "name" else name for name in fields}
     nested = dict.fromkeys(path for row in values[:_LOOKED_AT_PATHS] for path in leaf_paths(row) if path not in columns)
-    found: dict[str, str] = {}
-    for field in _WORDS.keys() - have:
-        names = (*columns, *(nested if field == "price" else ()))
-        left = (name for name in names if name not in used | set(found.values()))
-        if (alike := next((name for name in left if _looks_like(field, name, values)), None)) is not None:
+    found: dict[str, list[str]] = {}
+    for field in [name for name in KINDS_OF_USUAL if name in _WORDS and name not in have]:
+        names = [name for name in (*columns, *(nested if field == "price" else ())) if name not in used]
+        if alike := [name for name in names if [name] not in found.values() and _looks_like(field, name, values)]:
             found[field] = alike
     if "price" not in have | found.keys() and (small := next(filter(_HUNDREDTHS.search, columns), None)):
         note(f"{small} looks like prices in hundredths, which are not learned: give a column of whole units")
-    if not found and fields:
-        return
-    flags = {name: (spec.get("columns") or [spec["column"]], spec.get("kind", "text")) for name, spec in fields.items()}
-    flags |= {name: ([found[name]], KINDS_OF_USUAL[name]) for name in KINDS_OF_USUAL if name in found}
-    said = " ".join(_flag(name, *spec) for name, spec in (flags or {"title": ([columns[0]], "text")}).items())
     if not fields:
+        said = " ".join(_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items())
+        said = said or _flag("title", columns[:1], "text")
         raise UserError(f"{source} has the columns {', '.join(columns)}; say which to learn, for instance --field {said}")
-    listed = ", ".join(f"{column} looks like {name}" for name, column in sorted(found.items()))
-    note(f"learned is what has a usual name ({', '.join(fields)}); {listed}: --field {said} learns all")
+    sure = [name for name in found.get("price", []) if re.search(_WORDS["price"], name, re.I) and not _NOT_ASKED.search(name)]
+    learned = dict(fields)
+    if len(sure) == 1:
+        note(f"price is read from {sure[0]}, by its name and the values there; --field says otherwise")
+        learned["price"] = {"column": sure[0], "kind": "number"}
+        del found["price"]
+    if found:
+        _propose(learned, found)
+    return learned
+
+
+def _propose(fields: Mapping[str, Any], found: Mapping[str, Sequence[str]]) -> None:
+    said = [_flag(name, spec.get("columns") or [spec["column"]], spec.get("kind", "text")) for name, spec in fields.items()]
+    said += [_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items()]
+    listed = ", ".join(f"{alike[0]} looks like {name}" for name, alike in found.items())
+    note(f"learned is what has a usual name ({', '.join(fields)}); {listed}: --field {' '.join(said)} learns all")
 
 
 def _flag(name: str, columns: Sequence[str], kind: str) -> str:

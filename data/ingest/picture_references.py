@@ -178,8 +178,8 @@ def as_url(reference: Any) -> str | None:
     text = reference.strip()
     if text.startswith("//"):
         text = "https:" + text
-    # A Windows path such as C:\photo.jpg has a one-letter "scheme".
-    return text if len(_scheme(text)) > 1 and "://" in text else None
+    # A Windows path such as C:\photo.jpg has a one-letter "scheme"; a file: URL is a path (see `PhotoRoots`).
+    return text if len(_scheme(text)) > 1 and "://" in text and _scheme(text) != "file" else None
 
 
 def _scheme(text: str) -> str:

@@ -24,7 +24,7 @@ from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
 from .currencies import read_rates
 from .decimal_commas import with_decimal_commas
-from .field_hints import note_missing_fields
+from .field_hints import with_fields_by_value
 from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .join import JoinedTable
@@ -165,7 +165,7 @@ def _with_known_columns(
     if "image" not in keys and settings.preset != "none":
         keys |= photos_by_value(settings, rows, columns)
     if settings.preset is None and not own.get("fields") and export is None and table.kind != "images":
-        note_missing_fields(keys.get("fields") or {}, rows, columns, settings.source)
+        keys["fields"] = with_fields_by_value(keys.get("fields") or {}, rows, columns, settings.source)
     return keys, export
 
 

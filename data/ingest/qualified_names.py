@@ -12,7 +12,7 @@ from .currencies import find_sign
 _CUT = re.compile(r"[\s,;/()\[\]_.:-]+")
 _WITH_TAX = {
     *("ttc", "brutto", "gross", "incl", "inkl", "inc", "including", "inclusive", "incluido", "incluida", "inclus", "incluse"),
-    *("inclusa", "compris", "税込", "税込み", "含税"),
+    *("inclusa", "compris", "with", "mit", "税込", "税込み", "含税"),
 }
 _WITHOUT_TAX = {
     *("ht", "netto", "net", "excl", "exkl", "ex", "excluding", "hors", "sin", "sans", "zzgl", "senza", "esclusa", "escluso"),

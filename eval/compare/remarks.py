@@ -10,6 +10,7 @@ from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .decoded_pixels import PixelChange
 from .misjoined import Misjoined
+from .other_files import other_files_remarks
 from .paired_runs import PairedRuns
 from .spelling import spelling_remarks
 from .transformed import transformed_remarks
@@ -29,6 +30,8 @@ def make_remarks(
         remarks.append(misjoined.sentence())
     else:
         remarks += transformed_remarks(data)
+    if not any("shuffled" in remark for remark in remarks):
+        remarks += other_files_remarks(data)
     remarks += spelling_remarks(data)
     if pixels:
         remarks.append(pixels.sentence())

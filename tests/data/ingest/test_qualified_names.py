@@ -72,9 +72,21 @@ def test_other_words_beside_a_price_are_no_price(name: str, tmp_path: Path) -> N
 def test_a_column_that_looks_like_a_field_without_a_usual_name_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = table(tmp_path, "Title;Weight;Endkundenbetrag;image", "Chair;1,50;19,90 €;p0.jpg", "Bench;2,50;129,00 €;p1.jpg")
+    path = table(tmp_path, "Title;Weight;Endkunde;image", "Chair;1,50;19,90 €;p0.jpg", "Bench;2,50;129,00 €;p1.jpg")
     assert columns(path) == {"title": "Title"}
-    assert "Endkundenbetrag looks like price: --field title=Title:text price=Endkundenbetrag:number" in capsys.readouterr().err
+    assert "Endkunde looks like price: --field title=Title:text price=Endkunde:number" in capsys.readouterr().err
+
+
+def test_the_one_column_that_is_a_price_by_name_and_values_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path, "Title;Purchase price;Endkundenpreis;image", "Chair;9,50;19,90;p0.jpg", "Bench;99,50;129,00;p1.jpg")
+    assert columns(path) == {"title": "Title", "price": "Endkundenpreis"}
+    assert "price is read from Endkundenpreis, by its name and the values there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", ["Purchase price", "Price of shipping", "My price;Your price", "Price text"])
+def test_a_price_of_other_things_and_a_choice_between_two_are_left_to_the_user(names: str, tmp_path: Path) -> None:
+    cells = ";".join(["on request" if "text" in names else "9,50"] * (names.count(";") + 1))
+    assert columns(table(tmp_path, f"Title;{names};image", f"Chair;{cells};p0.jpg")) == {"title": "Title"}
 
 
 def test_nothing_is_said_where_nothing_looks_like_a_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

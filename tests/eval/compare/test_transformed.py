@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
@@ -122,3 +123,32 @@ def test_of_runs_that_differ_by_chance_nothing_is_said(
     a, b = (honest(seed, right=share, steps=steps) for seed, share in enumerate(right))
     found = against(tmp_path, b, reference=a, hashes={"adapter": "another"})
     assert not [remark for remark in found.remarks if remark.startswith(("A", "B")) or "other rows" in remark]
+
+
+CHANGES: dict[str, tuple[Callable[[Image.Image], Image.Image], dict[str, Any], str]] = {
+    "half": (lambda image: image.resize((32, 24)), {}, "B's are 0.5 times as wide and high as A's"),
+    "encoded": (lambda image: image, {"format": "JPEG", "quality": 20}, "B's are of the same size, encoded again"),
+    "turned": (lambda image: image.transpose(Image.Transpose.ROTATE_90), {}, "B's are turned by 90 degrees"),
+    "cut": (lambda image: image.crop((0, 0, 48, 48)), {}, "B's are cut or padded to another shape"),
+    "others": (lambda image: Image.fromarray(255 - np.asarray(image)), {}, "they show other things"),
+    "metadata": (lambda image: image, {"compress_level": 1}, "they hold the same pixels"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_how_photo_files_differ_is_said_where_they_lie_here(what: str, tmp_path: Path) -> None:
+    change, kept, sentence = CHANGES[what]
+    runs = []
+    for side in "ab":
+        rows = copy.deepcopy(ROWS[:20])
+        for row in rows[:3]:
+            row["image"] = str(tmp_path / side / f"{row['id']}.photo")
+            row["fingerprints"] = row["fingerprints"] | {"file": f"{side}{row['id']}"}
+        runs.append(write_run(tmp_path / side, rows))
+        random = np.random.default_rng(0)
+        for row in rows[:3]:
+            image = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+            with open(row["image"], "wb") as file:
+                (change(image) if side == "b" else image).save(file, **({"format": "PNG"} | (kept if side == "b" else {})))
+    remarks = compare_runs(*runs, resamples=20).remarks
+    assert f"the photo files differ in 3 of 20 rows: {sentence} (3 of the 3 photos looked at)" in remarks
