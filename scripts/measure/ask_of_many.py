@@ -221,7 +221,8 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
         )
         if step % 25 == 0 or step == steps:
             loss, tag_loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
-            say(step=step, photos=most, loss=loss, tags=tag_loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
+            seconds = round(time.perf_counter() - began, 1)
+            say(step=step, photos=most, loss=loss, tags=tag_loss, right=answered, seen=seen, s=seconds)
             window = []
     last_queries(model).mul_(SHARPER)
     stored = load_file(folder / "model.safetensors")
