@@ -48,13 +48,7 @@ def load(
     with FiniteCheck(used, dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
-<<<<<<< HEAD
-                weights[parameter_name(name)] = read_tensor(name, used, config, finite).to(device=device, dtype=target)
-=======
-                weights[parameter_name(name)] = read_tensor(name, tensors, config, finite, device).to(
-                    device=device, dtype=target
-                )
->>>>>>> device
+                weights[parameter_name(name)] = read_tensor(name, used, config, finite, device).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
     return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
