@@ -54,8 +54,9 @@ class MLXBackend:
     name = "mlx"
 
     def __init__(
-        self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0, compiled: bool = False
-    ) -> None:
+        self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0, compiled: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:  # fmt: skip
         """compiled: whether the step of one token is, see `CompiledStep`."""
         self.model = model
         self.kv_bits = kv_bits
@@ -68,7 +69,7 @@ class MLXBackend:
         self.grads: Any = None
         self.losses: list[PassLoss] = []  # of the passes since the last update
         self.scores_on_device = not on_cpu()
-        self.ranks = Ranks()
+        self.ranks = ranks or Ranks()
         self.compiled: CompiledGradient | None = None
         self.compiled_step = CompiledStep(model, kv_bits) if compiled else None
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))
@@ -204,11 +205,14 @@ class MLXBackend:
         ids = tokens if isinstance(tokens, mx.array) else mx.array(tokens)
         if self.compiled_step:
             return scores(self.compiled_step(cache, ids), on_device=self.scores_on_device)
+        # MLX: CUDA's attention of one token without a mask takes keys that fill their array to its end for all of it, and reads
+        # them from its first column on; here they begin where padding was dropped (sdpa's `unslice_kv`).
+        plain = cache.valid.all() and (not self.scores_on_device or cache.layers[0].start == 0)
         hidden = self.model.model(
             self.model.model.embed_tokens(ids[:, None]),
             mx.array(cache.lengths - 1)[:, None],
             mx.array(cache.lengths),
-            None if cache.valid.all() else mx.array(cache.valid)[:, None, None],
+            None if plain else mx.array(cache.valid)[:, None, None],
             cache.layers,
         )
         return self._scores(hidden)

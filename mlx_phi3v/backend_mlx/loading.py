@@ -13,20 +13,23 @@ from ..checkpoint.headers import open_checkpoint
 from ..checkpoint.layout import is_unused
 from ..config import load_model_config
 from ..kv_cache import check_kv_bits
+from ..ranks import TIMEOUT
 from .arrays import stored_bits
 from .backend import MLXBackend
 from .model import Phi3VForCausalLM, parameter_name
 from .ops import on_cpu
 from .quantized import quantize_language
+from .ranks import Ranks
 
 
 def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, kv_bits: int | None = None,
-    compiled: bool = False,
+    compiled: bool = False, rank_timeout: float = TIMEOUT,
 ) -> MLXBackend:  # fmt: skip
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on Metal or CUDA accelerator_dtype, else bf16.
 
     kv_bits: of cached keys and values; None: as they are computed. compiled: whether the step of one token is compiled.
+    rank_timeout: see `Ranks`.
     """
     config = load_model_config(folder)
     bits = check_kv_bits(config, kv_bits)
@@ -51,4 +54,4 @@ def load(
     model.load_weights(weights)  # strict: every parameter of the model, and no other
     model.freeze()
     model.eval()
-    return MLXBackend(model, config, folder, dtype, bits, compiled)
+    return MLXBackend(model, config, folder, dtype, bits, compiled, Ranks(rank_timeout))

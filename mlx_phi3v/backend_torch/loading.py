@@ -12,6 +12,7 @@ from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
 from ..kv_cache import check_kv_bits
+from ..ranks import TIMEOUT
 from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
@@ -24,16 +25,17 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat1
 
 def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa",
-    kv_bits: int | None = None, compiled: bool = False,
+    kv_bits: int | None = None, compiled: bool = False, rank_timeout: float = TIMEOUT,
 ) -> TorchBackend:  # fmt: skip
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16.
 
     kv_bits: of cached keys and values; None: as they are computed. compiled: whether the step of one token is compiled.
+    rank_timeout: see `Ranks`.
     """
     config = load_model_config(folder)
     bits = check_kv_bits(config, kv_bits)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
-    ranks = Ranks()
+    ranks = Ranks(rank_timeout)
     device = ranks.device
     dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
     if device.type == "cuda":
@@ -46,7 +48,7 @@ def load(
     with FiniteCheck(used, dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
-                weights[parameter_name(name)] = read_tensor(name, used, config, finite).to(device=device, dtype=target)
+                weights[parameter_name(name)] = read_tensor(name, used, config, finite, device).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
     return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
@@ -61,8 +63,14 @@ def finish_model(model: Phi3VForCausalLM, config: ModelArgs, device: torch.devic
     model.eval()
 
 
-def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck) -> torch.Tensor:
-    """One tensor of the checkpoint, unpacked where it is quantised; what is stored goes to `finite`."""
+def read_tensor(
+    name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck, device: torch.device
+) -> torch.Tensor:
+    """One tensor of the checkpoint, unpacked where it is quantised, by CUDA where that is the device, else by the CPU.
+
+    What is stored goes to `finite`.
+    """
+    unpacks = device if device.type == "cuda" else torch.device("cpu")
 
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
@@ -72,5 +80,6 @@ def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, fi
 
     if config.quantization and is_quantized(name):
         stem = name.removesuffix("weight")
-        return dequantize(read(name), read(stem + "scales"), read(stem + "biases"), config.quantization)
+        weight, scales, biases = (read(key).to(unpacks) for key in (name, stem + "scales", stem + "biases"))
+        return dequantize(weight, scales, biases, config.quantization)
     return read(name)
