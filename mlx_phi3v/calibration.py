@@ -1,7 +1,6 @@
 """What `doctor` measured on this machine, and `plan` and `--memory-limit` estimate with from then on.
 
-One small file in the user's cache folder ($MLX_PHI3V_CACHE, $XDG_CACHE_HOME/mlx_phi3v, ~/Library/Caches/mlx_phi3v on a Mac,
-~/.cache/mlx_phi3v), with an entry for each machine and backend: several machines may share a home.
+One small file in the user's cache folder, with an entry for each machine and backend: several machines may share a home.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from .documents import read_as
 from .errors import UserError
 from .files import write_json
 from .progress import note
+from .user_cache import cache_folder
 
 _Share = Annotated[float, msgspec.Meta(gt=0, le=2)]
 
@@ -49,14 +49,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def path() -> Path:
     """Where the file is, or would be."""
-    own, shared = os.environ.get("MLX_PHI3V_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        folder = Path(own)
-    elif shared and os.path.isabs(shared):  # a relative one is to be ignored, says the specification
-        folder = Path(shared) / "mlx_phi3v"
-    else:
-        folder = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "mlx_phi3v"
-    return folder / "calibration.json"
+    return cache_folder() / "calibration.json"
 
 
 def machine() -> str:
@@ -87,7 +80,7 @@ def _gpus() -> list[str]:
 def _entries() -> list[Calibration]:
     """All entries; none where there is no file, or one that cannot be read, which is reported."""
     file = path()
-    if not file.exists():
+    if not os.path.exists(file):  # Path.exists raises where a folder above may not be entered
         return []
     try:
         return read_as(file, "calibration", _File).calibrations

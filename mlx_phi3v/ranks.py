@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import signal
 import threading
 import time
 import zlib
@@ -21,6 +22,8 @@ from .errors import UserError, say_line
 from .interrupts import end_children
 
 LOST = "the connection to another rank was lost: it has ended, and said why"
+ALONE = contextlib.nullcontext()  # instead of `meeting`, where there is nobody to meet
+TIMEOUT = 600.0  # seconds that ranks wait for each other, unless --rank-timeout says otherwise
 _NO_LIMIT = float("inf")
 
 
@@ -104,10 +107,33 @@ class TimeLimit:
             while True:
                 left = self._ends_at - time.monotonic()
                 if left <= 0:
-                    self._leave()
+                    self.leave()
                 self._changed.wait(None if left == _NO_LIMIT else min(left, threading.TIMEOUT_MAX))
 
-    def _leave(self) -> NoReturn:
+    def leave(self) -> NoReturn:
+        """End this process with the sentence."""
         say_line(f"error: {self._sentence()}")
         end_children()
         os._exit(1)
+
+
+@contextlib.contextmanager
+def meeting(seconds: float) -> Iterator[None]:
+    """Wait in this block for ranks that may never start, for at most `seconds`: then this process ends as by `TimeLimit`.
+
+    MLX keeps Python's lock while it waits for a connection, so that no thread of Python runs. A signal ends that wait.
+    """
+    limit = TimeLimit(
+        seconds, lambda: f"the other ranks were not all there after {seconds:g} s; start all of them at about the same time"
+    )
+    alarm = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    before = signal.signal(signal.SIGALRM, lambda *_: limit.leave()) if alarm else None
+    try:
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        with limit.waiting():
+            yield
+    finally:
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)

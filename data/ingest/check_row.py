@@ -141,6 +141,9 @@ def urls_to_fetch(checks: RowChecks, row: RawRow) -> list[str]:
 
 def checked_fields(checks: RowChecks, values: Mapping[str, Any], notes: list[Note]) -> dict[str, str | float | None]:
     """The task's fields of a row; what was done to them is added to `notes`. Raises RejectedError."""
+    if checks.chat is not None and checks.field_names == ("answer",):
+        # What a conversation answers is learned as it is: JSON and HTML are what is asked for, and "None" may be right.
+        return {"answer": normalise(str(values["answer"])) or None}
     try:
         return {
             field.name: field_value(

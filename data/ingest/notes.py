@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import printable
 
+from .currencies import find_sign
 from .mapping import FieldMapping
 
 _SHOWN = 3
@@ -102,8 +103,14 @@ def require_usable(notes: Notes, mapping: FieldMapping, source: str) -> None:
     for field in mapping.fields:
         reasons = notes.of("unread").get(field.name, {})
         if reasons and not notes.read[field.name]:
+            either = "price_ambiguous" in reasons
+            mend = (
+                "1.299 may be one or a thousand: name the currency with --currency, or the mark in YAML (decimal: ',')"
+                if either
+                else "correct its column, currency or decimal mark"
+            )
             raise UserError(
-                f"no {field.name} of {source} can be read: {_counted(reasons)}; correct its column, currency or decimal mark, "
+                f"no {field.name} of {source} can be read: {_counted(reasons)}; {mend}, "
                 "or leave the field out by naming the others with --field"
             )
 
@@ -113,7 +120,8 @@ def require_one_currency(notes: Notes, mapping: FieldMapping, source: str) -> No
     currencies = notes.of("currency")
     for field in mapping.fields:
         found = currencies.get(field.name, {})
-        if len(found) > 1:
+        meant = [sign.codes for name in found if (sign := find_sign(name)) is not None]
+        if len(found) > 1 and not (len(meant) == len(found) and frozenset.intersection(*meant)):
             raise UserError(
                 f"{field.name} of {source} holds several currencies: {_counted(found)}; name one with --currency (prices in "
                 "another are then missing), or give --currency-rates FILE with what one unit of each is worth in it"

@@ -38,7 +38,7 @@ class PhotoRoots:
         Backslashes, a leading slash (site-relative) and the prefixes of Label Studio's server are understood. Of an
         absolute path of another machine as much of the end is taken as is found below the given folder.
         """
-        for path in self._candidates(name):
+        for path in self._candidates(_local(name)):
             if path.is_file() and self._may_read(path):
                 return path
         return None
@@ -56,6 +56,14 @@ class PhotoRoots:
         if self.own is not None:
             yield self.own / Path(name).expanduser()
             yield from _below(self.own, name, search=False)
+
+
+def _local(name: str) -> str:
+    """A `file:` URL as the path that it names; any other name as it is."""
+    if not name.lower().startswith("file:/"):
+        return name
+    path = unquote(urlsplit(name).path)
+    return path[1:] if PureWindowsPath(path[1:]).drive else path
 
 
 def _below(root: Path, name: str, *, search: bool) -> Iterator[Path]:

@@ -54,8 +54,9 @@ class MLXBackend:
     name = "mlx"
 
     def __init__(
-        self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0, compiled: bool = False
-    ) -> None:
+        self, model: Phi3VForCausalLM, config: ModelArgs, folder: Path, dtype: str, kv_bits: int = 0, compiled: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:  # fmt: skip
         """compiled: whether the step of one token is, see `CompiledStep`."""
         self.model = model
         self.kv_bits = kv_bits
@@ -68,7 +69,7 @@ class MLXBackend:
         self.grads: Any = None
         self.losses: list[PassLoss] = []  # of the passes since the last update
         self.scores_on_device = not on_cpu()
-        self.ranks = Ranks()
+        self.ranks = ranks or Ranks()
         self.compiled: CompiledGradient | None = None
         self.compiled_step = CompiledStep(model, kv_bits) if compiled else None
         self._loss_and_grad = nn.value_and_grad(model, lambda *arrays: self.token_loss(*arrays))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import UserError
-from ..ranks import LOST
+from ..ranks import ALONE, LOST, TIMEOUT, meeting
 
 
 class Ranks:
@@ -18,9 +19,11 @@ class Ranks:
     Raises UserError where they cannot meet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        """timeout: seconds to wait for ranks that have not started, see `ranks.meeting`."""
         try:
-            self.group = mx.distributed.init()
+            with meeting(timeout) if "MLX_RANK" in os.environ else ALONE:
+                self.group = mx.distributed.init()
         except RuntimeError as error:
             raise UserError(
                 f"MLX's ranks cannot meet ({str(error).splitlines()[0]}); start them with mlx.launch, or unset MLX_RANK and "

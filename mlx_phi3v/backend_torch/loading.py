@@ -12,6 +12,7 @@ from ..checkpoint.headers import TensorInfo, open_checkpoint
 from ..checkpoint.layout import expected_tensors, is_quantized, is_unused
 from ..config import ModelArgs, load_model_config
 from ..kv_cache import check_kv_bits
+from ..ranks import TIMEOUT
 from .backend import TorchBackend
 from .cuda import set_up_cuda
 from .decoder import RotaryEmbedding
@@ -24,16 +25,17 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # numpy has no bfloat1
 
 def load(
     folder: Path, *, dtype: str | None = None, accelerator_dtype: str | None = None, attn_implementation: str = "sdpa",
-    kv_bits: int | None = None, compiled: bool = False,
+    kv_bits: int | None = None, compiled: bool = False, rank_timeout: float = TIMEOUT,
 ) -> TorchBackend:  # fmt: skip
     """Load a checkpoint folder. dtype None: fp32 on the CPU; on a GPU accelerator_dtype, else bf16.
 
     kv_bits: of cached keys and values; None: as they are computed. compiled: whether the step of one token is compiled.
+    rank_timeout: see `Ranks`.
     """
     config = load_model_config(folder)
     bits = check_kv_bits(config, kv_bits)
     tensors = open_checkpoint(folder, config)  # before the model is built: a wrong size is refused at once
-    ranks = Ranks()
+    ranks = Ranks(rank_timeout)
     device = ranks.device
     dtype = dtype or ("float32" if device.type == "cpu" else accelerator_dtype or "bfloat16")
     if device.type == "cuda":
@@ -42,12 +44,11 @@ def load(
         model = Phi3VForCausalLM(config, attn_implementation)
     target = getattr(torch, dtype)
     weights = {}
-    with FiniteCheck(dtype) as finite:
+    used = {name: info for name, info in tensors.items() if not is_unused(name, config)}
+    with FiniteCheck(used, dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
-                weights[parameter_name(name)] = read_tensor(name, tensors, config, finite, device).to(
-                    device=device, dtype=target
-                )
+                weights[parameter_name(name)] = read_tensor(name, used, config, finite, device).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
     return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
@@ -74,8 +75,7 @@ def read_tensor(
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
-        info = tensors[key]
-        finite.add(tensor.contiguous().view(_BITS[tensor.element_size()]).numpy(), info.dtype, key, info.file)
+        finite.add(key, tensors[key], lambda: tensor.contiguous().view(_BITS[tensor.element_size()]).numpy())
         return tensor
 
     if config.quantization and is_quantized(name):

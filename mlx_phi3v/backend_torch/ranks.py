@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 from ..errors import UserError
-from ..ranks import LOST
+from ..ranks import ALONE, LOST, TIMEOUT, meeting
 from .accelerator import choose_device
 
 _NEVER = datetime.timedelta(days=30)  # `ranks.TimeLimit` ends what takes too long, with a sentence
@@ -26,14 +26,16 @@ class Ranks:
     what cannot be, where the ranks cannot meet, and where the machine runs more ranks than it has GPUs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        """timeout: seconds to wait for ranks that have not started, see `ranks.meeting`."""
         launched = _launched()
         self.device = _own_device() if launched else choose_device()
         if launched and not torch.distributed.is_initialized():
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)  # nccl binds a process to the one that is set
             try:
-                torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_NEVER)
+                with ALONE if os.environ["WORLD_SIZE"] == "1" else meeting(timeout):
+                    torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_NEVER)
             except (RuntimeError, ValueError) as error:
                 raise UserError(
                     f"the ranks cannot meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "

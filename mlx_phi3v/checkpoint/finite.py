@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +12,8 @@ from types import TracebackType
 import numpy as np
 
 from ..errors import UserError
+from . import checked_files
+from .headers import TensorInfo
 
 # Width in bytes, and the bits of the positive infinity: larger patterns are NaN, smaller ones finite. The sign lies above.
 _INFINITY = {"F64": (8, 0x7FF0 << 48), "F32": (4, 0x7F80 << 16), "F16": (2, 0x7C00), "BF16": (2, 0x7F80)}
@@ -50,20 +54,30 @@ def _reaches(bits: np.ndarray, width: int, limit: int) -> bool:
 class FiniteCheck:
     """`require_finite` in a second thread, while the first reads and casts on. Leaving the block waits for what is left.
 
-    At most `_AHEAD` tensors wait beside the one that is checked: so long their memory is held.
+    Files that were found finite before, and are unchanged, are not checked (`checked_files`). At most `_AHEAD` tensors wait
+    beside the one that is checked: so long their memory is held.
     """
 
     _AHEAD = 1
 
-    def __init__(self, target: str | None = None) -> None:
-        """target: see `require_finite`."""
+    def __init__(self, tensors: Mapping[str, TensorInfo], target: str | None = None) -> None:
+        """tensors: all that will be added, by name; target: see `require_finite`."""
         self._target = target
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
+        began = time.time_ns()
+        names: dict[Path, list[str]] = {}
+        for name, info in tensors.items():
+            names.setdefault(info.file, []).append(name)
+        self._files = {file: checked_files.begin(file, of_it, target, began) for file, of_it in names.items()}
 
-    def add(self, bits: np.ndarray, dtype: str, name: str, file: Path) -> None:
-        """Check one tensor, see `require_finite`. Raises the UserError of a tensor added before."""
-        self._waiting.append(self._pool.submit(require_finite, bits, dtype, name, file, self._target))
+    def add(self, name: str, info: TensorInfo, bits: Callable[[], np.ndarray]) -> None:
+        """Check one tensor; `bits` gives what `require_finite` takes. Raises the UserError of a tensor added before."""
+        check = self._files[info.file]
+        if check.believed:
+            return
+        self._waiting.append(self._pool.submit(require_finite, bits(), info.dtype, name, info.file, self._target))
+        check.left.discard(name)
         while len(self._waiting) > self._AHEAD:
             self._waiting.popleft().result()
 
@@ -75,3 +89,4 @@ class FiniteCheck:
         if error is None:
             for done in self._waiting:
                 done.result()
+            checked_files.remember(self._files.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_json, write_text
-from .chat_template import CHAT_TEMPLATE
+from .chat_template import CHAT_TEMPLATE, is_ours
 from .source import MODEL_FILE, model_source
 
 _SOURCE_TEMPLATE = "source_chat_template"  # in tokenizer_config.json: the template that ours replaced, or null
@@ -30,7 +30,7 @@ def restore_chat_template(folder: Path, published: str) -> None:
     settings = folder / "tokenizer_config.json"
     given = read_json(settings, "tokenizer settings") if settings.is_file() else {}
     template = given.pop(_SOURCE_TEMPLATE, published)
-    if given.get("chat_template") != CHAT_TEMPLATE:
+    if not is_ours(given.get("chat_template")):
         return
     if template is None:
         del given["chat_template"]
@@ -45,6 +45,6 @@ def write_model_file(folder: Path) -> None:
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         given = read_json(settings, "tokenizer settings")
-        ours = given.get("chat_template") == CHAT_TEMPLATE
-        source = {} if ours else {_SOURCE_TEMPLATE: given.get("chat_template")}
+        before = given.get("chat_template")
+        source = {} if is_ours(before) else {_SOURCE_TEMPLATE: before}
         write_json(settings, {**given, **source, "chat_template": CHAT_TEMPLATE})

@@ -131,7 +131,7 @@ def _load_base(config: TrainConfig, *, resumed: bool) -> _Base:
     catalogue = Catalogue(config.data)
     split, folder = catalogue.split("train"), resolve_model(config.model)
     say(f"loading {config.model} on {config.backend}", as_json=config.json)
-    backend = load_backend(config.backend, folder, dtype=config.dtype)
+    backend = load_backend(config.backend, folder, dtype=config.dtype, rank_timeout=config.rank_timeout)
     num_crops = choose_num_crops(config, backend.config, resumed=resumed)
     maker = ExampleMaker(PromptProcessor(folder), backend.config, catalogue.task, num_crops, config.max_length)
     return _Base(catalogue, split, backend, base_fingerprint(folder), maker)

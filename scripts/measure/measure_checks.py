@@ -4,8 +4,10 @@
     python scripts/measure/measure_checks.py weights --model CHECKPOINT --cold
     python scripts/measure/measure_checks.py features
 
-Each round loads once without the check and once with it, in changing order. The ratio is that of the fastest loads: a
-busy machine only ever adds to them. `--cold` asks the system to forget the files before each load.
+Each round loads without the check of the weights, with it ("first"), and where the files were found finite before ("again"),
+in changing order: to the loaded model ("load"), and to the first token of an answer to 16 tokens ("token"), which reads what a
+load only mapped. The ratios are those of the fastest to the fastest without: a busy machine only ever adds to them. `--cold`
+asks the system to forget the files before each load.
 """
 
 from __future__ import annotations
@@ -23,37 +25,62 @@ from unittest import mock
 
 import numpy as np
 
-from mlx_phi3v.backend import load_backend
+from mlx_phi3v.backend import Backend, load_backend
+from mlx_phi3v.batches import Example
+from mlx_phi3v.checkpoint import checked_files
 from mlx_phi3v.checkpoint.finite import FiniteCheck
 from mlx_phi3v.checkpoint.hub import resolve_model
+from mlx_phi3v.decoding import generate
 from mlx_phi3v.training.feature_file import FeatureFolder
 
 CROPS, PATCHES, WIDTH = 16, 144, 3072  # of the published model
+IDS = np.full(16, 5, np.int64)
+
+
+def _nothing(*arguments: Any) -> None:
+    pass
 
 
 @contextlib.contextmanager
 def without_checks() -> Iterator[None]:
     """No number and no checksum is looked at."""
     with (
-        mock.patch.object(FiniteCheck, "add", lambda *arguments: None),
+        mock.patch.multiple(FiniteCheck, __init__=_nothing, add=_nothing, __exit__=_nothing),
         mock.patch.object(FeatureFolder, "_metadata", lambda *arguments: {}),
         mock.patch("mlx_phi3v.training.feature_file.np.isfinite", lambda array: np.True_),
     ):
         yield
 
 
-def compare(load: Callable[[], Any], before: Callable[[], None], rounds: int) -> dict[str, float]:
-    """Seconds of the fastest load without and with the checks, and their ratio."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+WAYS = ("without", "first", "again")
+
+
+def compare(load_once: Callable[[], Backend], before: Callable[[], None], rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of the fastest of each way, to the loaded model and to the first token, and their ratios."""
+    load: dict[str, list[float]] = {way: [] for way in WAYS}
+    token: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds):
-        for checked in (False, True) if number % 2 else (True, False):
+        turned = (*WAYS[number % 3 :], *WAYS[: number % 3])
+        for way in turned if number % 2 else reversed(turned):
+            if way == "first":
+                checked_files.path().unlink(missing_ok=True)
+            elif way == "again" and not checked_files.path().exists():
+                load_once()
             before()
-            with contextlib.nullcontext() if checked else without_checks():
+            with without_checks() if way == "without" else contextlib.nullcontext():
                 started = time.perf_counter()
-                load()
-                seconds[checked].append(time.perf_counter() - started)
-    plain, checked_seconds = min(seconds[False]), min(seconds[True])
-    return {"without": round(plain, 4), "with": round(checked_seconds, 4), "ratio": round(checked_seconds / plain, 4)}
+                backend = load_once()
+                load[way].append(time.perf_counter() - started)
+                generate(backend, [Example("row", IDS, np.full_like(IDS, -100), ())], max_new_tokens=1, stop_ids=())
+                token[way].append(time.perf_counter() - started)
+            del backend
+    return {"load": _figures(load), "token": _figures(token)}
+
+
+def _figures(seconds: dict[str, list[float]]) -> dict[str, float]:
+    best = {way: min(found) for way, found in seconds.items()}
+    ratios = {f"{way} / without": round(best[way] / best["without"], 4) for way in WAYS[1:]}
+    return {way: round(value, 4) for way, value in best.items()} | ratios
 
 
 def forget(paths: Sequence[Path]) -> None:
@@ -63,13 +90,22 @@ def forget(paths: Sequence[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def weights(model: str, backend: str, cold: bool, rounds: int) -> dict[str, Any]:
-    """Load a checkpoint."""
+def weights(model: str, backend: str, dtype: str | None, cold: bool, rounds: int) -> dict[str, Any]:
+    """Load a checkpoint. Raises SystemExit where its files were written within seconds: they get no entry."""
     folder = resolve_model(model)
     files = sorted(folder.glob("*.safetensors"))
-    load_backend(backend, folder)  # imports the framework, and fills the page cache
-    found = compare(lambda: load_backend(backend, folder), lambda: forget(files) if cold else None, rounds)
-    return {"backend": backend, "cold": cold, "gb": sum(path.stat().st_size for path in files) / 1e9, **found}
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {"MLX_PHI3V_CACHE": cache}):
+        computed = load_backend(backend, folder, dtype=dtype).dtype  # imports the framework, and fills the page cache
+        if not checked_files.path().exists():
+            raise SystemExit("the files are too new to be remembered; start again in some seconds")
+        found = compare(lambda: load_backend(backend, folder, dtype=dtype), lambda: forget(files) if cold else None, rounds)
+    return {
+        "backend": backend,
+        "dtype": computed,
+        "cold": cold,
+        "gb": sum(path.stat().st_size for path in files) / 1e9,
+        **found,
+    }
 
 
 def features(rounds: int) -> dict[str, Any]:
@@ -102,13 +138,14 @@ def main() -> None:
     parser.add_argument("what", choices=("weights", "features"))
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--backend", default="mlx", choices=("mlx", "torch"))
+    parser.add_argument("--dtype", help="by default the backend's")
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     chosen = parser.parse_args()
     if chosen.what == "features":
         print(json.dumps(features(chosen.rounds)))
     else:
-        print(json.dumps(weights(chosen.model, chosen.backend, chosen.cold, chosen.rounds)))
+        print(json.dumps(weights(chosen.model, chosen.backend, chosen.dtype, chosen.cold, chosen.rounds)))
 
 
 if __name__ == "__main__":

@@ -134,3 +134,26 @@ def test_a_rank_whose_other_one_stands_still_ends(backend: str, tmp_path: Path) 
     (tmp_path / "worker.py").write_text(WORKER)
     ended = launch(backend, [[str(tmp_path / "worker.py"), backend, str(tmp_path), "SIGSTOP", "2"]] * 2, tmp_path, hangs=1)
     assert (ended[0].returncode, ended[0].stderr.splitlines()[-1]) == (1, "error: rank 0 waited")
+
+
+MEETS = """
+import sys
+from mlx_phi3v.errors import run_cli
+
+if sys.argv[1] == "mlx":
+    from mlx_phi3v.backend_mlx.ranks import Ranks
+else:
+    from mlx_phi3v.backend_torch.ranks import Ranks
+
+run_cli(lambda: Ranks(timeout=float(sys.argv[2])) and 0)
+"""
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_rank_whose_other_one_never_starts_ends(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(MEETS)
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)\n")
+    arguments = [[str(tmp_path / "worker.py"), backend, "2"], [str(tmp_path / "hangs.py")]]
+    ended = launch(backend, arguments, tmp_path, hangs=1)
+    sentence = "error: the other ranks were not all there after 2 s; start all of them at about the same time"
+    assert (ended[0].returncode, ended[0].stderr.splitlines()[-1]) == (1, sentence)
