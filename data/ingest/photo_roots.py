@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,11 +23,13 @@ class PhotoRoots:
     """Folders that relative paths start from: the table's own, and the one that the user gave.
 
     A table on this disk may name any photo of it. What comes from elsewhere, a data set of the hub (it has no own folder)
-    or an archive, may name its own photos only, and those below the given folder.
+    or an archive, may name its own photos only, and those below the given folder. near: what `find` took for a path that
+    names no file itself.
     """
 
     own: Path | None
     given: Path | None = None
+    near: list[Path] = field(default_factory=list, compare=False)
 
     @property
     def any(self) -> bool:
@@ -48,6 +50,7 @@ class PhotoRoots:
         for root in (self.given, self.own):
             near = nearest(root, name) if root is not None else None
             if near is not None and self._may_read(near):
+                self.near.append(near)
                 return near
         return None
 

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from data.ingest.ingest_config import IngestConfig
+from data.ingest.notes import value_lines
 from data.ingest.photo_roots import PhotoRoots
+from data.ingest.pipeline import ingest
+from tests.helpers.catalogue import random_picture
 
 
 @pytest.fixture
@@ -103,3 +107,14 @@ def test_a_file_that_comes_later_is_seen(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
     assert roots.find("SUB/a") is not None
+
+
+def test_photos_that_were_found_under_near_names_are_counted(tmp_path: Path) -> None:
+    for i in range(4):
+        random_picture(40, 30, i).save(tmp_path / f"photo {i}.png")
+    rows = [f"hat {i},{name},{i + 5}" for i, name in enumerate(["photo 0.png", "PHOTO 1.png", "photo 2.jpg", "photo 3.png"])]
+    (tmp_path / "s.csv").write_text("\n".join(["title,image,price", *rows]))
+    info = ingest(IngestConfig(str(tmp_path / "s.csv"), tmp_path / "out", processes=1, json=True))
+    assert info["counts"]["kept"] == 4
+    said = list(value_lines(info["values"], 4))
+    assert said == ["2 photos were found under names that differ in case, Unicode form or suffix alone"]
