@@ -11,6 +11,7 @@ from .documents import read_json
 from .errors import UserError
 from .hub.download import download
 from .hub.hub_errors import is_hub_id
+from .misplaced import hint
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SETTINGS_FILE = "settings.json"  # of a training
@@ -35,12 +36,15 @@ def resolve_adapter(path: Path | str, *, hub: bool = True) -> Path:
     hub: whether to ask the hub for what is no folder here. Raises UserError if there is none.
     """
     name, path = str(path), Path(path).expanduser()
+    if path.is_file() and path.name in (CONFIG_FILE, WEIGHTS_FILE, *MLX_WEIGHTS_FILES):
+        path = path.parent  # as tools that take a file name it
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG_FILE).is_file():
             return folder
     if not hub or path.exists() or not is_hub_id(name):
         raise UserError(
-            f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}; give a folder with one"
+            f"--adapter {path} is neither an adapter nor a training run: it has no {CONFIG_FILE}"
+            f"{hint(path, CONFIG_FILE) or '; give a folder with one'}"
         )
     missing = f"--adapter {name} is neither an adapter nor a training run (there is no such folder)"
     folder = download(name, _HUB_FILES, missing)

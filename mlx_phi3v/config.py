@@ -22,6 +22,7 @@ from .config_shapes import (
 )
 from .documents import check_shape, read_as, read_json, shown
 from .errors import UserError
+from .misplaced import MODEL_FILE, hint
 
 CROP_SIZE = 336  # pixels; the side of one crop, fixed by the published image processor
 CROPS_AT_ONCE = 5  # crops that go through a frozen tower together: more take memory and save no time (on a CPU)
@@ -142,7 +143,7 @@ def _read_config(folder: Path, path: Path) -> ConfigShape:
             f"{folder} is not a folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
         )
     if not path.exists():
-        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json{hint(folder, MODEL_FILE)}")
     raw = read_json(path, "model configuration")
     if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
         kind = raw.get("model_type") if isinstance(raw, dict) else None

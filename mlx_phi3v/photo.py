@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from .errors import UserError
 from .files import sha256_bytes
+from .no_photo import other_kind
 from .ranges import MAX_PIXELS, MIN_SIDE
 
 # Beyond this the short side of a resized crop has less than a few pixels.
@@ -218,9 +219,9 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     except Image.DecompressionBombError:
         raise PhotoError("picture_too_many_pixels", f"{name} has far too many pixels; scale it down") from None
     except (OSError, ValueError, LookupError, EOFError):
-        raise PhotoError(
-            "not_a_picture", f"{name} is not a photo that can be read; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-        ) from None
+        what = other_kind(file)
+        is_what = f"is {what}" if what else "is not a photo that can be read"
+        raise PhotoError("not_a_picture", f"{name} {is_what}; give JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF") from None
     except Exception as error:
         raise _broken(name, error) from None
 

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.helpers.paths import ROOT
@@ -27,7 +29,7 @@ def test_the_sizes_are_the_true_ones_where_there_is_an_accelerator(tmp_path: Pat
     assert "--accelerator" in with_mlx["true width, MLX"] and "true width, torch" not in with_mlx
     assert large["tune, device"][large["tune, device"].index("--backend") + 1] == "torch"
     hidden = {step.name: step.environment for step in check.steps(tmp_path, {"torch": "a GPU"}, small=False)}
-    assert hidden["tune, cpu"] == {"CUDA_VISIBLE_DEVICES": ""} and not hidden["tune, device"]
+    assert hidden["tune, cpu"] == {"CUDA_VISIBLE_DEVICES": "", "MLX_PHI3V_TORCH_DEVICE": "cpu"} and not hidden["tune, device"]
 
 
 def test_every_command_that_it_runs_exists(tmp_path: Path) -> None:
@@ -48,10 +50,65 @@ def test_a_step_that_fails_or_takes_too_long_is_recorded(tmp_path: Path) -> None
     assert "2 kinds of step; plan's estimate is 0.50 to 1.25 of the peak" in check.page(
         {"accelerators": {}, "steps": [wide], "failed": []}
     )
-    slow = check.run(check.Step("slow", ["-c", "import time; time.sleep(600)"], 0.2), tmp_path, 120)
-    assert slow["failed"].startswith("took more than")
     page = check.page({"accelerators": {}, "steps": [good, bad], "failed": ["bad"]})
     assert page.startswith("# No accelerator was found") and "| bad |" in page and "Failed: bad." in page
+
+
+def test_a_step_that_takes_too_long_is_ended_with_what_it_started_and_what_it_found_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process has one of its own, which holds the output open; a checkpoint that it wrote is removed."""
+    program = """
+import os, pathlib, subprocess, sys, time
+pathlib.Path(os.environ["TMPDIR"], "checkpoint").write_text("8 GB")
+pathlib.Path("FOLDER/cuda.json").write_text('{"parts": {"train": [{"tokens/s": 9, "plan / peak": 0.5}]}, "failed": []}')
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("began", flush=True)
+pathlib.Path("FOLDER/new").write_text(str(child.pid))
+pathlib.Path("FOLDER/new").rename("FOLDER/child")
+time.sleep(600)
+""".replace("FOLDER", str(tmp_path))
+    scratch = {"TMPDIR": str(tmp_path / check.SCRATCH)}
+    step = check.Step("true width, torch", ["-c", program], 100, environment=scratch, report="cuda.json")
+    communicate = subprocess.Popen.communicate
+
+    def too_long(process: subprocess.Popen[str], timeout: float | None = None) -> tuple[str, str]:
+        """Time is up once the step has done all that."""
+        while timeout and not (tmp_path / "child").exists():
+            time.sleep(0.01)
+        if timeout:
+            raise subprocess.TimeoutExpired(process.args, timeout)
+        return communicate(process)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", too_long)
+    slow = check.run(step, tmp_path, 120)
+    assert slow["failed"] == "took more than 100 s" and slow["found"]["parts"]["train"]
+    assert (tmp_path / "true-width-torch.txt").read_text() == "began\n" and not (tmp_path / check.SCRATCH).exists()
+    child = int((tmp_path / "child").read_text())
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    page = check.page({"accelerators": {"torch": "a GPU"}, "steps": [slow], "failed": [slow["step"]]})
+    assert "took more than 100 s; 1 cases; plan's estimate is 0.50 to 0.50" in page
+
+
+def test_what_a_steps_own_report_names_as_failed_is_said(tmp_path: Path) -> None:
+    """Exit status 1 of the memory check alone is no failure; a warning on stderr is not the cause."""
+    names = '{"kinds": [], "failed": ["bf16, 8 rows"]}'
+    (tmp_path / "mlx.json").write_text(names)
+    program = "import sys; print('a warning', file=sys.stderr); raise SystemExit(1)"
+    wide = check.run(check.Step("true width, MLX", ["-c", program], 120, good=(0, 1), report="mlx.json"), tmp_path, 120)
+    assert wide["failed"] == "failed: bf16, 8 rows"
+    doctor = 'print(\'{"trusted": false, "failed": 2, "first_to_part": {"torch, bfloat16": "merge"}}\'); raise SystemExit(3)'
+    row = check.run(check.Step("doctor", ["-c", doctor], 120, json=True), tmp_path, 120)
+    assert row["failed"] == "torch, bfloat16: merge"
+    assert "its report is not whole" in check.page({"accelerators": {}, "steps": [row], "failed": ["doctor"]})
+
+
+def test_time_is_reserved_for_the_figures_at_true_width(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    both = check.steps(tmp_path, {"torch": "a GPU", "mlx": "a GPU"}, small=False)
+    kept = {step.name: step.reserved for step in both if step.reserved}
+    assert set(kept) == {"true width, torch", "true width, MLX"} and check.SECONDS - sum(kept.values()) >= both[0].seconds
 
 
 @pytest.mark.slow

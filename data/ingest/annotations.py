@@ -13,6 +13,7 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import FieldKind
 
+from .labelled_pictures import labelled
 from .looks_like_pictures import looks_like_picture
 from .paths_in_row import nested
 from .photo_roots import PhotoRoots
@@ -42,7 +43,7 @@ class AnnotationTable(Table, Protocol):
 
 
 def annotated(table: Table, *, quick: bool = False) -> Table:
-    """The table as the columns of its annotations, where Label Studio wrote it; any other as it is.
+    """The table as the columns of its annotations, where Label Studio, LabelMe, VIA or CVAT wrote it; any other as it is.
 
     `quick`: columns are those of the first rows.
     """
@@ -50,7 +51,7 @@ def annotated(table: Table, *, quick: bool = False) -> Table:
         return table
     if "annotation_id" in table.columns or _holds_tasks(table):
         return LabelStudioTable(table, quick=quick)
-    return table
+    return labelled(table)
 
 
 def _holds_tasks(table: Table) -> bool:

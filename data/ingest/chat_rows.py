@@ -1,8 +1,9 @@
 """One conversation of a chat file, in any of the usual forms, as turns and photos.
 
-Read are `messages` (OpenAI, Qwen, Hugging Face), `conversations` (LLaVA), `query` and `response` with `history` (ms-swift),
-`question` and `answer` (mlx-vlm), `prompt` and `completion` (TRL). Photos are named inside `content`, by placeholders in the
-text, or in a column of the row.
+Read are `messages` (OpenAI, Qwen, Hugging Face), `conversations` (LLaVA), `contents` (Gemini), `texts` (Cauldron), `query` and
+`response` with `history` (ms-swift), `question` and `answer` (mlx-vlm) or `answers` (DocVQA), `prompt` and `completion` (TRL),
+`prefix` and `suffix` (PaliGemma), `prompt` and `chosen` (preferences). Photos are named inside `content`, by placeholders in
+the text, or in a column of the row.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from mlx_phi3v.turns import Turn
 from .row import RowError
 from .values import unpacked
 
-MESSAGES = ("messages", "conversations", "conversation")
+_ANY_TABLES = ("contents", "texts")  # of conversations only where nothing else says what the rows are
+MESSAGES = ("messages", "conversations", "conversation", *_ANY_TABLES)
 PAIRS = (("query", "response"), ("question", "answer"), ("prompt", "completion"), ("prompt", "response"),
-         ("instruction", "output"), ("instruction", "response"))  # fmt: skip
+         ("instruction", "output"), ("instruction", "response"), ("prefix", "suffix"), ("question", "answers"),
+         ("prompt", "chosen"), ("question", "chosen"), ("input", "output"))  # fmt: skip
 PHOTOS = ("images", "image", "image_path", "image_url", "image_paths", "photo", "picture")
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "model": "assistant",
@@ -32,7 +35,8 @@ _SHOWN = re.compile(
     r"<img>(?P<path>[^<]+)</img>|<image>|<\|image(?:_\d+)?\|>|<image_?\d+>|<ImageHere>|<start_of_image>"
     r"|(?:<\|vision_start\|>)?<\|image_pad\|>(?:<\|vision_end\|>)?"
 )
-_REFERENCES = ("image", "image_url", "input_image", "url", "path", "bytes", "file", "data", "base64", "source")
+_REFERENCES = ("image", "image_url", "input_image", "url", "path", "bytes", "file", "data", "base64", "source", "inlineData",
+               "inline_data", "fileData", "file_data")  # fmt: skip
 _NO_PHOTOS = ("video", "audio", "video_url", "input_audio", "tool_use", "tool_result", "tool_call")
 
 
@@ -93,32 +97,68 @@ def _listed(row: Mapping[str, Any]) -> list[Any]:
     """The messages of a row, whatever form it has."""
     for name in MESSAGES:
         if isinstance(found := unpacked(row.get(name)), list) and found:
-            return found
+            said = [message for item in found for message in _both_sides(item)]
+            alone = any(isinstance(item, Mapping) and _role(item) == "system" for item in said)
+            return said if alone else [*_system(row), *said]
     for asks, answers in PAIRS:
         asked, answered = row.get(asks), row.get(answers)
         if is_missing(asked) or is_missing(answered):
             continue
         if isinstance(asked, list) and isinstance(answered, list):
             return [*asked, *answered]
-        listed: list[Any] = [{"role": "system", "content": row["system"]}] if isinstance(row.get("system"), str) else []
+        listed = _system(row)
         for pair in row.get("history") or []:
             if isinstance(pair, (list, tuple)) and len(pair) == 2:
                 listed += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
         extra = row.get("input") if asks == "instruction" else None
         text = f"{asked} {extra}" if isinstance(asked, str) and isinstance(extra, str) else asked
-        answered = str(answered) if isinstance(answered, (int, float)) else answered
+        answered = _first_answer(_chosen(row, answered))
         return [*listed, {"role": "user", "content": text}, {"role": "assistant", "content": answered}]
     return [None]
+
+
+def _system(row: Mapping[str, Any]) -> list[Any]:
+    """What a column of the row says before all turns."""
+    said = next((text for name in ("system", "systemInstruction", "system_instruction") if (text := row.get(name))), None)
+    if isinstance(said, Mapping):
+        said = said.get("parts", said.get("content"))
+    return [{"role": "system", "content": said}] if isinstance(said, (str, list)) else []
+
+
+def _role(item: Mapping[str, Any]) -> str | None:
+    return _ROLES.get(str(item.get("role", item.get("from"))).casefold())
+
+
+def _both_sides(item: Any) -> list[Any]:
+    """The messages of one item of a list: itself, or the two of `{user: ..., assistant: ...}`."""
+    if isinstance(item, Mapping) and "assistant" in item and "user" in item:
+        return [{"role": role, "content": item[role]} for role in ("user", "assistant")]
+    return [item]
+
+
+def _chosen(row: Mapping[str, Any], answered: Any) -> Any:
+    """An answer that is a place in a list of choices, from 0, as that choice."""
+    listed = unpacked(next((row[name] for name in ("choices", "options") if not is_missing(row.get(name))), None))
+    place = isinstance(answered, int) and not isinstance(answered, bool) and isinstance(listed, list)
+    return listed[answered] if place and 0 <= answered < len(listed) else answered
+
+
+def _first_answer(answered: Any) -> Any:
+    """An answer as text; the first of several that were collected."""
+    while isinstance(answered, (list, tuple)) and answered:
+        answered = answered[0]
+    if isinstance(answered, Mapping):
+        answered = answered.get("answer", answered.get("text"))
+    return str(answered) if isinstance(answered, (int, float)) else answered
 
 
 def _message(item: Any) -> _Message | RowError:
     if not isinstance(item, Mapping):
         return RowError("chat_malformed")
-    said = item.get("role", item.get("from"))
-    role = _ROLES.get(str(said))
-    content = item.get("content", item.get("value"))
+    role = _role(item)
+    content = item.get("content", item.get("value", item.get("parts")))
     if role is None:
-        return RowError("chat_malformed", f"role {said}")
+        return RowError("chat_malformed", f"role {item.get('role', item.get('from'))}")
     found = _Message(role, "")
     texts = []
     for part in content if isinstance(content, list) else [content]:
@@ -145,7 +185,12 @@ def _reference(part: Mapping[str, Any]) -> Any:
         value = part.get(key)
         while isinstance(value, Mapping) and not value.get("bytes") and not value.get("path"):
             coded = value.get("data") or value.get("base64")
-            value = value.get("url") or (f"data:;base64,{coded}" if coded else None)
+            value = (
+                value.get("url")
+                or value.get("fileUri")
+                or value.get("file_uri")
+                or (f"data:;base64,{coded}" if coded else None)
+            )
         if is_missing(value) or value == {}:
             continue
         if key in ("data", "base64") and isinstance(value, str) and not value.startswith("data:"):
@@ -192,6 +237,8 @@ def _own_photos(row: Mapping[str, Any]) -> list[Any]:
 def is_conversation(columns: Iterable[str]) -> bool:
     """Whether a table of these columns holds conversations."""
     names = set(columns)
-    return bool(names & set(MESSAGES)) or any(
-        asks in names and answers in names and not names & {"title", "name", "category", "price"} for asks, answers in PAIRS
-    )
+    if names & (set(MESSAGES) - set(_ANY_TABLES)):
+        return True
+    open_to_it = not names & {"title", "name", "category", "price"}
+    told = "contents" in names or ("texts" in names and bool(names & set(PHOTOS)))
+    return open_to_it and (told or any(asks in names and answers in names for asks, answers in PAIRS))

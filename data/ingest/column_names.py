@@ -9,16 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 from mlx_phi3v.errors import UserError
 
-from .currencies import find_sign
 from .paths_in_row import column_of
 
 # What Google's feeds put before a name, and Amazon's flat files behind one.
 _AROUND = re.compile(r"^g:|\[[^\]]*\]|#\d+\.(?:value|media_location)")
-
-_IN_BRACKETS = re.compile(r"(?P<name>.*\w)\s*[\[(](?P<unit>[^\])]*)[\])]\s*")
-_AT_THE_END = re.compile(
-    r"(?P<name>.*?\w)(?:[\s_.-]+(?:(?:in|en|em)[\s_.-]+)?|(?=[€$£¥₹]))(?P<unit>[A-Za-z]{3}|[^\w\s.-]{1,2})\s*"
-)
 
 
 def folded(name: str) -> str:
@@ -56,33 +50,6 @@ def first_column(names: Iterable[str], columns: Sequence[str]) -> str | None:
         if (found := spelled.get(folded(name))) is not None:
             return found
     return None
-
-
-def priced_column(names: Iterable[str], columns: Sequence[str]) -> tuple[str, str | None] | None:
-    """The one column that is named so with a currency beside it, and the currency's code where it is one.
-
-    >>> priced_column(["price"], ["Title", "Price (EUR)"]), priced_column(["price"], ["price_usd"])
-    (('Price (EUR)', 'EUR'), ('price_usd', 'USD'))
-    >>> priced_column(["price"], ["Price in $", "Price note"]), priced_column(["preis"], ["Preis (EUR, inkl. MwSt.)"])
-    (('Price in $', None), ('Preis (EUR, inkl. MwSt.)', 'EUR'))
-    """
-    bare: dict[str, list[tuple[str, str | None]]] = {}
-    for column in columns:
-        if (found := _without_currency(column)) is not None:
-            bare.setdefault(folded(found[0]), []).append((column, found[1]))
-    for name in names:
-        if len(found_here := bare.get(folded(name), [])) == 1:
-            return found_here[0]
-    return None
-
-
-def _without_currency(name: str) -> tuple[str, str | None] | None:
-    """A name without the currency at its end, and its code; None where there is none."""
-    match = _IN_BRACKETS.fullmatch(name) or _AT_THE_END.fullmatch(name)
-    if match is None:
-        return None
-    signs = [sign for word in re.split(r"[\s,;/]+", match["unit"]) if (sign := find_sign(word)) is not None]
-    return (match["name"], signs[0].usual) if signs else None
 
 
 def named_column(name: str, columns: Sequence[str], where: str) -> str:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
+from .beside_photos import folder_of_photos
 from .hub import saved_dataset
-from .picture_suffixes import PICTURE_SUFFIXES
+from .image_folder import PHOTO_SUFFIXES, ImageFolder
 from .reading.web_dataset import is_web_dataset
-from .row import Row, RowError
+from .row import RowError
 from .source_tables import SPLIT_NAMES, SourceTable
 from .tables import SUFFIXES, Reading, Table, is_table, open_table, suffix_of
 from .tables_alike import tables_alike
 
-PHOTO_SUFFIXES = frozenset(PICTURE_SUFFIXES)
-_PHOTO_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM")
 _USUAL_PHOTO_FOLDERS = ("images", "image", "photos", "pictures", "img", "imgs")
+_SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
 _LOOKED_AT = 50  # rows, to find where their photos are
 
 
@@ -40,7 +37,7 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
     if splits and not (files and not any(map(_has_tables, splits))):
         found = [folder_tables(entry, reading, SPLIT_NAMES[entry.name.lower()], top) for entry in splits]
         return _noted(list(itertools.chain.from_iterable(found)), _left_out(files))
-    files = files or _other_tables(entries)
+    files = _without_records(files, _web_dataset(entries)) or _other_tables(entries)
     if len(files) > 1 and (alike := tables_alike(folder, files, reading)):
         return [SourceTable(table, split, photo_root(table, folder), f"{place}/{table.place}") for table in alike]
     if files:
@@ -54,17 +51,28 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
 
 def _other_tables(entries: Sequence[Path]) -> list[Path]:
     """Where a folder has no table by its name: the shards of a WebDataset, or its one XML file."""
-    tars = [entry for entry in entries if entry.is_file() and entry.suffix.lower() == ".tar"]
-    if tars and all(map(is_web_dataset, tars)):
+    if tars := _web_dataset(entries):
         return tars
     feeds = [entry for entry in entries if entry.is_file() and suffix_of(entry) == ".xml"]
-    return feeds if len(feeds) == 1 else []
+    photos = {entry.stem for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES}
+    return feeds if len(feeds) == 1 and feeds[0].stem not in photos else []
+
+
+def _web_dataset(entries: Sequence[Path]) -> list[Path]:
+    tars = [entry for entry in entries if entry.is_file() and entry.suffix.lower() == ".tar"]
+    return tars if tars and all(map(is_web_dataset, tars)) else []
+
+
+def _without_records(files: list[Path], tars: Sequence[Path]) -> list[Path]:
+    """The tables of a folder but those that img2dataset writes for each of its shards: `00000.parquet`, `00000_stats.json`."""
+    shards = {tar.stem for tar in tars}
+    return [path for path in files if path.stem.removesuffix("_stats") not in shards]
 
 
 def may_be_data(name: str) -> bool:
     """Whether a file in an archive is unpacked: a table, a photo, or of no suffix."""
     suffix = suffix_of(Path(name))
-    return suffix in PHOTO_SUFFIXES or suffix in (*SUFFIXES, "", ".xml", ".txt", ".tar")
+    return suffix in PHOTO_SUFFIXES or suffix in (*SUFFIXES, "", ".xml", ".txt", ".tar", ".yaml", ".yml", ".caption")
 
 
 def _photos_or_below(
@@ -74,7 +82,17 @@ def _photos_or_below(
     lone = folders[0] if len(folders) == 1 and not any(entry.is_file() for entry in folder.iterdir()) else None
     if lone is not None and (_has_tables(lone) or any(entry.name.lower() in SPLIT_NAMES for entry in lone.iterdir())):
         return folder_tables(lone, reading, split, top)
-    images = ImageFolder(folder)
+    annotations = folder / "annotations"  # as COCO's archives have them, beside the folders of pictures
+    if annotations.is_dir() and (tables := [path for path in sorted(annotations.iterdir()) if is_table(path)]):
+        return [_annotations_of(path, reading, split, folder, place) for path in _choose_annotations(annotations, tables)]
+    if split is None and (parts := _splits_of_images(folder)):
+        found = [(folder_of_photos(part, top), part) for part in parts]
+        return [
+            SourceTable(images, SPLIT_NAMES[part.name.lower()], part.resolve(), f"{place}/{part.name}", _notes_of(images))
+            for images, part in found
+            if images.count
+        ]
+    images = folder_of_photos(folder, top)
     if images.count:
         return _noted([SourceTable(images, split, folder.resolve(), place)], images.passed_over())
     below = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_table(path)]
@@ -82,6 +100,34 @@ def _photos_or_below(
         return [SourceTable(table, split, table.path.parent.resolve(), f"{place}/{table.place}") for table in alike]
     data = folder / "data"
     return folder_tables(data, reading, split, top) if data.is_dir() else []
+
+
+def _splits_of_images(folder: Path) -> list[Path]:
+    """The folders of `images/train`, `images/val`, as YOLO has them; none where other things are there."""
+    images = folder / "images"
+    parts = sorted(images.iterdir()) if images.is_dir() else []
+    return parts if parts and all(part.is_dir() and part.name.lower() in SPLIT_NAMES for part in parts) else []
+
+
+def _notes_of(images: ImageFolder) -> tuple[str, ...]:
+    return (note,) if (note := images.passed_over()) else ()
+
+
+def _choose_annotations(folder: Path, tables: list[Path]) -> list[Path]:
+    """The files of all splits, such as `captions_train2017.json`, where they are of one kind."""
+    kinds = {_SPLIT_IN_NAME.sub("", path.stem) for path in tables}
+    return (
+        tables
+        if len(kinds) == 1 and all(_SPLIT_IN_NAME.search(path.stem) for path in tables)
+        else _choose_tables(folder, tables)
+    )
+
+
+def _annotations_of(path: Path, reading: Reading, split: str | None, folder: Path, place: str) -> SourceTable:
+    named = _SPLIT_IN_NAME.search(path.stem)
+    table = open_table(path, reading)
+    root = photo_root(table, folder, named[1] if named else "")
+    return SourceTable(table, split or (SPLIT_NAMES[named[1].lower()] if named else None), root, f"{place}/{path.name}")
 
 
 def _folder_table(path: Path, reading: Reading, split: str | None, folder: Path, place: str) -> SourceTable:
@@ -171,58 +217,4 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):
-        return False
-
-
-class ImageFolder:
-    """Photos in folders named after their category: columns image, category, file."""
-
-    kind = "images"
-    columns: dict[str, pa.DataType] = {"image": pa.string(), "category": pa.string(), "file": pa.string()}  # noqa: RUF012
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._others: Counter[str] = Counter()
-        self.count = sum(1 for _ in self.paths(self._others))
-
-    def paths(self, others: Counter[str] | None = None) -> Iterator[Path]:
-        """The photos; `others` counts all other files by their suffix."""
-        for parent, folders, files in os.walk(self.folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                path = Path(parent, name)
-                if name.startswith("."):
-                    continue
-                if path.suffix.lower() in PHOTO_SUFFIXES or (not path.suffix and _starts_as_photo(path)):
-                    yield path
-                elif others is not None:
-                    others[path.suffix.lower()] += 1
-
-    def passed_over(self) -> str:
-        """A sentence on the files that are no photos, or ""."""
-        if not self._others:
-            return ""
-        listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self._others.most_common(6))
-        return f"{sum(self._others.values())} files are no photos and were passed over ({listed})"
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each photo, in the order of folder and file names."""
-        for number, path in enumerate(self.paths(), 1):
-            relative = path.relative_to(self.folder)
-            category = relative.parent.as_posix()
-            yield (
-                number,
-                {
-                    "image": relative.as_posix(),
-                    "category": None if category == "." else category,
-                    "file": relative.as_posix(),
-                },
-            )
-
-
-def _starts_as_photo(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(8).startswith(_PHOTO_STARTS)
-    except OSError:
         return False

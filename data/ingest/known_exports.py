@@ -20,7 +20,8 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import short
 
-from .column_names import find_column, first_column, folded, priced_column
+from .column_names import find_column, first_column, folded
+from .qualified_names import priced_columns, qualified_columns
 
 _FOLDER = Path(__file__).parent / "presets"
 # In the order they are looked for: what names few columns comes last.
@@ -43,6 +44,7 @@ KNOWN = (
 )
 PRESETS = ("burberry", *KNOWN, "generic", "none")
 _OWN_KEYS = ("export", "found_by")
+_LAST = ("caption", "text", "description")  # a title only where nothing else is
 
 
 @functools.lru_cache
@@ -102,8 +104,12 @@ def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     listed = spec.pop("columns", spec.pop("column", None))
     choices = listed if isinstance(listed, (list, tuple)) else [listed]
     names = list(dict.fromkeys(name for item in choices if (name := _column(item, columns))))
-    if not names and spec.get("kind") == "number" and (priced := _priced(choices, columns)):
-        names, spec = [priced[0]], ({"currency": priced[1]} if priced[1] else {}) | spec
+    if not names and spec.get("kind") == "number" and (priced := priced_columns(_spellings(choices), columns)):
+        names, spec = [_first_of([name for name, _ in priced])], ({"currency": priced[0][1]} if priced[0][1] else {}) | spec
+    elif (not names or folded(names[0]) in _LAST) and (
+        worded := qualified_columns(_spellings(choices), columns, category=spec.get("kind") == "category")
+    ):
+        names = [_first_of(worded)]
     if not names:
         return None
     return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
@@ -115,13 +121,17 @@ def _column(spelled: Any, columns: Sequence[str]) -> str | None:
     return find_column(str(spelled), columns) if spelled is not None else None
 
 
-def _priced(choices: Sequence[Any], columns: Sequence[str]) -> tuple[str, str | None] | None:
-    """The column of a price with its currency in its name."""
-    for item in choices:
-        names = item if isinstance(item, (list, tuple)) else [item]
-        if (found := priced_column([str(name) for name in names], columns)) is not None:
-            return found
-    return None
+def _spellings(choices: Sequence[Any]) -> list[str]:
+    """All names of a list; of a title also `name`, and what may be one last."""
+    names = [str(name) for item in choices for name in (item if isinstance(item, (list, tuple)) else [item])]
+    last = [name for name in names if name in _LAST]
+    return [*(name for name in names if name not in last), *(["name"] if "title" in names else []), *last]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    if len(names) > 1:
+        note(f"of {', '.join(names[:4])} the column {names[0]} is read; --field says otherwise")
+    return names[0]
 
 
 def _group(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
@@ -133,7 +143,7 @@ def _group(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     return {"column": column} | ({"key": key} if key else {}) | ({"continued": True} if spec.get("continued") else {})
 
 
-_PLAIN_FIELDS = {"title": "text", "name": "text", "category": "category", "price": "number"}
+KINDS_OF_USUAL = {"title": "text", "name": "text", "category": "category", "price": "number"}
 
 
 def with_preset(
@@ -198,8 +208,8 @@ def _identifier(name: str) -> str:
 
 def _usual_fields(columns: Sequence[str], generic: Mapping[str, Any]) -> dict[str, Any]:
     """Columns named title, name, category and price, and by `generic` what these lack."""
-    plain = {name: column for name in _PLAIN_FIELDS if (column := first_column([name], columns))}
-    fields = {name: {"column": column, "kind": _PLAIN_FIELDS[name]} for name, column in plain.items()}
+    plain = {name: column for name in KINDS_OF_USUAL if (column := first_column([name], columns))}
+    fields = {name: {"column": column, "kind": KINDS_OF_USUAL[name]} for name, column in plain.items()}
     if "name" in fields:
         generic = {name: spec for name, spec in generic.items() if name != "title"}
     together = {**generic, **fields}

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import printable
 
+from .currencies import find_sign
 from .mapping import FieldMapping
 
 _SHOWN = 3
 
 
 class Note(NamedTuple):
-    """One thing to count: `kind` is unread, empty, currency or question; `detail` the reason, the word or the code."""
+    """One thing to count: `kind` is unread, empty, currency, question or near_name; `detail` the reason, word or code."""
 
     field: str
     kind: str
@@ -88,7 +89,8 @@ class Notes:
 
     def report(self) -> dict[str, Any]:
         """The entry "values" of `catalogue.json`."""
-        kinds = {"unread": "unread", "read_as_missing": "empty", "currencies": "currency", "questions": "question"}
+        kinds = {"unread": "unread", "read_as_missing": "empty", "currencies": "currency", "questions": "question",
+                 "photos_under_near_names": "near_name"}  # fmt: skip
         found: dict[str, Any] = {name: self.of(kind) for name, kind in kinds.items()}
         if self.lost:
             found["rows_without_most_fields"] = self.lost
@@ -102,8 +104,14 @@ def require_usable(notes: Notes, mapping: FieldMapping, source: str) -> None:
     for field in mapping.fields:
         reasons = notes.of("unread").get(field.name, {})
         if reasons and not notes.read[field.name]:
+            either = "price_ambiguous" in reasons
+            mend = (
+                "1.299 may be one or a thousand: name the currency with --currency, or the mark in YAML (decimal: ',')"
+                if either
+                else "correct its column, currency or decimal mark"
+            )
             raise UserError(
-                f"no {field.name} of {source} can be read: {_counted(reasons)}; correct its column, currency or decimal mark, "
+                f"no {field.name} of {source} can be read: {_counted(reasons)}; {mend}, "
                 "or leave the field out by naming the others with --field"
             )
 
@@ -113,7 +121,8 @@ def require_one_currency(notes: Notes, mapping: FieldMapping, source: str) -> No
     currencies = notes.of("currency")
     for field in mapping.fields:
         found = currencies.get(field.name, {})
-        if len(found) > 1:
+        meant = [sign.codes for name in found if (sign := find_sign(name)) is not None]
+        if len(found) > 1 and not (len(meant) == len(found) and frozenset.intersection(*meant)):
             raise UserError(
                 f"{field.name} of {source} holds several currencies: {_counted(found)}; name one with --currency (prices in "
                 "another are then missing), or give --currency-rates FILE with what one unit of each is worth in it"
@@ -136,6 +145,8 @@ def value_lines(report: Mapping[str, Any], kept: int) -> Iterator[str]:
         yield f"read as missing: {'; '.join(words)} (--no-empty-words keeps them)"
     for found in report.get("questions", {}).values():
         yield from _question_lines(found)
+    for found in report.get("photos_under_near_names", {}).values():
+        yield f"{sum(found.values())} photos were found under names that differ in case, Unicode form or suffix alone"
     if lost := report.get("rows_without_most_fields"):
         first = report["first_without_most_fields"]
         yield (

@@ -15,23 +15,28 @@ from .picture_suffixes import PICTURE_SUFFIXES
 
 # What holds the picture in an object, the largest first.
 _KEYS = (
+    *("bytes", "hi_res", "hires", "original", "full", "url_fullxfull", "xlarge", "large", "zoom", "src", "url", "secure_url"),
     *(
-        "bytes",
-        "hi_res",
-        "hires",
-        "original",
-        "full",
-        "xlarge",
-        "large",
-        "zoom",
-        "src",
-        "url",
-        "secure_url",
         "image_url",
+        "imageurl",
+        "originalsrc",
         "href",
+        "content_url",
+        "contenturl",
+        "image",
+        "link",
+        "path",
+        "file_path",
+        "file",
     ),
-    *("content_url", "contenturl", "image", "link", "path", "file_path", "file", "file_name", "filename", "medium", "small"),
-    *("thumb", "thumbnail"),
+    *("file_name", "filename", "medium", "small", "thumb", "thumbnail"),
+)
+# Formulas of spreadsheets, Markdown, HTML, and Airtable's `name (URL)`: what stands around a picture's address.
+_WRITTEN = (
+    re.compile(r'=\s*(?:image|bild|hyperlink|imagen)\s*\(\s*"([^"]+)"', re.IGNORECASE),
+    re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)"),
+    re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE),
+    re.compile(r"[^,()]+\.\w{3,5} \((https?://[^)\s]+)\)"),
 )
 _NEXT_URL = re.compile(r"[\s,;|~]+(?=(?:https?:)?//)", re.IGNORECASE)
 _SEPARATORS = ("|", "~", ";", "\n", ",", " ")
@@ -80,6 +85,11 @@ def _of_text(text: str, separator: str | None, depth: int) -> Iterator[Any]:
     if text[:1] in "[{" and (found := nested(text)) is not text:
         yield from _references(found, separator, depth + 1)
         return
+    if text[0] in "=![<" or "(http" in text:
+        for form in _WRITTEN:
+            if form.match(text):
+                yield from form.findall(text)
+                return
     yield from split_pictures(text, separator)
 
 
@@ -168,8 +178,8 @@ def as_url(reference: Any) -> str | None:
     text = reference.strip()
     if text.startswith("//"):
         text = "https:" + text
-    # A Windows path such as C:\photo.jpg has a one-letter "scheme".
-    return text if len(_scheme(text)) > 1 and "://" in text else None
+    # A Windows path such as C:\photo.jpg has a one-letter "scheme"; a file: URL is a path (see `PhotoRoots`).
+    return text if len(_scheme(text)) > 1 and "://" in text and _scheme(text) != "file" else None
 
 
 def _scheme(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,19 @@ from mlx_phi3v.turns import TURNS
 from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
 from .currencies import read_rates
+from .decimal_commas import with_decimal_commas
+from .field_hints import with_fields_by_value
 from .field_values import ValueRules
 from .ingest_config import IngestConfig
 from .join import JoinedTable
 from .known_exports import load_preset, with_preset
-from .looks_like_pictures import Shares, picture_columns, sure_columns
 from .mapping import FieldMapping, make_mapping
 from .paths_in_row import column_of
-from .photos_by_name import photo_pattern
-from .picture_references import is_base_url
+from .photos_by_value import no_pictures, photos_by_value
 from .planned_rows import PlannedRows
-from .row import Row
 from .row_references import row_references
 from .sources import RawRow, Source, open_source
-from .tables import Reading, open_table
+from .tables import Reading, Table, open_table
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,14 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
             _require_columns(keys, columns, settings.source)
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     else:
-        keys, export = with_preset(keys, list(columns), settings.preset, first)
-        if "image" not in keys and settings.preset != "none":
-            keys |= _photos_by_value(settings, PlannedRows(source, _NO_MAPPING, joined, settings.limit), columns)
+        looked_at = PlannedRows(source, _NO_MAPPING, joined, settings.limit)
+        keys, export = _with_known_columns(settings, keys, first, looked_at, list(columns))
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source)
+    mapping = with_decimal_commas(mapping, PlannedRows(source, mapping, joined, settings.limit))
     rows = PlannedRows(source, mapping, joined, settings.limit)
     if not mapping.images and settings.images:
         if set(columns) - _mapped(mapping):
-            raise _no_pictures(settings, rows)
+            raise no_pictures(settings, rows)
         note(f"every column of {settings.source} is a field, so there are no pictures: the catalogue is text alone")
     extras = _extras(mapping, columns)
     schema = chunk_schema(mapping, {name: _carried_type(columns[column]) for name, column in extras.items()})
@@ -158,6 +157,18 @@ def _with_own_preset(settings: IngestConfig) -> IngestConfig:
     return dataclasses.replace(settings, preset=str(found), strip_html=False, empty_words=False)
 
 
+def _with_known_columns(
+    settings: IngestConfig, own: dict[str, Any], table: Table, rows: PlannedRows, columns: list[str]
+) -> tuple[dict[str, Any], str | None]:
+    """The keys for what names and values of columns show, and the known export that they are."""
+    keys, export = with_preset(own, columns, settings.preset, table)
+    if "image" not in keys and settings.preset != "none":
+        keys |= photos_by_value(settings, rows, columns)
+    if settings.preset is None and not own.get("fields") and export is None and table.kind != "images":
+        keys["fields"] = with_fields_by_value(keys.get("fields") or {}, rows, columns, settings.source)
+    return keys, export
+
+
 def _joined(settings: IngestConfig, source: Source) -> JoinedTable | None:
     if settings.join is None or settings.on is None:
         return None
@@ -197,45 +208,6 @@ def _mapped(mapping: FieldMapping) -> set[str | None]:
     """The columns that are in use, and so hold no pictures."""
     fields = (column for field in mapping.fields for column in (*field.columns, field.currency_column))
     return {*fields, mapping.code, mapping.split, mapping.group}
-
-
-def _given_folder(settings: IngestConfig) -> Path | None:
-    return Path(settings.image_root) if settings.image_root and not is_base_url(settings.image_root) else None
-
-
-def _look_like_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> dict[str, Shares]:
-    return picture_columns(_values_and_roots(rows), _given_folder(settings))
-
-
-def _values_and_roots(rows: Iterable[RawRow]) -> Iterator[tuple[Row, str | None]]:
-    return ((row.values, row.root) for row in _looked_at(rows))
-
-
-def _photos_by_value(settings: IngestConfig, rows: Iterable[RawRow], columns: Collection[str]) -> dict[str, Any]:
-    """The keys for the one column, or the one series of columns, whose values are pictures or name the files of some.
-
-    None where there is a choice.
-    """
-    shares = _look_like_pictures(settings, rows)
-    found = sure_columns(shares, columns)
-    if not found and not shares and (pattern := photo_pattern(_values_and_roots(rows), _given_folder(settings))):
-        note(f"the photos are the files {pattern}; --image says otherwise")
-        return {"image": pattern}
-    if not found:
-        return {}
-    names = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
-    note(f"the photos are taken from {names}, by the values there; --image says otherwise")
-    return {"image": {"columns": found}} | ({} if settings.photos else {"photos": "first"})
-
-
-def _no_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> UserError:
-    found = list(_look_like_pictures(settings, rows))
-    names = ", ".join(found[:3])
-    alike = f" ({names} looks like one)" if len(found) == 1 else f" ({names} look like it)"
-    return UserError(
-        f"no column of {settings.source} is known to hold pictures; give --image COLUMN{alike if found else ''}, "
-        "or --no-images to learn from text alone"
-    )
 
 
 def _chat_prompt(table: ChatTable, keys: Mapping[str, Any]) -> ChatPrompt:

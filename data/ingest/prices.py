@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
-from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma
+from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma, sign_key
 
 DecimalMark = Literal[".", ","]
 
@@ -89,7 +89,7 @@ def _label(found: Sign | None, text: str, number: str) -> str | None:
     if found is None or found.usual:
         return found.usual if found else None
     sign = text.replace(number, " ").strip()
-    return {"$": "USD", "¥": "JPY"}.get(sign) or sign
+    return {"$": "USD", "¥": "JPY"}.get(sign) or sign_key(sign)
 
 
 def tidy_amount(amount: Decimal, currency: str | None) -> Decimal:

@@ -55,6 +55,8 @@ def _table(path: Path, reading: Reading) -> Table:
             return CsvTable(path, reading, tabs=kind == "tsv")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    if suffix_of(path) in (".db", ".sqlite", ".sqlite3", ".sql", ".mdb", ".accdb", ".dump"):
+        raise UserError(f"{path} is a database; export its table as CSV or JSON, and give that")
     raise UserError(
         f"{path} is of no known kind; give CSV, TSV, JSON, Parquet, Arrow, XLSX, ODS, XML, or a zip or tar archive of these"
     )

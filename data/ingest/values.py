@@ -7,6 +7,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from mlx_phi3v.task import is_missing
@@ -24,6 +25,11 @@ _FIRST = frozenset(word[0] for word in _EXACT) | frozenset(c for word in _ANY_CA
 # The keys of an object that hold what it is called, the first one first.
 _NAMES = ("name", "value", "label", "title", "text", "content", "@value", "#text", "displayName", "display_name")
 _AMOUNTS = ("amount", "value", "price", "current", "current_price", "low_price", "min", "units")
+_DIVISORS = ("divisor", "currency_minor_unit")  # of an amount in hundredths: 100 (Etsy), 2 (WooCommerce)
+# What MongoDB and DynamoDB write around a value, to tell its type.
+_TYPED = frozenset(
+    {"$numberDecimal", "$numberInt", "$numberLong", "$numberDouble", "$oid", "$date", "S", "N", "BOOL", "L", "M"}
+)
 _CURRENCIES = ("currency", "currency_code", "currencyCode", "priceCurrency", "currency_iso", "iso")
 _LANGUAGES = ("en", "default", "en_US", "en-US", "en_GB", "en-GB")
 _MOST_TEXT = 200_000  # characters of a cell that is looked at as a list
@@ -87,7 +93,9 @@ def readable(value: Any, *, path: bool = False, words: bool = True) -> str | Non
 
 
 def unpacked(value: Any) -> Any:
-    """A cell whose text is a whole JSON or Python list or object, as that; any other cell as it is."""
+    """A cell whose text is a whole JSON or Python list or object, as that; any other cell itself, without a type around it."""
+    while isinstance(value, Mapping) and len(value) == 1 and (key := next(iter(value))) in _TYPED:
+        value = value[key]
     if not isinstance(value, str) or len(value) > _MOST_TEXT:
         return value
     text = value.strip()
@@ -106,6 +114,9 @@ def _object(value: Mapping[str, Any], path: bool, words: bool) -> str | None:
     for key in (*_NAMES, *_LANGUAGES):
         if key in value and (text := readable(value[key], path=path, words=words)):
             return text
+    named = next((item for key, item in value.items() if str(key).casefold().endswith("name")), None)
+    if isinstance(named, str) and named.strip():
+        return named
     items = ((key, readable(item, words=words)) for key, item in value.items())
     return ", ".join(f"{key}: {text}" for key, text in items if text) or None
 
@@ -120,7 +131,16 @@ def price_parts(value: Any) -> tuple[Any, Any]:
     amount = next((value[key] for key in _AMOUNTS if not is_missing(value.get(key))), None)
     if isinstance(amount, (Mapping, list)):
         return price_parts(amount)
+    amount = _divided(unpacked(amount), value)
     return amount, next((value[key] for key in _CURRENCIES if not is_missing(value.get(key))), None)
+
+
+def _divided(amount: Any, value: Mapping[str, Any]) -> Any:
+    """An amount of hundredths, where the object says so, as one of whole units."""
+    divisor, places = (value.get(key) for key in _DIVISORS)
+    if not str(amount).isdecimal() or not (str(divisor or 10).isdecimal() and str(places or 0).isdecimal()):
+        return amount
+    return Decimal(str(amount)) / (int(divisor) or 1 if divisor else 10 ** min(int(places or 0), 6))
 
 
 def without_html(text: str) -> str:

@@ -10,8 +10,10 @@ from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .decoded_pixels import PixelChange
 from .misjoined import Misjoined
+from .other_files import other_files_remarks
 from .paired_runs import PairedRuns
 from .spelling import spelling_remarks
+from .transformed import transformed_remarks
 
 # What may differ between two runs of one system: where and how fast it ran.
 _NO_OTHER_SYSTEM = ("batch_size", "processes", "code", "device", "packages", "adapter", "model", "merged")
@@ -23,8 +25,13 @@ def make_remarks(
 ) -> list[str]:  # fmt: skip
     """The remarks, one sentence each."""
     remarks = [*_same_run(data, differences), *absent.sentences()]
+    remarks += _one_without_adapter(data)
     if misjoined:
         remarks.append(misjoined.sentence())
+    else:
+        remarks += transformed_remarks(data)
+    if not any("shuffled" in remark for remark in remarks):
+        remarks += other_files_remarks(data)
     remarks += spelling_remarks(data)
     if pixels:
         remarks.append(pixels.sentence())
@@ -44,6 +51,17 @@ def _same_run(data: PairedRuns, differences: Collection[RunDifference]) -> list[
         what = "adapter" if hashes.get("adapter") else "model"
         return [f"A and B are the same {what} with the same settings on the same backend: this shows how far it repeats itself"]
     return []
+
+
+def _one_without_adapter(data: PairedRuns) -> list[str]:
+    hashes = [run.manifest.get("hashes") or {} for run in (data.run_a, data.run_b)]
+    if not all(found.get("base") for found in hashes) or hashes[0]["base"] != hashes[1]["base"]:
+        return []
+    have = [bool(found.get("adapter")) for found in hashes]
+    if have[0] == have[1]:
+        return []
+    without, other = ("B", "A") if have[0] else ("A", "B")
+    return [f"{without} is the model without an adapter, {other} with one"]
 
 
 def _same_weights(data: PairedRuns) -> bool:

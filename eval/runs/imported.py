@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.ingest.column_names import find_column
+from data.ingest.paths_in_row import resolve
 from data.ingest.reading.options import Reading
 from mlx_phi3v.catalogue import PRODUCT, Catalogue, iterate
-from mlx_phi3v.documents import plain, shown
+from mlx_phi3v.documents import parse_json, plain, shown
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.files import sha256_json
 from mlx_phi3v.progress import note
@@ -20,10 +25,12 @@ from .import_config import ImportConfig
 from .made_from import KEY, is_made, made_from, said
 from .manifest import split_hash
 from .prediction import Prediction, true_values
+from .row_ids import RowIds
 from .run import Run
 from .table_rows import read_rows
 from .writer import RunWriter
 
+_FENCE = re.compile(r"^\s*```\w*\n(.*?)\n?```\s*$", re.DOTALL)  # chat models put around an answer
 _SHOWN_IDS = 5
 _SHOWN_COLUMNS = 30
 
@@ -104,18 +111,30 @@ def _import_table(settings: ImportConfig, catalogue: Catalogue, output: Path) ->
         note(said(output))
         return Run.load(output)
     seen: dict[str, int] = {}
+    unread: Counter[str] = Counter()
+    ids = RowIds(rows, f"split {settings.split!r}")
     with RunWriter.create(output, manifest | {KEY: entry}) as writer:
         for number, given in numbered:
-            identity = str(_cell(given, settings.id, settings.input, number))
-            if identity not in rows:
-                raise UserError(f"{settings.input} line {number}: {identity!r} is no row of split {settings.split!r}")
+            identity = ids.find(str(_cell(given, settings.id, settings.input, number)), f"{settings.input} line {number}")
             if identity in seen:
                 raise UserError(f"{settings.input} line {number} repeats {identity!r} of line {seen[identity]}")
             seen[identity] = number
-            writer.write(_prediction(identity, rows[identity], given, settings, task, columns, number))
+            prediction = _prediction(identity, rows[identity], given, settings, task, columns, number)
+            unread.update(name for name, field in prediction.predicted.items() if field.status != "ok")
+            writer.write(prediction)
         _check_all_there(settings, [identity for identity in rows if identity not in seen])
         writer.finish(seconds=0.0)
+    _note_unread(unread, len(seen), settings, task)
     return Run.load(output)
+
+
+def _note_unread(unread: Counter[str], rows: int, settings: ImportConfig, task: Task) -> None:
+    """Say which fields most answers give no value of: those rows count as wrong."""
+    names = [name for name, count in unread.items() if 2 * count > rows]
+    if names:
+        how = f"the template is {shown(task.template)}" if settings.text else "--fields names another column"
+        listed = " and ".join(f"{name} in {unread[name]:,}" for name in names)
+        note(f"could not be read: {listed} of {rows:,} rows of {settings.input}, which count as wrong; {how}")
 
 
 def _manifest(settings: ImportConfig, catalogue: Catalogue, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -166,7 +185,8 @@ def _prediction(
     true, image, product = true_values(task, row), next(iter(row["images"]), None), row.get(PRODUCT)
     if settings.text:
         text = str(_cell(given, settings.text, settings.input, number) or "")
-        return Prediction(identity, true, task.parse(text), text, image=image, product=product)
+        predicted, text = _read_answer(task, text)
+        return Prediction(identity, true, predicted, text, image=image, product=product)
     predicted = {
         item.name: parse_field(item, _cell(given, columns[item.name], settings.input, number))
         if item.name in columns
@@ -176,12 +196,34 @@ def _prediction(
     return Prediction(identity, true, predicted, image=image, product=product)
 
 
+def _read_answer(task: Task, text: str) -> tuple[dict[str, ParsedField], str]:
+    """(fields, text) of an answer, without a fence around it.
+
+    One that has no field by the template but is a JSON object with their names is read as `--fields` are: without its text,
+    which would not be read so when it is scored again.
+    """
+    text = _FENCE.sub(r"\1", text)
+    parsed = task.parse(text)
+    if any(field.status != "missing" for field in parsed.values()) or not text.lstrip().startswith("{"):
+        return parsed, text
+    try:
+        said = parse_json(text.encode("utf-8", "replace"), "answer", nan_is_null=True)
+    except (ValueError, UserError):
+        return parsed, text
+    names = {item: found for item in task.fields if (found := find_column(item.name, list(said)))}
+    values = {item: said.get(name) for item, name in names.items()}
+    own = {item.name: parse_field(item, value) for item, value in values.items() if not isinstance(value, (dict, list))}
+    return parsed | own, "" if own else text
+
+
 def _cell(given: Mapping[str, Any], column: str, path: Path, number: int) -> Any:
-    if column not in given:
-        raise UserError(
-            f"{path} line {number} has no column {column!r}; it has {', '.join(map(str, list(given)[:_SHOWN_COLUMNS]))}"
-        )
-    value = given[column]
+    found = find_column(column, list(given))
+    if found is None:
+        close = difflib.get_close_matches(column, map(str, given), n=1, cutoff=0.4)
+        hint = f" (--fields {column}={close[0]}?)" if close and "." not in column else ""
+        listed = ", ".join(map(str, list(given)[:_SHOWN_COLUMNS]))
+        raise UserError(f"{path} line {number} has no column {column!r}; it has {listed}{hint}")
+    value = resolve(given, found)
     if isinstance(value, (dict, list)):
         raise UserError(f"{path} line {number}: {plain(column)} is {shown(value)}; it must be text, a number or null")
     return value

@@ -205,11 +205,14 @@ class MLXBackend:
         ids = tokens if isinstance(tokens, mx.array) else mx.array(tokens)
         if self.compiled_step:
             return scores(self.compiled_step(cache, ids), on_device=self.scores_on_device)
+        # MLX: CUDA's attention of one token without a mask takes keys that fill their array to its end for all of it, and reads
+        # them from its first column on; here they begin where padding was dropped (sdpa's `unslice_kv`).
+        plain = cache.valid.all() and (not self.scores_on_device or cache.layers[0].start == 0)
         hidden = self.model.model(
             self.model.model.embed_tokens(ids[:, None]),
             mx.array(cache.lengths - 1)[:, None],
             mx.array(cache.lengths),
-            None if cache.valid.all() else mx.array(cache.valid)[:, None, None],
+            None if plain else mx.array(cache.valid)[:, None, None],
             cache.layers,
         )
         return self._scores(hidden)

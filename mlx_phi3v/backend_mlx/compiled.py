@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..batches import Batch
 from ..buckets import feature_bucket, label_bucket, padded
 from ..errors import UserError
+from ..text import printable
 from .arrays import trains
 from .cpu.shared import plain
 from .model import Phi3VForCausalLM
@@ -35,7 +36,10 @@ def calls() -> Iterator[None]:
     except RuntimeError as error:
         if "Failed to compile" not in str(error):
             raise
-        raise UserError(f"{_BUILDS}, and that failed here; fix it, or leave --compile out") from error
+        if on_cpu():
+            raise UserError(f"{_BUILDS}, and that failed here; fix it, or leave --compile out") from error
+        cause = printable(str(error).splitlines()[0])[:200]
+        raise UserError(f"--compile: MLX could not build the step ({cause}); leave --compile out") from error
 
 
 class CompiledGradient:

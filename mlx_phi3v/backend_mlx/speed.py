@@ -70,6 +70,7 @@ def random_model(config: ModelArgs, dtype: str) -> MLXBackend:
 
 def memory_in_use() -> int:
     """Bytes of arrays now; the peak is counted from here on."""
+    mx.synchronize()  # the update of the last step may still be computed
     mx.clear_cache()
     mx.reset_peak_memory()
     return int(mx.get_active_memory())

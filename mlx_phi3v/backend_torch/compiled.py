@@ -41,8 +41,9 @@ class Compiler:
         try:
             with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES, accumulated_recompile_limit=_MOST_SHAPES):
                 yield
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            cause = printable(next(iter(str(error.inner_exception).splitlines()), "no reason given"))[:200]
+        except torch._dynamo.exc.ShortenTraceback as error:  # a compiler's error, or that CUDA's, triton, is missing
+            said = str(getattr(error, "inner_exception", error)).splitlines()
+            cause = printable(next(iter(said), "no reason given"))[:200]
             raise UserError(
                 f"--compile: torch could not build the step ({cause}); install what it asks for, or leave --compile out"
             ) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn import functional
 
 from ..config import Quantization
+from ..next_tokens import HostScores
+from ..next_tokens import likeliest as host_likeliest
 from ..sampling import Draws
 from . import next_tokens, quantized
 from .accelerator import choose_device
@@ -53,11 +57,19 @@ class Kernels:
 
     def likeliest(self, logits: np.ndarray, k: int) -> np.ndarray:
         """Ids of the k largest of each row."""
-        return next_tokens.likeliest(self._tensor(logits), k).cpu().numpy()
+        scores = self._scores(logits)
+        if isinstance(scores, HostScores):
+            return host_likeliest(scores.logits, k)[0]
+        return next_tokens.likeliest(scores.logits, k).cpu().numpy()
 
     def draw(self, logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Ids of drawn tokens; columns: see `sampling.Draws`."""
-        return next_tokens.DeviceScores(self._tensor(logits)).draw(Draws(columns)).cpu().numpy()
+        drawn = self._scores(logits).draw(Draws(columns))
+        return drawn if isinstance(drawn, np.ndarray) else drawn.cpu().numpy()
+
+    def _scores(self, logits: np.ndarray) -> Any:
+        """As they are chosen from on CUDA, which a CPU tries too; mps has no fp64, and leaves the choice to numpy."""
+        return next_tokens.scores(self._tensor(logits), on_device=self.device.type != "mps")
 
     def convolution(self, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The patch embedding's."""

@@ -48,7 +48,7 @@ def load(
     with FiniteCheck(used, dtype) as finite:
         for name in expected_tensors(config):
             if not is_unused(name, config):
-                weights[parameter_name(name)] = read_tensor(name, used, config, finite).to(device=device, dtype=target)
+                weights[parameter_name(name)] = read_tensor(name, used, config, finite, device).to(device=device, dtype=target)
     model.load_state_dict(weights, strict=True, assign=True)
     finish_model(model, config, device)
     return TorchBackend(model, config, folder, dtype, attn_implementation, ranks, bits, compiled)
@@ -63,8 +63,14 @@ def finish_model(model: Phi3VForCausalLM, config: ModelArgs, device: torch.devic
     model.eval()
 
 
-def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck) -> torch.Tensor:
-    """One tensor of the checkpoint, unpacked where it is quantised; what is stored goes to `finite`."""
+def read_tensor(
+    name: str, tensors: dict[str, TensorInfo], config: ModelArgs, finite: FiniteCheck, device: torch.device
+) -> torch.Tensor:
+    """One tensor of the checkpoint, unpacked where it is quantised, by CUDA where that is the device, else by the CPU.
+
+    What is stored goes to `finite`.
+    """
+    unpacks = device if device.type == "cuda" else torch.device("cpu")
 
     def read(key: str) -> torch.Tensor:
         with safe_open(tensors[key].file, framework="pt") as file:
@@ -74,5 +80,6 @@ def read_tensor(name: str, tensors: dict[str, TensorInfo], config: ModelArgs, fi
 
     if config.quantization and is_quantized(name):
         stem = name.removesuffix("weight")
-        return dequantize(read(name), read(stem + "scales"), read(stem + "biases"), config.quantization)
+        weight, scales, biases = (read(key).to(unpacks) for key in (name, stem + "scales", stem + "biases"))
+        return dequantize(weight, scales, biases, config.quantization)
     return read(name)

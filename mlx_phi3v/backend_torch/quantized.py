@@ -14,7 +14,7 @@ def dequantize(packed: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor,
     """
     rows, bits = packed.shape[0], quantization.bits
     words = packed.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-    shifts = torch.arange(0, 32, bits)
+    shifts = torch.arange(0, 32, bits, device=packed.device)
     unpacked: torch.Tensor = (words[:, :, None] >> shifts) & (2**bits - 1)
     values = unpacked.reshape(rows, -1, quantization.group_size).float()
     return (values * scales.float()[:, :, None] + biases.float()[:, :, None]).reshape(rows, -1)

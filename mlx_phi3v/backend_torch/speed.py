@@ -16,7 +16,7 @@ from .loading import finish_model
 from .model import Phi3VForCausalLM
 from .ranks import Ranks
 
-MEMORY_IS_MEASURED = torch.cuda.is_available()
+MEMORY_IS_MEASURED = choose_device().type == "cuda"
 
 
 def product_seconds(m: int, k: int, n: int, dtype: str, times: int) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..hub.download import download
 from ..hub.hub_errors import is_hub_id
+from ..misplaced import MODEL_FILE, hint
 from ..trained_task import TASK_FILE
 from .fingerprint import SOURCE_FILE
 
@@ -27,6 +28,7 @@ def resolve_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.exists() or not is_hub_id(name):
         if not path.is_dir():
-            raise UserError(f"--model {name} is not a folder; give a checkpoint folder, a hub id or {BUILTIN!r}")
+            near = hint(path, MODEL_FILE) or f"; give a checkpoint folder, a hub id or {BUILTIN!r}"
+            raise UserError(f"--model {name} is not a folder{near}")
         return path
     return download(name, _HUB_FILES, f"--model {name}: there is no such folder")

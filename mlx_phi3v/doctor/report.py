@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,7 +18,10 @@ from ..golden.checks import Check
 from ..progress import note, say
 from . import machine, probes, speed
 from .examine import WEIGHTS, Examination, first_to_part
+from .kernels import failure
 from .settings import DoctorConfig
+
+Found = TypeVar("Found")
 
 
 def choose_backends(config: DoctorConfig) -> list[str]:
@@ -40,14 +44,16 @@ def examine(config: DoctorConfig) -> tuple[dict[str, Any], list[Check]]:
     examination, devices = Examination(tell), {}
     checks = examination.check_reference()
     for backend in backends:
-        set_up(backend)
-        devices[backend] = importlib.import_module(f"mlx_phi3v.backend_{backend}.device").describe()
+        found = attempt(backend, "the device", partial(_describe, backend), checks)
+        if found is None:  # such as a library that the framework lacks: the other backend may be sound
+            continue
+        devices[backend] = found
         checks += examination.kernels(backend)
         for weights in WEIGHTS[:1] if config.quick else WEIGHTS:
             checks += examination.model(backend, weights)
         checks += [probes.check_probe(backend, folder)] if folder else []
-    speeds = {} if config.quick else {name: _measure(name, tell) for name in backends}
-    made = _calibrate(speeds, tell) if config.calibrate else {}
+    speeds = {} if config.quick else _measure(list(devices), tell, checks)
+    made = _calibrate(speeds, tell, checks) if config.calibrate else {}
     quiet = here["busy"] <= machine.MOST_BUSY
     failed = sum(not check.passed for check in checks)
     report = {
@@ -60,16 +66,38 @@ def examine(config: DoctorConfig) -> tuple[dict[str, Any], list[Check]]:
     return report, checks
 
 
-def _measure(backend: str, tell: Any) -> dict[str, Any]:
-    tell(f"{backend}: speed")
-    return speed.measure(backend, DTYPES)
+def attempt(backend: str, what: str, run: Callable[[], Found], checks: list[Check]) -> Found | None:
+    """The result of `run`. Where that fails a failed check is added, and the rest of the report is still made."""
+    try:
+        return run()
+    except UserError:
+        raise
+    except Exception as error:
+        checks.append(Check(backend, what, "did not run", float("inf"), 0.0, failure(error)))
+        return None
 
 
-def _calibrate(speeds: dict[str, Any], tell: Any) -> dict[str, calibration.Calibration]:
-    made = {}
+def _describe(backend: str) -> dict[str, Any]:
+    set_up(backend)
+    found: dict[str, Any] = importlib.import_module(f"mlx_phi3v.backend_{backend}.device").describe()
+    return found
+
+
+def _measure(backends: list[str], tell: Any, checks: list[Check]) -> dict[str, Any]:
+    speeds: dict[str, Any] = {}
+    for backend in backends:
+        tell(f"{backend}: speed")
+        found = attempt(backend, "speed", partial(speed.measure, backend, DTYPES), checks)
+        speeds |= {backend: found} if found is not None else {}
+    return speeds
+
+
+def _calibrate(speeds: dict[str, Any], tell: Any, checks: list[Check]) -> dict[str, calibration.Calibration]:
+    made: dict[str, calibration.Calibration] = {}
     for backend, found in speeds.items():
         tell(f"{backend}: a training step")
-        made[backend] = speed.calibrate(backend, found["gflops"])
+        entry = attempt(backend, "a training step", partial(speed.calibrate, backend, found["gflops"]), checks)
+        made |= {backend: entry} if entry is not None else {}
     return made
 
 

@@ -28,10 +28,8 @@ def load_init_adapter(config: Config, model: ModelArgs, fingerprint: str) -> tup
     assert path is not None
     try:
         folder = resolve_adapter(path)
-    except UserError:
-        raise UserError(
-            f"--init-adapter {path} is neither an adapter nor a training run (it has no adapter_config.json); give one"
-        ) from None
+    except UserError as error:
+        raise UserError(str(error).replace("--adapter", "--init-adapter", 1)) from None
     adapter, tensors = load_adapter(folder, model, fingerprint)
     own: dict[str, Any] = {"r": adapter.r, "lora_alpha": float(adapter.lora_alpha), **trained_groups(adapter, model)}
     for name, value in own.items():

@@ -46,7 +46,7 @@ Cases = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 
 
 class Report:
-    """All rows by part; written after each part, so that an interrupted run keeps what it measured."""
+    """All rows by part; written after each case, so that an interrupted run keeps what it measured."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console
@@ -66,6 +66,8 @@ class Report:
                 rows[-1]["_traceback"] = traceback.format_exc()[-3000:]
                 error.__traceback__ = None  # it holds the case's tensors
             free()
+            self.parts[part] = rows
+            self.write()
         self.add(part, rows)
 
     def stream(self, part: str, make: Callable[[], Iterator[dict[str, Any]]]) -> None:
@@ -84,9 +86,17 @@ class Report:
     def add(self, part: str, rows: list[dict[str, Any]]) -> None:
         """Keep, write and show rows."""
         self.parts[part] = rows
-        elapsed = round(time.perf_counter() - self.began, 1)
-        self.path.write_text(json.dumps(parts.plain({"parts": self.parts, "failed": self.failed, "s": elapsed}), indent=1))
+        elapsed = self.write()
         show(f"{part} ({elapsed} s since the start)", rows, self.console)
+
+    def write(self) -> float:
+        """Write all rows so far, as whole JSON at every moment; seconds since the start."""
+        elapsed = round(time.perf_counter() - self.began, 1)
+        text = json.dumps(parts.plain({"parts": self.parts, "failed": self.failed, "s": elapsed}), indent=1)
+        partial = self.path.with_name(self.path.name + ".new")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.path)
+        return elapsed
 
 
 def show(title: str, rows: Sequence[dict[str, Any]], console: Console) -> None:

@@ -36,8 +36,8 @@ from mlx_phi3v.prompts import IGNORE, PromptProcessor
 from mlx_phi3v.sampling import Sampling
 
 SEED, BOS = 5, 1
-MOST = 12  # photos of a prompt in training
 WORDS = 2048  # token ids: at 131,072 positions each of 1,541 photos has a tag of its own
+THETA = 1e8  # of RoPE: the slower half of its frequencies turn by less than a fifteenth within 131,072 positions
 SLOW = 0.5  # share of the frequencies that the last layer leaves out
 SHARP = 12.0  # how much larger its queries are than its keys
 SHARPER = 4.0  # and how much larger still once it is trained, as far more photos are asked about than were seen in training
@@ -145,14 +145,14 @@ def last_queries(model: Any) -> Any:
     return model.model.layers[-1].self_attn.qkv_proj.weight.data.chunk(3)[0]
 
 
-def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None:
+def train(folder: Path, steps: int, rows: int, rate: float, photos: int, longest: int) -> None:
     """Tune the decoder, or go on with one that is there, and store it; a line of JSON every 25 steps."""
     import torch
     from safetensors.torch import load_file, save_file
 
     begin = not folder.exists()
     if begin:
-        write_narrow(folder, hidden=160, heads=2, layers=3, theta=1e6, vocabulary=WORDS)
+        write_narrow(folder, hidden=160, heads=2, layers=3, theta=THETA, vocabulary=WORDS)
     backend: Any = load_backend("torch", folder, dtype="float32")
     began = time.perf_counter()
     album = Album(backend, 0, photos, 1)
@@ -170,11 +170,11 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
     optimizer = torch.optim.AdamW(tuned.values(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, (i + 1) / 20) * max(0.02, 1 - i / steps))
     window: list[list[float]] = []
-    most, lately = 3 if begin else MOST, 0.0  # photos of a prompt, and the share of right answers
+    most, lately = 3 if begin else longest, 0.0  # photos of a prompt, and the share of right answers
     short, long = model.model.config, replace(model.model.config, original_max_position_embeddings=1)
     for step in range(1, steps + 1):
         model.model.config = long if step % 2 else short  # which RoPE factors a prompt takes
-        if lately > 0.75 and most < MOST:
+        if lately > 0.75 and most < longest:
             most, lately = most + 1, 0.6
         batch = collate(list(training_rows(album, rows, most, random)), backend.config)
         states: list[Any] = []
@@ -200,7 +200,8 @@ def train(folder: Path, steps: int, rows: int, rate: float, photos: int) -> None
         window.append([float(losses[asked].mean().detach()), float(right[asked].mean()), float(right[~asked].mean())])
         if step % 25 == 0 or step == steps:
             loss, answered, seen = np.mean(window, axis=0).round(3).tolist()
-            say(step=step, photos=most, loss=loss, right=answered, seen=seen, s=round(time.perf_counter() - began, 1))
+            seconds = round(time.perf_counter() - began, 1)
+            say(step=step, photos=most, loss=loss, right=answered, seen=seen, s=seconds)
             window = []
     last_queries(model).mul_(SHARPER)
     stored = load_file(folder / "model.safetensors")
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--photos", type=int, default=600, help="different ones to train on")
+    parser.add_argument("--longest", type=int, default=12, help="photos of a prompt in training, at most")
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384, POSITIONS])
     parser.add_argument("--questions", type=int, default=8)
@@ -254,7 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     find_categories()
     if options.what == "train":
-        train(options.folder, options.steps, options.rows, options.rate, options.photos)
+        train(options.folder, options.steps, options.rows, options.rate, options.photos, options.longest)
     else:
         ask(options.folder, options.backend, options.tokens, options.questions, options.num_crops, options.kv_bits)
 

@@ -154,6 +154,24 @@ def test_an_unusable_photo_is_rejected_with_its_reason(data: bytes, reason: str)
     assert refused.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "an empty file"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"\xff\x0a" + bytes(50), "a JPEG XL photo"),
+        (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"%PDF-1.7", "a PDF document"),
+        (bytes(3) + b"\x14ftypqt  " + bytes(50), "a video"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+        (b"no photo", "not a photo that can be read"),
+    ],
+)
+def test_what_stands_in_place_of_a_photo_is_named(data: bytes, what: str) -> None:
+    with pytest.raises(PhotoError, match=f"row 7 is {what}"):
+        open_photo(data, name="row 7")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.jpg"):
         open_photo(tmp_path / "nothing.jpg")

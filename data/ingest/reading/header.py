@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
     """The place of the row with the names: the first that is not blank, or the one below a title.
 
     A title is a row with a first cell and no other, above a row of several cells of which none is a number or a photo; a
-    row of which one below has at least twice as many cells, all names; or one above the names of a known export, as
-    Amazon's templates begin. None: all rows are blank.
+    row of which one below has at least twice as many cells, all names; one above the names of a known export, as Amazon's
+    templates begin; or one of comments, as eBay's and Meta's templates begin. None: all rows are blank.
     """
     filled = [place for place, cells in enumerate(rows) if not is_blank(cells)]
     if not filled:
@@ -32,6 +33,8 @@ def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
     known = next((place for place in first if _names_an_export(rows[place])), None)
     if known is not None:
         return known
+    if (below_comments := _below_comments([(place, _written(rows[place])) for place in first])) is not None:
+        return below_comments
     for place in first:
         cells = _written(rows[place])
         if len(cells) > 1:
@@ -42,6 +45,16 @@ def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
         if not str(rows[place][0] or "").strip():
             break
     return filled[0]
+
+
+def _below_comments(rows: Sequence[tuple[int, Sequence[str]]]) -> int | None:
+    """The place of the names below several rows that begin with `#`, or one of which every cell does; None without these."""
+    count = sum(1 for _ in itertools.takewhile(lambda row: row[1][0].startswith("#") and len(row[1][0]) > 1, rows))
+    if count == len(rows) or count == 0 or (count == 1 and not all(cell.startswith("#") for cell in rows[0][1])):
+        return None
+    place, names = rows[count]
+    are_names = len(set(names)) == len(names) > 1 and not any(is_number(name) or is_place(name) for name in names)
+    return place if are_names else None  # of any length: eBay's first column names its whole site
 
 
 def _written(cells: Sequence[Any]) -> list[str]:

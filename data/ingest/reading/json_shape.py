@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ _MOST_FIRST_LINE = 256_000_000
 _TURNS = ("messages", "conversations")
 # Under what key an API puts the row itself, and what else it puts there.
 _WRAPPERS = ("node", "item", "product", "_source", "row", "attributes")
+# What is one row, whatever lists are in it: a file of LabelMe and a project of VIA, see `labelled_pictures`.
+_WHOLE = ({"shapes", "imagePath"}, {"_via_img_metadata"})
+_PHPMYADMIN = re.compile(rb'\s*"type"\s*:\s*"header"')
+_VIA_KEYS = {"filename", "regions", "file_attributes"}
 _AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta"})
 # Lists of columns, which stand beside the rows of pandas and of the hub's viewer.
 _DESCRIPTIONS = {"schema.fields.item": "data.item", "features.item": "rows.item"}
@@ -105,7 +110,10 @@ def _next_sign(file: IO[bytes]) -> bytes:
 
 def _of_list(file: IO[bytes]) -> JsonShape:
     """A list of objects, of lists of these (the pages of a scrape), or of lists of which the first has the names."""
-    if _next_sign(file) != b"[":
+    sign = _next_sign(file)
+    if sign == b"{" and _PHPMYADMIN.match(file.read(200)):
+        return JsonShape(prefix="item.data.item", note="its rows are those of the tables that phpMyAdmin exported")
+    if sign != b"[":
         return JsonShape()
     return JsonShape(prefix="item.item", note="its rows are in lists of lists") if _next_sign(file) == b"{" else _BY_COLUMNS
 
@@ -127,12 +135,15 @@ def _holds_objects(value: dict[str, Any]) -> bool:
 class _Outline:
     """What is where in a document.
 
-    keys: of the first objects of each list. plain: whether a list, or an object with the key 0, at its top holds values.
+    keys: of the first objects of each list. names: of the outermost object. via: those of VIA. plain: whether a list, or an
+    object with the key 0, at its top holds values.
     """
 
     lists: Counter[str] = field(default_factory=Counter)  # objects by the path of the list they are in
     maps: Counter[str] = field(default_factory=Counter)  # objects by the path of the object they are values of
     keys: dict[str, Counter[str]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    via: set[str] = field(default_factory=set)
     documents: int = 0
     plain: bool = False
 
@@ -148,6 +159,10 @@ class _Outline:
                 else:
                     self.maps[".".join(parts[:-1])] += 1
         elif event == "map_key":
+            if not prefix:
+                self.names.add(str(value))
+            elif value in _VIA_KEYS:
+                self.via.add(value)
             if prefix.endswith("item") and self.lists.get(prefix, 0) <= 20:
                 self.keys.setdefault(prefix, Counter())[value] += 1
         elif event not in ("end_map", "end_array", "start_array") and not self.plain:
@@ -170,6 +185,10 @@ def _inside(file: IO[bytes], path: Path) -> JsonShape:
         return JsonShape(prefix="")
     if lists["images.item"] and lists["annotations.item"] and "image_id" in found.keys.get("annotations.item", {}):
         return JsonShape(is_coco=True)
+    if any(names <= found.names for names in _WHOLE):
+        return JsonShape(prefix="")
+    if found.via == _VIA_KEYS and found.documents == 1 and not lists["item"] and not found.names & _VIA_KEYS:
+        return JsonShape(prefix="", key="key")  # the annotations alone, by names of files, whose dots say nothing
     if found.plain and not +lists and _is_by_columns(file, path):
         return _BY_COLUMNS
     if +lists:

@@ -20,8 +20,10 @@ from .markup import local_name, xml_events
 from .yml_feed import YmlCategories, is_yml
 
 _USUAL = ("item", "entry", "product", "offer", "row", "record")
+_CVAT = ("annotations", "image")  # above them are the labels of the task, which may be more
 _QUICK_ROWS = 2000
 _MOST_DEPTH = 50
+_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _MOST_ATTRIBUTES = 1000  # of an element: libxml2 looks each up among all
 
 
@@ -29,7 +31,9 @@ class XmlTable:
     """The rows of an XML file: each child of the row's element is a column, named without its namespace.
 
     A child that is there several times is a list, one with children an object; an attribute of the row is a column, one
-    of a child is `CHILD_ATTRIBUTE`. `quick`: columns and count are those of the first rows.
+    of a child is `CHILD_ATTRIBUTE`. Of a text in several languages (`xml:lang`) the first is the column, or that of no
+    language in particular (`x-default`); the others are `CHILD_LANGUAGE`. `quick`: columns and count are those of the
+    first rows.
     """
 
     kind = "xml"
@@ -87,6 +91,8 @@ class XmlTable:
                 path.pop()
                 children.pop()
                 _forget(element)
+        if _CVAT in repeated:
+            return _CVAT
         found = [key for key, count in repeated.items() if count > 1 and inside[key] and len(key) > 1]
         found = found or [key for key in repeated if local_name(key[-1]).lower() in _USUAL and inside[key]]
         if not found:
@@ -144,6 +150,9 @@ def _row(element: Any) -> dict[str, Any]:
         if not isinstance(child.tag, str):
             continue
         name = names.get(child.tag)
+        if name is not None and (language := child.get(_LANGUAGE)) and f"{name}_lang" in row:
+            _put_translation(row, name, language, _content(child))
+            continue
         if name is None:
             name = local_name(child.tag)
             if name in taken:
@@ -156,6 +165,13 @@ def _row(element: Any) -> dict[str, Any]:
                 _put(row, f"{name}_{attribute}", value)
     text = (element.text or "").strip()
     return row | {"text": text} if text and not len(element) else row
+
+
+def _put_translation(row: dict[str, Any], name: str, language: str, value: Any) -> None:
+    if language == "x-default":
+        row[f"{name}_{row[f'{name}_lang']}"], row[name], row[f"{name}_lang"] = row[name], value, language
+    else:
+        row[f"{name}_{language}"] = value
 
 
 def _put(row: dict[str, Any], name: str, value: Any) -> None:

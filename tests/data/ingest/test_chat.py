@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.ingest.chat_rows import Conversation, read_conversation
+from data.ingest.chat_rows import Conversation, is_conversation, read_conversation
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
 from data.ingest.row import RowError
@@ -49,8 +49,54 @@ FORMS: dict[str, dict[str, Any]] = {
     "ms-swift": {"query": f"<image>{Q}", "response": A, "history": [], "images": ["a.png"]},
     "mlx-vlm": {"image": "a.png", "question": Q, "answer": A},
     "trl": {"images": ["a.png"], "prompt": [user({"type": "image"}, text(Q))], "completion": [SAID]},
+    "gemini": {"contents": [{"role": "user", "parts": [{"text": Q}, {"fileData": {"fileUri": "a.png"}}]},
+                            {"role": "model", "parts": [{"text": A}]}]},
+    "cauldron": {"images": ["a.png"], "texts": [{"user": Q, "assistant": A, "source": "x"}]},
+    "docvqa": {"image": "a.png", "question": Q, "answers": [A, "another"]},
+    "vqa": {"image": "a.png", "question": Q, "answers": [{"answer": A, "answer_confidence": "yes"}]},
+    "roles in capitals": {"image": "a.png", "conversations": [{"from": "USER", "value": Q}, {"from": "Assistant", "value": A}]},
+    "preferences": {"images": ["a.png"], "prompt": Q, "chosen": A, "rejected": "another"},
+    "preferences as messages": {"images": ["a.png"], "prompt": [user(text(Q))], "chosen": [SAID], "rejected": [SAID]},
+    "a place among choices": {"image": "a.png", "question": Q, "choices": ["another", A], "answer": 1},
+    "input and output": {"image": "a.png", "input": Q, "output": A},
+    "paligemma": {"image": "a.png", "prefix": Q, "suffix": A},
     "text of json": {"image": "a.png", "messages": json.dumps([{"role": "user", "content": Q}, SAID])},
-}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said", ['{"title": "A cup", "price": 9.5}', "['red', 'blue']", "None", "N/A", "<b>bold</b> & more", "1,5"]
+)
+def test_an_answer_of_a_conversation_is_learned_as_it_is(said: str, tmp_path: Path) -> None:
+    random_picture(32, 32, 0).save(tmp_path / "a.png")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"image": "a.png", "question": "What?", "answer": said}))
+    ingest(IngestConfig(str(tmp_path / "c.jsonl"), tmp_path / "out", processes=1, validation=0.0))
+    catalogue = Catalogue(tmp_path / "out")
+    assert [catalogue.task.answer(row) for row in catalogue.split("train")] == [said]
+
+
+def test_a_file_url_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "a photo").mkdir()
+    random_picture(32, 32, 0).save(tmp_path / "a photo" / "a.png")
+    row = {"image": (tmp_path / "a photo" / "a.png").as_uri(), "question": "What?", "answer": "A cup"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row))
+    info = ingest(IngestConfig(str(tmp_path / "c.jsonl"), tmp_path / "out", processes=1, validation=0.0))
+    assert (info["counts"]["kept"], info["counts"]["pictures"]) == (1, 1)
+
+
+def test_what_the_system_says_in_a_column_comes_before_the_question() -> None:
+    told = {
+        "images": ["a.png"],
+        "conversations": [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup"}],
+    }
+    for row in (told | {"system": "Be brief."}, told | {"systemInstruction": {"parts": [{"text": "Be brief."}]}}):
+        found = read_conversation(row)
+        assert not isinstance(found, RowError) and found.turns[0].question == "Be brief. What?"
+
+
+@pytest.mark.parametrize("column", ["contents", "texts"])
+def test_a_shop_may_have_a_column_named_like_a_form_of_chat(column: str) -> None:
+    assert not is_conversation([column, "title", "price", "image"])
 
 
 @pytest.mark.parametrize("form", FORMS)

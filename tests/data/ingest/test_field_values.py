@@ -74,6 +74,26 @@ def test_several_currencies_in_one_field_are_refused_with_their_counts(rows: lis
         take(tmp_path, rows)
 
 
+@pytest.mark.parametrize(
+    "prices", [("kr 10", "10 kr.", "SEK 20"), ("10 ريال", "SAR 20"), ("10 F CFA", "20 FCFA"), ("5 dollars", "$5")]
+)
+def test_signs_that_may_mean_one_currency_are_one(prices: tuple[str, ...], tmp_path: Path) -> None:
+    info = take(tmp_path, [{"title": f"Set {k}", "price": price} for k, price in enumerate(prices)])
+    assert info["counts"]["kept"] == len(prices) and "unread" not in info["values"]
+
+
+def test_signs_that_cannot_mean_one_currency_are_several(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="kr 1, EUR 1"):
+        take(tmp_path, [{"title": "A", "price": "10 kr"}, {"title": "B", "price": "10 EUR"}])
+
+
+def test_a_column_of_prices_that_can_be_read_both_ways_is_refused_with_what_settles_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"price_ambiguous 2; 1.299 may be one or a thousand: name the currency with --currency"
+    ):
+        take(tmp_path, [{"title": "A", "price": "1.299"}, {"title": "B", "price": "2.499"}])
+
+
 def test_a_named_currency_keeps_its_own_prices_only(tmp_path: Path) -> None:
     rows = [{"title": f"Set {i}", "price": 40, "currency": c} for i, c in enumerate(("USD", "EUR", None))]
     info = take(tmp_path, rows, currency="USD")

@@ -225,6 +225,17 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
             BIGCOMMERCE, f"Product | 77 | Mug | P | MUG-1 | 12.00 | 0.00 | 0.00 | Kitchen/Mugs | {u}44.jpg | {u}45.jpg",
             "SKU | 77 | | | MUG-2 | | | | | |", f"Product | 78 | Tray | P | TRAY | 39.00 | 0.00 | 35.00 | Kitchen | {u}46.jpg |",
         ), [("Mug", "Kitchen/Mugs", 12.0), ("Tray", "Kitchen", 39.0)]),
+        "bigcommerce with pictures in rows of their own": ("products.csv", table(
+            "Item | ID | Name | Type | SKU | Price | Retail Price | Sale Price | Categories | Image URL (Import) | Internal Image URL (Export)",
+            "Product | 77 | Mug | physical | MUG | 12 | 0 | 0 | Kitchen/Mugs | |", "Variant | 64 | | | MUG-1 | | | | | |",
+            f"Image | 266 | | | | | | | | | {u}44.jpg", f"Image | 267 | | | | | | | | {u}45.jpg |",
+            "Product | 80 | Tray | physical | TRAY | 39 | 0 | 35 | Kitchen | |", f"Image | 270 | | | | | | | | | {u}46.jpg",
+        ), [("Mug", "Kitchen/Mugs", 12.0), ("Mug", "Kitchen/Mugs", 12.0), ("Tray", "Kitchen", 39.0)]),
+        "wix of 2025": ("catalog.csv", table(
+            "handle | fieldType | name | visible | plainDescription | media | price | strikethroughPrice | categories | sku",
+            f"hat | PRODUCT | Felt Hat | TRUE | Warm | {u}44.jpg;{u}45.jpg | 39 | 49 | Hats | HAT", "hat | VARIANT | | TRUE | | | 39 | | | HAT-S",
+            f"bag | PRODUCT | Jute Bag | TRUE | Nice | {u}46.jpg | 19 | | Bags | BAG",
+        ), [("Felt Hat", "Hats", 39.0), ("Jute Bag", "Bags", 19.0)]),
         "squarespace": ("products_Nov.csv", table(
             SQUARESPACE, f"a1 | v1 | PHYSICAL | store | mug | Mug | <p>Blue</p> | SQ1 | Size | S | 12.00 | 0.00 | No | /mugs | {u}47.jpg {u}48.jpg",
             "a1 | v2 | | | | | | SQ2 | Size | L | 14.00 | 0.00 | No | | ",

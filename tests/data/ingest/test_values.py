@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -127,6 +128,12 @@ def test_no_tag_is_left_and_nothing_is_raised(text: str) -> None:
         ('{"value": "12.50", "currencyCode": "USD"}', ("12.50", "USD")),
         ([{"price": {"amount": 2, "currency": "GBP"}}], (2, "GBP")),
         ([9.5], (9.5, None)),
+        ({"amount": 1990, "divisor": 100, "currency_code": "EUR"}, (Decimal("19.9"), "EUR")),
+        ({"price": "1990", "currency_code": "EUR", "currency_minor_unit": 2}, (Decimal("19.9"), "EUR")),
+        ({"price": "1990", "currency_code": "JPY", "currency_minor_unit": 0}, (Decimal("1990"), "JPY")),
+        ({"price": "$12", "divisor": "x"}, ("$12", None)),
+        ({"$numberDecimal": "19.90"}, ("19.90", None)),
+        ({"N": "19.9"}, ("19.9", None)),
         ("$12", ("$12", None)),
         ({"note": "x"}, (None, None)),
     ],

@@ -217,6 +217,40 @@ def test_a_failed_build_is_told(checkpoint: Path, monkeypatch: pytest.MonkeyPatc
         answered(torch_backend(checkpoint, compiled=True), 2)
 
 
+@pytest.mark.parametrize("backend_name", ["torch"], indirect=True)
+def test_a_missing_triton_is_told(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA raises it: torch passes this error on as it is."""
+    from torch._inductor.exc import TritonMissing
+
+    from mlx_phi3v.backend_torch import compiled
+
+    def fails(*_: Any) -> Any:
+        raise TritonMissing(None)
+
+    monkeypatch.setattr(compiled.Compiler, "__call__", fails)
+    with pytest.raises(UserError, match=r"--compile: torch could not build the step \(.*triton.*\); install what"):
+        answered(torch_backend(checkpoint, compiled=True), 2)
+
+
+@pytest.mark.parametrize("backend_name", ["torch"], indirect=True)
+def test_a_cuda_graph_finds_the_cache_and_the_weights_where_they_are(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the tokens and their numbers keep their addresses: else a graph copies them at each step, or none is made."""
+    from mlx_phi3v.backend_torch import compiled
+
+    fixed: list[tuple[int, int]] = []
+    build = compiled.Compiler.__call__
+
+    def noting(self: Any, graph: Any, inputs: Any) -> Any:
+        places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        kept = [(node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None for node in places]
+        fixed.append((len(kept), sum(kept)))
+        return build(self, graph, inputs)
+
+    monkeypatch.setattr(compiled.Compiler, "__call__", noting)
+    answered(torch_backend(checkpoint, compiled=True), 2)
+    assert fixed and all(inputs > 20 and kept == inputs - 2 for inputs, kept in fixed)
+
+
 # slow: torch builds C++ for all layers.
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch needs a C++ compiler on a CPU")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from rich.console import Console
 
 from mlx_phi3v import calibration
 from mlx_phi3v.calibration import Calibration
@@ -20,6 +24,7 @@ from mlx_phi3v.doctor import machine, speed
 from mlx_phi3v.doctor import report as report_module
 from mlx_phi3v.doctor.examine import FOLDER, Examination
 from mlx_phi3v.doctor.packing import pack, read_weights, unpack
+from mlx_phi3v.doctor.page import show
 from mlx_phi3v.doctor.settings import DoctorConfig
 from mlx_phi3v.errors import UserError
 from tests.helpers.paths import ROOT
@@ -52,7 +57,7 @@ def test_a_sound_machine_is_trusted_with_one_framework_alone(backend: str, other
     assert {"chip", "cores", "memory_gb", "system"} <= set(report["machine"])
     assert list(report["devices"]) == [backend] and {"device", "blas", "tf32"} <= set(report["devices"][backend])
     assert any(f"the {other} backend is not installed" in change for change in report["advice"])
-    assert report["speed"] == {} and report["calibration_file"] is None and not list(tmp_path.iterdir())
+    assert report["speed"] == {} and report["calibration_file"] is None and not (tmp_path / "calibration.json").exists()
 
 
 def test_what_is_measured_is_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,3 +132,47 @@ def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch, tmp_p
     report, _ = report_module.examine(DoctorConfig(backend=("mlx",)))
     assert report["calibrations"]["mlx"]["gflops"] > 0 and report["calibration_file"] is None and not list(tmp_path.iterdir())
     assert any("other work took 90% of the cores" in change for change in report["advice"])
+
+
+@pytest.mark.parametrize("broken", ["describe", "measure", "calibrate"])
+def test_what_does_not_run_is_reported_and_the_rest_is_still_examined(
+    broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as an MLX whose CUDA libraries are missing beside a sound torch, or too little memory for a matrix."""
+    for name in ("mlx", "torch"):
+        pytest.importorskip(name)
+    monkeypatch.setenv("MLX_PHI3V_CACHE", str(tmp_path))
+    made = Calibration(machine="here", backend="", made="2026", dtype="float32", gflops=9.0, language_share=1, tower_share=1)
+    does: dict[str, Callable[..., Any]] = {
+        "describe": lambda backend: {
+            "device": "cpu",
+            "tf32": False,
+            "blas": "one",
+            "metal": False,
+            "cuda": False,
+            "mps": False,
+        },
+        "measure": lambda backend, dtypes: {"gflops": {"float32": 9.0}, "gb_per_s": 1.0},
+        "calibrate": lambda backend, peaks: replace(made, backend=backend),
+    }
+
+    def unless_broken(name: str) -> Callable[..., Any]:
+        def run(backend: str, *rest: Any) -> Any:
+            if (backend, name) == ("mlx", broken):
+                raise RuntimeError("libcudart is missing")
+            return does[name](backend, *rest)
+
+        return run
+
+    monkeypatch.setattr(report_module, "_describe", unless_broken("describe"))
+    for name in ("measure", "calibrate"):
+        monkeypatch.setattr(speed, name, unless_broken(name))
+    monkeypatch.setattr(Examination, "check_reference", lambda self: [])
+    monkeypatch.setattr(report_module, "WEIGHTS", ())
+    monkeypatch.setattr(Examination, "kernels", lambda self, backend: [])
+    report, checks = report_module.examine(DoctorConfig())
+    assert [(check.backend, check.note) for check in checks] == [("mlx", "RuntimeError: libcudart is missing")]
+    assert not report["trusted"] and report["failed"] == 1 and report["calibrations"]["torch"]["gflops"] == 9
+    assert set(report["devices"]) == ({"torch"} if broken == "describe" else {"mlx", "torch"})
+    assert json.loads(json.dumps(report, allow_nan=False))["first_to_part"]["mlx"].endswith("(did not run)")
+    show(report, checks, Console(file=io.StringIO()))

@@ -80,6 +80,26 @@ def test_a_note_says_that_the_first_line_is_a_title_and_a_flag_says_otherwise(tm
     assert list(open_csv(tmp_path, text, header_line=3).columns) == ["Pot", "5"]
 
 
+@pytest.mark.parametrize(
+    ("above", "header"),
+    [
+        (
+            "#INFO,Version=0.0.2,\n#INFO Action is required.,,\n",
+            "Action(SiteID=US|Country=US|Currency=USD|Version=1193|CC=UTF-8),Title,Price",
+        ),
+        ("# Required | An ID,# Required | A title,# Optional | A price\n", "code,label,amount"),
+    ],
+)
+def test_comments_above_the_header_are_no_names(above: str, header: str, tmp_path: Path) -> None:
+    table = open_csv(tmp_path, f"{above}{header}\nAdd,Ring,29.99\nAdd,Chain,19.99\n")
+    assert list(table.columns) == header.split(",") and len(rows_of(table)) == 2
+
+
+def test_a_header_may_begin_with_a_hash(tmp_path: Path) -> None:
+    assert list(open_csv(tmp_path, "#,Name,Price\n1,Ring,5\n").columns) == ["#", "Name", "Price"]
+    assert list(open_csv(tmp_path, "#id,name,price\na1,Ring,5\n").columns) == ["#id", "name", "price"]
+
+
 def test_a_file_that_two_delimiters_cut_alike_is_refused_by_the_flag(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--delimiter"):
         open_csv(tmp_path, "a,b;c\n1,2;3\n")

@@ -35,6 +35,13 @@ FORMS = {
     "inside, indented": json.dumps({"count": 2, "products": ROWS}, indent=2),
     "deep inside": json.dumps({"data": {"shop": {"name": "A"}, "list": {"products": ROWS, "tags": ["x"]}}}),
     "beside a shorter list": json.dumps({"shops": [{"name": "A"}], "products": ROWS}),
+    "phpMyAdmin's": json.dumps(
+        [
+            {"type": "header", "version": "5.2"},
+            {"type": "database", "name": "shop"},
+            {"type": "table", "name": "p", "data": ROWS},
+        ]
+    ),
     "edges": json.dumps({"data": {"products": {"edges": [{"node": row} for row in ROWS]}}}),
 }
 

@@ -76,6 +76,13 @@ def test_rows_given_by_attributes_and_one_row_alone(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "<rss><channel><item><title>Fork</title></item></channel></rss>") == [{"title": "Fork"}]
 
 
+def test_of_a_text_in_several_languages_one_is_the_column(tmp_path: Path) -> None:
+    names = '<name xml:lang="de">Topf</name><name xml:lang="x-default">Pot</name><name xml:lang="fr">Pot à eau</name>'
+    item = f"<item>{names}<tag>a</tag><tag>b</tag></item>"
+    row, _ = rows_of(tmp_path, f"<rss><channel>{item}{item}</channel></rss>")
+    assert row == {"name": "Pot", "name_lang": "x-default", "name_de": "Topf", "name_fr": "Pot à eau", "tag": ["a", "b"]}
+
+
 def test_an_element_of_very_many_attributes_costs_its_own_row_alone(tmp_path: Path) -> None:
     """libxml2 looks each up among all: 100,000 took a minute."""
     wide = " ".join(f'a{i}="1"' for i in range(1001))

@@ -1,0 +1,99 @@
+"""Usual names of columns with a word beside: the tax of a price, the language of a text, the first level of a category."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from .column_names import folded
+from .currencies import find_sign
+
+_CUT = re.compile(r"[\s,;/()\[\]_.:-]+")
+_WITH_TAX = {
+    *("ttc", "brutto", "gross", "incl", "inkl", "inc", "including", "inclusive", "incluido", "incluida", "inclus", "incluse"),
+    *("inclusa", "compris", "with", "mit", "税込", "税込み", "含税"),
+}
+_WITHOUT_TAX = {
+    *("ht", "netto", "net", "excl", "exkl", "ex", "excluding", "hors", "sin", "sans", "zzgl", "senza", "esclusa", "escluso"),
+    *("excluido", "税抜", "税別", "不含税", "未税"),
+}
+_TAXES = {"mwst", "ust", "vat", "tax", "taxes", "taxe", "iva", "tva", "btw", "moms", "gst", "dph", "kdv", "mva", "alv"}
+_IN_BRACKETS = re.compile(r"(?P<name>.*\w)\s*[\[(](?P<unit>[^\])]*)[\])]\s*")
+_AT_THE_END = re.compile(
+    r"(?P<name>.*?\w)(?:[\s_.-]+(?:(?:in|en|em)[\s_.-]+)?|(?=[€$£¥₹]))(?P<unit>[A-Za-z]{3}|[^\w\s.-]{1,2})\s*"
+)
+_LANGUAGE = re.compile(
+    r"(?P<name>.*\w)[\s_.:(\[-]+(?i:en|de|fr|it|es|pt|nl|pl|sv|da|nb|fi|cs|sk|hu|ro|tr|ru|uk|ja|zh|ko|ar|he|el|bg|hr|ca|vi|th)"
+    r"(?:[_-][A-Z]{2})?(?:[-_.:][a-z]+)?[)\]]?"
+)
+_LEVEL = re.compile(
+    r"(?P<name>.*?\w)[\s_.(-]*(?:ebene|level|lvl|niveau|nivel|livello|stufe)?[\s_.-]*1\)?|(?:一级|第一)(?P<cjk>\w+)", re.I
+)
+
+
+def qualified_columns(names: Iterable[str], columns: Sequence[str], *, category: bool) -> list[str]:
+    """The columns that are named as the first of `names` that fits, with a language or a category's first level behind.
+
+    >>> qualified_columns(["title", "name"], ["sku", "name-en_US", "name-fr_FR", "name_id"], category=False)
+    ['name-en_US', 'name-fr_FR']
+    >>> qualified_columns(["kategorie", "类目"], ["Kategorie Ebene 1", "Kategorie Ebene 2", "一级类目"], category=True)
+    ['Kategorie Ebene 1']
+    """
+    bare: dict[str, list[str]] = {}
+    for column in columns:
+        for pattern in (_LANGUAGE, _LEVEL) if category else (_LANGUAGE,):
+            if match := pattern.fullmatch(column):
+                bare.setdefault(folded(match["name"] or match.groupdict().get("cjk") or ""), []).append(column)
+    return next((found for name in names if (found := bare.get(folded(name)))), [])
+
+
+def priced_columns(names: Iterable[str], columns: Sequence[str]) -> list[tuple[str, str | None]]:
+    """The columns that are named as the first of `names` that fits, with a currency or a tax beside it, and the code.
+
+    Prices with tax come first, those without last.
+
+    >>> priced_columns(["prix"], ["Prix HT", "Prix TTC (€)", "Prix note"])
+    [('Prix TTC (€)', 'EUR'), ('Prix HT', None)]
+    >>> priced_columns(["販売価格"], ["販売価格（税込）", "VAT"]), priced_columns(["price"], ["price_usd", "Price tax"])
+    ([('販売価格（税込）', None)], [('price_usd', 'USD')])
+    >>> priced_columns(["price"], ["Price in $", "Price note"]), priced_columns(["preis"], ["Preis (EUR, inkl. MwSt.)"])
+    ([('Price in $', None)], [('Preis (EUR, inkl. MwSt.)', 'EUR')])
+    """
+    bare: dict[str, list[tuple[int, str, str | None]]] = {}
+    for column in columns:
+        if (cut := _without_words(column)) is not None:
+            name, rank, code = cut
+            bare.setdefault(name, []).append((rank, column, code))
+    found = next((listed for name in names if (listed := bare.get(folded(name)))), [])
+    return [(column, code) for _, column, code in sorted(found, key=lambda item: item[0])]
+
+
+def _without_words(column: str) -> tuple[str, int, str | None] | None:
+    """(the name without words of tax and currency around it, its rank, the code); None where there are none around it."""
+    plain = unicodedata.normalize("NFKC", column)
+    name, code = _without_currency(plain) or (plain, None)
+    words = [word for word in _CUT.split(name) if word]
+    taxes = {word.casefold() for word in _CUT.split(plain[len(name) :]) if word}
+    while len(words) > 1 and (_is_tax(words[-1]) or (code is None and find_sign(words[-1]) is not None)):
+        sign = None if _is_tax(words[-1]) else find_sign(words[-1])
+        code = sign.usual if sign else code
+        taxes.add(words.pop().casefold())
+    while len(words) > 1 and _is_tax(words[0]):
+        taxes.add(words.pop(0).casefold())
+    if name == plain and not taxes & (_WITH_TAX | _WITHOUT_TAX) and code is None:
+        return None
+    return folded(" ".join(words)), 0 if taxes & _WITH_TAX else 2 if taxes & _WITHOUT_TAX else 1, code
+
+
+def _is_tax(word: str) -> bool:
+    return word.casefold() in _WITH_TAX | _WITHOUT_TAX | _TAXES
+
+
+def _without_currency(name: str) -> tuple[str, str | None] | None:
+    """A name without the currency at its end, and its code; None where there is none."""
+    match = _IN_BRACKETS.fullmatch(name) or _AT_THE_END.fullmatch(name)
+    if match is None:
+        return None
+    signs = [sign for word in re.split(r"[\s,;/]+", match["unit"]) if (sign := find_sign(word)) is not None]
+    return (match["name"], signs[0].usual) if signs else None
