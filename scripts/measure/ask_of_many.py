@@ -5,9 +5,9 @@
 
 The prompt shows photos of the built-in catalogue, each followed by a tag of one word, and ends with one of the tags; the answer
 is that product's category. So the category must be seen in a photo (by the built-in model's image side, frozen) and found by
-its tag, up to 131,072 positions back. `train` tunes all weights of a decoder of three layers on prompts of up to 12 photos,
-about 1,050 tokens, half of them with the RoPE factors of long texts; `ask` asks of as many photos as fit, which the training
-never saw, about places all over the prompt, which is read once.
+its tag, up to 131,072 positions back. `train` tunes all weights of a decoder of three layers on prompts of up to `--longest`
+photos (12 have about 1,050 tokens), half of them with the RoPE factors of long texts; `ask` asks of as many photos as fit,
+which the training never saw, about places all over the prompt, which is read once.
 """
 
 from __future__ import annotations
