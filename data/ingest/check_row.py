@@ -75,7 +75,7 @@ class RowChecks:
 def check_row(checks: RowChecks, row: RawRow, catalogue: Path) -> dict[str, Any]:
     """One row as a chunk holds it, its photos stored in `catalogue`. Raises RejectedError with the first thing wrong."""
     checked = check_fields(checks, row)
-    photos = photos_of(checks, row) if checks.mapping.images else []
+    photos = photos_of(checks, row, checked[NOTES]) if checks.mapping.images else []
     checked["images"] = [store_photo(catalogue, photo.data, photo.suffix) for photo in photos]
     checked[SIZES] = [dict(zip(("width", "height"), photo.image.size)) for photo in photos]
     checked[FINGERPRINTS] = [fingerprint(photo.image) if checks.near_duplicates else b"" for photo in photos]
@@ -178,16 +178,21 @@ def _carried(value: Any, is_text: bool) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def photos_of(checks: RowChecks, row: RawRow) -> list[CleanPhoto]:
-    """The photos that a row shows, clean. Raises RejectedError where there are too few, or one cannot be used."""
+def photos_of(checks: RowChecks, row: RawRow, notes: list[Note]) -> list[CleanPhoto]:
+    """The photos that a row shows, clean; those found under a near name are added to `notes`.
+
+    Raises RejectedError where there are too few, or one cannot be used.
+    """
     references, wanted = references_of(checks, row), photos_wanted(checks, row)
     if len(references) < wanted:
         raise RejectedError("picture_missing_in_row" if not references else "too_few_pictures", len(references))
     roots = PhotoRoots(Path(row.root) if row.root else None, checks.mapping.image_folder())
     try:
-        return [
+        photos = [
             clean_photo(reference_bytes(reference, roots, checks.store.read, checks.limits), checks.limits)
             for reference in references[:wanted]
         ]
     except PhotoUnusableError as error:
         raise RejectedError(error.reason, error.detail) from None
+    notes += [Note("image", "near_name", "differs") for _ in roots.near]
+    return photos

@@ -112,7 +112,7 @@ def _photo_tokens(checks: RowChecks, row: RawRow, references: Sequence[Any]) -> 
     enough = len(references) >= photos_wanted(checks, row)
     if enough and any(as_url(item) and not checks.store.is_done(str(as_url(item))) for item in needed):
         return None
-    photos = photos_of(checks, row) if checks.mapping.images else []
+    photos = photos_of(checks, row, []) if checks.mapping.images else []
     return sum(image_token_count(crop_grid_of(photo.image.size, _NUM_CROPS), VisionArgs()) for photo in photos)
 
 

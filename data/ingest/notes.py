@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 class Note(NamedTuple):
-    """One thing to count: `kind` is unread, empty, currency or question; `detail` the reason, the word or the code."""
+    """One thing to count: `kind` is unread, empty, currency, question or near_name; `detail` the reason, word or code."""
 
     field: str
     kind: str
@@ -89,7 +89,8 @@ class Notes:
 
     def report(self) -> dict[str, Any]:
         """The entry "values" of `catalogue.json`."""
-        kinds = {"unread": "unread", "read_as_missing": "empty", "currencies": "currency", "questions": "question"}
+        kinds = {"unread": "unread", "read_as_missing": "empty", "currencies": "currency", "questions": "question",
+                 "photos_under_near_names": "near_name"}  # fmt: skip
         found: dict[str, Any] = {name: self.of(kind) for name, kind in kinds.items()}
         if self.lost:
             found["rows_without_most_fields"] = self.lost
@@ -144,6 +145,8 @@ def value_lines(report: Mapping[str, Any], kept: int) -> Iterator[str]:
         yield f"read as missing: {'; '.join(words)} (--no-empty-words keeps them)"
     for found in report.get("questions", {}).values():
         yield from _question_lines(found)
+    for found in report.get("photos_under_near_names", {}).values():
+        yield f"{sum(found.values())} photos were found under names that differ in case, Unicode form or suffix alone"
     if lost := report.get("rows_without_most_fields"):
         first = report["first_without_most_fields"]
         yield (

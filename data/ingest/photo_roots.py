@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mlx_phi3v.files import scratch_of
+
+from .near_names import nearest
 
 # What Label Studio's server puts before a file that was uploaded (and eight digits before its name), or is read from a folder.
 _UPLOADED = re.compile(r"/data/upload/(?:\d+/)?")
@@ -21,11 +23,13 @@ class PhotoRoots:
     """Folders that relative paths start from: the table's own, and the one that the user gave.
 
     A table on this disk may name any photo of it. What comes from elsewhere, a data set of the hub (it has no own folder)
-    or an archive, may name its own photos only, and those below the given folder.
+    or an archive, may name its own photos only, and those below the given folder. near: what `find` took for a path that
+    names no file itself.
     """
 
     own: Path | None
     given: Path | None = None
+    near: list[Path] = field(default_factory=list, compare=False)
 
     @property
     def any(self) -> bool:
@@ -35,12 +39,19 @@ class PhotoRoots:
     def find(self, name: str) -> Path | None:
         """The file that a path means, or None. Raises OSError, ValueError or RuntimeError for what cannot be a path.
 
-        Backslashes, a leading slash (site-relative) and the prefixes of Label Studio's server are understood. Of an
-        absolute path of another machine as much of the end is taken as is found below the given folder.
+        Backslashes, a leading slash (site-relative), a query and the prefixes of Label Studio's server are understood. Of
+        an absolute path of another machine as much of the end is taken as is found below the given folder. Where there is
+        no such file, one whose name differs in case, Unicode form or suffix alone is taken (see `nearest`).
         """
-        for path in self._candidates(_local(name)):
+        name = _local(name)
+        for path in self._candidates(name):
             if path.is_file() and self._may_read(path):
                 return path
+        for root in (self.given, self.own):
+            near = nearest(root, name) if root is not None else None
+            if near is not None and self._may_read(near):
+                self.near.append(near)
+                return near
         return None
 
     def _may_read(self, path: Path) -> bool:
@@ -77,6 +88,8 @@ def _below(root: Path, name: str, *, search: bool) -> Iterator[Path]:
     yield root / relative
     if "%" in relative:
         yield root / unquote(relative)
+    if "?" in relative:  # a.jpg?width=100
+        yield root / unquote(relative.partition("?")[0])
     if (upload := _UPLOADED.match(plain)) is not None:
         file = plain[upload.end() :]
         yield root / file

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.progress import note
 
 from ..compare.comparable import check_allowed
 from ..compare.compare_runs import compare_runs
@@ -30,12 +31,18 @@ class Pilot:
 def read_pilot(runs: Sequence[Path], allow: Collection[str], margin: float | None) -> Pilot:
     """Compare two runs. A discordance of k rows out of n is taken as (k + 1) / (n + 2): few rows may miss what is rare.
 
-    margin: a share, by default that of each measure. Raises UserError where the runs must not be compared, and for a measure
-    that is no share.
+    Rows that either lacks are reported. margin: a share, by default that of each measure. Raises UserError where the runs must
+    not be compared, and for a measure that is no share.
     """
     a, b = (Run.load(path) for path in runs)
     check_allowed(allow, [a, b])
     comparison = compare_runs(a, b, allow=allow, resamples=1, breakdown=False)
+    absent = comparison.absent
+    for run, other, rows in ((a, b, absent.only_b), (b, a, absent.only_a)):
+        if rows:
+            note(f"{run.path} lacks {rows:,} rows of {other.path}, which the pilot leaves out; predict it again")
+    if absent.both:
+        note(f"both runs lack {absent.both:,} rows of the split, which the pilot leaves out")
     measures, seen, size, correlation = [], [], 1.0, 0.0
     for gate in comparison.gates:
         evidence = gate.evidence

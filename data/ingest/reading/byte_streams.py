@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, AnyStr, cast
 
 from mlx_phi3v.errors import UserError
 
@@ -15,6 +15,23 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 FREE_BYTES = 1 << 30  # this much may always come out of a compressed file
 MOST_RATIO = 1000  # beyond it, bytes out for each byte in; gzip's own limit is 1032
+
+
+MAX_LINE = 256_000_000  # bytes or characters of a line: a photo of 50 MB in base64 fits several times
+
+
+def read_line(file: IO[AnyStr], most: int = MAX_LINE) -> tuple[AnyStr, bool]:
+    """(the next line, whether it is whole): of one that is longer than `most` no more is held, and the rest is passed over."""
+    line = file.readline(most)
+    if len(line) < most or _ends(line):
+        return line, True
+    while (rest := file.readline(1 << 20)) and not _ends(rest):
+        pass
+    return line, False
+
+
+def _ends(line: str | bytes) -> bool:
+    return line[-1:] in ("\n", "\r", b"\n", b"\r")
 
 
 def compression(path: Path) -> str:

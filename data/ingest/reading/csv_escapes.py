@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..row import RowError
-from .csv_records import MAX_LINE, Lines
+from .csv_records import Lines, LongLineError
 
 _ESCAPE = re.compile(r"\\(\r\n|.)", re.DOTALL)
 _LETTERS = {"0": "\0", "n": "\n", "t": "\t", "r": "\r", "b": "\b", "Z": "\x1a"}
@@ -49,7 +49,13 @@ def escaped_records(
     letters: whether `\n`, `\t` and `\0` stand for the characters they do in MySQL. `seen` gathers what backslashes escape.
     """
     while True:
-        line = next(lines, "")
+        try:
+            line = next(lines, "")
+        except LongLineError as error:
+            value = f"line {lines.number}: {error}: {lines.held[0]}"
+            lines.held.clear()
+            yield lines.number, RowError("malformed_row", value)
+            continue
         if not line:
             return
         first = lines.number
@@ -91,8 +97,11 @@ def _record(line: str, lines: Lines, delimiter: str) -> list[str] | None:
             at = found.end()
             if at < len(line) or not (quoted or found[0].endswith(("\\\n", "\\\r", "\\\r\n"))):
                 break
-            line, at = next(lines, ""), 0
-            if not line or len(line) >= MAX_LINE:
+            try:
+                line, at = next(lines, ""), 0
+            except LongLineError:
+                return None
+            if not line:
                 return None
         cells.append("".join(pieces))
         if quoted:

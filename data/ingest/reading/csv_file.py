@@ -8,13 +8,13 @@ from pathlib import Path
 from mlx_phi3v.errors import UserError
 
 from ..row import whole
-from .byte_streams import open_bytes
+from .byte_streams import open_bytes, read_line
 from .csv_dialect import Marks
-from .csv_records import MAX_LINE
 from .encodings import find_encoding
 from .options import Reading
 
 _SAMPLE_CHARACTERS = 1 << 20
+_LONGEST_SAMPLED = 8 << 20  # characters of a line: delimiter and quotes are sought in it several times
 QUICK_BYTES = 8 << 20
 
 
@@ -37,17 +37,28 @@ class CsvFile:
         """Open the file for reading behind so many lines."""
         file = io.TextIOWrapper(open_bytes(self.path), encoding=self.encoding, errors=self.errors, newline="")
         for _ in range(skipped):
-            file.readline(MAX_LINE)
+            read_line(file)
         return file
 
-    def sample(self) -> tuple[str, bool]:
-        """(the first lines, whether the file goes on behind them)."""
+    def sample(self, header_line: int = 1) -> tuple[str, bool]:
+        """(the first lines, whether the file goes on behind them). A line above `header_line` that is very long is a blank one.
+
+        Raises UserError where the first line, or `header_line`, is too long to name columns.
+        """
         pieces: list[str] = []
         size, line = 0, ""
         with whole(self.path), self.open() as file:
             try:
-                while size < _SAMPLE_CHARACTERS and (line := file.readline(MAX_LINE)):
-                    pieces.append(line)
+                while size < _SAMPLE_CHARACTERS:
+                    line, is_whole = read_line(file, _LONGEST_SAMPLED)
+                    if not line or (not is_whole and len(pieces) >= header_line):
+                        break
+                    if not is_whole and len(pieces) + 1 == header_line:
+                        raise UserError(
+                            f"{self.path}: line {header_line} has more than {_LONGEST_SAMPLED:,} characters; it must name the "
+                            "columns, or give --header-line"
+                        )
+                    pieces.append(line if is_whole else "\n")
                     size += len(line)
             except UnicodeError:
                 if not pieces:
@@ -67,7 +78,7 @@ class CsvFile:
         with whole(self.path), open_bytes(self.path) as file:
             done = 0
             while (most is None or done < most) and (block := file.read(1 << 20)):
-                block += file.readline()
+                block += read_line(file)[0]
                 done += len(block)
                 quotes, slashes = block.count(b'"'), block.count(b"\\")
                 counts[5] += block.count(b"\n") or block.count(b"\r")

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..row import RowError
+from .byte_streams import MAX_LINE, read_line
 from .csv_mend import Mended, readings
 
-MAX_LINE = 256_000_000  # characters of a line, and of a cell: a photo of 50 MB in base64 fits several times
 _MOST_HELD = 256_000_000  # characters of a record
 _MOST_MENDED = 200  # lines of a record that is mended
 _FEW_LINES = 3  # up to here a cell that could be several rows could as well be a cell
 _LONGEST_TYPED = 400
+_SHOWN = 120  # characters of a line that is rejected
 _NUMBER = re.compile(r"(?:[^\w\s\"]{0,3}|[A-Z]{2,3})\s?[-+]?[\d.,'\u00a0 ]*\d\s?(?:[^\w\s\"]{1,2}|[A-Z]{2,3})?")
 _PLACE = re.compile(r"(?:https?:)?//\S+|[^\s\"][^\"]*\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic)", re.IGNORECASE)
 
@@ -72,11 +73,22 @@ def _is(pattern: re.Pattern[str], value: str) -> bool:
     return not value or (len(value) <= _LONGEST_TYPED and pattern.fullmatch(value) is not None)
 
 
+class LongLineError(csv.Error):
+    """A line is longer than `MAX_LINE`."""
+
+
+class _Cut(str):
+    """The beginning of such a line, which is held in its place."""
+
+
 class Lines(Iterator[str]):
-    """The lines of a file for `csv.reader`. Holds those of the record that is read, so that they can be read again."""
+    """The lines of a file for `csv.reader`. Holds those of the record that is read, so that they can be read again.
+
+    Raises LongLineError.
+    """
 
     def __init__(self, file: Any, number: int = 0) -> None:
-        self._read = file.readline
+        self._file = file
         self._back: list[str] = []
         self.held: list[str] = []
         self.number = number  # of the last line that was given
@@ -89,12 +101,14 @@ class Lines(Iterator[str]):
         held = self.held
         if held and self._is_too_long():
             raise StopIteration  # inside a cell, the reader takes this for an error
-        line: str = self._back.pop() if self._back else self._read(MAX_LINE)
+        line, is_whole = (self._back.pop(), True) if self._back else read_line(self._file)
         if not line:
             self.has_ended = True
             raise StopIteration
         self.number += 1
-        held.append(line)
+        held.append(line if is_whole else _Cut(line[:_SHOWN]))
+        if isinstance(held[-1], _Cut):  # also where it was given back
+            raise LongLineError(f"a line of more than {MAX_LINE:,} characters")
         return line
 
     def _is_too_long(self) -> bool:
@@ -137,7 +151,7 @@ def strict_records(
             return
         except csv.Error as error:
             doubtful = max(doubtful, lines.number)
-            yield _recovered(lines, delimiter, shape, str(error), mend)
+            yield _recovered(lines, delimiter, shape, str(error), mend and not isinstance(error, LongLineError))
             continue
         first = lines.number - len(held) + 1
         if len(held) > 1 and shape is not None and _takes_rows(lines, cells, shape):
@@ -174,14 +188,21 @@ def _recovered(lines: Lines, delimiter: str, shape: Shape | None, problem: str, 
             if cells is not None and not (count > 1 and lines.spans_rows()):
                 lines.give_back(count)
                 return first, Mended(cells)
-    value = f"line {first}: {problem}: {held[0][:120].strip()}"
+    value = f"line {first}: {problem}: {held[0][:_SHOWN].strip()}"
     lines.give_back(1)
     return first, RowError("malformed_row", value)
 
 
-def literal_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def literal_records(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str] | RowError]]:
     """The same where quotes are text like any other: each line is a record."""
-    for line in lines:
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except LongLineError as error:
+            yield _recovered(lines, delimiter, None, str(error), mend=False)
+            continue
         lines.held.clear()
         if text := line.rstrip("\r\n"):
             yield lines.number, text.split(delimiter)

@@ -38,7 +38,7 @@ class CsvTable:
         self.path = path
         self.file = CsvFile(path, reading)
         self.notes = self.file.notes
-        text, cut = self.file.sample()
+        text, cut = self.file.sample(reading.header_line or 1)
         said, self.skipped, text = _first_lines(text, reading.header_line)
         if not text.strip():
             raise UserError(f"{path} is empty; a CSV file needs a header line with the names of its columns")

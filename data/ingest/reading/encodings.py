@@ -10,7 +10,7 @@ from typing import IO
 
 from mlx_phi3v.errors import UserError
 
-from .byte_streams import open_bytes
+from .byte_streams import open_bytes, read_line
 
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
@@ -109,7 +109,8 @@ def _blocks(file: IO[bytes], most: int | None) -> Iterator[bytes]:
     """A file in pieces that end at a line's end."""
     done = 0
     while (most is None or done < most) and (block := file.read(1 << 20)):
-        block += file.readline()
+        line, is_whole = read_line(file)
+        block += line if is_whole else b"\n"  # what is cut off may end inside a letter
         done += len(block)
         yield block
 

@@ -12,12 +12,11 @@ from typing import IO, Any
 from mlx_phi3v.text import storable
 
 from ..row import Row, RowError, whole
-from .byte_streams import WrappedFile, open_bytes
+from .byte_streams import MAX_LINE, WrappedFile, open_bytes, read_line
 from .encodings import read_mark
 from .json_shape import JsonShape, find_shape, not_json
 from .long_numbers import guarded
 
-MAX_LINE = 256_000_000  # bytes of a line: a photo of 50 MB in base64 fits several times
 _MAX_DEPTH = 50  # of the lists and objects in one row
 
 
@@ -111,13 +110,11 @@ class _AsUtf8(WrappedFile):
 
 def _bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:
     """The lines of a file; None for one that is longer than `MAX_LINE`, of which no more than that is held."""
-    while line := file.readline(MAX_LINE):
-        if len(line) < MAX_LINE or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
-            pass
-        yield None
+    while True:
+        line, is_whole = read_line(file, MAX_LINE)
+        if not line:
+            return
+        yield line if is_whole else None
 
 
 def _with_floats(value: Any) -> Any:

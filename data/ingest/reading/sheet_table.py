@@ -16,6 +16,7 @@ import pyarrow as pa
 from mlx_phi3v.errors import UserError
 
 from ..row import Row, RowError, first_line
+from .binary_sheet import binary_extent
 from .byte_streams import missing_package
 from .header import column_names, find_header, is_blank
 from .markup_sheets import html_sheets, xml_sheets
@@ -141,15 +142,16 @@ def _refuse_bomb(path: Path) -> None:
 
 
 def _refuse_far_cells(path: Path) -> None:
-    """Raise UserError for a sheet of XLSX with a cell so far away that all cells up to it would fill the memory."""
+    """Raise UserError for a sheet of XLSX or XLSB with a cell so far away that all cells up to it would fill the memory."""
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             for item in archive.infolist():
-                if item.filename.startswith("xl/worksheets/") and item.filename.endswith(".xml"):
+                if item.filename.startswith("xl/worksheets/") and item.filename.endswith((".xml", ".bin")):
                     with archive.open(item) as file:
-                        rows, columns = _extent(iter(functools.partial(file.read, 1 << 20), b""))
+                        blocks = iter(functools.partial(file.read, 1 << 20), b"")
+                        rows, columns = (binary_extent if item.filename.endswith(".bin") else _extent)(blocks)
                     if rows * columns > _MOST_CELLS:
                         raise UserError(
                             f"{path} has a sheet of {rows:,} rows and {columns:,} columns, more than {_MOST_CELLS:,} cells; "

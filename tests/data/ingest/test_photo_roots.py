@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from data.ingest.ingest_config import IngestConfig
+from data.ingest.notes import value_lines
 from data.ingest.photo_roots import PhotoRoots
+from data.ingest.pipeline import ingest
+from tests.helpers.catalogue import random_picture
 
 
 @pytest.fixture
@@ -62,3 +66,55 @@ def test_a_data_set_from_the_hub_reads_nothing_outside_the_folder_that_is_given(
     assert roots.find(name) is None and roots.find(str(folder / "secret" / "s.jpg")) is None
     assert roots.find("w/s/c.jpg") == folder / "media" / "w" / "s" / "c.jpg"
     assert not PhotoRoots(None).any
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("IMAGES/Grün.PNG", "Images/gr\u00fcn.png"),
+        ("images/gru\u0308n.png", "Images/gr\u00fcn.png"),
+        ("Images/grün", "Images/gr\u00fcn.png"),
+        ("Images/grün.jpg", "Images/gr\u00fcn.png"),
+        ("Images/grün.png?width=100&v=2", "Images/gr\u00fcn.png"),
+        ("Images/no. 5", "Images/No. 5.jpg"),
+        ("Images/two.jpg", None),
+        ("Images/grün.pdf", None),
+        ("Images/notes", None),
+        ("../secret/s.jpeg", None),
+    ],
+)
+def test_a_name_that_differs_in_case_unicode_form_or_suffix_is_found_where_one_file_fits(
+    name: str, found: str | None, tmp_path: Path
+) -> None:
+    for file in (
+        "t/Images/gr\u00fcn.png",
+        "t/Images/No. 5.jpg",
+        "t/Images/two.png",
+        "t/Images/two.webp",
+        "t/Images/notes.txt",
+        "secret/s.jpg",
+    ):
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    path_found = PhotoRoots(tmp_path / "t").find(name)
+    assert (path_found is None) if found is None else (path_found is not None and path_found.samefile(tmp_path / "t" / found))
+
+
+def test_a_file_that_comes_later_is_seen(tmp_path: Path) -> None:
+    roots = PhotoRoots(tmp_path)
+    assert roots.find("a.JPG") is None
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
+    assert roots.find("SUB/a") is not None
+
+
+def test_photos_that_were_found_under_near_names_are_counted(tmp_path: Path) -> None:
+    for i in range(4):
+        random_picture(40, 30, i).save(tmp_path / f"photo {i}.png")
+    rows = [f"hat {i},{name},{i + 5}" for i, name in enumerate(["photo 0.png", "PHOTO 1.png", "photo 2.jpg", "photo 3.png"])]
+    (tmp_path / "s.csv").write_text("\n".join(["title,image,price", *rows]))
+    info = ingest(IngestConfig(str(tmp_path / "s.csv"), tmp_path / "out", processes=1, json=True))
+    assert info["counts"]["kept"] == 4
+    said = list(value_lines(info["values"], 4))
+    assert said == ["2 photos were found under names that differ in case, Unicode form or suffix alone"]

@@ -54,6 +54,21 @@ def test_a_pilot_of_one_adapter_and_one_of_two(tmp_path: Path, capsys: pytest.Ca
     assert plan["two_adapters"]["measures"][0]["discordance"] == pytest.approx((lost + 1) / 122)
 
 
+@pytest.mark.parametrize(("lost_a", "lost_b"), [(0, 0), (0, 20), (20, 20)])
+def test_a_pilot_says_which_rows_its_runs_lack(
+    lost_a: int, lost_b: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_rows(120, right=0.9)
+    for name, lost in (("a", lost_a), ("b", lost_b)):
+        write_run(tmp_path / name, rows, hashes={"adapter": name})
+        path = tmp_path / name / "predictions.jsonl"  # cut behind a whole line, as an interrupted copy leaves it
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 120 - lost]))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().err
+    assert (f"{tmp_path / 'b'} lacks 20 rows of {tmp_path / 'a'}" in said) == (lost_a < lost_b)
+    assert ("both runs lack 20 rows of the split" in said) == (lost_a == lost_b == 20)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

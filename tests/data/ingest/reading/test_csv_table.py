@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from data.ingest.reading import byte_streams, csv_file, csv_records
 from data.ingest.reading.csv_table import CsvTable
 from data.ingest.reading.options import Reading
 from data.ingest.row import RowError
@@ -199,3 +200,28 @@ def test_reading_quickly_gives_the_same_first_rows(tmp_path: Path) -> None:
     quick, whole = open_csv(tmp_path, text, quick=True), open_csv(tmp_path, text)
     assert whole.count == 20_000 and abs(quick.count - whole.count) < 10
     assert [row for _, row in zip(range(50), quick.rows())] == [row for _, row in zip(range(50), whole.rows())]
+
+
+@pytest.mark.parametrize("reading", [{}, {"header_line": 2}])
+def test_a_first_line_too_long_to_name_columns_is_refused(
+    reading: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_file, "_LONGEST_SAMPLED", 100)
+    text = "x," * 100 + "\nsku,title\n1,Hat\n"
+    if not reading:
+        with pytest.raises(UserError, match=r"line 1 has more than 100 characters; it must name the columns"):
+            open_csv(tmp_path, text)
+    else:  # where the user says which line names the columns, what is above it may be anything
+        table = open_csv(tmp_path, text, **reading)
+        assert rows_of(table) == [{"sku": "1", "title": "Hat"}] and table.count == 1
+
+
+@pytest.mark.parametrize("quoting", [None, "none", "backslash", "rfc"])
+def test_a_line_too_long_to_hold_costs_one_row(quoting: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_records, "read_line", lambda file: byte_streams.read_line(file, 1000))
+    monkeypatch.setattr(csv_file, "_LONGEST_SAMPLED", 500)
+    long = "y" * 5000
+    text = f'sku,title\n1,Hat\n2,{long}\n3,Bag\n4,"{long}"\n5,Cap\n'
+    table = open_csv(tmp_path, text.replace('"', "") if quoting == "none" else text, quoting=quoting)
+    assert [row["title"] for row in rows_of(table)] == ["Hat", "Bag", "Cap"]
+    assert [(line, reason) for line, reason in refused(table)] == [(3, "malformed_row"), (5, "malformed_row")]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.ingest.reading import sheet_table
+from data.ingest.reading.binary_sheet import binary_extent
 from data.ingest.reading.options import Reading
 from data.ingest.tables import open_table
 from mlx_phi3v.errors import UserError
@@ -128,3 +129,40 @@ def test_a_style_that_is_far_away_is_no_cell(tmp_path: Path) -> None:
     far = b'<row r="1048576" s="1"><c r="A1048576" s="1"/><c r="XFD1048576" s="1"/></row></sheetData>'
     path = in_sheet(tmp_path / "t.xlsx", (b"</sheetData>", far))
     assert [row for _, row in open_table(path).rows()] == [{"title": "Hat", "price": 5}]
+
+
+def record(kind: int, content: bytes) -> bytes:
+    """A record of XLSB: type and size, seven bits in each byte."""
+    head = b""
+    for number in (kind, len(content)):
+        while number >= 0x80:
+            head += bytes([number & 0x7F | 0x80])
+            number >>= 7
+        head += bytes([number])
+    return head + content
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_the_extent_of_a_binary_sheet_is_that_of_its_cells_with_content(step: int) -> None:
+    def numbers(first: int, more: int) -> bytes:
+        return first.to_bytes(4, "little") + bytes(more)
+
+    sheet = b"".join(
+        [record(129, b""), record(148, numbers(0, 12)), record(0, numbers(2, 13)), record(2, numbers(1, 8)),
+         record(6, numbers(4, 300)), record(1, numbers(900, 4)), record(0, numbers(8, 13)), record(5, numbers(0, 12)),
+         record(0, numbers(999_999, 13)), record(1, numbers(9, 4)), record(494, bytes(40_000)), record(130, b"")]
+    )  # fmt: skip
+    for size, expected in ((len(sheet), (9, 5)), (len(sheet) - 39_000, (9, 5)), (0, (0, 0)), (20, (0, 0))):
+        assert binary_extent([sheet[at : min(at + step, size)] for at in range(0, size, step)]) == expected
+
+
+def test_a_far_cell_of_a_binary_workbook_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.xlsb"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.bin", b"")
+        far = record(0, (1_048_575).to_bytes(4, "little") + bytes(13)) + record(5, (16_383).to_bytes(4, "little") + bytes(12))
+        archive.writestr("xl/worksheets/sheet1.bin", far)
+    with pytest.raises(
+        UserError, match=r"a sheet of 1,048,576 rows and 16,384 columns, more than .*; remove what stands far away"
+    ):
+        open_table(path)
