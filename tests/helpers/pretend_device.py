@@ -7,7 +7,7 @@ numpy on what is on the device, and on mps fp64. What the host waits for is coun
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -226,6 +226,7 @@ def pretended(device: str = "cuda") -> Iterator[Labels]:
             return run(*args, **kwargs)
 
     with ExitStack() as stack:
+        stack.callback(_modes())
         for module in (torch.autograd.graph, torch.autograd):
             stack.enter_context(mock.patch.object(module, "_engine_run_backward", backward))
         # The forward pass is seen without `calls`, and so on the CPU: what is computed again is compared by shape and dtype.
@@ -246,6 +247,19 @@ def pretended(device: str = "cuda") -> Iterator[Labels]:
         yield labels
 
 
+def _modes() -> Callable[[], None]:
+    """What sets torch's modes as they are now: a model on CUDA changes them, and a CPU heeds some."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    before = cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled(), cuda.matmul.allow_tf32, cudnn.allow_tf32
+
+    def restore() -> None:
+        cuda.enable_flash_sdp(before[0])
+        cuda.enable_cudnn_sdp(before[1])
+        cuda.matmul.allow_tf32, cudnn.allow_tf32 = before[2:]
+
+    return restore
+
+
 def _answers(device: str) -> Iterator[tuple[Any, str, Any]]:
     """What stands in for functions of `torch.cuda` or `torch.mps`."""
     yield torch.cuda, "is_available", lambda: device == "cuda"
@@ -257,6 +271,7 @@ def _answers(device: str) -> Iterator[tuple[Any, str, Any]]:
         yield torch.mps, "empty_cache", lambda: None
         return
     yield torch.cuda, "device_count", lambda: 1
+    yield torch.cuda, "is_bf16_supported", lambda including_emulation=True: True
     yield torch.cuda, "get_device_name", lambda device=None: "a pretended GPU"
     yield torch.cuda, "get_device_capability", lambda device=None: (9, 0)
     yield torch.cuda, "mem_get_info", lambda device=None: (70 * 10**9, 80 * 10**9)

@@ -5,6 +5,8 @@ There is none here: `tests/helpers/pretend_device.py` labels what would be on it
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from mlx_phi3v.doctor.speed import NARROW
 from mlx_phi3v.golden.cases import check_forward, check_gradients, check_greedy, load_cases
 from mlx_phi3v.prefix_cache import LEAST, PrefixCache
 from mlx_phi3v.sampling import Sampling
+from tests.helpers.paths import ROOT
 from tests.helpers.pretend_device import Labels, pretended
 
 DRAWN = Sampling(1.0, 0.9, top_k_logged=5)
@@ -179,3 +182,26 @@ def test_doctor_examines_the_device(device: Labels) -> None:
         assert speed.memory_in_use() > 0 and found["memory_size_gb"] == 80
     model = speed.random_model(NARROW, "bfloat16")
     assert {tensor.device for tensor in (*model.model.parameters(), *model.model.buffers())} == {device.device}
+
+
+def test_torchs_modes_are_as_before_afterwards(checkpoint: Path) -> None:
+    cuda = torch.backends.cuda
+    before = cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled(), torch.backends.cudnn.allow_tf32
+    with pretended("cuda"):
+        load_backend("torch", checkpoint, dtype="float32")
+        assert not cuda.flash_sdp_enabled()
+    assert (cuda.flash_sdp_enabled(), cuda.cudnn_sdp_enabled(), torch.backends.cudnn.allow_tf32) == before
+
+
+@pytest.mark.slow  # 40 seconds
+def test_the_check_of_torch_on_cuda_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts that `scripts/accelerator_check.py` asks for."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "cuda"))
+    check = importlib.import_module("cuda_check")
+    with pretended("cuda"):
+        line = ["--small", "--output", str(tmp_path / "cuda.json"), "--only", "answers", "train", "packed", "peer"]
+        assert check.main(line) == 0
+    parts = json.loads((tmp_path / "cuda.json").read_text())["parts"]
+    assert {"answers", "train, language", "train, image side too", "train, 4 bit", "peer, answers", "peer, train 1"} <= set(
+        parts
+    )
