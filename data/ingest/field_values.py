@@ -40,8 +40,11 @@ class ValueRules:
         return is_missing(value) or (self.empty_words and is_nothing(value))
 
 
+_MOST_CHARACTERS = 1_000_000  # of a text: more than 131,072 tokens hold
+
+
 class FieldError(Exception):
-    """A required field without a usable value; `reason` is a short fixed word, `value` what was wrong."""
+    """A required field without a usable value, or a text too long to learn; `reason`: a short fixed word, `value`: the cause."""
 
     def __init__(self, reason: str, value: Any = "") -> None:
         super().__init__(reason)
@@ -61,6 +64,8 @@ def field_value(field: MappedField, cell: Any, currency: Any, rules: ValueRules,
         value = None
     elif field.kind == "number":
         return _number(field, cell, currency, rules, notes)
+    elif isinstance(cell, str) and len(cell) > _MOST_CHARACTERS:
+        raise FieldError("text_too_long", f"{field.name}: {len(cell):,} characters")
     else:
         value = text_value(cell, rules, path=field.kind == "category")
     if value is None and field.required:

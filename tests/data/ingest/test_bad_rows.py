@@ -56,6 +56,7 @@ def run(source: Path, *fields: str, **settings: Any) -> tuple[dict[str, Any], li
         ('{"title": ' + "[" * 200 + "]" * 200 + "}", "malformed_row"),
         ('{"title": ' + '{"a":' * 900 + "1" + "}" * 900 + "}", "malformed_row"),
         ("[" * 100_000, "malformed_row"),
+        ('{"title": "' + "x" * 1_000_001 + '"}', "text_too_long"),
         ("7", "malformed_row"),
         ("{", "malformed_row"),
     ],
