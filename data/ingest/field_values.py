@@ -44,7 +44,7 @@ _MOST_CHARACTERS = 1_000_000  # of a text: more than 131,072 tokens hold
 
 
 class FieldError(Exception):
-    """A required field without a usable value, or a text too long to learn; `reason`: a short fixed word, `value`: the cause."""
+    """A required field without a usable value, or a text too long to learn; `reason`: a short word, `value`: the cause."""
 
     def __init__(self, reason: str, value: Any = "") -> None:
         super().__init__(reason)
