@@ -14,6 +14,7 @@ round after round; the table gives the median and the spread over all rounds. Pe
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -208,7 +209,10 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="scaling: also draw it there, as PNG or SVG (pip install matplotlib)")
     parser.add_argument("--folder", help="convert: where to write, for its speed and room")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.plot and importlib.util.find_spec("matplotlib") is None:  # said before the minutes of measuring, not after
+        parser.error("--plot needs matplotlib: pip install matplotlib")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
