@@ -81,6 +81,7 @@ class TimeLimit:
         self._ends_at = _NO_LIMIT
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._leaving = threading.Lock()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -111,7 +112,8 @@ class TimeLimit:
                 self._changed.wait(None if left == _NO_LIMIT else min(left, threading.TIMEOUT_MAX))
 
     def leave(self) -> NoReturn:
-        """End this process with the sentence."""
+        """End this process with the sentence, which is said once: a thread and a signal may both come here at one moment."""
+        self._leaving.acquire()
         say_line(f"error: {self._sentence()}")
         end_children()
         os._exit(1)

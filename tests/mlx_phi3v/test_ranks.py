@@ -118,3 +118,28 @@ def test_a_rank_that_waits_too_long_ends_with_one_sentence() -> None:
 def test_a_rank_that_is_answered_in_time_goes_on() -> None:
     went_on = wait(seconds=200, between=0, inside=0)
     assert (went_on.returncode, went_on.stdout, went_on.stderr) == (0, "went on\n", "")
+
+
+BOTH_LEAVE = """
+import threading, time
+from mlx_phi3v.ranks import TimeLimit
+
+calls = []
+
+def sentence():
+    calls.append(1)
+    if len(calls) == 1:
+        threading.Thread(target=limit.leave).start()
+        time.sleep(0.3)
+    return f"call {len(calls)}"
+
+limit = TimeLimit(600, sentence)
+limit.leave()
+"""
+
+
+def test_the_sentence_is_said_once_where_a_thread_and_a_signal_end_the_process() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BOTH_LEAVE], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (1, "error: call 1\n")
