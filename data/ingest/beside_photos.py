@@ -32,26 +32,29 @@ def folder_of_photos(folder: Path, top: Path) -> ImageFolder:
     `top`: the folder that was given, where YOLO names its classes.
     """
     plain = ImageFolder(folder)
-    if not (plain.others.keys() & set(_SUFFIXES) or (top != folder and any(map(_may_say, top.rglob("*"))))):
+    if top == folder and not plain.others.keys() & set(_SUFFIXES):
         return plain
-    beside = PhotosWithFiles(folder, top)
-    return beside if beside.fits() else plain
+    files = _files_by_stem(top)
+    beside = PhotosWithFiles(folder, files, _classes(top)) if files else None
+    return beside if beside is not None and beside.fits() else plain
 
 
-def _may_say(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and path.is_file()
+def _files_by_stem(top: Path) -> dict[str, list[Path]]:
+    """The files that may say something about a photo, by their names without suffix."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(top.rglob("*")):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    return found
 
 
 class PhotosWithFiles(ImageFolder):
     """Photos with what their files say as category or caption. A photo without such a file is a RowError."""
 
-    def __init__(self, folder: Path, top: Path) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, list[Path]], classes: Mapping[int, str]) -> None:
+        """files: by their names without suffix; classes: of YOLO, by number."""
         super().__init__(folder)
-        self._classes = _classes(top)
-        self._files: dict[str, list[Path]] = {}
-        for path in sorted(top.rglob("*")):
-            if _may_say(path):
-                self._files.setdefault(path.stem, []).append(path)
+        self._files, self._classes = files, classes
         self.used: set[str] = set()
 
     def fits(self) -> bool:
@@ -70,12 +73,10 @@ class PhotosWithFiles(ImageFolder):
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each photo, in the order of folder and file names."""
-        for (number, row), path in zip(super().rows(), self.paths()):
-            said = self._said(path)
-            if isinstance(row, RowError) or said is None:
-                yield number, RowError("not_annotated", path.relative_to(self.folder).as_posix())
-            else:
-                yield number, row | said
+        for number, row in super().rows():
+            assert not isinstance(row, RowError)
+            said = self._said(self.folder / row["file"])
+            yield number, RowError("not_annotated", row["file"]) if said is None else row | said
 
     def _said(self, photo: Path) -> dict[str, str | None] | None:
         """What the file of a photo says; None where there is none, or one of another kind."""

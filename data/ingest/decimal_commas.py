@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -14,12 +12,10 @@ from mlx_phi3v.progress import note
 from .columns import field_source
 from .field_spec import MappedField
 from .mapping import FieldMapping
-from .prices import DecimalMark, PriceError, parse_price
-from .row import RowError
-from .source_tables import RawRow
+from .prices import CENTS_BEHIND_COMMA, DecimalMark, PriceError, parse_price
+from .source_tables import RawRow, first_values
 
 _LOOKED_AT = 1000  # rows
-_CENTS = re.compile(r"\d,\d{1,2}(?!\d)")
 
 
 def with_decimal_commas(mapping: FieldMapping, rows: Iterable[RawRow]) -> FieldMapping:
@@ -31,7 +27,7 @@ def with_decimal_commas(mapping: FieldMapping, rows: Iterable[RawRow]) -> FieldM
     open_fields = [field for field in mapping.fields if field.kind == "number" and field.decimal is None]
     if not open_fields:
         return mapping
-    values = [row.values for row in itertools.islice(rows, _LOOKED_AT) if not isinstance(row.values, RowError)]
+    values = first_values(rows, _LOOKED_AT)
     found = {field.name for field in open_fields if _shows_comma(field, (field_source(field, row) for row in values))}
     for name in sorted(found):
         note(
@@ -43,13 +39,10 @@ def with_decimal_commas(mapping: FieldMapping, rows: Iterable[RawRow]) -> FieldM
 
 def _shows_comma(field: MappedField, values: Iterable[Any]) -> bool:
     texts = {value for value in values if isinstance(value, str)}
-    unclear = {text for text in texts if _read(text, field, None) == "price_ambiguous"}
-    if not unclear or not any(_CENTS.search(text) for text in texts):
+    plain = {text: _read(text, field, None) for text in texts}
+    if "price_ambiguous" not in plain.values() or not any(map(CENTS_BEHIND_COMMA.search, texts)):
         return False
-    return all(
-        text in unclear or isinstance(before := _read(text, field, None), str) or _read(text, field, ",") == before
-        for text in texts
-    )
+    return all(isinstance(found, str) or _read(text, field, ",") == found for text, found in plain.items())
 
 
 def _read(text: str, field: MappedField, decimal: DecimalMark | None) -> Decimal | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +12,9 @@ from mlx_phi3v.progress import note
 
 from .known_exports import KINDS_OF_USUAL
 from .paths_in_row import leaf_paths, resolve
-from .prices import PriceError, parse_price
-from .row import RowError
-from .source_tables import RawRow
+from .prices import CENTS_BEHIND_COMMA, PriceError, parse_price
+from .source_tables import RawRow, first_values
 
-_LOOKED_AT = 200  # rows
 _LOOKED_AT_PATHS = 5
 _LEAST = 0.9  # of a column's values
 _CENTS = re.compile(r"[.,]\d{2}(?!\d)")
@@ -44,7 +41,7 @@ def with_fields_by_value(
 
     Raises UserError where there is no field at all.
     """
-    values = [row.values for row in itertools.islice(rows, _LOOKED_AT) if not isinstance(row.values, RowError)]
+    values = first_values(rows)
     used = {name for spec in fields.values() for name in (spec.get("columns") or [spec.get("column")])}
     have = {"title" if name == "name" else name for name in fields}
     nested = dict.fromkeys(path for row in values[:_LOOKED_AT_PATHS] for path in leaf_paths(row) if path not in columns)
@@ -99,7 +96,7 @@ def _is_price(cell: Any, *, sure: bool) -> bool:
     if isinstance(cell, (bool, dict, list, bytes)):
         return False
     try:
-        price = parse_price(cell, decimal="," if isinstance(cell, str) and re.search(r"\d,\d{1,2}(?!\d)", cell) else None)
+        price = parse_price(cell, decimal="," if isinstance(cell, str) and CENTS_BEHIND_COMMA.search(cell) else None)
     except PriceError as error:
         return error.reason == "price_ambiguous"
     return not sure or price.sign is not None or _CENTS.search(str(cell)) is not None

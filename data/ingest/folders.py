@@ -21,6 +21,7 @@ from .tables_alike import tables_alike
 
 _USUAL_PHOTO_FOLDERS = ("images", "image", "photos", "pictures", "img", "imgs")
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[_.-])({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
+_SPLIT_AT_START = re.compile(r"^([A-Za-z]+)")
 _LOOKED_AT = 50  # rows, to find where their photos are
 
 
@@ -37,7 +38,8 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
     if splits and not (files and not any(map(_has_tables, splits))):
         found = [folder_tables(entry, reading, SPLIT_NAMES[entry.name.lower()], top) for entry in splits]
         return _noted(list(itertools.chain.from_iterable(found)), _left_out(files))
-    files = _without_records(files, _web_dataset(entries)) or _other_tables(entries)
+    tars = _web_dataset(entries)
+    files = _without_records(files, tars) or tars or _lone_feed(entries)
     if len(files) > 1 and (alike := tables_alike(folder, files, reading)):
         return [SourceTable(table, split, photo_root(table, folder), f"{place}/{table.place}") for table in alike]
     if files:
@@ -49,16 +51,15 @@ def folder_tables(folder: Path, reading: Reading, split: str | None = None, top:
     return _photos_or_below(folder, folders, reading, split, top, place)
 
 
-def _other_tables(entries: Sequence[Path]) -> list[Path]:
-    """Where a folder has no table by its name: the shards of a WebDataset, or its one XML file."""
-    if tars := _web_dataset(entries):
-        return tars
+def _lone_feed(entries: Sequence[Path]) -> list[Path]:
+    """The one XML file of a folder, unless it is about a photo there."""
     feeds = [entry for entry in entries if entry.is_file() and suffix_of(entry) == ".xml"]
     photos = {entry.stem for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES}
     return feeds if len(feeds) == 1 and feeds[0].stem not in photos else []
 
 
 def _web_dataset(entries: Sequence[Path]) -> list[Path]:
+    """The shards of a WebDataset, where all archives are such."""
     tars = [entry for entry in entries if entry.is_file() and entry.suffix.lower() == ".tar"]
     return tars if tars and all(map(is_web_dataset, tars)) else []
 
@@ -84,14 +85,15 @@ def _photos_or_below(
         return folder_tables(lone, reading, split, top)
     annotations = folder / "annotations"  # as COCO's archives have them, beside the folders of pictures
     if annotations.is_dir() and (tables := [path for path in sorted(annotations.iterdir()) if is_table(path)]):
-        return [_annotations_of(path, reading, split, folder, place) for path in _choose_annotations(annotations, tables)]
+        chosen = _choose_annotations(annotations, tables)
+        return [_folder_table(path, reading, split, folder, place, _SPLIT_IN_NAME) for path in chosen]
     if split is None and (parts := _splits_of_images(folder)):
-        found = [(folder_of_photos(part, top), part) for part in parts]
-        return [
-            SourceTable(images, SPLIT_NAMES[part.name.lower()], part.resolve(), f"{place}/{part.name}", _notes_of(images))
-            for images, part in found
-            if images.count
-        ]
+        found = []
+        for part in parts:
+            if (images := folder_of_photos(part, top)).count:
+                table = SourceTable(images, SPLIT_NAMES[part.name.lower()], part.resolve(), f"{place}/{part.name}")
+                found += _noted([table], images.passed_over())
+        return found
     images = folder_of_photos(folder, top)
     if images.count:
         return _noted([SourceTable(images, split, folder.resolve(), place)], images.passed_over())
@@ -109,33 +111,21 @@ def _splits_of_images(folder: Path) -> list[Path]:
     return parts if parts and all(part.is_dir() and part.name.lower() in SPLIT_NAMES for part in parts) else []
 
 
-def _notes_of(images: ImageFolder) -> tuple[str, ...]:
-    return (note,) if (note := images.passed_over()) else ()
-
-
 def _choose_annotations(folder: Path, tables: list[Path]) -> list[Path]:
     """The files of all splits, such as `captions_train2017.json`, where they are of one kind."""
-    kinds = {_SPLIT_IN_NAME.sub("", path.stem) for path in tables}
-    return (
-        tables
-        if len(kinds) == 1 and all(_SPLIT_IN_NAME.search(path.stem) for path in tables)
-        else _choose_tables(folder, tables)
-    )
+    if all(_SPLIT_IN_NAME.search(path.stem) for path in tables) and len({_SPLIT_IN_NAME.sub("", p.stem) for p in tables}) == 1:
+        return tables
+    return _choose_tables(folder, tables)
 
 
-def _annotations_of(path: Path, reading: Reading, split: str | None, folder: Path, place: str) -> SourceTable:
-    named = _SPLIT_IN_NAME.search(path.stem)
+def _folder_table(
+    path: Path, reading: Reading, split: str | None, folder: Path, place: str, splits: re.Pattern[str] = _SPLIT_AT_START
+) -> SourceTable:
+    """A table with the split that its name has, where `splits` finds it, and the folder of its photos in `folder`."""
+    found = splits.search(path.stem)
+    named = found[1] if found and found[1].lower() in SPLIT_NAMES else ""
     table = open_table(path, reading)
-    root = photo_root(table, folder, named[1] if named else "")
-    return SourceTable(table, split or (SPLIT_NAMES[named[1].lower()] if named else None), root, f"{place}/{path.name}")
-
-
-def _folder_table(path: Path, reading: Reading, split: str | None, folder: Path, place: str) -> SourceTable:
-    named = re.match(r"[A-Za-z]+", path.stem)
-    own = SPLIT_NAMES.get(named[0].lower()) if named else None
-    table = open_table(path, reading)
-    root = photo_root(table, folder, named[0] if own and named else "")
-    return SourceTable(table, split or own, root, f"{place}/{path.name}")
+    return SourceTable(table, split or SPLIT_NAMES.get(named.lower()), photo_root(table, folder, named), f"{place}/{path.name}")
 
 
 def _described(path: Path, reading: Reading, split: str | None, top: Path) -> SourceTable:

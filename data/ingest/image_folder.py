@@ -20,10 +20,10 @@ class ImageFolder:
     """Photos in folders named after their category: columns image, category, file."""
 
     kind = "images"
-    columns: dict[str, pa.DataType] = {"image": pa.string(), "category": pa.string(), "file": pa.string()}  # noqa: RUF012
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.columns: dict[str, pa.DataType] = {"image": pa.string(), "category": pa.string(), "file": pa.string()}
         self.others: Counter[str] = Counter()
         self.count = sum(1 for _ in self.paths(self.others))
 

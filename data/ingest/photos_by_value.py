@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from .looks_like_pictures import Shares, picture_columns, sure_columns
 from .photos_by_name import photo_pattern
 from .picture_references import is_base_url
 from .row import Row
-from .source_tables import RawRow
-
-_LOOKED_AT = 200  # rows
+from .source_tables import RawRow, first_rows
 
 
 def _given_folder(settings: IngestConfig) -> Path | None:
@@ -29,7 +26,7 @@ def _look_like_pictures(settings: IngestConfig, rows: Iterable[RawRow]) -> dict[
 
 
 def _values_and_roots(rows: Iterable[RawRow]) -> Iterator[tuple[Row, str | None]]:
-    return ((row.values, row.root) for row in itertools.islice(rows, _LOOKED_AT))
+    return ((row.values, row.root) for row in first_rows(rows))
 
 
 def photos_by_value(settings: IngestConfig, rows: Iterable[RawRow], columns: Collection[str]) -> dict[str, Any]:

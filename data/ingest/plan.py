@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,8 @@ from .paths_in_row import column_of
 from .photos_by_value import no_pictures, photos_by_value
 from .planned_rows import PlannedRows
 from .row_references import row_references
-from .sources import RawRow, Source, open_source
+from .source_tables import first_rows
+from .sources import Source, open_source
 from .tables import Reading, Table, open_table
 
 
@@ -116,7 +116,6 @@ _MATTERS_IF_SET = ("limit", "on", "keep_shared_photos")
 # What does not decide it: where things are, how fast they come, what is shown.
 _FREE = {"source", "output", "processes", "downloads", "connections", "per_host", "timeout", "retries", "allow_private",
          "allow_hosts", "json", "dry_run", "streaming"}  # fmt: skip
-_LOOKED_AT = 200  # rows, where columns are judged by their values
 _FEW_SHORT = 0.1  # of the rows may lack a photo and be rejected for it
 _NO_MAPPING = FieldMapping((), (), None, None, None, None)
 
@@ -188,7 +187,7 @@ def _with_photos(mapping: FieldMapping, source: Source) -> FieldMapping:
     of_several = mapping.photos is None and len(mapping.images) > 1
     if not all_of_one and not of_several:
         return mapping
-    found = [row_references(mapping, row.values) for row in _looked_at(source.rows()) if isinstance(row.values, dict)]
+    found = [row_references(mapping, row.values) for row in first_rows(source.rows()) if isinstance(row.values, dict)]
     counts = sorted((len(references) for references in found if references), reverse=True)
     if all_of_one:
         return dataclasses.replace(mapping, shown=counts[len(counts) // 2] if counts else 1)
@@ -198,10 +197,6 @@ def _with_photos(mapping: FieldMapping, source: Source) -> FieldMapping:
         note(f"rows have {counts[-1]} to {counts[0]} photos, so each photo has a row; --photos all or first says otherwise")
         return dataclasses.replace(mapping, photos="rows", shown=1)
     return mapping
-
-
-def _looked_at(rows: Iterable[RawRow]) -> Iterator[RawRow]:
-    return itertools.islice(rows, _LOOKED_AT)
 
 
 def _mapped(mapping: FieldMapping) -> set[str | None]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma, sign_key
 
 DecimalMark = Literal[".", ","]
+CENTS_BEHIND_COMMA = re.compile(r"\d,\d{1,2}(?!\d)")
 
 _DIGITS = r"\d(?:[\d.,' ]*\d)?"
 _NUMBER = re.compile(_DIGITS)

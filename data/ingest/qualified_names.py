@@ -18,7 +18,13 @@ _WITHOUT_TAX = {
     *("ht", "netto", "net", "excl", "exkl", "ex", "excluding", "hors", "sin", "sans", "zzgl", "senza", "esclusa", "escluso"),
     *("excluido", "税抜", "税別", "不含税", "未税"),
 }
-_TAXES = {"mwst", "ust", "vat", "tax", "taxes", "taxe", "iva", "tva", "btw", "moms", "gst", "dph", "kdv", "mva", "alv"}
+_OF_TAXES = (
+    _WITH_TAX
+    | _WITHOUT_TAX
+    | {
+        *("mwst", "ust", "vat", "tax", "taxes", "taxe", "iva", "tva", "btw", "moms", "gst", "dph", "kdv", "mva", "alv"),
+    }
+)
 _IN_BRACKETS = re.compile(r"(?P<name>.*\w)\s*[\[(](?P<unit>[^\])]*)[\])]\s*")
 _AT_THE_END = re.compile(
     r"(?P<name>.*?\w)(?:[\s_.-]+(?:(?:in|en|em)[\s_.-]+)?|(?=[€$£¥₹]))(?P<unit>[A-Za-z]{3}|[^\w\s.-]{1,2})\s*"
@@ -87,7 +93,7 @@ def _without_words(column: str) -> tuple[str, int, str | None] | None:
 
 
 def _is_tax(word: str) -> bool:
-    return word.casefold() in _WITH_TAX | _WITHOUT_TAX | _TAXES
+    return word.casefold() in _OF_TAXES
 
 
 def _without_currency(name: str) -> tuple[str, str | None] | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .row import Row
+from .row import Row, RowError
 from .tables import Table
 
+JUDGED_BY = 200  # rows, where columns are judged by their values
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -26,6 +29,16 @@ class RawRow(NamedTuple):
     place: str
     group: str | None = None  # the product, where the mapping names a column of it
     photo: int | None = None  # which of its photos the row shows, where each photo has a row
+
+
+def first_rows(rows: Iterable[RawRow], count: int = JUDGED_BY) -> Iterator[RawRow]:
+    """The rows by which columns are judged."""
+    return itertools.islice(rows, count)
+
+
+def first_values(rows: Iterable[RawRow], count: int = JUDGED_BY) -> list[Mapping[str, Any]]:
+    """The values of those of them that can be read."""
+    return [row.values for row in first_rows(rows, count) if not isinstance(row.values, RowError)]
 
 
 @dataclass(frozen=True)
