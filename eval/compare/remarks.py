@@ -26,11 +26,9 @@ def make_remarks(
     """The remarks, one sentence each."""
     remarks = [*_same_run(data, differences), *absent.sentences()]
     remarks += _one_without_adapter(data)
-    if misjoined:
-        remarks.append(misjoined.sentence())
-    else:
-        remarks += transformed_remarks(data)
-    if not any("shuffled" in remark for remark in remarks):
+    transformed, moved = ([misjoined.sentence()], False) if misjoined else transformed_remarks(data)
+    remarks += transformed
+    if not moved:
         remarks += other_files_remarks(data)
     remarks += spelling_remarks(data)
     if pixels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, permutations
 
 import numpy as np
 
@@ -31,13 +31,14 @@ _SHOWN = 3
 _SHOWN_CHARACTERS = 40
 
 
-def transformed_remarks(data: PairedRuns) -> list[str]:
-    """The sentences, none for runs that differ by chance."""
+def transformed_remarks(data: PairedRuns) -> tuple[list[str], bool]:
+    """(the sentences, none for runs that differ by chance; whether B has the photos or answers of A's other rows)."""
     if len(data.join.ids) < _LEAST_ROWS:
-        return []
+        return [], False
     if found := list(_one_answer(data)):
-        return found
-    found = [*_other_rows(data), *_around_answers(data), *_swapped_fields(data)]
+        return found, False
+    moved = list(_other_rows(data))
+    found = [*moved, *_around_answers(data), *_swapped_fields(data)]
     for name, a in data.fields_a.items():
         b = data.fields_b.get(name)
         if b is None:
@@ -46,13 +47,12 @@ def transformed_remarks(data: PairedRuns) -> list[str]:
             found += _prices(name, a, b)
         elif a.kind == "category":
             found += _renamed(name, a, b)
-    return found
+    return found, bool(moved)
 
 
 def _prices(name: str, a: FieldColumn, b: FieldColumn) -> Iterator[str]:
-    both = a.parsed & b.parsed & (np.nan_to_num(a.predicted.astype(float)) > 0) & (np.nan_to_num(b.predicted.astype(float)) > 0)
-    left, right = a.predicted[both].astype(float), b.predicted[both].astype(float)
-    differ = left != right
+    left, right = a.predicted.astype(float), b.predicted.astype(float)
+    differ = a.parsed & b.parsed & (np.nan_to_num(left) > 0) & (np.nan_to_num(right) > 0) & (left != right)
     least = max(_LEAST_ROWS, _LEAST_SHARE * len(a.true))
     if differ.sum() < least:
         return
@@ -119,12 +119,11 @@ def _renamed(name: str, a: FieldColumn, b: FieldColumn) -> Iterator[str]:
 
 def _swapped_fields(data: PairedRuns) -> Iterator[str]:
     texts = [name for name, column in data.fields_a.items() if column.kind in ("text", "category") and name in data.fields_b]
-    for name in texts:
-        for other in texts:
-            own, theirs, b = data.fields_a[name].predicted, data.fields_a[other].predicted, data.fields_b[name].predicted
-            fits = np.array([x is not None and x == y and x != z for x, y, z in zip(b.tolist(), theirs.tolist(), own.tolist())])
-            if name != other and fits.mean() > _MOST and len(set(b[fits].tolist())) > 2:
-                yield f"B's {name} is A's {other} in {_of(fits)} rows: its fields have changed places"
+    for name, other in permutations(texts, 2):
+        own, theirs, b = data.fields_a[name].predicted, data.fields_a[other].predicted, data.fields_b[name].predicted
+        fits = np.array([x is not None and x == y and x != z for x, y, z in zip(b.tolist(), theirs.tolist(), own.tolist())])
+        if fits.mean() > _MOST and len(set(b[fits].tolist())) > 2:
+            yield f"B's {name} is A's {other} in {_of(fits)} rows: its fields have changed places"
 
 
 def _other_rows(data: PairedRuns) -> Iterator[str]:
