@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MODEL_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
-_OTHERS = {"config.json": "a model, which is for --model", "adapter_config.json": "an adapter, which is for --adapter"}
+_OTHERS = {MODEL_FILE: "a model, which is for --model", ADAPTER_FILE: "an adapter, which is for --adapter"}
 _MOST = 200  # entries of a folder that are looked at
 _DEPTH = 2  # a hub's cache has snapshots/COMMIT, LM Studio PUBLISHER/MODEL
 _SHOWN = 4

@@ -9,8 +9,9 @@ cannot be read or written here means that files are checked again, nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from ..documents import read_as
 from ..errors import UserError
 from ..files import atomic_path, sha256_json
 from ..user_cache import cache_folder
+from .headers import TensorInfo
 
 MOST = 256  # entries: the newest are kept
 _SETTLED = 5_000_000_000  # nanoseconds: FAT's clock ticks every 2 s, a kernel's every 10 ms
@@ -47,9 +49,9 @@ class FileCheck:
     """The check of one file: what it was like before, and which of its tensors are not checked yet."""
 
     now: CheckedFile | None  # None: it cannot be told
-    began: int
+    began: int  # nanoseconds since the epoch
     believed: bool
-    left: set[str] = field(default_factory=set)
+    left: set[str]
 
     @property
     def entry(self) -> CheckedFile | None:
@@ -63,19 +65,25 @@ def path() -> Path:
     return cache_folder() / "checked_weights.json"
 
 
-def begin(file: Path, names: Iterable[str], target: str | None, began: int) -> FileCheck:
-    """The check of the tensors `names` of a file, for the dtype `target`; `began`: when, in nanoseconds since the epoch."""
-    left = set(names)
-    now = _state(file, sha256_json(sorted(left)), target == "float16")
-    alike = (now, None if now is None else msgspec.structs.replace(now, float16=True))
-    return FileCheck(now, began, now is not None and any(entry in alike for entry in _entries()), left)
+def begin(tensors: Mapping[str, TensorInfo], target: str | None) -> dict[Path, FileCheck]:
+    """The check of each file of these tensors, for the dtype `target`."""
+    began, known = time.time_ns(), _entries()
+    names: dict[Path, set[str]] = {}
+    for name, info in tensors.items():
+        names.setdefault(info.file, set()).add(name)
+    checks = {}
+    for file, left in names.items():
+        now = _state(file, sha256_json(sorted(left)), target == "float16")
+        believed = now is not None and (now in known or msgspec.structs.replace(now, float16=True) in known)
+        checks[file] = FileCheck(now, began, believed, left)
+    return checks
 
 
-def remember(checks: Iterable[tuple[Path, FileCheck]]) -> None:
+def remember(checks: Mapping[Path, FileCheck]) -> None:
     """Write the files down whose check is whole, and that are still as they were."""
     found = {
         check.entry.path: check.entry
-        for file, check in checks
+        for file, check in checks.items()
         if check.entry is not None and _state(file, check.entry.tensors, check.entry.float16) == check.entry
     }
     if not found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,11 +64,7 @@ class FiniteCheck:
         self._target = target
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
-        began = time.time_ns()
-        names: dict[Path, list[str]] = {}
-        for name, info in tensors.items():
-            names.setdefault(info.file, []).append(name)
-        self._files = {file: checked_files.begin(file, of_it, target, began) for file, of_it in names.items()}
+        self._files = checked_files.begin(tensors, target)
 
     def add(self, name: str, info: TensorInfo, bits: Callable[[], np.ndarray]) -> None:
         """Check one tensor; `bits` gives what `require_finite` takes. Raises the UserError of a tensor added before."""
@@ -89,4 +84,4 @@ class FiniteCheck:
         if error is None:
             for done in self._waiting:
                 done.result()
-            checked_files.remember(self._files.items())
+            checked_files.remember(self._files)

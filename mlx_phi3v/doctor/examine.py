@@ -16,7 +16,7 @@ from ..config import load_model_config
 from ..files import scratch_folder
 from ..golden.cases import GoldenCase, check_forward, check_gradients, check_greedy, check_pixels, load_cases
 from ..golden.checks import Check
-from .kernels import check_kernels, failure
+from .kernels import check_kernels, did_not_run
 from .packing import read_weights, write_packed
 from .plain import PlainModel
 from .stages import Stage, check_plain, check_stages, tolerances, trace_case
@@ -97,7 +97,7 @@ class Examination:
             checks = self.stages(backend, weights) + (self.recorded(backend) if weights == "float32" else [])
             return [replace(check, backend=label) for check in checks]
         except Exception as error:  # a model that does not run at all cannot be trusted either
-            return [Check(label, "the model", "did not run", float("inf"), 0.0, failure(error))]
+            return [did_not_run(label, "the model", error)]
         finally:
             gc.collect()
 

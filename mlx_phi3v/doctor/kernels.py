@@ -42,13 +42,14 @@ def check_kernels(name: str, kernels: Any, only: Collection[str] | None = None) 
         try:
             checks += [Check(name, kernel, where, error, tolerance) for kernel, where, error, tolerance in part(kernels, rng)]
         except Exception as error:  # a kernel that does not run at all is one that is wrong
-            checks.append(Check(name, method.replace("_", " "), "did not run", float("inf"), 0.0, failure(error)))
+            checks.append(did_not_run(name, method.replace("_", " "), error))
     return checks
 
 
-def failure(error: Exception) -> str:
-    """What an exception says, in a line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def did_not_run(backend: str, what: str, error: Exception) -> Check:
+    """A failed check, which says in a line what the exception does."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return Check(backend, what, "did not run", float("inf"), 0.0, said)
 
 
 Found = Iterator[tuple[str, str, float, float]]  # kernel, of what, error, tolerance

@@ -18,7 +18,7 @@ from ..golden.checks import Check
 from ..progress import note, say
 from . import machine, probes, speed
 from .examine import WEIGHTS, Examination, first_to_part
-from .kernels import failure
+from .kernels import did_not_run
 from .settings import DoctorConfig
 
 Found = TypeVar("Found")
@@ -73,7 +73,7 @@ def attempt(backend: str, what: str, run: Callable[[], Found], checks: list[Chec
     except UserError:
         raise
     except Exception as error:
-        checks.append(Check(backend, what, "did not run", float("inf"), 0.0, failure(error)))
+        checks.append(did_not_run(backend, what, error))
         return None
 
 
@@ -88,7 +88,8 @@ def _measure(backends: list[str], tell: Any, checks: list[Check]) -> dict[str, A
     for backend in backends:
         tell(f"{backend}: speed")
         found = attempt(backend, "speed", partial(speed.measure, backend, DTYPES), checks)
-        speeds |= {backend: found} if found is not None else {}
+        if found is not None:
+            speeds[backend] = found
     return speeds
 
 
@@ -97,7 +98,8 @@ def _calibrate(speeds: dict[str, Any], tell: Any, checks: list[Check]) -> dict[s
     for backend, found in speeds.items():
         tell(f"{backend}: a training step")
         entry = attempt(backend, "a training step", partial(speed.calibrate, backend, found["gflops"]), checks)
-        made |= {backend: entry} if entry is not None else {}
+        if entry is not None:
+            made[backend] = entry
     return made
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def check(file: Path, target: str | None = None, names: tuple[str, ...] = ("a", 
     stored = load_file(file)
     with FiniteCheck(tensors, target) as started:
         for name, info in tensors.items():
-            started.add(name, info, lambda name=name: stored[name])  # type: ignore[misc]
+            started.add(name, info, partial(stored.__getitem__, name))
 
 
 def test_an_unchanged_checkpoint_is_checked_once(
@@ -107,7 +108,7 @@ def test_a_file_written_within_seconds_of_its_check_is_checked_again(
     old = os.stat(file).st_ctime_ns
     os.utime(file, ns=(0, 0))  # the time that a tool sets says nothing: the other one counts too
     for began, times in ((old - 10**9, 2), (old + 10**9, 2), (old + 3600 * 10**9, 1)):
-        monkeypatch.setattr(finite.time, "time_ns", lambda began=began: began)
+        monkeypatch.setattr(checked_files.time, "time_ns", lambda began=began: began)
         check(file)
         check(file)
         assert looked_at == ["a", "b"] * times
