@@ -19,9 +19,11 @@ from .startup import COMMAND, SIGNALS, is_default, leave_at_once
 _AGAIN_SECONDS = 2.0  # `timeout` and some shells send a signal twice; later than this it is meant
 _LATE_SECONDS = 10.0  # after which children that still run are ended, whatever the parent waits for
 _GRACE_SECONDS = 3.0  # what a child has to end by itself
+_REPEAT_SECONDS = 0.5  # what the main thread has to answer a signal, before it is woken
 
 _received: int | None = None
 _received_at = 0.0
+_wakes = False
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,9 +38,36 @@ def install() -> None:
     for number in SIGNALS:
         if is_default(number):
             signal.signal(number, _raise)
+    _wake_main_thread()
     sys.unraisablehook = _unraisable
     threading.excepthook = _failed_thread
     atexit.register(_ignore)  # before all others, so it is called after them
+
+
+def _wake_main_thread() -> None:
+    """Send the main thread each signal again that it does not answer.
+
+    One that another thread took, or that came in the moment before the main thread began to wait for a lock, does not wake
+    it: the wait goes on (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers).
+    """
+    global _wakes
+    if _wakes or not hasattr(signal, "pthread_kill"):  # Windows has none
+        return
+    _wakes = True
+    heard, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    threading.Thread(target=_repeat, args=(heard, threading.main_thread().ident), daemon=True).start()
+
+
+def _repeat(heard: int, main_thread: int) -> None:
+    while number := os.read(heard, 1):
+        pause = _REPEAT_SECONDS
+        while _received is None and signal.getsignal(number[0]) is _raise:
+            time.sleep(pause)
+            pause *= 2  # it may be amid a long piece of work, outside Python
+            if _received is None:
+                signal.pthread_kill(main_thread, number[0])
 
 
 def done() -> None:
@@ -96,7 +125,7 @@ def _unraisable(unraisable: Any) -> None:
 def _again(number: int) -> None:
     global _received
     _received = None
-    signal.raise_signal(number)
+    os.kill(os.getpid(), number)
 
 
 def end_children() -> None:

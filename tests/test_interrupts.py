@@ -204,6 +204,49 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_another_thread_takes_ends_a_command_that_waits(name: str) -> None:
+    """The wait of the main thread is not interrupted then; the lock is never released."""
+    code = """
+import signal, sys, threading
+from mlx_phi3v.errors import run_cli
+
+def main():
+    lock = threading.Lock()
+    lock.acquire()
+    take = lambda: signal.pthread_kill(threading.get_ident(), signal.Signals[sys.argv[1]])
+    threading.Timer(0.2, take).start()
+    lock.acquire()
+
+run_cli(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code, name], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (128 + signal.Signals[name], "interrupted\n")
+
+
+def test_a_signal_inside_a_destructor_ends_a_command_that_waits() -> None:
+    code = """
+import os, signal, threading
+from mlx_phi3v.errors import run_cli
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+
+def main():
+    lock = threading.Lock()
+    lock.acquire()
+    Ends()
+    lock.acquire()
+
+run_cli(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (143, "interrupted\n")
+
+
 def test_a_child_that_has_ended_does_not_keep_the_others_alive() -> None:
     """A worker that was started as the signal came is known to nobody; once it ends it stays as a zombie."""
     code = """

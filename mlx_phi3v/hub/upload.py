@@ -156,8 +156,8 @@ def _beside(work: Callable[[], T], scratch: Sequence[Path | None]) -> T:
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
     try:
+        threading.Thread(target=run, daemon=True).start()
         return outcome.result()
     except KeyboardInterrupt:
         number = interrupts.received()
