@@ -150,7 +150,7 @@ def test_an_interrupt_does_not_wait_for_what_is_under_way(hub: StandIn, sharded:
 
     def stall(number: int) -> None:
         arrived.set()
-        ended.wait(120)
+        ended.wait(400)
 
     hub.on_upload = stall
     (tmp_path / "scratch").mkdir()
@@ -158,10 +158,10 @@ def test_an_interrupt_does_not_wait_for_what_is_under_way(hub: StandIn, sharded:
     environment = os.environ | hubs.environment(hub, str(tmp_path / "home")) | {"PYTHONPATH": str(ROOT)}
     environment["TMPDIR"] = str(tmp_path / "scratch")
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert arrived.wait(120)
+    assert arrived.wait(300)
     process.send_signal(signal.SIGINT)
     try:
-        output, errors = process.communicate(timeout=100)
+        output, errors = process.communicate(timeout=300)
     finally:
         process.kill()
         ended.set()
