@@ -21,7 +21,8 @@ from ..calibration import Calibration, machine
 from ..config import CROP_SIZE, ModelArgs, VisionArgs
 from ..prompts import IGNORE
 from ..timing import fastest
-from ..training.footprint import BatchShape, StepSettings, footprint
+from ..training.footprint import footprint
+from ..training.step_shape import BatchShape, StepSettings
 from ..training.step_work import step_work
 
 SECONDS = 0.4  # about what one figure may take

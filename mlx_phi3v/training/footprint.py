@@ -12,63 +12,12 @@ import math
 from dataclasses import dataclass, replace
 
 from ..adapters import AdapterArgs, adapter_shapes
-from ..buckets import crop_bucket, token_bucket
+from ..buckets import label_bucket
 from ..checkpoint.layout import CLIP, expected_tensors, is_quantized, is_unused
 from ..chunks import CHUNK
 from ..config import CROP_SIZE, CROPS_AT_ONCE, LABELS_AT_ONCE, ModelArgs
 from ..kv_cache import kv_bytes
-from .row_lengths import RowLengths
-from .train_config import TrainConfig
-
-ITEM_SIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """What one pass computes: rows, tokens of the longest row, crops to encode in all, labels of a row."""
-
-    rows: int
-    tokens: int
-    crops: int
-    labels: int = 64
-
-
-def largest_batch(lengths: RowLengths, batch_size: int, *, compiled: bool = False) -> BatchShape:
-    """The largest batch that can come of rows of these lengths; padded to a bucket where the step is `compiled`.
-
-    Every row in it is as long as the longest, and has as many crops as the one with most.
-    """
-    tokens, labels, crops = (int(values.max(initial=0)) for values in (lengths.tokens, lengths.labels, lengths.crops))
-    if compiled:
-        return BatchShape(batch_size, token_bucket(tokens), crop_bucket(crops * batch_size), labels)
-    return BatchShape(batch_size, tokens, crops * batch_size, labels)
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """The settings of a run that decide its footprint. encode: the tower runs in the step; cpu: MLX on a CPU.
-
-    activations: what this machine takes of the estimated bytes, where that was measured (`calibration`).
-    """
-
-    adapter: AdapterArgs
-    dtype: str
-    grad_checkpoint: bool
-    encode: bool = True
-    cpu: bool = False
-    activations: float = 1.0
-
-    @property
-    def ours(self) -> bool:
-        """Whether the operations of `backend_mlx.cpu` compute it: in fp32, on a CPU."""
-        return self.cpu and self.dtype == "float32"
-
-
-def step_settings(config: TrainConfig, adapter: AdapterArgs | None = None) -> StepSettings:
-    """The settings that decide the run's memory and time. adapter: the one trained, if it is not the one they describe."""
-    return StepSettings(
-        adapter or config.adapter(), config.dtype or "bfloat16", config.grad_checkpoint, encode=config.feature_cache is None
-    )
+from .step_shape import ITEM_SIZE, BatchShape, StepSettings, computed
 
 
 @dataclass(frozen=True)
@@ -110,8 +59,9 @@ def adapter_parameters(config: ModelArgs, adapter: AdapterArgs) -> int:
 
 def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Footprint:
     """Peak memory of one forward and backward pass and of the update after it."""
-    trained = adapter_parameters(config, training.adapter)
-    logits = _logit_rows(shape.labels * shape.rows) * config.vocab_size * 4
+    trained, shape = adapter_parameters(config, training.adapter), computed(config, shape, training)
+    labels = shape.labels * shape.rows
+    logits = _logit_rows(label_bucket(labels) if training.compiled else labels) * config.vocab_size * 4
     language = layers_save(config, shape, training) + layer_at_work(config, shape, training) + logits
     tower = _tower_at_work(config, shape, training)
     # The tower is first forward and last backward: then the decoder's layers hold nothing.
@@ -121,7 +71,8 @@ def footprint(config: ModelArgs, shape: BatchShape, training: StepSettings) -> F
     weights = weight_bytes(config, training.dtype) - in_full
     largest = max(map(math.prod, adapter_shapes(config, training.adapter).tensors.values()))
     update = 4 * (UPDATE * trained + LARGEST * largest)
-    return Footprint(weights, 3 * 4 * trained, int(max(step * training.activations, update)))
+    step *= training.activations * (1.0 if training.foreseen else NOT_FORESEEN)
+    return Footprint(weights, 3 * 4 * trained, int(max(step, update)))
 
 
 def _logit_rows(labels: int) -> int:
@@ -137,38 +88,53 @@ def layers_save(config: ModelArgs, shape: BatchShape, training: StepSettings) ->
     tokens = config.num_hidden_layers * shape.rows * shape.tokens
     if training.grad_checkpoint:
         return tokens * ITEM_SIZE[training.dtype] * config.hidden_size
-    return tokens * _layer_saves(config, training)
+    return tokens * _layer_saves(config, shape, training)
 
 
 def layer_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
     """Bytes that one decoder layer takes beside what is saved, forward and backward."""
-    widths = (config.hidden_size, config.intermediate_size)
-    token = ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK[training.ours, training.grad_checkpoint], widths)
-    token += _layer_saves(config, training) if training.grad_checkpoint else 0.0
-    return shape.rows * shape.tokens * token + _unpacked(config, training)
+    how = "mlx, packed" if training.kernels == "mlx" and config.quantization else training.kernels, training.grad_checkpoint
+    widths = (config.hidden_size, config.intermediate_size, config.num_attention_heads * shape.tokens)
+    tokens = shape.rows * shape.tokens * ITEM_SIZE[training.dtype] * _dot(LAYER_AT_WORK[how], widths)
+    unpacked = UNPACKED.get(how, 1.0) * _largest_packed(config, training)
+    # MLX's own operations take a layer's products in turn, so that nothing else is at work beside what is unpacked.
+    at_work = max(tokens, unpacked) if how == ("mlx, packed", False) else tokens + unpacked
+    return at_work + shape.rows * shape.tokens * _layer_saves(config, shape, training) * training.grad_checkpoint
 
 
-def _layer_saves(config: ModelArgs, training: StepSettings) -> float:
+def _layer_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
     """Bytes per token that a decoder layer saves without checkpointing.
 
     What the gradients of norms, RoPE, attention, SwiGLU and LoRA need: the layer's input, the sum after attention, q, k, v,
     SwiGLU's input, and the inputs of the four projections, which LoRA takes in fp32. On a CPU what is computed while a gradient
-    is recorded stays: q and k also before RoPE, and both summands of each sum. On a GPU v is a view of what qkv_proj gave,
-    which stays whole, and SwiGLU is not one operation: it saves its sigmoid and a product.
+    is recorded stays: q and k also before RoPE, and both summands of each sum. Elsewhere v is a view of what qkv_proj gave,
+    which stays whole, and SwiGLU is not one operation: it saves its sigmoid and a product. MLX's own attention on a CPU saves
+    its probabilities, of each head and token for all tokens.
     """
     item, hidden, inner = ITEM_SIZE[training.dtype], config.hidden_size, config.intermediate_size
     attended, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     projected = 2 * hidden + attended + inner
-    if training.ours:
+    if training.kernels == "ours":
         values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
     else:
-        values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
+        values = (
+            2 * hidden
+            + 2 * attended
+            + 3 * keys
+            + 4 * inner
+            + _probabilities(config.num_attention_heads, shape.tokens, training)
+        )
     return float(item * values + (4 + _mask_bytes(training)) * projected)
+
+
+def _probabilities(heads: int, keys: int, training: StepSettings) -> int:
+    """Values that attention saves for each query."""
+    return heads * keys if training.kernels == "mlx" else 0
 
 
 def _mask_bytes(training: StepSettings) -> int:
     """Of each number that LoRA multiplies: on a CPU dropout keeps which of them it dropped."""
-    return int(training.ours and training.adapter.lora_dropout > 0)
+    return int(training.kernels == "ours" and training.adapter.lora_dropout > 0)
 
 
 def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -> float:
@@ -184,7 +150,8 @@ def _tower_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -
 def _tower_layer_saves(config: ModelArgs, training: StepSettings) -> float:
     """`_layer_saves` of a position of a crop, of a tower layer."""
     width, inner = config.vision.hidden_size, config.vision.intermediate_size
-    values = 7 * width + inner if training.ours else 5 * width + 2 * inner
+    values = 7 * width + inner if training.kernels == "ours" else 5 * width + 2 * inner
+    values += _probabilities(config.vision.num_attention_heads, _positions(config), training)
     projected = 3 * width + inner
     if training.dtype != "float32":
         projected += 2 * width  # q, k and v each get their input in fp32
@@ -196,8 +163,11 @@ def _tower_at_work(config: ModelArgs, shape: BatchShape, training: StepSettings)
     if not _encodes(shape, training):
         return 0.0
     vision, how = config.vision, training.grad_checkpoint if _trains_tower(config, training.adapter) else None
+    if how is None:  # a compiled step encodes photos beside what is compiled
+        training = replace(training, compiled=False)
     crops = shape.crops if how is not None else min(shape.crops, CROPS_AT_ONCE)
-    position = ITEM_SIZE[training.dtype] * TOWER_AT_WORK[training.ours, how] * vision.intermediate_size
+    widths = (vision.intermediate_size, vision.num_attention_heads * _positions(config))
+    position = ITEM_SIZE[training.dtype] * _dot(TOWER_AT_WORK[training.kernels, how], widths)
     position += _tower_layer_saves(config, training) if how else 0.0
     return crops * _positions(config) * position + PIXELS * shape.crops * 3 * CROP_SIZE**2 * ITEM_SIZE[training.dtype]
 
@@ -219,8 +189,8 @@ def _dot(factors: tuple[float, ...], widths: tuple[int, ...]) -> float:
     return sum(a * b for a, b in zip(factors, widths, strict=True))
 
 
-def _unpacked(config: ModelArgs, training: StepSettings) -> float:
-    """Bytes of the quantised weights that a CPU has unpacked at a time: the largest of a layer."""
+def _largest_packed(config: ModelArgs, training: StepSettings) -> float:
+    """Bytes of the largest quantised weight of a layer when a CPU has it unpacked; elsewhere none is."""
     if not (config.quantization and training.cpu):
         return 0.0
     largest = max(math.prod(shape) for name, shape in expected_tensors(config).items() if is_quantized(name))
@@ -261,11 +231,23 @@ def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, l
     return None
 
 
-# Values per token that one decoder layer has at work beside what it saves, times H and I, by (CPU, checkpointing).
-LAYER_AT_WORK = {(True, False): (15.0, 0.0), (True, True): (18.2, 0.0), (False, False): (7.5, 6.75), (False, True): (7.5, 6.75)}
-# Likewise per position of a tower layer, times M, by (CPU, checkpointing); None: it does not train.
-TOWER_AT_WORK = {(True, None): 5.75, (True, False): 4.9, (True, True): 5.75,
-                 (False, None): 9.55, (False, False): 6.6, (False, True): 6.6}  # fmt: skip
+# Values per token that one decoder layer has at work beside what it saves, times H, I and heads x T, by checkpointing.
+LAYER_AT_WORK = {
+    ("ours", False): (15.0, 0.0, 0.0), ("ours", True): (18.2, 0.0, 0.0),
+    ("mlx", False): (15.0, 6.75, 2.4), ("mlx", True): (25.0, 11.75, 2.0),  # what it saves is there twice
+    ("mlx, packed", False): (0.0, 7.0, 2.0), ("mlx, packed", True): (15.0, 6.75, 1.0),
+    ("accelerator", False): (7.5, 6.75, 0.0), ("accelerator", True): (7.5, 6.75, 0.0),
+}  # fmt: skip
+# Unpacked weights at a time, where it is not one.
+UNPACKED = {("mlx, packed", False): 2.3, ("mlx, packed", True): 3.1}
+# Values per position of a tower layer at work, times M and heads x S; None: it does not train.
+TOWER_AT_WORK = {
+    ("ours", None): (5.75, 0.0), ("ours", False): (4.9, 0.0), ("ours", True): (5.75, 0.0),
+    ("mlx", None): (9.55, 2.4), ("mlx", False): (6.6, 2.4), ("mlx", True): (11.6, 2.0),
+    ("accelerator", None): (9.55, 0.0), ("accelerator", False): (6.6, 0.0), ("accelerator", True): (6.6, 0.0),
+}  # fmt: skip
 PIXELS = 2.0  # values per pixel and channel, of the crops themselves and their patches
+# A compiled step of an accelerator was not measured. On a CPU torch's took at most 1.11 of an uncompiled one of the same shape.
+NOT_FORESEEN = 1.12
 # Floats per trained parameter beside it and its moments, in a pass and in an update, and of the largest tensor in an update.
 GRADIENT, UPDATE, LARGEST = 1.1, 3.1, 2.9

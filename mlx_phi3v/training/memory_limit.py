@@ -9,8 +9,9 @@ from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..errors import UserError
 from ..progress import say
-from .footprint import INTERPRETER, BatchShape, StepSettings, fit_to_limit, footprint, largest_batch, step_settings
+from .footprint import INTERPRETER, fit_to_limit, footprint
 from .row_lengths import RowLengths
+from .step_shape import BatchShape, StepSettings, largest_batch, step_settings
 from .train_config import TrainConfig
 
 
@@ -37,7 +38,7 @@ def choose_passes(config: TrainConfig, backend: Backend, adapter: AdapterArgs, l
     known = calibration.read(backend.name)
     factor = (known and known.activations) or 1.0
     training = replace(step_settings(config, adapter), dtype=backend.dtype, cpu=on_cpu, activations=factor)
-    shape = largest_batch(lengths, config.batch_size, compiled=config.compile)
+    shape = largest_batch(lengths, config.batch_size)
     found = fit_to_limit(backend.config, shape, training, int(config.memory_limit * 1e9))
     if found is None:
         least = _peak(backend, shape, training, Passes(1, True))

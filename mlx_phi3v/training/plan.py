@@ -25,22 +25,11 @@ from ..errors import UserError
 from ..prompts import PromptProcessor
 from ..task import Task
 from ..timing import fastest
-from .footprint import (
-    INTERPRETER,
-    BatchShape,
-    StepSettings,
-    adapter_parameters,
-    answer_bytes,
-    fit_to_limit,
-    fits,
-    footprint,
-    largest_batch,
-    step_settings,
-    weight_bytes,
-)
+from .footprint import INTERPRETER, adapter_parameters, answer_bytes, fit_to_limit, fits, footprint, weight_bytes
 from .init_adapter import choose_num_crops, load_init_adapter
 from .plan_config import PlanConfig
 from .row_lengths import MeasuredRows, measure_rows
+from .step_shape import BatchShape, StepSettings, computed, largest_batch, step_settings
 from .step_work import machine_speed, step_seconds, step_work
 
 MACS = (8, 16, 32, 64)  # GB of unified memory
@@ -119,7 +108,7 @@ def smaller(
             yield Choice(", ".join(notes), model, shape, training)
     for fewer in (8, 4, 1):
         if fewer < (config.num_crops or model.num_crops):
-            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size, compiled=config.compile)
+            shape = largest_batch(rows.lengths(fewer, model.vision), config.batch_size)
             yield Choice(", ".join([*notes, f"--num-crops {fewer}"]), model, shape, training)
 
 
@@ -172,7 +161,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     num_crops = choose_num_crops(config, model)
     config = replace(config, num_crops=num_crops)
     rows = measure(config, model, prompts, num_crops)
-    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size, compiled=config.compile)
+    shape = largest_batch(rows.lengths(num_crops, model.vision), config.batch_size)
     config, adapter = choose_adapter(config, model, folder)
     if config.backend == "torch":  # it unpacks packed weights as it loads them
         model = replace(model, quantization=None)
@@ -188,7 +177,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "model": config.model,
         "backend": config.backend,
         "num_crops": num_crops,
-        **asdict(shape),
+        **asdict(computed(model, shape, training)),
+        "foreseen": training.foreseen,
         "parameters": weight_bytes(replace(model, quantization=None), "float32") // 4,
         "trained": adapter_parameters(model, training.adapter),
         "dtype": training.dtype,
@@ -239,6 +229,9 @@ def show(figures: dict[str, Any]) -> None:
     if figures["calibrated"]:
         made = figures["calibrated"][:10]
         console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
+    if not figures["foreseen"]:
+        text = "A compiled step was not measured on an accelerator: it counts as an uncompiled one, padded, with room to spare."
+        console.print(text, style="dim")
     if figures["backend"] == "torch":
         console.print("Memory is that of torch on CUDA; on a CPU torch takes up to 1.5 times as much.", style="dim")
     console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")

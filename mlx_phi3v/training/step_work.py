@@ -9,7 +9,7 @@ from ..adapters import adapter_shapes
 from ..calibration import Calibration
 from ..checkpoint.layout import CLIP, VISION
 from ..config import ModelArgs
-from .footprint import BatchShape, StepSettings
+from .step_shape import BatchShape, StepSettings, computed
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def step_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> W
     two products forward and four backward. A LoRA matrix needs a product forward, and backward two: its own gradient and its
     input's. Norms, RoPE and activations are left out: they are in the shares of the peak that a step reaches.
     """
+    shape = computed(config, shape, training)
     tokens, passes = shape.rows * shape.tokens, 3 if training.grad_checkpoint else 2
     shapes = adapter_shapes(config, training.adapter)
     attended = config.num_attention_heads * config.head_dim

@@ -33,7 +33,7 @@ from rich.console import Console
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs
 from mlx_phi3v.checkpoint.hub import resolve_model
 from mlx_phi3v.config import load_model_config
-from mlx_phi3v.training.footprint import BatchShape, StepSettings
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 from mlx_phi3v.training.step_work import step_flops
 
 TRAIN = {

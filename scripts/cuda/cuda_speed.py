@@ -21,7 +21,8 @@ from mlx_phi3v import prefix_cache
 from mlx_phi3v.adapters import LANGUAGE, PROJECTOR, VISION, AdapterArgs, init_adapter
 from mlx_phi3v.backend import OptimizerArgs, load_backend
 from mlx_phi3v.batches import Batch, collate
-from mlx_phi3v.training.footprint import BatchShape, StepSettings, footprint
+from mlx_phi3v.training.footprint import footprint
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 from mlx_phi3v.training.step_work import step_flops
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from step_kinds import ACCELERATOR, FITTED, FULL, KINDS, SMALL, Kind, prepared
+from step_kinds import ACCELERATOR, COMPILED, FITTED, FULL, KINDS, SMALL, Kind, prepared
 
 from mlx_phi3v.training.footprint import INTERPRETER, Footprint, footprint, layer_at_work
 
@@ -76,7 +76,9 @@ def row_of(found: dict[str, Any]) -> str:
 
 def check(options: argparse.Namespace) -> int:
     """Measured and estimated peaks; the report is written after each kind."""
-    kinds: Sequence[Kind] = SMALL if options.small else ACCELERATOR if options.accelerator else KINDS
+    kinds: Sequence[Kind] = (
+        COMPILED if options.compiled else SMALL if options.small else ACCELERATOR if options.accelerator else KINDS
+    )
     kinds = [*kinds, *([FULL] if options.full else [])]
     if options.only:
         kinds = [kind for kind in kinds if kind.name in options.only]
@@ -115,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("work", choices=("fit", "check", "one"))
     parser.add_argument("--full", action="store_true", help="check: also the whole model in 4 bits")
     parser.add_argument("--accelerator", action="store_true", help="check: the whole model in bf16 and 4 bits")
+    parser.add_argument("--compiled", action="store_true", help="check: compiled steps")
     parser.add_argument("--small", action="store_true", help="check: a narrow model")
     parser.add_argument("--only", nargs="+", metavar="KIND", help="check: these kinds")
     parser.add_argument("--steps", type=int, default=1, help="steps of each kind; of more than one the highest peak counts")
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.work == "one":
-        [kind] = [kind for kind in (*KINDS, *ACCELERATOR, *SMALL, *FITTED, FULL) if kind.name == options.kind]
+        [kind] = [kind for kind in (*KINDS, *COMPILED, *ACCELERATOR, *SMALL, *FITTED, FULL) if kind.name == options.kind]
         print(json.dumps(measure(kind, options.steps)))
         return 0
     return fit(options.steps) if options.work == "fit" else check(options)

@@ -17,7 +17,7 @@ from mlx_phi3v.adapters import LANGUAGE, LM_HEAD, PROJECTOR, VISION, AdapterArgs
 from mlx_phi3v.backend import OptimizerArgs, set_up
 from mlx_phi3v.batches import Batch
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
-from mlx_phi3v.training.footprint import BatchShape, StepSettings
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 
 NARROW = ModelArgs(2048, 256, 704, 4, 8, 8, vision=VisionArgs(64, 128, 3, 2, patch_size=42))
 TARGETS = {"language": LANGUAGE, "image side too": (*LANGUAGE, *VISION, *PROJECTOR), "projector too": (*LANGUAGE, *PROJECTOR)}
@@ -44,6 +44,7 @@ class Kind:
     rank: int = 8
     labels: int = 40  # of a row
     dropout: float = 0.0
+    compiled: bool = False
     narrow: bool = False  # not the published shape: a model that takes milliseconds
 
     def model(self) -> ModelArgs:
@@ -56,7 +57,7 @@ class Kind:
         """As `footprint` takes it."""
         saved = LM_HEAD if self.head_in_full else ()
         adapter = AdapterArgs(self.rank, 2.0 * self.rank, self.dropout, TARGETS[self.trains], saved)
-        return StepSettings(adapter, self.dtype, self.grad_checkpoint, encode=not self.cached, cpu=cpu)
+        return StepSettings(adapter, self.dtype, self.grad_checkpoint, encode=not self.cached, cpu=cpu, compiled=self.compiled)
 
     def shape(self) -> BatchShape:
         """As `footprint` takes it."""
@@ -69,6 +70,7 @@ KINDS = (
     Kind("language"),
     Kind("language, checkpointing", grad_checkpoint=True),
     Kind("image side too, 1 crop", tokens=348, crops=1, trains="image side too"),
+    Kind("image side too", trains="image side too"),
     Kind("image side too, checkpointing", trains="image side too", grad_checkpoint=True),
     Kind("projector too", trains="projector too"),
     Kind("4 rows, features cached", rows=4, tokens=348, crops=4, cached=True),
@@ -93,6 +95,23 @@ TIMED = (
     Kind("4 bit, features cached, checkpointing", bits=4, cached=True, grad_checkpoint=True, layers=4),
     Kind("rank 64, features cached", rank=64, cached=True),
 )
+# Compiled ones, which on a CPU are computed by MLX's own operations.
+COMPILED = tuple(
+    replace(kind, name=f"{kind.name}, compiled", compiled=True)
+    for kind in (
+        Kind("348 tokens", tokens=348, crops=1, cached=True), Kind("798 tokens", cached=True),
+        Kind("798 tokens, frozen tower"),
+        Kind("1,600 tokens", tokens=1600, cached=True), Kind("4 x 348", rows=4, tokens=348, crops=4, cached=True),
+        Kind("4 layers", layers=4, cached=True),
+        Kind("798 tokens, checkpointing", cached=True, grad_checkpoint=True),
+        Kind("1,600 tokens, checkpointing", tokens=1600, cached=True, grad_checkpoint=True),
+        Kind("4 layers, checkpointing", layers=4, cached=True, grad_checkpoint=True),
+        Kind("image side too", tokens=348, crops=1, trains="image side too"),
+        Kind("image side too, 5 crops, checkpointing", trains="image side too", grad_checkpoint=True),
+        Kind("4 bit", bits=4, cached=True),
+        Kind("4 bit, checkpointing", bits=4, cached=True, grad_checkpoint=True, layers=4),
+    )
+)  # fmt: skip
 FULL = Kind("4 bit, checkpointing, 32 layers", bits=4, grad_checkpoint=True, layers=32)
 # What `measure_memory.py fit` looks at: one layer's work, without a tower.
 FITTED = tuple(
@@ -169,7 +188,7 @@ class Steps:
 
         self.backend, self.cpu = backend, settings.cpu
         backend.set_adapter(settings.adapter, init_adapter(backend.config, settings.adapter, 0), trainable=True)
-        backend.start_training(OptimizerArgs(), grad_checkpoint=settings.grad_checkpoint)
+        backend.start_training(OptimizerArgs(), grad_checkpoint=settings.grad_checkpoint, compiled=settings.compiled)
         mx.eval(backend.model.parameters(), backend.optimizer.state)
         gc.collect()
         self.held = mx.get_active_memory()  # bytes between steps

@@ -27,19 +27,10 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.kv_cache import kv_bytes
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
-from mlx_phi3v.training.footprint import (
-    INTERPRETER,
-    BatchShape,
-    StepSettings,
-    adapter_parameters,
-    answer_bytes,
-    fit_to_limit,
-    footprint,
-    largest_batch,
-    weight_bytes,
-)
+from mlx_phi3v.training.footprint import INTERPRETER, adapter_parameters, answer_bytes, fit_to_limit, footprint, weight_bytes
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings, largest_batch
 from mlx_phi3v.training.train_config import TrainConfig
 
 PUBLISHED = ModelArgs()

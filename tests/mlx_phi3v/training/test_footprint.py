@@ -12,7 +12,8 @@ from mlx_phi3v.backend import OptimizerArgs
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
 from mlx_phi3v.prompts import IGNORE
-from mlx_phi3v.training.footprint import BatchShape, StepSettings, footprint, layer_at_work, layers_save
+from mlx_phi3v.training.footprint import footprint, layer_at_work, layers_save
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 
 WHOLE = ModelArgs()
 TWO = replace(WHOLE, num_hidden_layers=2)
@@ -44,6 +45,25 @@ ON_A_CPU = [
         5.40,
     ),
 ]
+# Compiled ones, of `measure_memory.py check --compiled`, and others of MLX's own operations.
+COMPILED = replace(CACHED, compiled=True)
+AGAIN = replace(COMPILED, grad_checkpoint=True)
+PACKED = replace(TWO, quantization=Quantization(64, 4))
+ON_A_CPU += [
+    (TWO, BatchShape(1, 348, 1, 40), COMPILED, 3.40),
+    (TWO, BatchShape(1, 798, 5, 40), replace(COMPILED, encode=True), 4.18),
+    (TWO, BatchShape(1, 1600, 5, 40), COMPILED, 6.16),
+    (TWO, BatchShape(4, 348, 4, 40), COMPILED, 4.74),
+    (TWO, BatchShape(1, 1600, 5, 40), AGAIN, 5.69),
+    (TWO, BatchShape(1, 348, 1, 40), replace(COMPILED, encode=True, adapter=IMAGE_SIDE), 5.02),
+    (TWO, BatchShape(1, 798, 5, 40), replace(AGAIN, encode=True, adapter=IMAGE_SIDE), 4.45),
+    (PACKED, BatchShape(1, 348, 1, 40), COMPILED, 2.90),
+    (PACKED, BatchShape(1, 1600, 5, 40), COMPILED, 4.98),
+    (PACKED, BatchShape(4, 348, 4, 40), AGAIN, 4.04),
+    (TWO, BatchShape(1, 200, 1, 40), replace(CACHED, dtype="bfloat16"), 1.65),
+    (TWO, BatchShape(1, 2550, 17, 40), CACHED, 4.79),
+    (TWO, BatchShape(1, 798, 5, 40), replace(CPU, adapter=IMAGE_SIDE), 8.65),
+]
 # GB by torch's own count on one H200, bf16, of `cuda_check.py` (docs/performance.md): torch saves there what MLX does.
 ON_A_GPU = [
     (WHOLE, BatchShape(1, 808, 5, 29), replace(GPU, encode=False), 13.2),
@@ -62,6 +82,12 @@ def test_estimates_are_within_8_percent_of_what_was_measured(
     config: ModelArgs, shape: BatchShape, training: StepSettings, measured: float
 ) -> None:
     assert footprint(config, shape, training).total / 1e9 == pytest.approx(measured, rel=0.08)
+
+
+def test_a_compiled_step_that_nobody_measured_is_counted_with_room_to_spare() -> None:
+    shape = BatchShape(1, 832, 5, 64)
+    plain, compiled = (footprint(WHOLE, shape, replace(GPU, compiled=how)).activations for how in (False, True))
+    assert compiled > 1.11 * plain
 
 
 def test_a_checkpointed_layer_saves_its_input_alone() -> None:

@@ -21,9 +21,10 @@ from mlx_phi3v.task import Task
 from mlx_phi3v.trained_task import TrainedTask
 from mlx_phi3v.training import loop
 from mlx_phi3v.training.checkpoints import Checkpoints
-from mlx_phi3v.training.footprint import INTERPRETER, StepSettings, footprint, largest_batch
+from mlx_phi3v.training.footprint import INTERPRETER, footprint
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
+from mlx_phi3v.training.step_shape import StepSettings, largest_batch
 from mlx_phi3v.training.train_config import TrainConfig
 from tests.mlx_phi3v.training.test_train import adapter_of, log, same_run
 

@@ -20,8 +20,8 @@ from mlx_phi3v.config import load_model_config
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Field, Task
-from mlx_phi3v.training.footprint import largest_batch
 from mlx_phi3v.training.row_lengths import measure_rows
+from mlx_phi3v.training.step_shape import largest_batch
 from tests.mlx_phi3v.test_catalogue import forbid, without_sizes
 
 TASKS = {

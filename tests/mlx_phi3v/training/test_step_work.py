@@ -8,7 +8,7 @@ import pytest
 
 from mlx_phi3v.adapters import LANGUAGE, LM_HEAD, PROJECTOR, AdapterArgs
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
-from mlx_phi3v.training.footprint import BatchShape, StepSettings
+from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 from mlx_phi3v.training.step_work import Speed, Work, step_flops, step_seconds, step_work
 
 CONFIG = ModelArgs(1000, 64, 96, 3, 4, 4, vision=VisionArgs(32, 48, 3, 2, patch_size=84))
