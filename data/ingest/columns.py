@@ -9,11 +9,12 @@ from typing import Any
 from mlx_phi3v.task import is_missing
 
 from .field_spec import MappedField
+from .one_hot import class_of
 from .paths_in_row import resolve
 from .values import readable, unpacked
 
 _BETWEEN_PATHS = re.compile(r"(?<!\\),\s*|\s*\|\s*")
-_SEPARATORS = (" > ", ">", " / ", "/", " | ", "|", "›", "»", "→", "\\")
+_SEPARATORS = (" > ", ">", "＞", "::", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
 def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callable[[Any], bool] = is_missing) -> Any:
@@ -25,6 +26,8 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     """
     if not field.further and field.step is None and field.column in values:
         return values[field.column]
+    if field.one_hot:
+        return class_of(field.columns, values)
     value = None
     for column in field.columns:
         value = resolve(values, column)

@@ -11,11 +11,13 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
 
 from .known_exports import KINDS_OF_USUAL
+from .one_hot import one_hot_columns
 from .paths_in_row import leaf_paths, resolve
 from .prices import CENTS_BEHIND_COMMA, PriceError, parse_price
 from .source_tables import RawRow, first_values
 
 _LOOKED_AT_PATHS = 5
+_SHOWN = 4  # columns of a kind
 _LEAST = 0.9  # of a column's values
 _CENTS = re.compile(r"[.,]\d{2}(?!\d)")
 _WORDS = {
@@ -26,7 +28,7 @@ _WORDS = {
 _NO_PRICE = re.compile(r"weig|gewi|poids|peso|wid|hei|len|dep|lat|lon|rat|scor|disc|rabat|qty|quan|stock|size|%", re.I)
 # Prices that are not what the customer pays for one.
 _NOT_ASKED = re.compile(
-    r"cost|einkauf|\bek\b|achat|purchase|compra|acquisto|old|compare|was|before|previous|list|rrp|msrp|uvp|wholesale|grund|base"
+    r"cost|einkauf|\bek\b|achat|purchase|compra|acquisto|old|compare|was|before|previous|list|piyasa|rrp|msrp|uvp|wholesale|grund|base"
     r"|unit|per|kg|ship|versand|porto|frais|min|max|range|currency|type|note",
     re.I,
 )
@@ -49,9 +51,16 @@ def with_fields_by_value(
     for field in [name for name in KINDS_OF_USUAL if name in _WORDS and name not in have]:
         names = [name for name in (*columns, *(nested if field == "price" else ())) if name not in used]
         if alike := [name for name in names if [name] not in found.values() and _looks_like(field, name, values)]:
-            found[field] = alike
-    if "price" not in have | found.keys() and (small := next(filter(_HUNDREDTHS.search, columns), None)):
+            found[field] = sorted(alike, key=lambda name: field == "price" and _NOT_ASKED.search(name) is not None)
+    if "price" not in have | found.keys() and (small := next(filter(_HUNDREDTHS.search, (*columns, *nested)), None)):
         note(f"{small} looks like prices in hundredths, which are not learned: give a column of whole units")
+    classes = [] if "category" in have else one_hot_columns([name for name in columns if name not in used], values)
+    if classes and not fields:
+        note(f"category is the one of {_listed(classes)} that has a 1; --field or --config says otherwise")
+        return {"category": {"columns": classes, "kind": "category", "one_hot": True}}
+    if classes:
+        shown = ", ".join(classes)
+        note(f"of {_listed(classes)} each row has one 1: YAML with category: {{one_hot: true, columns: [{shown}]}} learns it")
     if not fields:
         said = " ".join(_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items())
         said = said or _flag("title", columns[:1], "text")
@@ -70,8 +79,14 @@ def with_fields_by_value(
 def _propose(fields: Mapping[str, Any], found: Mapping[str, Sequence[str]]) -> None:
     said = [_flag(name, spec.get("columns") or [spec["column"]], spec.get("kind", "text")) for name, spec in fields.items()]
     said += [_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items()]
-    listed = ", ".join(f"{alike[0]} looks like {name}" for name, alike in found.items())
+    listed = ", ".join(
+        f"{_listed(alike)} {'looks' if len(alike) == 1 else 'look'} like {name}" for name, alike in found.items()
+    )
     note(f"learned is what has a usual name ({', '.join(fields)}); {listed}: --field {' '.join(said)} learns all")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _flag(name: str, columns: Sequence[str], kind: str) -> str:

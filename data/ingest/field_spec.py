@@ -14,7 +14,7 @@ from mlx_phi3v.task import FieldKind
 from .prices import DecimalMark
 
 KINDS = ("text", "category", "number")
-_KEYS = ("column", "columns", "kind", "currency", "currency_column", "decimal", "required", "step", "separator")
+_KEYS = ("column", "columns", "kind", "currency", "currency_column", "decimal", "required", "step", "separator", "one_hot")
 _RESERVED = ("id", "images")
 
 
@@ -24,7 +24,8 @@ class MappedField:
 
     Of a number: `decimal` is its decimal mark, `currency_column` the column of its currency. `further` columns are read
     where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator` or at the usual signs, `step`
-    is the part to take: from 1, or from -1 for the last; None takes all of it.
+    is the part to take: from 1, or from -1 for the last; None takes all of it. `one_hot`: the value is the name of the one
+    of its columns that has a 1.
     """
 
     name: str
@@ -37,6 +38,7 @@ class MappedField:
     step: int | None = None
     separator: str | None = None
     currency_column: str | None = None
+    one_hot: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -103,20 +105,28 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
     columns = _columns(name, spec, said)
     number = kind == "number"
     _check_number_keys(spec, number, kind, said)
-    required = spec.get("required", False)
-    if not isinstance(required, bool):  # in YAML 1.1 no is false, in 1.2 a word: neither is guessed
-        raise UserError(f"{said} has required {short(spec['required'])}; write required: true or required: false")
+    one_hot = _true_or_false("one_hot", spec, said)
+    if one_hot and (number or len(columns) < 2 or spec.get("step") is not None):
+        raise UserError(f"{said} has one_hot, so it is a category or text of several columns: columns: [bag, hat]")
     return MappedField(
         name,
         columns[0],
         cast(FieldKind, kind),
         (_currency(spec.get("currency"), said) or currency) if number else None,
         cast("DecimalMark | None", spec.get("decimal")),
-        required,
+        _true_or_false("required", spec, said),
         columns[1:],
         *_step(spec, said),
         column_text(spec["currency_column"], f"{said}: currency_column") if spec.get("currency_column") else None,
+        one_hot,
     )
+
+
+def _true_or_false(key: str, spec: Mapping[str, Any], said: str) -> bool:
+    value = spec.get(key, False)
+    if not isinstance(value, bool):  # in YAML 1.1 no is false, in 1.2 a word: neither is guessed
+        raise UserError(f"{said} has {key} {short(value)}; write {key}: true or {key}: false")
+    return value
 
 
 def _check_number_keys(spec: Mapping[str, Any], number: bool, kind: Any, said: str) -> None:

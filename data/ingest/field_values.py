@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -100,6 +101,8 @@ def _number(field: MappedField, cell: Any, currency: Any, rules: ValueRules, not
             raise FieldError(error.reason, cell) from None
         notes.append(Note(field.name, "unread", error.reason, str(cell)[:200]))
         return None
+    if price.rounded:
+        notes.append(Note(field.name, "rounded", "scientific"))
     if field.currency is None and price.sign is not None:
         notes.append(Note(field.name, "currency", price.sign))
     return float(price.amount)
@@ -120,11 +123,11 @@ def _price(field: MappedField, cell: Any, code: str | None, rules: ValueRules) -
             raise PriceError("price_currency")
     price = parse_price(cell, currency=code, decimal=field.decimal)
     if wanted is None or code == wanted:
-        return Price(price.amount, price.currency, code or price.sign)
+        return dataclasses.replace(price, sign=code or price.sign)
     if rules.rates is None:
         raise PriceError("price_currency")
     rate = rules.rates.get(code or "")
     if rate is None:
         raise PriceError("price_no_rate")
     amount = price.amount * Decimal(str(rate))
-    return Price(round(amount, decimals(wanted)), wanted, wanted)
+    return Price(round(amount, decimals(wanted)), wanted, wanted, price.rounded)

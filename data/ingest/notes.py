@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 class Note(NamedTuple):
-    """One thing to count: `kind` is unread, empty, currency, question or near_name; `detail` the reason, word or code."""
+    """One thing to count: `kind` is unread, rounded, empty, currency, question or near_name; `detail` a reason or word."""
 
     field: str
     kind: str
@@ -89,7 +89,8 @@ class Notes:
 
     def report(self) -> dict[str, Any]:
         """The entry "values" of `catalogue.json`."""
-        kinds = {"unread": "unread", "read_as_missing": "empty", "currencies": "currency", "questions": "question",
+        kinds = {"unread": "unread", "rounded": "rounded", "read_as_missing": "empty", "currencies": "currency",
+                 "questions": "question",
                  "photos_under_near_names": "near_name"}  # fmt: skip
         found: dict[str, Any] = {name: self.of(kind) for name, kind in kinds.items()}
         if self.lost:
@@ -140,6 +141,11 @@ def value_lines(report: Mapping[str, Any], kept: int) -> Iterator[str]:
         count = sum(reasons.values())
         most = "warning: " if 2 * count > kept else ""
         yield f"{most}{count} values of {field} could not be read and are missing, see unread.csv: {_counted(reasons)}"
+    for field, found in report.get("rounded", {}).items():
+        yield (
+            f"warning: {sum(found.values())} values of {field} are written like 1.99E+02, which may hide cents, and read "
+            "so; format the column as plain numbers and export it again"
+        )
     words = [f"{field} {_counted(found)}" for field, found in report.get("read_as_missing", {}).items()]
     if words:
         yield f"read as missing: {'; '.join(words)} (--no-empty-words keeps them)"

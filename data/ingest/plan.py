@@ -163,7 +163,8 @@ def _with_known_columns(
     keys, export = with_preset(own, columns, settings.preset, table)
     if "image" not in keys and settings.preset != "none":
         keys |= photos_by_value(settings, rows, columns)
-    if settings.preset is None and not own.get("fields") and export is None and table.kind != "images":
+    by_value = export is None or not keys.get("fields")  # a known export may say only where its photos are
+    if settings.preset is None and not own.get("fields") and by_value and table.kind != "images":
         keys["fields"] = with_fields_by_value(keys.get("fields") or {}, rows, columns, settings.source)
     return keys, export
 

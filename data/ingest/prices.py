@@ -30,6 +30,8 @@ _GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)
 _LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
 _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
+# As Excel writes a number that its column is too narrow for, and as programs do: 1,99E+02  1.990000e+02. 1e3 is no number.
+_SCIENTIFIC = re.compile(r"(?P<first>\d)(?:(?P<mark>[.,])(?P<part>\d+))?[eE](?P<power>[+-]\d{2,3})")
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 _EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
 _WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
@@ -45,11 +47,15 @@ class PriceError(ValueError):
 
 @dataclass(frozen=True)
 class Price:
-    """An amount, the ISO code of its currency where it is known, and `sign`: the code or sign that the text itself has."""
+    """An amount, the ISO code of its currency where it is known, and `sign`: the code or sign that the text itself has.
+
+    rounded: the text has not all digits down to the currency's minor unit, as 1.99E+02 may be 199.37.
+    """
 
     amount: Decimal
     currency: str | None = None
     sign: str | None = None
+    rounded: bool = False
 
 
 def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark | None = None) -> Price:
@@ -75,6 +81,8 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         text = _plain(text)
         if not text:
             raise PriceError("price_empty")
+        if scientific := _SCIENTIFIC.fullmatch(text):
+            return _from_scientific(scientific, currency, decimal)
         _refuse_what_is_no_single_price(text)
         number, found = _strict(text, currency) or _with_price_parser(text)
     if found is not None and (not found.codes or (currency is not None and currency not in found.codes)):
@@ -139,6 +147,15 @@ def _from_number(value: int | float | Decimal) -> Decimal:
     if amount < 0:
         raise PriceError("price_negative")
     return amount
+
+
+def _from_scientific(match: re.Match[str], currency: str | None, decimal: DecimalMark | None) -> Price:
+    """The amount of `1,99E+02`: the mark behind a first digit is that of decimals, whatever it is."""
+    _check_mark(match["mark"] or "", "", decimal)
+    part, power = match["part"] or "", int(match["power"])
+    amount = Decimal(f"{match['first']}.{part or 0}").scaleb(power)
+    rounded = len(part) - power < decimals(currency) and amount != 0
+    return Price(tidy_amount(amount, currency), currency, None, rounded)
 
 
 def _plain(text: str) -> str:

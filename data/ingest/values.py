@@ -25,11 +25,15 @@ _FIRST = frozenset(word[0] for word in _EXACT) | frozenset(c for word in _ANY_CA
 # The keys of an object that hold what it is called, the first one first.
 _NAMES = ("name", "value", "label", "title", "text", "content", "@value", "#text", "displayName", "display_name")
 _AMOUNTS = ("amount", "value", "price", "current", "current_price", "low_price", "min", "units")
+# What Strapi and JSON:API put around an object that another one names.
+_AROUND = frozenset({"data", "attributes", "id", "type", "meta"})
 _DIVISORS = ("divisor", "currency_minor_unit")  # of an amount in hundredths: 100 (Etsy), 2 (WooCommerce)
-# What MongoDB and DynamoDB write around a value, to tell its type.
+# What MongoDB, DynamoDB and Firestore write around a value, to tell its type.
 _TYPED = frozenset(
-    {"$numberDecimal", "$numberInt", "$numberLong", "$numberDouble", "$oid", "$date", "S", "N", "BOOL", "L", "M"}
-)
+    {"$numberDecimal", "$numberInt", "$numberLong", "$numberDouble", "$oid", "$date", "S", "N", "BOOL", "L", "M", "SS", "NS",
+     "stringValue", "integerValue", "doubleValue", "booleanValue", "arrayValue", "mapValue"}
+)  # fmt: skip
+_OF_TYPED = {"arrayValue": "values", "mapValue": "fields"}  # of Firestore
 _CURRENCIES = ("currency", "currency_code", "currencyCode", "priceCurrency", "currency_iso", "iso")
 _LANGUAGES = ("en", "default", "en_US", "en-US", "en_GB", "en-GB")
 _MOST_TEXT = 200_000  # characters of a cell that is looked at as a list
@@ -96,6 +100,8 @@ def unpacked(value: Any) -> Any:
     """A cell whose text is a whole JSON or Python list or object, as that; any other cell itself, without a type around it."""
     while isinstance(value, Mapping) and len(value) == 1 and (key := next(iter(value))) in _TYPED:
         value = value[key]
+        if (below := _OF_TYPED.get(key)) and isinstance(value, Mapping):
+            value = value.get(below)
     if not isinstance(value, str) or len(value) > _MOST_TEXT:
         return value
     text = value.strip()
@@ -117,6 +123,9 @@ def _object(value: Mapping[str, Any], path: bool, words: bool) -> str | None:
     named = next((item for key, item in value.items() if str(key).casefold().endswith("name")), None)
     if isinstance(named, str) and named.strip():
         return named
+    inner = next((value[key] for key in ("data", "attributes") if isinstance(value.get(key), (Mapping, list))), None)
+    if inner is not None and value.keys() <= _AROUND:
+        return readable(inner, path=path, words=words)
     items = ((key, readable(item, words=words)) for key, item in value.items())
     return ", ".join(f"{key}: {text}" for key, text in items if text) or None
 

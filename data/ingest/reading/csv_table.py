@@ -17,7 +17,7 @@ from .csv_dialect import AmbiguousError, Dialect, find_quoting
 from .csv_file import CsvFile
 from .csv_records import Shape, shape_of
 from .csv_sample import Sample, find_delimiter, take_sample
-from .header import column_names, find_header, is_blank
+from .header import column_names, find_header, is_blank, is_header_again
 from .options import Reading
 
 _QUICK_RECORDS = 5000
@@ -130,6 +130,8 @@ class CsvTable:
                 return RowError("wrong_number_of_columns")
         if not any(row.values()):
             return None
+        if cells[-1] == names[-1] and is_header_again(names, cells):  # the first is quick, and most rows fail it
+            return RowError("header_again")
         if self.file.is_mixed and any(cell and not _is_unicode(cell) for cell in cells):
             return RowError("text_not_utf8")
         return row  # type: ignore[return-value]  # no key is None any more

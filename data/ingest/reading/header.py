@@ -19,6 +19,16 @@ def is_blank(cells: Sequence[Any]) -> bool:
     return not any(cell is not None and str(cell).strip() for cell in cells)
 
 
+def is_header_again(names: Sequence[str | None], cells: Sequence[Any]) -> bool:
+    """Whether a row holds the names of the columns once more, as in files that were joined; of one column it may be a value.
+
+    >>> is_header_again(["title", "price"], ["title", "price "]), is_header_again(["title", "price"], ["title", "9"])
+    (True, False)
+    """
+    named = [(name, cell) for name, cell in zip(names, cells) if name is not None]
+    return len(named) > 1 and all(isinstance(cell, str) and " ".join(cell.split()) == name for name, cell in named)
+
+
 def find_header(rows: Sequence[Sequence[Any]]) -> int | None:
     """The place of the row with the names: the first that is not blank, or the one below a title.
 

@@ -72,7 +72,7 @@ class JsonFile:
                 except (ValueError, RecursionError):
                     yield number, RowError("malformed_row")
                     continue
-                yield number, json_row(value)
+                yield number, json_row(self.shape.unwrapped(value))
 
     def _items(self) -> Iterator[tuple[int, Row]]:
         import ijson

@@ -19,12 +19,13 @@ from .long_numbers import guarded
 _MOST_FIRST_LINE = 256_000_000
 _TURNS = ("messages", "conversations")
 # Under what key an API puts the row itself, and what else it puts there.
-_WRAPPERS = ("node", "item", "product", "_source", "row", "attributes")
+_WRAPPERS = ("node", "item", "product", "_source", "row", "attributes", "fields", "Item")
 # What is one row, whatever lists are in it: a file of LabelMe and a project of VIA, see `labelled_pictures`.
 _WHOLE = ({"shapes", "imagePath"}, {"_via_img_metadata"})
 _PHPMYADMIN = re.compile(rb'\s*"type"\s*:\s*"header"')
 _VIA_KEYS = {"filename", "regions", "file_attributes"}
-_AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta"})
+_AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta",
+                     "sys", "metadata", "createdTime", "createTime", "updateTime"})  # fmt: skip
 # Lists of columns, which stand beside the rows of pandas and of the hub's viewer.
 _DESCRIPTIONS = {"schema.fields.item": "data.item", "features.item": "rows.item"}
 
@@ -59,11 +60,15 @@ class JsonShape:
             return
         # With use_float, a number of 20 digits would end it.
         for value in ijson.items(file, self.prefix, multiple_values=True):
-            yield self._unwrapped(value)
+            yield self.unwrapped(value)
 
-    def _unwrapped(self, value: Any) -> Any:
+    def unwrapped(self, value: Any) -> Any:
+        """A row without what is around it."""
         if self.inner and isinstance(value, dict) and isinstance(value.get(self.inner), dict):
-            return {name: item for name, item in value.items() if name != self.inner} | value[self.inner]
+            own = (
+                {"name", self.inner} if self.inner == "fields" else {self.inner}
+            )  # Firestore names the document, not the product
+            return {name: item for name, item in value.items() if name not in own} | value[self.inner]
         return value
 
 
@@ -94,7 +99,7 @@ def find_shape(file: IO[bytes], path: Path, *, lines: bool) -> JsonShape:
     if isinstance(first, dict) and not (rest or lines) and next(by_columns(first), None) is not None:
         return _BY_COLUMNS
     if first is not None and (rest or lines or not _holds_objects(first)):
-        return JsonShape(is_lines=True)
+        return JsonShape(is_lines=True, inner=_typed_item(first))
     if first is None and rest[:1] == b"{" and line.rstrip()[-1:] in (b"}", b","):
         return JsonShape(is_lines=True)  # one object a line, of which the first is broken
     file.seek(0)
@@ -220,6 +225,23 @@ def _are_alike(one: Collection[str], other: Collection[str]) -> bool:
     return 5 * len(set(one) & set(other)) >= 4 * len(set(one) | set(other))
 
 
+def _wrapper(keys: Mapping[str, int]) -> str | None:
+    """The key that the row itself is under, of the keys of some objects and how many have each; None where there is none."""
+    most = max(keys.values(), default=0)
+    around = [name for name, count in keys.items() if name in _WRAPPERS and count == most][:1]
+    others = {name for name in keys if name not in around and name not in _AROUND and not name.startswith("_")}
+    if around == ["fields"]:
+        others.discard("name")  # of a document of Firestore
+    return around[0] if around and not others else None
+
+
+def _typed_item(first: Any) -> str | None:
+    """The key of a line of DynamoDB's export to S3; None for any other object, whose paths are as they are written."""
+    item = first.get("Item") if isinstance(first, dict) and len(first) == 1 else None
+    typed = isinstance(item, dict) and all(isinstance(value, dict) and len(value) == 1 for value in item.values())
+    return "Item" if item and typed else None
+
+
 def _list_shape(prefix: str, found: _Outline) -> JsonShape:
     """The rows of the list at `prefix`, and of the lists beside it whose objects have the same keys."""
     parent = prefix.removesuffix(".item").rpartition(".")[0]
@@ -231,8 +253,4 @@ def _list_shape(prefix: str, found: _Outline) -> JsonShape:
         return JsonShape(
             prefix=parent, key="key", note=f"its rows are those of the lists {names}; a list's name is the column key"
         )
-    most = max(own.values(), default=0)
-    around = [name for name, count in own.items() if name in _WRAPPERS and count == most]
-    others = [name for name in own if name not in around[:1] and name not in _AROUND and not name.startswith("_")]
-    inner = around[0] if around and not others else None
-    return JsonShape(prefix=prefix, inner=inner, note=f"its rows are those of the list {prefix.removesuffix('.item')}")
+    return JsonShape(prefix=prefix, inner=_wrapper(own), note=f"its rows are those of the list {prefix.removesuffix('.item')}")

@@ -18,7 +18,7 @@ from mlx_phi3v.errors import UserError
 from ..row import Row, RowError, first_line
 from .binary_sheet import binary_extent
 from .byte_streams import missing_package
-from .header import column_names, find_header, is_blank
+from .header import column_names, find_header, is_blank, is_header_again
 from .markup_sheets import html_sheets, xml_sheets
 
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -72,6 +72,8 @@ class SheetTable:
                 yield number, RowError("empty_row")
             elif not is_blank(cells[len(self.names) :]):
                 yield number, RowError("wrong_number_of_columns", f"{len(cells)} cells for {len(self.names)} columns")
+            elif is_header_again(self.names, cells):
+                yield number, RowError("header_again")
             else:
                 yield number, {name: _value(cell) for name, cell in zip(self.names, cells) if name is not None}
 

@@ -93,6 +93,37 @@ def test_a_price_is_known_with_its_currency_in_the_name(name: str, cell: str, am
     assert [row["price"] for row in rows] == [amount, amount]
 
 
+def test_prices_that_excel_shortened_are_read_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(folder / "s.csv", "title|price|image", "Clock|1,99E+02|p1.jpg", "Vase|89,50|p2.jpg")
+    assert main([str(path), "--output", str(folder / "out"), "--processes", "1"]) == 0
+    assert "1 values of price are written like 1.99E+02, which may hide cents" in capsys.readouterr().out
+    assert sorted(row["price"] for row in Catalogue(folder / "out").split("train")) == [89.5, 199.0]
+
+
+def test_of_several_columns_of_prices_all_are_named_and_none_is_learned(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "article name|price_regular|price_promotional|image"
+    _, rows = take(write(folder / "s.csv", head, "Boot|89,95|69,95|p1.jpg", "Shoe|79,95||p2.jpg"))
+    assert "price" not in rows[0]
+    assert "price_regular, price_promotional look like price" in capsys.readouterr().err
+
+
+def test_hundredths_inside_objects_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "s.jsonl"
+    path.write_text('{"name": "Hat", "image": "p1.jpg", "default_price": {"unit_amount": 1999}}\n')
+    assert "price" not in take(path)[1][0]
+    assert "default_price.unit_amount looks like prices in hundredths" in capsys.readouterr().err
+
+
+def test_the_templates_of_shopee_are_read_below_their_lines_of_help(folder: Path) -> None:
+    head = ["ps_category|ps_product_name|ps_price|ps_item_cover_image", "Category|Product Name|Price|Cover image"]
+    path = write(folder / "s.csv", *head, "Mandatory|Mandatory|Mandatory|Optional", "100|Denim jacket|259000|p1.jpg")
+    info, rows = take(path, currency="IDR")
+    assert [(row["title"], row["category"], row["price"]) for row in rows] == [("Denim jacket", "100", 259000.0)]
+    assert info["counts"]["rejected"] == {"picture_missing": 2}
+
+
 def test_a_note_beside_a_price_is_no_price(folder: Path) -> None:
     _, rows = take(write(folder / "s.csv", "title|price note|image", "Clock|cheap|p1.jpg", "Vase|dear|p2.jpg"))
     assert "price" not in rows[0]

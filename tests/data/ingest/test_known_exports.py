@@ -220,6 +220,13 @@ def formats(u: str) -> dict[str, tuple[str, bytes, list[Answer]]]:
         ), [("Vaso di ceramica", None, 46.0), ("Tazza", None, 1018.5)]),
         "amazon's template with its three first lines": ("Shirts.txt", amazon_template(u),
                                                          [("Work shirt", "shirt", None), ("Work shirt (blue)", "shirt", 29.9)]),
+        "amazon's template of 2024": ("Hats.txt", (
+            "settings=1\t\t\t\nListing Identity\t\tImages\tOffer\nSKU\tItem Name\tMain Image URL\tYour Price USD\n"
+            "contribution_sku#1.value\titem_name[marketplace_id=ATV][language_tag=en_US]#1.value\t"
+            "main_product_image_locator[marketplace_id=ATV]#1.media_location\t"
+            "purchasable_offer[marketplace_id=ATV][audience=ALL]#1.our_price#1.schedule#1.value_with_tax\n"
+            f"ABC123\tExample\t\t\nS1\tWool hat\t{u}70.jpg\t25.5\n"
+        ).encode(), [("Wool hat", None, 25.5)]),
         "yml": ("feed.xml", yml(u), [("Настольная лампа", "Дом > Лампы", 1620.0), ("Лампа Acme L2", "Дом", 590.0)]),
         "bigcommerce": ("products.csv", table(
             BIGCOMMERCE, f"Product | 77 | Mug | P | MUG-1 | 12.00 | 0.00 | 0.00 | Kitchen/Mugs | {u}44.jpg | {u}45.jpg",

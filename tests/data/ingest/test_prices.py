@@ -125,6 +125,28 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "amount", "rounded"),
+    [
+        ("1,99E+02", "199", True),
+        ("1.99E+02", "199", True),
+        ("2,5E+03", "2500", True),
+        ("1.990000e+02", "199", False),
+        ("1.9937e+02", "199.37", False),
+        ("5.0E-01", "0.5", False),
+        ("0.00E+00", "0", False),
+    ],
+)
+def test_a_number_in_scientific_form_is_read_and_says_whether_it_may_hide_cents(text: str, amount: str, rounded: bool) -> None:
+    assert parse_price(text) == Price(Decimal(amount), None, None, rounded)
+    assert parse_price(text, currency="EUR").amount == Decimal(amount)
+
+
+def test_a_number_in_scientific_form_keeps_the_decimal_mark_of_its_column() -> None:
+    with pytest.raises(PriceError, match="price_malformed"):
+        parse_price("1.99E+02", decimal=",")
+
+
 def test_the_tables_are_as_long_as_asked() -> None:
     assert len(READ) + len(REFUSED) >= 60
 

@@ -27,6 +27,13 @@ from data.ingest.values import is_nothing, price_parts, readable, without_html
         ({"name": "Lamp", "id": 7}, "Lamp", "Lamp"),
         ({"id": 7, "label": "Lamp"}, "Lamp", "Lamp"),
         ([{"name": "Home"}, {"name": "Lamps"}], "Home, Lamps", "Home > Lamps"),
+        ({"data": {"id": 3, "attributes": {"name": "Lamp"}}}, "Lamp", "Lamp"),
+        (
+            {"data": [{"id": 3, "attributes": {"name": "Home"}}, {"id": 4, "attributes": {"name": "Lamp"}}]},
+            "Home, Lamp",
+            "Home > Lamp",
+        ),
+        ({"stringValue": "Lamp"}, "Lamp", "Lamp"),
         ({"en": "Lamp", "de": "Lampe"}, "Lamp", "Lamp"),
         ({"width": 3, "height": None}, "width: 3", "width: 3"),
         ("['Home', 'Lighting']", "Home, Lighting", "Home > Lighting"),

@@ -72,6 +72,13 @@ def test_the_columns_are_found(text: str, names: list[str], count: int, tmp_path
     assert [list(row) for row in rows_of(table)] == [names] * count and table.count == count
 
 
+def test_a_header_in_the_middle_of_joined_files_is_no_row(tmp_path: Path) -> None:
+    table = open_csv(tmp_path, "title,price\nPot,5\ntitle,price\ntitle,6\n")
+    assert [row["price"] for row in rows_of(table)] == ["5", "6"]
+    assert refused(table) == [(3, "header_again")]
+    assert len(rows_of(open_csv(tmp_path, "title\nPot\ntitle\n"))) == 2  # of one column it may be a title
+
+
 def test_a_note_says_that_the_first_line_is_a_title_and_a_flag_says_otherwise(tmp_path: Path) -> None:
     text = "Pots of autumn,\ntitle,price\nPot,5\nPan,6\nCup,7\n"
     assert "--header-line" in open_csv(tmp_path, text).notes[0]

@@ -10,6 +10,7 @@ import pytest
 
 from data.ingest.row import RowError
 from data.ingest.tables import open_table
+from data.ingest.values import readable
 from mlx_phi3v.errors import UserError
 
 ROWS: list[dict[str, Any]] = [
@@ -130,10 +131,32 @@ def test_the_row_inside_what_an_api_wraps_around_it_is_the_row(indent: int | Non
     search = {"hits": {"hits": [{"_index": "shop", "_id": str(k), "_source": row} for k, row in enumerate(ROWS)]}}
     api = {"data": [{"id": str(k), "type": "products", "attributes": row} for k, row in enumerate(ROWS)]}
     pandas = {"schema": {"fields": fields, "primaryKey": ["index"]}, "data": [{"index": k, **r} for k, r in enumerate(ROWS)]}
-    for name, found in (("viewer", viewer), ("search", search), ("api", api), ("pandas", pandas)):
+    airtable = {"records": [{"id": f"rec{k}", "createdTime": "2024", "fields": row} for k, row in enumerate(ROWS)]}
+    entries = {"items": [{"sys": {"id": "1"}, "metadata": {"tags": []}, "fields": row} for row in ROWS]}
+    shapes = {"viewer": viewer, "search": search, "api": api, "pandas": pandas, "airtable": airtable, "entries": entries}
+    for name, found in shapes.items():
         (tmp_path / name).write_text(json.dumps(found, indent=indent))
         titles = [row["title"] for _, row in open_table(tmp_path / name).rows() if not isinstance(row, RowError)]
         assert titles == (["Pot"] if name == "viewer" else ["Pot", "Pan"]), name
+
+
+def test_the_typed_values_of_dynamodb_and_firestore_are_rows(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"Item": {"title": {"S": row["title"]}, "price": {"N": "5"}}}) + "\n" for row in ROWS)
+    (tmp_path / "t.json").write_text(lines)
+    rows = [row for _, row in open_table(tmp_path / "t.json").rows() if isinstance(row, dict)]
+    assert [readable(row["title"]) for row in rows] == ["Pot", "Pan"]
+    named = {"name": "projects/x/products/1", "createTime": "2024", "updateTime": "2024"}
+    tags = {"arrayValue": {"values": [{"stringValue": "Red"}, {"stringValue": "Blue"}]}}
+    fields = [{"title": {"stringValue": row["title"]}, "tags": tags} for row in ROWS]
+    (tmp_path / "t.json").write_text(json.dumps({"documents": [{**named, "fields": row} for row in fields]}))
+    rows = [row for _, row in open_table(tmp_path / "t.json").rows() if isinstance(row, dict)]
+    assert [readable(row["title"]) for row in rows] == ["Pot", "Pan"]
+    assert "name" not in rows[0] and readable(rows[0]["tags"]) == "Red, Blue"
+
+
+def test_the_paths_of_json_lines_are_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"product": row}) + "\n" for row in ROWS))
+    assert list(open_table(tmp_path / "t.jsonl").columns) == ["product"]
 
 
 def test_lists_of_objects_alike_are_all_rows_and_a_list_of_another_kind_is_none(tmp_path: Path) -> None:
