@@ -102,6 +102,7 @@ class LabelStudioTable:
         usable = [
             item for item in annotations if isinstance(item, Mapping) and item.get("result") and not item.get("was_cancelled")
         ]
+        usable = [item for item in usable if isinstance(item["result"], list)]
         if not isinstance(data, Mapping) or not usable:
             return RowError("not_annotated")
         chosen = next((item for item in usable if item.get("ground_truth")), usable[0])
@@ -129,7 +130,8 @@ class LabelStudioTable:
             if key in value:
                 self.field_kinds.setdefault(name, kind)
                 listed = value[key] if isinstance(value[key], list) else [value[key]]
-                return [" > ".join(map(str, item)) if isinstance(item, list) else _number(item) for item in listed]
+                plain = (item for item in listed if not isinstance(item, Mapping))
+                return [" > ".join(map(str, item)) if isinstance(item, list) else _number(item) for item in plain]
         return []
 
 

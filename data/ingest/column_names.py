@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
 from mlx_phi3v.errors import UserError
+from mlx_phi3v.text import in_form
 
 from .paths_in_row import column_of
 
@@ -21,7 +21,7 @@ def folded(name: str) -> str:
     >>> folded("Image Src"), folded("g:image_link"), folded("Título"), folded("item_name[language_tag=en_US]#1.value")
     ('imagesrc', 'imagelink', 'titulo', 'itemname')
     """
-    plain = unicodedata.normalize("NFKD", _AROUND.sub("", name)).casefold()
+    plain = in_form("NFKD", _AROUND.sub("", name)).casefold()
     # Marks that belong to a letter (Devanagari, Thai) are dropped on both sides alike.
     return "".join(letter for letter in plain if letter.isalnum()) or name
 

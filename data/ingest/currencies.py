@@ -18,6 +18,7 @@ from typing import Any
 from mlx_phi3v.documents import read_json
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import short
+from mlx_phi3v.text import in_form
 
 # What shops write beside CLDR's signs: local words, abbreviations, and signs of an earlier CLDR. The first code is what
 # the sign means where nothing else is said; a "?" in its place: nothing.
@@ -94,7 +95,7 @@ def sign_key(text: str) -> str:
     >>> sign_key("Руб."), sign_key("F CFA")
     ('руб', 'fcfa')
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = in_form("NFKC", text).casefold()
     return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").rstrip(".")
 
 

@@ -27,7 +27,7 @@ def labelled(table: Table) -> Table:
     if {"shapes", "imagePath"} <= names:
         return LabelledTable(table, _label_me)
     if _VIA in names:
-        return LabelledTable(table, lambda row: _via(_listed(list((nested(row.get(_VIA)) or {}).values()))))
+        return LabelledTable(table, lambda row: _via(_of_project(nested(row.get(_VIA)))))
     if {"filename", "regions", "file_attributes"} <= names:  # VIA's annotations alone
         return LabelledTable(table, lambda row: _via([row]))
     if table.kind == "xml" and {"id", "name", "width", "height"} <= names and names & {*_SHAPES} and _has_labels(table):
@@ -77,6 +77,10 @@ def _label_me(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "image": path.removeprefix("../"),
         "category": joined([*told, *(s.get("label") for s in _listed(row.get("shapes")))]),
     }
+
+
+def _of_project(files: Any) -> list[Mapping[str, Any]]:
+    return _listed(list(files.values())) if isinstance(files, Mapping) else []
 
 
 def _via(entries: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

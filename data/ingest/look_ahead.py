@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 
-from .check_row import RejectedError, RowChecks, checked_fields
+from .check_row import RowChecks, checked_fields
 from .notes import Note, Notes, require_one_currency, require_usable
 from .plan import IngestPlan
 
@@ -21,9 +20,13 @@ def look_ahead(plan: IngestPlan, checks: RowChecks) -> None:
         if not isinstance(row.values, dict):
             continue
         found: list[Note] = []
-        with contextlib.suppress(RejectedError, UnicodeError, ValueError):  # the check of the row says what is wrong
+        try:
             checked = checked_fields(checks, row.values, found)
             notes.read.update(field.name for field in plan.mapping.fields if checked[field.name] is not None)
+        except MemoryError:
+            raise
+        except Exception:  # the check of the row says what is wrong
+            pass
         notes.counts.update((note.field, note.kind, note.detail) for note in found)
         unread += any(note.kind == "unread" for note in found)
     require_one_currency(notes, plan.mapping, plan.source.name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import unicodedata
 from pathlib import Path, PurePosixPath
+
+from mlx_phi3v.text import in_form
 
 from .picture_suffixes import PICTURE_SUFFIXES
 
@@ -45,7 +46,7 @@ def _alike_but_for_suffix(folder: Path, name: str) -> Path | None:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return in_form("NFC", in_form("NFC", name).casefold())
 
 
 def _listed(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

@@ -31,14 +31,15 @@ _KEYS = (
     ),
     *("file_name", "filename", "medium", "small", "thumb", "thumbnail"),
 )
-# Formulas of spreadsheets, Markdown, HTML, and Airtable's `name (URL)`: what stands around a picture's address.
+# Formulas of spreadsheets, Markdown, HTML, and Airtable's `name (URL)`: what stands around a picture's address. None looks at
+# a place more than a few hundred times: a cell may have a million characters.
 _WRITTEN = (
     re.compile(r'=\s*(?:image|bild|hyperlink|imagen)\s*\(\s*"([^"]+)"', re.IGNORECASE),
-    re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)"),
-    re.compile(r"""<img\b[^>]*?\bsrc\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE),
-    re.compile(r"[^,()]+\.\w{3,5} \((https?://[^)\s]+)\)"),
+    re.compile(r"!?\[[^\]]{0,300}\]\(\s*<?([^)\s>]+)"),
+    re.compile(r"""<img\b[^<>]*?\bsrc\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE),
+    re.compile(r"(?<![^,()])[^,()]+\.\w{3,5} \((https?://[^)\s]+)\)"),
 )
-_NEXT_URL = re.compile(r"[\s,;|~]+(?=(?:https?:)?//)", re.IGNORECASE)
+_NEXT_URL = re.compile(r"(?<![\s,;|~])[\s,;|~]++(?=(?:https?:)?//)", re.IGNORECASE)
 _SEPARATORS = ("|", "~", ";", "\n", ",", " ")
 _SUFFIXED = re.compile(rf"(?:{'|'.join(re.escape(suffix) for suffix in PICTURE_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
 # How JPEG, PNG, GIF and WebP begin in base64, and bytes where pandas wrote them as text.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Literal
 
+from mlx_phi3v.text import in_form
+
 from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma, sign_key
 
 DecimalMark = Literal[".", ","]
@@ -161,7 +163,7 @@ def _from_scientific(match: re.Match[str], currency: str | None, decimal: Decima
 def _plain(text: str) -> str:
     """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents"."""
     if not text.isascii() or "`" in text:
-        text = unicodedata.normalize("NFKC", text)
+        text = in_form("NFKC", text)
         text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
         text = text.translate(_PLAIN_MARKS)
         # Bidirectional and zero-width marks come with prices from right-to-left shops.

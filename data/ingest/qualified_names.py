@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
+
+from mlx_phi3v.text import in_form
 
 from .column_names import folded
 from .currencies import find_sign
 
+_LONGEST = 200  # characters of a name that is looked at
 _CUT = re.compile(r"[\s,;/()\[\]_.:-]+")
 _WITH_TAX = {
     *("ttc", "brutto", "gross", "incl", "inkl", "inc", "including", "inclusive", "incluido", "incluida", "inclus", "incluse"),
@@ -49,7 +51,7 @@ def qualified_columns(names: Iterable[str], columns: Sequence[str], *, category:
     bare: dict[str, list[str]] = {}
     for column in columns:
         for pattern in (_LANGUAGE, _LEVEL) if category else (_LANGUAGE,):
-            if match := pattern.fullmatch(column):
+            if len(column) <= _LONGEST and (match := pattern.fullmatch(column)):
                 bare.setdefault(folded(match["name"] or match.groupdict().get("cjk") or ""), []).append(column)
     return next((found for name in names if (found := bare.get(folded(name)))), [])
 
@@ -68,7 +70,7 @@ def priced_columns(names: Iterable[str], columns: Sequence[str]) -> list[tuple[s
     """
     bare: dict[str, list[tuple[int, str, str | None]]] = {}
     for column in columns:
-        if (cut := _without_words(column)) is not None:
+        if len(column) <= _LONGEST and (cut := _without_words(column)) is not None:
             name, rank, code = cut
             bare.setdefault(name, []).append((rank, column, code))
     found = next((listed for name in names if (listed := bare.get(folded(name)))), [])
@@ -77,7 +79,7 @@ def priced_columns(names: Iterable[str], columns: Sequence[str]) -> list[tuple[s
 
 def _without_words(column: str) -> tuple[str, int, str | None] | None:
     """(the name without words of tax and currency around it, its rank, the code); None where there are none around it."""
-    plain = unicodedata.normalize("NFKC", column)
+    plain = in_form("NFKC", column)
     name, code = _without_currency(plain) or (plain, None)
     words = [word for word in _CUT.split(name) if word]
     taxes = {word.casefold() for word in _CUT.split(plain[len(name) :]) if word}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from mlx_phi3v.task import clean_text
+from mlx_phi3v.text import in_form
 
 # Zero-width joiners belong to emoji and to Indic and Persian spelling; every other format character is dropped.
 _KEPT_FORMAT = "\u200c\u200d"
@@ -21,7 +22,7 @@ def normalise(text: str) -> str:
     # Hidden characters first: dropping one may bring letter and accent together, or build a special token.
     hidden = "" if text.isprintable() else filter(_is_hidden, set(text))  # each once: a cell may have millions of them
     visible = text.translate(dict.fromkeys(map(ord, hidden)))
-    return clean_text(unicodedata.normalize("NFC", visible))
+    return clean_text(in_form("NFC", visible))
 
 
 def _is_hidden(character: str) -> bool:

@@ -110,7 +110,7 @@ def unpacked(value: Any) -> Any:
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
         return found if isinstance(found, (list, dict)) else value
     return value
@@ -161,7 +161,8 @@ def without_html(text: str) -> str:
     'Silk & wool 5 < 6'
     """
     if "<![CDATA[" in text:
-        text = _CDATA.sub(r"\1", text)
+        end = text.rfind("]]>") + 3  # behind the last end none is looked for
+        text = _CDATA.sub(r"\1", text[:end]) + text[end:]
     for _ in range(3):  # a feed escapes HTML once more
         if "<" in text and _TAG.search(text):
             text = _text_of(text)

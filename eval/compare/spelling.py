@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from mlx_phi3v.text import in_form
 
 from .paired_runs import PairedRuns
 
@@ -20,7 +21,7 @@ def fold(text: str) -> str:
     >>> fold("CAFE\\u0301") == fold("caf\\u00e9")
     True
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", text).casefold())
+    return in_form("NFC", in_form("NFKC", text).casefold())
 
 
 def alike(a: Any, b: Any) -> bool:

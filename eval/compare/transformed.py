@@ -27,6 +27,7 @@ _CENTS, _MARK = "one counts in cents", "one reads a mark of thousands as that of
 _SLIPS = {100.0: _CENTS, 0.01: _CENTS, 1000.0: _MARK, 0.001: _MARK}
 _LOOKED_AT = 300  # texts
 _OF_NUMBERS = "0123456789.,"  # ends that prices share
+_MOST_SHARED = 1000  # characters that answers begin with alike: to find each takes all texts once
 _SHOWN = 3
 _SHOWN_CHARACTERS = 40
 
@@ -182,12 +183,13 @@ def _extra(own: list[str], other: list[str]) -> str:
 def _usual_start(texts: list[str]) -> str:
     """The longest text that nearly all of these begin with."""
     start = ""
-    while True:
+    while len(start) < _MOST_SHARED:
         letters = Counter(text[len(start)] for text in texts if len(text) > len(start) and text.startswith(start))
         letter, count = letters.most_common(1)[0] if letters else ("", 0)
         if count < _NEARLY_ALL * len(texts):
             return start
         start += letter
+    return start
 
 
 def _of(rows: Bools) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
 
-_NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
+_NUMBER = re.compile(r"(?:0+(?=\d))?+(\d++)(?:\.0+)?")
 
 
 class RowIds:

@@ -53,6 +53,8 @@ def test_ids_are_found_where_a_spreadsheet_made_numbers_of_them(capsys: pytest.C
 def test_an_id_that_two_rows_could_have_is_none() -> None:
     with pytest.raises(UserError, match="'7' is no row"):
         RowIds(["07", "007"], "split 'test'").find("7", "line 2")
+    with pytest.raises(UserError, match="x' is no row"):  # each zero as the first one of a number: an hour
+        RowIds(["07"], "split 'test'").find("0" * 1_000_000 + "x", "line 2")
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_phi3v.text import csv_cell, printable, storable
+from mlx_phi3v.text import csv_cell, in_form, printable, storable
 
 PLAIN = ("Wool scarf", "Ärmel 12,50\u00a0€", "👩\u200d👧 print", "می\u200cخواهم", "שלום", "[bold]x[/bold]", "e\u0301", "")
 
@@ -59,3 +60,12 @@ def test_a_cell_that_a_spreadsheet_would_run_gets_a_quote(text: str) -> None:
 @pytest.mark.parametrize("value", ["-5", "+3.2", "-1e5", "-20 %", "Hat", "", "a=b", 5, -5.0, None])
 def test_numbers_and_other_text_stay(value: object) -> None:
     assert csv_cell(value) == value
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC", "NFD", "NFKD"])
+def test_a_unicode_form_is_the_library_s_but_for_more_accents_in_a_row_than_a_letter_has(form: Any) -> None:
+    for text in ("e\u0301", "ﬁ \u1e69", "a" + "\u0315\u0300" * 400, "é" * 5000, "\u0315" * 1500, "한\u1112\u1161" * 700, ""):
+        assert in_form(form, text) == unicodedata.normalize(form, text)
+    # As one, these would take an hour: the time of putting them in order grows as the square of their number.
+    many = in_form(form, "e" + "\u0315\u0300" * 1_000_000)
+    assert len(many) >= 2_000_000

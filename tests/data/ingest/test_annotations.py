@@ -167,3 +167,15 @@ def test_any_other_table_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps([{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]))
     table = open_source(str(tmp_path / "r.json")).tables[0].table
     assert annotated(table) is table
+
+
+@pytest.mark.parametrize(
+    "result", [5, "text", {"a": 1}, [5], [{"value": 5}], [{"from_name": "c", "value": {"choices": [{"a": 1}]}}]]
+)
+def test_a_result_of_another_form_is_no_annotation(result: Any, tmp_path: Path) -> None:
+    good = [{"from_name": "c", "value": {"choices": ["shirt"]}}]
+    tasks = [{"data": {"image": f"{n}.jpg"}, "annotations": [{"result": said}]} for n, said in enumerate((good, result))]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    first, other = (row.values for row in open_source(str(tmp_path / "tasks.json")).rows())
+    assert not isinstance(first, RowError) and first["c"] == "shirt"
+    assert isinstance(other, RowError) or "c" not in other

@@ -345,3 +345,11 @@ def test_text_of_an_arrow_file_that_is_no_utf8_costs_its_own_row_alone(tmp_path:
         out.write_batch(pa.record_batch([texts, nested], ["a", "b"]))
     rows = [row for _, row in open_table(path).rows()]
     assert rows[0] == {"a": "hat", "b": ["hat"]} and rows[2] == {"a": "bag", "b": ["bag"]} and isinstance(rows[1], RowError)
+
+
+@pytest.mark.parametrize("title", ["{[1]: 2}", "[" * 900 + "]" * 900, {"amount": 5}], ids=["no object", "deep", "object"])
+def test_an_odd_cell_among_the_first_rows_is_of_its_row_alone(title: Any, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text("\n".join([json.dumps({"title": title, "price": 5}), *GOOD]))
+    info, rejected = run(tmp_path / "s.jsonl")
+    assert info["counts"]["kept"] + len(rejected) == len(GOOD) + 1
+    assert {row["reason"] for row in rejected} <= {"row_unreadable"} and {row["row"] for row in rejected} <= {"1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from data.ingest.row import RowError
 from data.ingest.sources import open_source
+from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
 
 
@@ -159,3 +161,41 @@ def test_what_img2dataset_records_of_a_shard_is_no_table(tmp_path: Path) -> None
     (tmp_path / "_00000_stats.json").rename(tmp_path / "00000_stats.json")
     (row,) = open_source(str(tmp_path)).rows()
     assert not isinstance(row.values, RowError) and row.values["caption"] == "a blue shirt"
+
+
+@pytest.mark.parametrize("line", ["1" * 5000 + " 0.5 0.5 0.1 0.1", "99 0.5 0.5 0.1 0.1"])
+def test_a_class_that_no_file_names_rejects_its_photo(line: str, tmp_path: Path) -> None:
+    put(tmp_path, a_DOT_jpg="", a_DOT_txt="0 .5 .5 .1 .1", b_DOT_jpg="", b_DOT_txt=line, classes_DOT_txt="shirt\nhat\n")
+    assert found(tmp_path) == [("a.jpg", "shirt", None, None), ("not_annotated",)]
+
+
+def test_numbers_that_are_no_boxes_are_a_caption(tmp_path: Path) -> None:
+    numbers = "0 " + "12345678 " * 40 + "x"  # each number could be cut at any digit: 8 ** 40 ways
+    put(tmp_path, a_DOT_jpg="", a_DOT_txt=numbers)
+    assert found(tmp_path) == [("a.jpg", None, numbers, None)]
+
+
+def test_a_caption_is_read_in_its_encoding_and_refused_in_one_that_cannot_be_known(tmp_path: Path) -> None:
+    put(tmp_path, a_DOT_jpg="", a_DOT_txt="größe".encode("utf-16"), b_DOT_jpg="", b_DOT_txt="größe".encode("utf-8-sig"))
+    put(tmp_path, c_DOT_jpg="", c_DOT_txt=b"a\x81\xff\x90b", d_DOT_jpg="", d_DOT_txt="  \n")
+    assert found(tmp_path) == [
+        ("a.jpg", None, "größe", None), ("b.jpg", None, "größe", None), ("not_annotated",), ("text_not_utf8",),
+    ]  # fmt: skip
+
+
+def test_settings_of_other_tools_are_read_only_for_classes_and_never_from_a_pipe(tmp_path: Path) -> None:
+    put(tmp_path, a_DOT_jpg="", a_DOT_txt="a blue shirt", compose_DOT_yaml="a: !ref b\n")
+    os.mkfifo(tmp_path / "data.yaml")
+    assert found(tmp_path) == [("a.jpg", None, "a blue shirt", None)]
+    put(tmp_path, a_DOT_txt="0 .5 .5 .1 .1")
+    with pytest.raises(UserError, match=r"compose\.yaml, line 1, key a"):
+        found(tmp_path)
+    put(tmp_path, compose_DOT_yaml="names: [shirt]\n")
+    assert found(tmp_path) == [("a.jpg", "shirt", None, None)]
+
+
+@pytest.mark.parametrize("files", [5, [1], "x", {"a": 5}])
+def test_a_project_of_via_without_its_files_is_one_sentence(files: Any, tmp_path: Path) -> None:
+    put(tmp_path, via_DOT_json=json.dumps({"_via_settings": {}, "_via_img_metadata": files, "_via_attributes": {}}))
+    with pytest.raises(UserError):
+        found(tmp_path / "via.json")

@@ -135,3 +135,18 @@ def test_bytes_that_a_table_holds_as_text_are_bytes(kind: str) -> None:
 @pytest.mark.parametrize("text", ["/9j/a.jpg", "R0lGOD/x.png", "b'x.jpg", "b'\\x", "iVBORw0KGgo" + "!" * 100])
 def test_a_text_that_only_begins_so_stays_as_it_is(text: str) -> None:
     assert photo_references(text) == [text]
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        ("[a](b.jpg) ", "[" * 500_000),
+        ("<img src=b.jpg>", "<img " * 180_000),
+        ("a.png (http://x/b.jpg) ", "a" * 900_000),
+        ("http://x/b.jpg", " ," * 400_000 + "x"),
+    ],
+    ids=["Markdown", "HTML", "Airtable", "separators"],
+)
+def test_a_long_cell_is_read_in_a_time_that_grows_as_its_length(start: str, again: str) -> None:
+    """With a time that grows as its square, each of these would take more than ten minutes."""
+    assert "b.jpg" in photo_references(start + again)[0]

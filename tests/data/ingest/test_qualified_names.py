@@ -9,6 +9,7 @@ import pytest
 
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.plan import make_plan
+from data.ingest.qualified_names import priced_columns, qualified_columns
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
 
@@ -126,3 +127,8 @@ def test_no_comma_is_taken_without_need_or_where_a_value_contradicts(values: tup
 def test_prices_in_hundredths_are_no_prices_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert columns(table(tmp_path, "title;price_cents;image", "Shirt;1990;p0.jpg", "Hat;990;p1.jpg")) == {"title": "title"}
     assert "price_cents looks like prices in hundredths" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a" + "_" * 100_000 + "x", "a" + " " * 100_000 + "(", "a" + "_" * 100_000 + "en!"])
+def test_the_name_of_a_column_may_have_any_length(name: str) -> None:
+    assert qualified_columns(["a"], [name], category=True) == priced_columns(["a"], [name]) == []

@@ -147,3 +147,13 @@ def test_no_tag_is_left_and_nothing_is_raised(text: str) -> None:
 )
 def test_a_price_may_be_an_object(cell: Any, parts: tuple[Any, Any]) -> None:
     assert price_parts(cell) == parts
+
+
+@pytest.mark.parametrize("text", ["{[1]: 2}", "[{[1]}]", "[{{}: 1}]"])
+def test_text_that_looks_like_an_object_of_python_and_is_none_stays_text(text: str) -> None:
+    assert readable(text) == text
+
+
+def test_parts_that_begin_and_never_end_stay_as_they_are() -> None:
+    text = "<![CDATA[wool]]> " + "<![CDATA[" * 100_000  # a search for the end from each start would take an hour
+    assert without_html(text).startswith("wool ")

@@ -152,3 +152,8 @@ def test_how_photo_files_differ_is_said_where_they_lie_here(what: str, tmp_path:
                 (change(image) if side == "b" else image).save(file, **({"format": "PNG"} | (kept if side == "b" else {})))
     remarks = compare_runs(*runs, resamples=20).remarks
     assert f"the photo files differ in 3 of 20 rows: {sentence} (3 of the 3 photos looked at)" in remarks
+
+
+def test_answers_that_begin_with_the_same_hundred_thousand_characters_are_compared(tmp_path: Path) -> None:
+    comparison = against(tmp_path, texts(lambda text: "x" * 100_000 + text))  # to look at each of them took minutes
+    assert any("B's answers begin with 'xxx" in remark for remark in comparison.remarks)
