@@ -278,7 +278,8 @@ TARGETS = {
             for name in _SOURCES
         },
         _ingest,
-        may_read=("secret.png", "secret.json", "secret.safetensors"),  # a photo of a user's own table may be anywhere
+        # A photo of a user's own table may be anywhere; the last is named by the mutations, as a `file:` URL.
+        may_read=("secret.png", "secret.json", "secret.safetensors", "/etc/hostname"),
     ),
     "settings": Target(sound.settings, dict.fromkeys(_YAMLS, "text"), _read_settings),
     "report": Target(sound.report, {"report.json": "json"}, _read_report),

@@ -63,7 +63,7 @@ def _notes_reading(folder: Path) -> bool:
 class Watch:
     """Runs inputs in `folder`. `outside` is a folder beside it whose files must not be read, natively either.
 
-    may_read: names in `outside` that may be read all the same.
+    may_read: names in `outside`, and whole paths, that may be read all the same.
     """
 
     def __init__(self, folder: Path, outside: Path, may_read: Sequence[str] = ()) -> None:
@@ -138,6 +138,8 @@ class Watch:
                 self._keep("a file outside was read", path.name, str(path))
         for name in self._opened:
             place = os.path.abspath(name)
+            if place in self.may_read:
+                continue
             if os.path.dirname(os.path.realpath(place)) == str(self.outside) and os.path.basename(place) in self.may_read:
                 continue
             if not place.startswith(self._allowed) and not place.startswith(tuple(filter(None, self._harmless))):
