@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.text import in_form
 
-from .paths_in_row import column_of
+from .paths_in_row import WRAPPERS, column_of
 
 # What Google's feeds put before a name, and Amazon's flat files behind one.
 _AROUND = re.compile(r"^g:|\[[^\]]*\]|#\d+\.(?:value|media_location)")
@@ -27,7 +27,13 @@ def folded(name: str) -> str:
 
 
 def find_column(name: str, columns: Sequence[str]) -> str | None:
-    """The column that `name` means, or the path into one: as it is written, else in any spelling; None if none or several."""
+    """The column that `name` means, or the path into one: as it is written, else in any spelling; None if none or several.
+
+    A path through what the reader took the row out of, as `fields.Price` of Airtable's, means what is behind it.
+
+    >>> find_column("Image Src", ["image_src"]), find_column("fields.Price", ["Title", "Price"])
+    ('image_src', 'Price')
+    """
     if column_of(name, columns) is not None:
         return name
     wanted = folded(name)
@@ -36,7 +42,9 @@ def find_column(name: str, columns: Sequence[str]) -> str | None:
         return found[0]
     head, dot, rest = name.partition(".")
     nested = [column for column in columns if dot and folded(column) == folded(head)]
-    return f"{nested[0]}.{rest}" if len(nested) == 1 and not found else None
+    if len(nested) == 1 and not found:
+        return f"{nested[0]}.{rest}"
+    return find_column(rest, columns) if rest and head in WRAPPERS and not nested else None
 
 
 def first_column(names: Iterable[str], columns: Sequence[str]) -> str | None:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+# Under what key an API puts the row itself: the reader takes it out.
+WRAPPERS = ("node", "item", "product", "_source", "row", "attributes", "fields", "Item")
 _MOST_LITERAL = 100_000  # characters of a cell that is tried as Python text
 _MOST_DEPTH = 8  # of the paths that are listed
 

@@ -12,18 +12,18 @@ from typing import IO, Any
 
 from mlx_phi3v.errors import UserError
 
+from ..paths_in_row import WRAPPERS
 from ..row import first_line
 from .json_columns import by_columns, read_columns
 from .long_numbers import guarded
 
 _MOST_FIRST_LINE = 256_000_000
 _TURNS = ("messages", "conversations")
-# Under what key an API puts the row itself, and what else it puts there.
-_WRAPPERS = ("node", "item", "product", "_source", "row", "attributes", "fields", "Item")
 # What is one row, whatever lists are in it: a file of LabelMe and a project of VIA, see `labelled_pictures`.
 _WHOLE = ({"shapes", "imagePath"}, {"_via_img_metadata"})
 _PHPMYADMIN = re.compile(rb'\s*"type"\s*:\s*"header"')
 _VIA_KEYS = {"filename", "regions", "file_attributes"}
+# What an API puts beside the key that the row itself is under.
 _AROUND = frozenset({"cursor", "row_idx", "truncated_cells", "id", "type", "links", "relationships", "meta",
                      "sys", "metadata", "createdTime", "createTime", "updateTime"})  # fmt: skip
 # Lists of columns, which stand beside the rows of pandas and of the hub's viewer.
@@ -228,7 +228,7 @@ def _are_alike(one: Collection[str], other: Collection[str]) -> bool:
 def _wrapper(keys: Mapping[str, int]) -> str | None:
     """The key that the row itself is under, of the keys of some objects and how many have each; None where there is none."""
     most = max(keys.values(), default=0)
-    around = [name for name, count in keys.items() if name in _WRAPPERS and count == most][:1]
+    around = [name for name, count in keys.items() if name in WRAPPERS and count == most][:1]
     others = {name for name in keys if name not in around and name not in _AROUND and not name.startswith("_")}
     if around == ["fields"]:
         others.discard("name")  # of a document of Firestore
