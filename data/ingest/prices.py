@@ -34,6 +34,13 @@ _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
 # As Excel writes a number that its column is too narrow for, and as programs do: 1,99E+02  1.990000e+02. 1e3 is no number.
 _SCIENTIFIC = re.compile(r"(?P<first>\d)(?:(?P<mark>[.,])(?P<part>\d+))?[eE](?P<power>[+-]\d{2,3})")
+# Behind the price that a customer pays: inkl. 19 % MwSt.  incl. VAT  (Incl. of all taxes)  TTC  IVA incluido  税込
+_TAX = r"(?:mwst|ust|vat|gst|tax(?:es)?|tva|iva|btw|moms|mva|alv|dph|kdv)"
+_TAX_INCLUDED = re.compile(
+    rf"(?!\A),? ?\(?(?:\b(?:(?:inkl|incl|inc|including|inclusive)\b\.?(?: of)?(?: all)? ?(?:\d{{1,2}} ?% ?)?{_TAX}"
+    rf"|{_TAX} (?:incl|inkl|incluid[oa]|inclus[ae]?|compris)|ttc)|(?<=\d)ttc|税込み?|含税)\.?\)?\Z",
+    re.IGNORECASE,
+)
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 _EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
 _WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
@@ -161,14 +168,17 @@ def _from_scientific(match: re.Match[str], currency: str | None, decimal: Decima
 
 
 def _plain(text: str) -> str:
-    """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents"."""
+    """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents", no note that tax is included."""
     if not text.isascii() or "`" in text:
         text = in_form("NFKC", text)
         text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
         text = text.translate(_PLAIN_MARKS)
         # Bidirectional and zero-width marks come with prices from right-to-left shops.
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    return _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", " ".join(text.split()))
+    text = " ".join(text.split())
+    if not text[-1:].isdigit():
+        text = _TAX_INCLUDED.sub("", text)
+    return _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", text)
 
 
 def _refuse_what_is_no_single_price(text: str) -> None:
