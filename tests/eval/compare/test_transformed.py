@@ -154,6 +154,6 @@ def test_how_photo_files_differ_is_said_where_they_lie_here(what: str, tmp_path:
     assert f"the photo files differ in 3 of 20 rows: {sentence} (3 of the 3 photos looked at)" in remarks
 
 
-def test_answers_that_begin_with_the_same_hundred_thousand_characters_are_compared(tmp_path: Path) -> None:
-    comparison = against(tmp_path, texts(lambda text: "x" * 100_000 + text))  # to look at each of them took minutes
+def test_answers_that_begin_with_the_same_thousands_of_characters_are_compared(tmp_path: Path) -> None:
+    comparison = against(tmp_path, texts(lambda text: "x" * 10_000 + text))  # to look at each of them took the square
     assert any("B's answers begin with 'xxx" in remark for remark in comparison.remarks)
