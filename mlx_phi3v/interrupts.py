@@ -63,11 +63,11 @@ def _wake_main_thread() -> None:
 def _repeat(heard: int, main_thread: int) -> None:
     while number := os.read(heard, 1):
         pause = _REPEAT_SECONDS
+        time.sleep(pause)
         while _received is None and signal.getsignal(number[0]) is _raise:
-            time.sleep(pause)
+            signal.pthread_kill(main_thread, number[0])
             pause *= 2  # it may be amid a long piece of work, outside Python
-            if _received is None:
-                signal.pthread_kill(main_thread, number[0])
+            time.sleep(pause)
 
 
 def done() -> None:
