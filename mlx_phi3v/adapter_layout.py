@@ -97,6 +97,10 @@ class AdapterShapes:
         """All changed modules."""
         return [*self.lora, *(name.rpartition(".")[0] for name in self.saved)]
 
+    def any_in(self, part: str) -> bool:
+        """Whether a module of a part of the model is changed; `part` is what the names of its modules begin with."""
+        return any(name.startswith(part) for name in self.modules)
+
 
 def saved_key(tensor: str) -> str:
     """PEFT's key of a fully trained tensor. The separators are bare parameters; as modules they hold a `weight`."""

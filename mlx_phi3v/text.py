@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Literal
 
 # Control characters and escape sequences, hidden and bidirectional marks, lone surrogates, line and paragraph separators.
@@ -64,6 +65,16 @@ def in_form(form: Literal["NFC", "NFKC", "NFD", "NFKD"], text: str) -> str:
     marks = "".join(character for character in set(text) if unicodedata.combining(character))
     pieces = re.split(f"((?:[{re.escape(marks)}]){{{_MOST_MARKS}}})", text) if marks else [text]
     return "".join(unicodedata.normalize(form, piece) for piece in pieces)
+
+
+def listed(items: Iterable[str], most: int) -> str:
+    """The first items, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a", "b"], 2)
+    ('a, b and 1 more', 'a, b')
+    """
+    items = list(items)
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def storable(text: str) -> str:

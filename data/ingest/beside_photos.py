@@ -16,7 +16,7 @@ from mlx_phi3v.errors import UserError
 
 from .image_folder import ImageFolder
 from .labelled_pictures import joined
-from .reading.encodings import find_encoding, read_mark
+from .reading.encodings import read_mark
 from .reading.markup import local_name, xml_events
 from .row import Row, RowError
 
@@ -148,14 +148,9 @@ def _classes(top: Path) -> Mapping[int, str]:
 
 
 def _decoded(path: Path) -> str | None:
-    """The text of a file; None where its encoding cannot be known."""
+    """The text of a file; None where it is neither UTF-8 nor has the mark of another encoding."""
     data = path.read_bytes()
-    try:
+    try:  # a caption is too short to tell other encodings by its letters
         return data.decode(read_mark(data[:256]) or "utf-8-sig")
     except UnicodeDecodeError:
-        pass
-    try:
-        encoding, is_mixed = find_encoding(path, None)
-        return None if is_mixed else data.decode(encoding)
-    except (UnicodeDecodeError, UserError):
         return None

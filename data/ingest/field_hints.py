@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
+from mlx_phi3v.text import listed
 
 from .known_exports import KINDS_OF_USUAL
 from .one_hot import one_hot_columns
@@ -56,11 +57,11 @@ def with_fields_by_value(
         note(f"{small} looks like prices in hundredths, which are not learned: give a column of whole units")
     classes = [] if "category" in have else one_hot_columns([name for name in columns if name not in used], values)
     if classes and not fields:
-        note(f"category is the one of {_listed(classes)} that has a 1; --field or --config says otherwise")
+        note(f"category is the one of {listed(classes, _SHOWN)} that has a 1; --field or --config says otherwise")
         return {"category": {"columns": classes, "kind": "category", "one_hot": True}}
     if classes:
-        shown = ", ".join(classes)
-        note(f"of {_listed(classes)} each row has one 1: YAML with category: {{one_hot: true, columns: [{shown}]}} learns it")
+        yaml = f"category: {{one_hot: true, columns: [{', '.join(classes)}]}}"
+        note(f"of {listed(classes, _SHOWN)} each row has one 1: YAML with {yaml} learns it")
     if not fields:
         said = " ".join(_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items())
         said = said or _flag("title", columns[:1], "text")
@@ -79,14 +80,10 @@ def with_fields_by_value(
 def _propose(fields: Mapping[str, Any], found: Mapping[str, Sequence[str]]) -> None:
     said = [_flag(name, spec.get("columns") or [spec["column"]], spec.get("kind", "text")) for name, spec in fields.items()]
     said += [_flag(name, alike[:1], KINDS_OF_USUAL[name]) for name, alike in found.items()]
-    listed = ", ".join(
-        f"{_listed(alike)} {'looks' if len(alike) == 1 else 'look'} like {name}" for name, alike in found.items()
+    alikes = ", ".join(
+        f"{listed(alike, _SHOWN)} {'looks' if len(alike) == 1 else 'look'} like {name}" for name, alike in found.items()
     )
-    note(f"learned is what has a usual name ({', '.join(fields)}); {listed}: --field {' '.join(said)} learns all")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    note(f"learned is what has a usual name ({', '.join(fields)}); {alikes}: --field {' '.join(said)} learns all")
 
 
 def _flag(name: str, columns: Sequence[str], kind: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from ..config import ModelArgs
 from ..documents import check_shape, parse_json, plain, shown
 from ..errors import UserError
 from ..progress import note
+from ..text import listed
 from .layout import EMBEDDING, EMBEDDING_COPY, is_packed, is_unused, stored_tensors
 from .weight_files import INDEX, weight_files
 
@@ -138,7 +138,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
             tensors[name] = info
     absent = sorted(name for name, path in weight_map.items() if name not in tensors or tensors[name].file != path)
     if absent:
-        raise UserError(f"{folder}: {_listed(map(plain, absent))} are in {INDEX} but not in their shard; download it again")
+        raise UserError(f"{folder}: {listed(map(plain, absent), 5)} are in {INDEX} but not in their shard; download it again")
     return tensors
 
 
@@ -154,7 +154,7 @@ def check_tensors(tensors: dict[str, TensorInfo], config: ModelArgs, folder: Pat
     ]
     if problems:
         raise UserError(
-            f"{folder}: {len(problems)} tensor(s) do not fit config.json: {_listed(problems, 8)}; "
+            f"{folder}: {len(problems)} tensor(s) do not fit config.json: {listed(problems, 8)}; "
             "is it the right config, or an incomplete download?"
         )
     for name in expected:
@@ -190,8 +190,3 @@ def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
         second.seek(other.start)
         steps = range(0, one.size, 1 << 20)
         return all(first.read(min(one.size - i, 1 << 20)) == second.read(min(one.size - i, 1 << 20)) for i in steps)
-
-
-def _listed(items: Iterable[str], most: int = 5) -> str:
-    items = list(items)
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

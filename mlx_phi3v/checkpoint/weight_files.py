@@ -9,6 +9,7 @@ import msgspec
 
 from ..documents import inside, read_as, shown
 from ..errors import UserError
+from ..text import listed
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
@@ -64,8 +65,7 @@ def _from_index(folder: Path, index: Path) -> tuple[list[Path], dict[str, Path]]
 
 def _require(folder: Path, missing: list[str], why: str) -> None:
     if missing:
-        listed = ", ".join(sorted(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"{folder} lacks {listed}, {why}; download the missing shards")
+        raise UserError(f"{folder} lacks {listed(sorted(missing), 5)}, {why}; download the missing shards")
 
 
 def _none(folder: Path) -> str:

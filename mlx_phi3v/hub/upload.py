@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..files import scratch_folder, scratch_of, write_text
 from ..progress import note, result, say
 from ..startup import leave_at_once
+from ..text import listed
 from .hub_errors import check_repo, hub_sentence, is_transient, quiet_log
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def upload(
     check_repo(to.repo, "--repo")
     found = contents_of(folder, training_state=training_state)
     if found.left_out:
-        more = f" and {len(found.left_out) - 5} more" if len(found.left_out) > 5 else ""
-        note(f"not uploaded, as they are no part of it: {', '.join(found.left_out[:5])}{more}")
+        note(f"not uploaded, as they are no part of it: {listed(found.left_out, 5)}")
     staged = _stage(found, written_beside(found, to.repo, licence))
     how = "" if made_of else f" (`{_again(folder, to, training_state)}` goes on)"
     with _said(to.repo, f"{made_of or folder} is whole but not all of it is on the hub{how}"):

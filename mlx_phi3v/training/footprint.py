@@ -117,13 +117,8 @@ def _layer_saves(config: ModelArgs, shape: BatchShape, training: StepSettings) -
     if training.kernels == "ours":
         values = 4 * hidden + 2 * attended + 3 * keys + 2 * inner
     else:
-        values = (
-            2 * hidden
-            + 2 * attended
-            + 3 * keys
-            + 4 * inner
-            + _probabilities(config.num_attention_heads, shape.tokens, training)
-        )
+        values = 2 * hidden + 2 * attended + 3 * keys + 4 * inner
+    values += _probabilities(config.num_attention_heads, shape.tokens, training)
     return float(item * values + (4 + _mask_bytes(training)) * projected)
 
 
@@ -182,7 +177,7 @@ def _positions(config: ModelArgs) -> int:
 
 def _trains_tower(config: ModelArgs, adapter: AdapterArgs) -> bool:
     """Whether the tower's layers train; projector and separators alone leave it frozen."""
-    return any(name.startswith(CLIP) for name in adapter_shapes(config, adapter).modules)
+    return adapter_shapes(config, adapter).any_in(CLIP)
 
 
 def _dot(factors: tuple[float, ...], widths: tuple[int, ...]) -> float:

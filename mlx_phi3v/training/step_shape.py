@@ -74,6 +74,6 @@ def computed(config: ModelArgs, shape: BatchShape, training: StepSettings) -> Ba
     """What a pass computes of a batch: a compiled one pads it to a bucket, its crops where the image side trains."""
     if not training.compiled:
         return shape
-    trains = any(name.startswith(VISION) for name in adapter_shapes(config, training.adapter).modules)
-    crops = crop_bucket(shape.crops) if shape.crops and trains else shape.crops
+    trains = shape.crops and adapter_shapes(config, training.adapter).any_in(VISION)
+    crops = crop_bucket(shape.crops) if trains else shape.crops
     return replace(shape, tokens=token_bucket(shape.tokens), crops=crops)

@@ -70,7 +70,7 @@ def step_work(config: ModelArgs, shape: BatchShape, training: StepSettings) -> W
     qkv = config.qkv_size * config.hidden_size
     layer = qkv + config.hidden_size * (attended + 3 * config.intermediate_size)
     products = passes * config.num_hidden_layers * layer
-    if not training.encode or not any(name.startswith(VISION) for name in shapes.modules):
+    if not training.encode or not shapes.any_in(VISION):
         products -= qkv  # of the first layer: nothing below it is trained
     products += (passes + 1) * sum(math.prod(shape) for name, shape in _lora(shapes.tensors, "model.layers."))
     head = (3 if "lm_head.weight" in shapes.saved else 2) * shape.labels * shape.rows * config.hidden_size * config.vocab_size
@@ -86,12 +86,12 @@ def _tower(config: ModelArgs, shape: BatchShape, training: StepSettings) -> floa
         return 0.0
     vision, shapes = config.vision, adapter_shapes(config, training.adapter)
     again = 2 if training.grad_checkpoint else 1
-    passes = 1 + again if any(name.startswith(CLIP) for name in shapes.modules) else 1
+    passes = 1 + again if shapes.any_in(CLIP) else 1
     positions, width = vision.grid**2 + 1, vision.hidden_size
     block = passes * width * (4 * width + 2 * vision.intermediate_size)
     block += (passes + 1 if passes > 1 else 1) * 2 * positions * width  # attention
     lora = (passes + 1) * sum(math.prod(shape) for _, shape in _lora(shapes.tensors, CLIP))
-    trained = any(name.startswith(VISION) for name in shapes.modules)
+    trained = shapes.any_in(VISION)
     projector = (2 if trained else 1) * vision.merged_grid**2 * config.hidden_size * (4 * width + config.hidden_size)
     return 2 * shape.crops * (positions * (vision.used_layers * block + lora) + projector)
 

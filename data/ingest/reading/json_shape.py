@@ -65,9 +65,8 @@ class JsonShape:
     def unwrapped(self, value: Any) -> Any:
         """A row without what is around it."""
         if self.inner and isinstance(value, dict) and isinstance(value.get(self.inner), dict):
-            own = (
-                {"name", self.inner} if self.inner == "fields" else {self.inner}
-            )  # Firestore names the document, not the product
+            # What Firestore names beside the fields is the document, not the product.
+            own = ("name", "fields") if self.inner == "fields" else (self.inner,)
             return {name: item for name, item in value.items() if name not in own} | value[self.inner]
         return value
 
