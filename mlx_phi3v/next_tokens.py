@@ -119,7 +119,7 @@ def _least_in_nucleus(weights: np.ndarray, top_p: float) -> float:
     """The smallest weight that counts, see `Draws`. Few tokens are sorted: all that weigh less than `rest` are outside."""
     total = float(weights.sum(dtype=np.float64))
     rest = (1 - top_p) * total / len(weights)
-    ordered = np.sort(weights[weights > rest])[::-1]
+    ordered = np.sort(weights[weights >= rest])[::-1]  # equal where all weigh the same and top_p is next to nothing
     before = np.cumsum(ordered, dtype=np.float64) - ordered
     return float(ordered[before < top_p * total].min(initial=np.inf))
 

@@ -106,6 +106,15 @@ def test_a_drawn_token_is_where_the_numbers_point(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_of_tokens_that_all_weigh_the_same_any_is_drawn_whatever_top_p(kind: str) -> None:
+    scores = scores_of(kind, np.zeros((2, 640), np.float32))
+    assert np.asarray(scores.draw(draws((1.0, 1e-30, 0.75, 0.5), (1e30, 0.5, 0.75, 0.5)))).tolist() == [
+        560,
+        560,
+    ]  # four groups of 160
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_tokens_are_drawn_by_their_probability(kind: str, rng: np.random.Generator) -> None:
     """1,280 tokens, ten groups of 128; a chi-squared test over the likeliest and all the others."""
     logits = np.zeros((1, 1280), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_step_of_an_answer_takes_the_layers_that_are_counted(bits: int, compil
 
     tokens, heads, width = 8192, 4, 32
     config = ModelArgs(64, heads * width, 64, 3, heads, heads, vision=VisionArgs(32, 64, 1, 2, patch_size=42))
-    model = Phi3VForCausalLM(config)
+    model: Any = Phi3VForCausalLM(config)
     mx.eval(model.parameters())
     backend = MLXBackend(model, config, Path(), "float32", bits, compiled)
     cache = backend._cache(np.ones((1, 0), bool))
