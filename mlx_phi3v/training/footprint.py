@@ -30,12 +30,17 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of it, as MLX counts it: without the interpreter (see `INTERPRETER`)."""
+        """All of it, as MLX counts it: see `process`."""
         return self.weights + self.adapter + self.activations
 
+    @property
+    def process(self) -> int:
+        """What the process takes: the interpreter too, and freed buffers that MLX and the system hold back."""
+        return self.total + INTERPRETER + int(HELD_BACK * self.activations)
 
-# Bytes beside MLX's arrays: Python, its packages, buffers that MLX holds back; `measure_memory.py check`.
-INTERPRETER = 450_000_000
+
+# Beside MLX's arrays: bytes of Python and its packages, and a share of the activations; `measure_memory.py check`.
+INTERPRETER, HELD_BACK = 220_000_000, 0.06
 
 
 def weight_bytes(config: ModelArgs, dtype: str) -> int:
@@ -207,7 +212,7 @@ def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0, *
 
 def fits(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> bool:
     """Whether a step with these settings stays within `limit` bytes, the interpreter included."""
-    return footprint(config, shape, training).total + INTERPRETER <= limit
+    return footprint(config, shape, training).process <= limit
 
 
 def fit_to_limit(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> tuple[int, bool] | None:

@@ -9,7 +9,7 @@ from ..adapters import AdapterArgs
 from ..backend import Backend
 from ..errors import UserError
 from ..progress import say
-from .footprint import INTERPRETER, fit_to_limit, footprint
+from .footprint import fit_to_limit, footprint
 from .row_lengths import RowLengths
 from .step_shape import BatchShape, StepSettings, largest_batch, step_settings
 from .train_config import TrainConfig
@@ -65,6 +65,4 @@ def _source(known: calibration.Calibration | None) -> str:
 def _peak(backend: Backend, shape: BatchShape, training: StepSettings, passes: Passes) -> float:
     """Gigabytes of a pass, the interpreter included."""
     one_pass = replace(shape, rows=passes.rows, crops=-(-shape.crops * passes.rows // shape.rows))
-    return (
-        footprint(backend.config, one_pass, replace(training, grad_checkpoint=passes.grad_checkpoint)).total + INTERPRETER
-    ) / 1e9
+    return footprint(backend.config, one_pass, replace(training, grad_checkpoint=passes.grad_checkpoint)).process / 1e9

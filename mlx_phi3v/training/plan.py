@@ -187,7 +187,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "weights_gb": taken.weights / 1e9,
         "adapter_gb": taken.adapter / 1e9,
         "activations_gb": taken.activations / 1e9,
-        "peak_gb": (taken.total + INTERPRETER) / 1e9,
+        "peak_gb": taken.process / 1e9,
         "tflop": work.flops / 1e12,
         "gflops": reached.gflops,
         "calibrated": known.made if known else None,

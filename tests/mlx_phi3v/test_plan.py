@@ -27,7 +27,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.kv_cache import kv_bytes
 from mlx_phi3v.prompts import PromptProcessor
 from mlx_phi3v.task import Task
-from mlx_phi3v.training.footprint import INTERPRETER, adapter_parameters, answer_bytes, fit_to_limit, footprint, weight_bytes
+from mlx_phi3v.training.footprint import adapter_parameters, answer_bytes, fit_to_limit, footprint, weight_bytes
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
 from mlx_phi3v.training.step_shape import BatchShape, StepSettings, largest_batch
@@ -77,13 +77,13 @@ def test_the_largest_batch_bounds_every_row(checkpoint: Path, small_catalogue: P
 def test_a_memory_limit_keeps_the_rows_of_a_step_and_is_respected(rows: int, limit_gb: float, crops: int) -> None:
     shape = BatchShape(rows, 150 * (crops + 1), crops * rows)
     found = fit_to_limit(PUBLISHED, shape, ALL, int(limit_gb * 1e9))
-    least = footprint(PUBLISHED, replace(shape, rows=1, crops=crops), replace(ALL, grad_checkpoint=True)).total + INTERPRETER
+    least = footprint(PUBLISHED, replace(shape, rows=1, crops=crops), replace(ALL, grad_checkpoint=True)).process
     assert (found is None) == (least > limit_gb * 1e9)
     if found:
         count, checkpointing = found
         assert rows % count == 0
         part = replace(shape, rows=count, crops=crops * count)
-        assert footprint(PUBLISHED, part, replace(ALL, grad_checkpoint=checkpointing)).total + INTERPRETER <= limit_gb * 1e9
+        assert footprint(PUBLISHED, part, replace(ALL, grad_checkpoint=checkpointing)).process <= limit_gb * 1e9
         assert not checkpointing or fit_to_limit(PUBLISHED, replace(shape, rows=1, crops=crops), ALL, int(limit_gb * 1e9)) != (
             1,
             False,
@@ -189,7 +189,7 @@ def test_training_within_a_limit_is_the_same_training(config: TrainConfig, tmp_p
     maker = ExampleMaker(PromptProcessor(Path(config.model)), model, Task(), 2)
     shape = largest_batch(measure_rows(Catalogue(config.data).split("train"), maker).lengths(2, model.vision), 1)
     one_row = StepSettings(config.adapter(), "float32", False, cpu=True)
-    limit = (footprint(model, shape, one_row).total + INTERPRETER) * 1.000001 / 1e9
+    limit = footprint(model, shape, one_row).process * 1.000001 / 1e9
     free = train(config)
     limited = train(replace(config, output=tmp_path / "limited", memory_limit=limit))
     settings = json.loads((tmp_path / "limited" / "settings.json").read_text())

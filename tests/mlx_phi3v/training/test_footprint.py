@@ -87,6 +87,15 @@ def test_estimates_are_within_8_percent_of_what_was_measured(
     assert footprint(config, shape, training).total / 1e9 == pytest.approx(measured, rel=0.08)
 
 
+@pytest.mark.parametrize(
+    ("row", "measured"), [(0, 3.44), (2, 3.57), (7, 2.88), (8, 3.46), (9, 6.59), (11, 1.77), (12, 5.73), (-2, 5.18), (-1, 8.97)]
+)
+def test_a_process_takes_the_interpreter_and_freed_buffers_beside_that(row: int, measured: float) -> None:
+    """GB of the process, by `measure_memory.py check` (docs/performance.md)."""
+    config, shape, training, _ = ON_A_CPU[row]
+    assert footprint(config, shape, training).process / 1e9 == pytest.approx(measured, rel=0.04)
+
+
 def test_a_compiled_step_that_nobody_measured_is_counted_with_room_to_spare() -> None:
     shape = BatchShape(1, 832, 5, 64)
     plain, compiled = (footprint(WHOLE, shape, replace(GPU, compiled=how)).activations for how in (False, True))

@@ -21,7 +21,7 @@ from mlx_phi3v.task import Task
 from mlx_phi3v.trained_task import TrainedTask
 from mlx_phi3v.training import loop
 from mlx_phi3v.training.checkpoints import Checkpoints
-from mlx_phi3v.training.footprint import INTERPRETER, footprint
+from mlx_phi3v.training.footprint import footprint
 from mlx_phi3v.training.loop import train
 from mlx_phi3v.training.row_lengths import measure_rows
 from mlx_phi3v.training.step_shape import StepSettings, largest_batch
@@ -142,9 +142,7 @@ def test_a_memory_limit_may_change_and_splits_no_step_otherwise(
     maker = ExampleMaker(PromptProcessor(config.model), model, Task(), 1)
     lengths = measure_rows(Catalogue(config.data).split("train"), maker).lengths(1, model.vision)
     training = StepSettings(config.adapter(), "float32", False, cpu=True)
-    limits = {
-        rows: (footprint(model, largest_batch(lengths, rows), training).total + INTERPRETER) * 1.000001 / 1e9 for rows in (2, 8)
-    }
+    limits = {rows: footprint(model, largest_batch(lengths, rows), training).process * 1.000001 / 1e9 for rows in (2, 8)}
     begun = interrupted(replace(config, memory_limit=limits[2]), monkeypatch)
     assert [[len(rows) for rows in step] for step in seen] == [[2, 2, 2, 2], [2, 2]]
     train(replace(begun, memory_limit=limits[8]))
