@@ -112,6 +112,7 @@ def exact_prices() -> list[Row]:
     rows = make_rows(600)
     for i, row in enumerate(rows):
         row["true"]["category3_code"] = "RARE" if i % 20 == 0 else CATEGORIES[i % 5]
+        row["predicted"]["category3_code"]["value"] = row["true"]["category3_code"]
         price_times(1)(row)
     return rows
 
