@@ -48,17 +48,18 @@ class CsvTable:
             else:
                 found = find_delimiter(text, first="\t" if tabs else None, cut=cut, quoting=reading.quoting)
             self.shape = self._read_header(found, is_first=reading.header_line is not None)
-            self.dialect, self.count = self._find_dialect(found.delimiter, reading)
+            self.dialect, self.count = self._find_dialect(found, reading)
         except AmbiguousError as error:
             raise UserError(f"{path} can be read in two ways: {error}; give --{error.flag}") from None
         except UnicodeError:
             raise self.file.wrong_encoding("in its rows") from None
 
-    def _find_dialect(self, delimiter: str, reading: Reading) -> tuple[Dialect, int]:
+    def _find_dialect(self, sample: Sample, reading: Reading) -> tuple[Dialect, int]:
         """(how the file is quoted, the number of its rows)."""
+        delimiter = sample.delimiter
         marks, lines = self.file.marks(delimiter)
-        if reading.quoting is not None:
-            return Dialect(delimiter, reading.quoting), max(0, lines - self.skipped)
+        if reading.quoting is not None or sample.quoting == "single":
+            return Dialect(delimiter, reading.quoting or sample.quoting), max(0, lines - self.skipped)
         if not (marks.quotes or marks.backslashes):
             return Dialect(delimiter), max(0, lines - self.skipped)
         most = _QUICK_RECORDS if reading.quick else None
@@ -77,6 +78,8 @@ class CsvTable:
                 f"{self.path} has no header that can be read; name every column in its first line, or --header-line"
             )
         place = 0 if is_first else place
+        if sample.quoting == "single":
+            self.notes.append(f"the quotes around cells of {self.path.name} are single ones; --quoting rfc keeps them")
         first, last, header = records[place]
         rows = [cells for _, _, cells in records[place + 1 :]]
         if place and not is_blank(records[place - 1][2]):

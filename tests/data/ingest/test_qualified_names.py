@@ -65,6 +65,27 @@ def test_of_several_languages_or_currencies_the_first_is_read_and_said(
     assert "of name-en, name-de the column name-en is read" in said and "of price-USD, price-EUR the column price-USD" in said
 
 
+def test_a_price_with_tax_beside_its_name_comes_before_a_list_price(tmp_path: Path) -> None:
+    path = table(tmp_path, "Artikelname;Std. VK Netto;Std. VK Brutto;UVP;Bild", "Stuhl;83,19;99,00;120,00;p0.jpg")
+    field = next(f for f in make_plan(IngestConfig(str(path), tmp_path / "out")).mapping.fields if f.name == "price")
+    assert field.columns == ("Std. VK Brutto", "UVP")
+
+
+def test_a_price_without_tax_is_never_read_in_place_of_one_with_tax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "Product ID;Image;Name;Reference;Price (tax excl.)"
+    assert columns(table(tmp_path, names, "1;p0.jpg;Shirt;r;20"))["price"] == "Price (tax excl.)"
+    assert "Price (tax excl.), which is without tax" in capsys.readouterr().err
+    path = table(tmp_path, f"{names};Price (tax incl.)", "1;p0.jpg;Shirt;r;20;24")
+    field = next(f for f in make_plan(IngestConfig(str(path), tmp_path / "out")).mapping.fields if f.name == "price")
+    assert field.columns == ("Price (tax incl.)",)
+    assert "price is read from Price (tax incl.), not from Price (tax excl.)" in capsys.readouterr().err
+
+
+def test_further_levels_of_a_category_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns(table(tmp_path, "title;category_1;category_2;price;image", "Sofa;Home;Living;200;p0.jpg"))
+    assert "the category is read from category_1, not from category_2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["Price note", "Price tax", "price per kg", "price type"])
 def test_other_words_beside_a_price_are_no_price(name: str, tmp_path: Path) -> None:
     assert columns(table(tmp_path, f"title;{name};image", "Shirt;per piece;p0.jpg")) == {"title": "title"}
