@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
-from ..row import Row, RowError, first_line
+from ..row import Row, RowError, first_line, whole
 from .binary_sheet import binary_extent
 from .byte_streams import missing_package
 from .header import column_names, find_header, is_blank, is_header_again
 from .markup_sheets import html_sheets, xml_sheets
+from .sheet_pictures import SheetPictures
 
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memory
@@ -44,8 +45,10 @@ class SheetTable:
         if form == "sheet":
             _refuse_bomb(path)
             _refuse_far_cells(path)
-            self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
+            self._name, self._rows, first, left = _open_sheet(path, sheet, self.notes)
+            pictures = SheetPictures(path, self._name)
         else:
+            pictures, left = None, 0
             sheets, first = (html_sheets if form == "html" else xml_sheets)(path), 0
             self._name = _chosen(path, {name: len(rows) for name, rows in sheets.items()}, sheet, self.notes)
             self._rows = sheets[self._name]
@@ -59,12 +62,45 @@ class SheetTable:
         self.names = column_names(self._rows[place], self._rows[place + 1 : place + 1 + _SAMPLE_ROWS])
         self._start, self._first = place + 1, first
         self.columns = {name: pa.string() for name in self.names if name is not None}
+        self._pictures = pictures
+        self._media: dict[int, dict[str, list[str]]] = {}  # row -> column -> pictures inside
+        if pictures is not None:
+            self._place_pictures(pictures, left)
         while len(self._rows) > self._start and is_blank(self._rows[-1]):
             self._rows.pop()
         self.count = len(self._rows) - self._start
 
+    def _place_pictures(self, pictures: SheetPictures, left: int) -> None:
+        """Give each picture that the workbook holds to a row and a column: the one it is in, or one of its own beside text."""
+        found = {(row - self._first, column - left): media for (row, column), media in pictures.places.items()}
+        for row in range(self._start, len(self._rows)):
+            for column, cell in enumerate(self._rows[row]):
+                if (media := pictures.named(cell)) is not None:
+                    found[row, column] = [media]
+        below = {place: media for place, media in found.items() if self._start <= place[0] < len(self._rows)}
+        for (row, column), media in sorted(below.items()):
+            name = self.names[column] if 0 <= column < len(self.names) else None
+            if name is None or any(_is_text(self._rows[line], column) for line, at in below if at == column):
+                name = "picture" if "picture" not in self.names else "picture_inside"
+            self._media.setdefault(row, {}).setdefault(name, []).extend(media)
+            self.columns[name] = pa.binary()
+        if self._media:
+            columns = ", ".join(dict.fromkeys(name for names in self._media.values() for name in names))
+            self.notes.append(f"the pictures inside {self.path.name} are the values of {columns} in their rows")
+
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number in the sheet. Empty rows at the end are none."""
+        if not self._media or self._pictures is None:
+            yield from self._plain_rows()
+            return
+        with whole(self.path), zipfile.ZipFile(self.path) as book:
+            for number, row in self._plain_rows():
+                media = self._media.get(number - self._first - 1, {})
+                if isinstance(row, dict):
+                    row |= {name: self._pictures.read(book, found) for name, found in media.items()}
+                yield number, row
+
+    def _plain_rows(self) -> Iterator[tuple[int, Row]]:
         for place in range(self._start, len(self._rows)):
             cells = self._rows[place]
             number = self._first + place + 1
@@ -78,8 +114,14 @@ class SheetTable:
                 yield number, {name: _value(cell) for name, cell in zip(self.names, cells) if name is not None}
 
 
-def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int]:
-    """(name, rows, the number of empty rows above them) of the sheet that is wanted, or of the one with most rows."""
+def _is_text(cells: list[Any], column: int) -> bool:
+    """Whether a cell holds more than a formula that names a picture, or what stands for one."""
+    cell = cells[column] if column < len(cells) else None
+    return cell not in (None, "", "#VALUE!") and not (isinstance(cell, str) and "DISPIMG(" in cell.upper())
+
+
+def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int, int]:
+    """(name, rows, the empty rows above and empty columns before them) of the sheet that is wanted, or has most rows."""
     try:
         import python_calamine as calamine
     except ImportError:
@@ -94,7 +136,7 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
             ]
             name = _chosen(path, {name: book.get_sheet_by_name(name).height for name in names}, wanted, notes)
             sheet = book.get_sheet_by_name(name)
-            return name, sheet.to_python(skip_empty_area=True), sheet.start[0] if sheet.start else 0
+            return name, sheet.to_python(skip_empty_area=True), *(sheet.start or (0, 0))
     except UserError:
         raise
     except calamine.PasswordError:
