@@ -40,6 +40,7 @@ KNOWN = (
         "wix",
         "bigcommerce",
         "squarespace",
+        "ecwid",
     ),
     *("label_studio", "coco", "llava", "imagefolder"),
 )

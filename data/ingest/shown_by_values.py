@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_phi3v.progress import note
 
+from .column_names import folded
 from .columns import field_source, is_blank
 from .field_spec import MappedField
 from .mapping import FieldMapping
@@ -19,7 +20,12 @@ from .source_tables import RawRow, first_values
 from .values import unquoted
 
 _LOOKED_AT = 1000  # rows
+# The sign for a lost letter, and UTF-8 that was read as cp1252: Ã¶ for ö, â‚¬ for €.
+_LOST = re.compile("\ufffd|[ÃÂ][\u0080-¿ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]|â(?:€|‚¬)")
 _LONGEST_NAME = 200  # characters
+# How many pieces a price is for, as SAP's exports have it; and what says one.
+_PIECES = {"pro", "per", "preiseinheit", "preismenge", "priceunit", "pricingunit", "pricequantity", "kpein", "peinh"}
+_ONE = {"1", "1.0", "1,0", "1,00", "", "None"}
 _SALE = re.compile(r"sale|special|promo|discount|offer|angebot|aktion|solde|oferta|rebaj|sconto|скид|セール", re.IGNORECASE)
 _DATE = re.compile(r"date|from|start|end(?!er)|until|datum|von|bis|fecha|data|дата|期間", re.IGNORECASE)
 
@@ -39,6 +45,8 @@ def with_shown_by_values(mapping: FieldMapping, rows: Iterable[RawRow]) -> Field
 def _as_shown(field: MappedField, rows: Sequence[Mapping[str, Any]]) -> MappedField:
     values = [field_source(field, row) for row in rows]
     cells = {value.strip() for value in values if isinstance(value, str)} - {""}
+    if field.kind != "number" and (wrong := next(filter(_LOST.search, sorted(cells)), None)):
+        note(f"warning: letters of {field.name} were lost before this file was made ({wrong[:40]!r}); export it again as UTF-8")
     if len(cells) > 1 and all(unquoted(cell) != cell for cell in cells):
         note(f"the values of {field.name} are JSON strings, whose quotes are no part of them")
         field, values = dataclasses.replace(field, quoted=True), [unquoted(value) for value in values]
@@ -61,6 +69,9 @@ def _number_as_shown(field: MappedField, values: Sequence[Any], rows: Sequence[M
             f"{field.name} is read from {field.column} wherever it has a price, whatever {dates} says; "
             f"--field {field.name}=COLUMN:number reads another column alone"
         )
+    columns = [name for row in rows[:1] for name in row if folded(name[:_LONGEST_NAME]) in _PIECES]
+    if many := next((name for name in columns if {str(row.get(name)).strip() for row in rows} - _ONE), None):
+        note(f"{field.name} is for as many pieces as {many} says, which is not looked at; --where '{many} == 1' takes one")
     return field
 
 

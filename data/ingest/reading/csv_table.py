@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .header import column_names, find_header, is_blank, is_header_again
 from .options import Reading
 
 _QUICK_RECORDS = 5000
+_FORMULA_OF_TEXT = re.compile(r'\A="((?:[^"]|"")*)"\Z')  # ="00123", so that a spreadsheet keeps the zeros
 
 
 class CsvTable:
@@ -93,6 +95,7 @@ class CsvTable:
         if not self.columns:
             raise UserError(f"{self.path} names no column in line {self.skipped}; give --header-line")
         self._all_named = None not in self.names
+        self._has_formulas = any(cell and cell.startswith('="') for cells in rows for cell in cells)
         return shape_of(rows, len(self.names), sample.delimiter)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -120,6 +123,8 @@ class CsvTable:
     def _row(self, cells: list[Any]) -> Row | None:
         """The values of a record by their columns; None where all are empty."""
         names = self.names
+        if self._has_formulas:
+            cells = [cell and _FORMULA_OF_TEXT.sub(lambda match: match[1].replace('""', '"'), cell) for cell in cells]
         if len(cells) == len(names) and self._all_named:
             row = dict(zip(names, cells))
         else:

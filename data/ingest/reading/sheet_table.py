@@ -7,7 +7,7 @@ import functools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class SheetTable:
         else:
             pictures, left = None, 0
             sheets, first = (html_sheets if form == "html" else xml_sheets)(path), 0
-            self._name = _chosen(path, {name: len(rows) for name, rows in sheets.items()}, sheet, self.notes)
+            sizes = {name: (len(rows), max(map(len, rows), default=0)) for name, rows in sheets.items()}
+            self._name = _chosen(path, sizes, sheet, self.notes)
             self._rows = sheets[self._name]
         place = find_header(self._rows[:_SAMPLE_ROWS]) if header_line is None else header_line - 1 - first
         if place is None or not 0 <= place < len(self._rows):
@@ -121,7 +122,7 @@ def _is_text(cells: list[Any], column: int) -> bool:
 
 
 def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int, int]:
-    """(name, rows, the empty rows above and empty columns before them) of the sheet that is wanted, or has most rows."""
+    """(name, rows, the empty rows above and empty columns before them) of the sheet that is wanted, or has most cells."""
     try:
         import python_calamine as calamine
     except ImportError:
@@ -134,9 +135,13 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
                 if item.typ == calamine.SheetTypeEnum.WorkSheet
                 and (item.name == wanted or item.visible == calamine.SheetVisibleEnum.Visible)
             ]
-            name = _chosen(path, {name: book.get_sheet_by_name(name).height for name in names}, wanted, notes)
-            sheet = book.get_sheet_by_name(name)
-            return name, sheet.to_python(skip_empty_area=True), *(sheet.start or (0, 0))
+            sheets = {name: book.get_sheet_by_name(name) for name in names}
+            name = _chosen(path, {name: (item.height, item.width) for name, item in sheets.items()}, wanted, notes)
+            sheet = sheets[name]
+            first, left = sheet.start or (0, 0)
+            rows = sheet.to_python(skip_empty_area=True)
+            _fill_merged(rows, sheet.merged_cell_ranges or (), first, left)
+            return name, rows, first, left
     except UserError:
         raise
     except calamine.PasswordError:
@@ -145,14 +150,27 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
         raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
 
 
-def _chosen(path: Path, heights: dict[str, int], wanted: str | None, notes: list[str]) -> str:
-    """The sheet that is wanted, or the one with most rows."""
-    if wanted is not None and wanted not in heights:
-        raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, heights))}")
-    if not heights:
+def _fill_merged(rows: list[list[Any]], ranges: Iterable[Any], first: int, left: int) -> None:
+    """Give the rows of cells that are merged downwards the value of all: a category that is written once for its products."""
+    for (top, column), (bottom, last) in ranges:
+        place = column - left
+        if column == last and top < bottom and 0 <= top - first < len(rows) and 0 <= place < len(rows[top - first]):
+            for row in rows[top - first + 1 : bottom - first + 1]:
+                if place < len(row) and row[place] in (None, ""):
+                    row[place] = rows[top - first][place]
+
+
+def _chosen(path: Path, sizes: dict[str, tuple[int, int]], wanted: str | None, notes: list[str]) -> str:
+    """The sheet that is wanted, or the one with most cells: a sheet of further photos may have more rows than the products.
+
+    sizes: the rows and columns of each.
+    """
+    if wanted is not None and wanted not in sizes:
+        raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, sizes))}")
+    if not sizes:
         raise UserError(f"{path} has no sheet with rows")
-    name = wanted or max(heights, key=lambda sheet: heights[sheet])
-    others = [f"{other!r} ({height})" for other, height in heights.items() if other != name and height]
+    name = wanted or max(sizes, key=lambda sheet: sizes[sheet][0] * sizes[sheet][1])
+    others = [f"{other!r} ({height})" for other, (height, _) in sizes.items() if other != name and height]
     if others and wanted is None:
         notes.append(f"the rows of {path.name} are those of the sheet {name!r}, not {', '.join(others)}; see --sheet")
     return name

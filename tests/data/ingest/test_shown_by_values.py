@@ -56,3 +56,17 @@ def test_dates_of_sales_are_said_not_to_be_looked_at(
 ) -> None:
     read(tmp_path, "title|sale price|regular price|sale dates|image", f"Belt|15|20|{dates}|p0.jpg", "Cap|||  |p1.jpg")
     assert ("wherever it has a price, whatever sale dates says" in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize("title", ["Gr\ufffd\ufffde L", "GrÃ¶ÃŸe L", "MAÇÃ E PÊRA"])
+def test_lost_letters_are_said(title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(tmp_path, "title|image", f"{title}|p0.jpg", "Hat|p1.jpg")
+    assert ("letters of title were lost" in capsys.readouterr().err) is ("Gr" in title)
+
+
+def test_the_number_of_pieces_that_a_price_is_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(tmp_path, "title|price|Preiseinheit|image", "Screw|12.50|100|p0.jpg", "Hammer|9|1|p1.jpg")
+    assert "price is for as many pieces as Preiseinheit says" in capsys.readouterr().err
+    (tmp_path / "b").mkdir()
+    read(tmp_path / "b", "title|price|Preiseinheit|image", "Saw|12.50|1|p0.jpg")
+    assert "pieces" not in capsys.readouterr().err

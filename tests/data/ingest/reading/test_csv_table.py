@@ -170,6 +170,12 @@ def test_an_apostrophe_is_text(line: str, tmp_path: Path) -> None:
     assert rows[1] == {"title": "Ladies' bag", "price": "12"} and "'" in rows[0]["title"]  # type: ignore[index]
 
 
+def test_a_formula_of_a_text_is_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('sku,title\n"=""00123""","=""Bag """"L"""""""\n"=""00124""",=x\n')
+    assert [row for _, row in CsvTable(path).rows()] == [{"sku": "00123", "title": 'Bag "L"'}, {"sku": "00124", "title": "=x"}]
+
+
 def test_mysql_escapes(tmp_path: Path) -> None:
     body = '"1","Pot \\"retro\\", red","5.00","a\\\\b.png"\n"2","two\\\nlines",\\N,"c.png"\n"3","a\\0b",7,"d.png"\n'
     assert rows_of(open_csv(tmp_path, HEAD + body)) == [
