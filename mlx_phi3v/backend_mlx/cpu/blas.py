@@ -56,7 +56,7 @@ def load() -> str | None:
 
 @contextmanager
 def _short_waits() -> Iterator[None]:
-    """OpenBLAS's threads spin after a product, for 20 ms by default, on cores that numpy's work wants. It reads this as it loads."""
+    """OpenBLAS's threads spin after a product, by default for 20 ms, on cores that numpy's work wants. It looks as it loads."""
     if _WAIT in os.environ:  # the user's own
         yield
         return
