@@ -41,6 +41,10 @@ _ANSWER = {"title": "Check Wool Cashmere Scarf in Archive Beige", "category3_cod
 def measure(config: PlanConfig, model: ModelArgs, prompts: PromptProcessor, num_crops: int) -> MeasuredRows:
     """Measure the rows of --data, or the one photo of --photo. Raises UserError if either cannot be used."""
     if config.data is not None:
+        if config.photo != type(config).photo:
+            raise UserError(
+                f"--photo {config.photo} is for where there is no --data, which has photos of its own; leave out one"
+            )
         catalogue = Catalogue(config.data)
         split = catalogue.split("train")
         measured = measure_rows(split, ExampleMaker(prompts, model, catalogue.task, num_crops), as_json=config.json)
