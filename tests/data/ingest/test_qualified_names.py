@@ -54,6 +54,7 @@ HEADERS = {
     ),
     "Kod;Ürün Adı;Ana Kategori;Satış Fiyatı (KDV Dahil);Resim 1": ("Ürün Adı", "Ana Kategori", "Satış Fiyatı (KDV Dahil)"),
     "id;Name;Product Category/Display Name;Sales Price;Image": ("Name", "Product Category/Display Name", "Sales Price"),
+    "o_id;name#de;name#en;category;price;image": ("name#de", "category", "price"),
     "title;category;old_price;new_price;image": ("title", "category", "new_price"),
     "Title (DE);description;Category_1;Category_2;Net price;Gross price;photo": ("Title (DE)", "Category_1", "Gross price"),
 }
