@@ -93,6 +93,12 @@ def test_a_price_without_tax_is_never_read_in_place_of_one_with_tax(tmp_path: Pa
     assert "price is read from Price (tax incl.), not from Price (tax excl.)" in capsys.readouterr().err
 
 
+def test_nothing_is_said_of_columns_beside_the_users_own_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path, "title;Price netto;category_1;category_2;image", "Sofa;200;Home;Living;p0.jpg")
+    make_plan(IngestConfig(str(path), tmp_path / "out", field=("title=title",)))
+    assert "is read from" not in capsys.readouterr().err
+
+
 def test_further_levels_of_a_category_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     columns(table(tmp_path, "title;category_1;category_2;price;image", "Sofa;Home;Living;200;p0.jpg"))
     assert "the category is read from category_1, not from category_2" in capsys.readouterr().err
