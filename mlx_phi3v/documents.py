@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -51,10 +52,17 @@ def read_json(path: Path | str, what: str) -> Any:
         raise UserError(f"{what} not found: {path} does not exist") from None
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
+    refuse_mark(data, f"{what} {path}")
     try:
         return parse_json(data, str(path))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are among them
         raise UserError(f"{what} {path} is not valid JSON ({error}); it may be truncated, make it again") from None
+
+
+def refuse_mark(data: bytes, name: str) -> None:
+    """Raises UserError where the bytes begin with the mark of an encoding, as an editor may save them."""
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{name} begins with a byte order mark; save it as UTF-8 without one")
 
 
 def parse_json(data: bytes, name: str, *, nan_is_null: bool = False) -> Any:

@@ -214,10 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="new folder for the report and what the steps write")
     parser.add_argument("--small", action="store_true", help="a small size, also where there is an accelerator")
     options = parser.parse_args(argv)
-    if options.output.exists():
-        parser.error(f"{options.output} exists; give a new folder")
     folder = options.output.resolve()
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        parser.error(f"--output {options.output} exists; give a new folder")
+    except OSError as error:
+        parser.error(f"--output {options.output} cannot be made ({error.strerror}); give a new folder")
     began = time.monotonic()
     found, not_asked = accelerators()
     for name, why in not_asked.items():

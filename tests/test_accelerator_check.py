@@ -18,6 +18,15 @@ from tests.helpers.scripts import load_script
 check = load_script("accelerator_check.py")
 
 
+def test_an_output_that_is_there_or_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for output, said in (("file", "exists"), ("file/below", "cannot be made (Not a directory)"), ("x" * 300, "cannot be made")):
+        with pytest.raises(SystemExit) as end:
+            check.main(["--output", str(tmp_path / output)])
+        message = capsys.readouterr().err
+        assert end.value.code == 2 and f"--output {tmp_path / output} {said}" in message and "give a new folder" in message
+
+
 def test_the_sizes_are_the_true_ones_where_there_is_an_accelerator(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     large = {step.name: step.arguments for step in check.steps(tmp_path, {"torch": "a GPU"}, small=False)}

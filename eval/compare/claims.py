@@ -47,7 +47,8 @@ def claim_of_runs(
     a, b = (run.manifest.get("hashes") or {} for run in (run_a, run_b))
     key = "adapter" if a.get("adapter") or b.get("adapter") else "base"
     changed = [item for item in differences if item.name in _COMPUTATION]
-    if a.get(key) and a.get(key) == b.get(key):
+    other_base = a.get("base") and b.get("base") and a["base"] != b["base"]  # it stays the same when a model is converted
+    if a.get(key) and a.get(key) == b.get(key) and not other_base:
         if not changed:
             return Claim("repeat", "", "")
         one = f"One {'adapter' if key == 'adapter' else 'model'}, {'; '.join(map(str, changed))}."
@@ -57,7 +58,7 @@ def claim_of_runs(
     if not a.get(key) and not b.get(key):
         what = "runs"
     else:
-        what = "adapters" if a.get("adapter") and b.get("adapter") else "models"
+        what = "adapters" if a.get("adapter") and b.get("adapter") and not other_base else "models"
     return Claim(
         "adapters", f"these two {what} only",
         f"Claim: B is as good as A, of these two {what} only. Another seed makes another adapter: to compare ways to train, "

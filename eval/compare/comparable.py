@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_phi3v.errors import UserError
 
-from ..runs.columns import Ints, RunColumns
+from ..runs.columns import Ints, RunColumns, read_columns
 from ..runs.manifest import HASHES
 from ..runs.run import Run
 
@@ -30,6 +30,8 @@ _SILENT = (
     "split_rows", "training", *_MUST_MATCH,
 )  # fmt: skip
 _SHOWN_IDS = 5
+_SHOWN_LEAVES = 5
+_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class RunDifference:
     refuses: bool
 
     def __str__(self) -> str:
-        return f"{self.name}: {_short(self.a)} | {_short(self.b)}"
+        leaves = _walk(self.name, self.a, self.b) or [(self.name, self.a, self.b)]
+        more = f"; and {len(leaves) - _SHOWN_LEAVES} more" if len(leaves) > _SHOWN_LEAVES else ""
+        return "; ".join(f"{name}: {' | '.join(_shorts(a, b))}" for name, a, b in leaves[:_SHOWN_LEAVES]) + more
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,25 @@ class RowJoin:
     b: Ints
     only_a: list[str]
     only_b: list[str]
+
+
+def read_for_comparison(run: Run) -> RunColumns:
+    """The run in columns. Raises UserError where it has more rows than its manifest says that it was asked."""
+    columns = read_columns(run)
+    total, limit, shard = (run.manifest.get(key) for key in ("split_rows", "limit", "shard"))
+    asked = min((number for number in (total, limit) if number is not None), default=None)
+    if asked is None:
+        return columns
+    most = asked if shard is None else len(range(asked)[shard[0] - 1 :: shard[1]])
+    if len(columns.ids) > most:
+        keys = ", ".join(
+            f"{key} {value}" for key, value in (("split_rows", total), ("limit", limit), ("shard", shard)) if value
+        )
+        raise UserError(
+            f"{run.rows_path} has {len(columns.ids):,} rows, but its manifest says {keys}: at most {most:,} rows; "
+            "one of the two is of another run, or was changed: predict again"
+        )
+    return columns
 
 
 def join(a: RunColumns, b: RunColumns) -> RowJoin:
@@ -107,11 +130,21 @@ def _walk(name: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
         return []
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return [leaf for key in sorted(set(a) | set(b)) for leaf in _walk(f"{name}.{key}", a.get(key), b.get(key))]
+    if (named_a := _by_name(a)) and (named_b := _by_name(b)) and named_a != named_b:
+        return _walk(name, named_a, named_b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
         places = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
         first, more = places[0], f" and {len(places) - 1} more" if len(places) > 1 else ""
         return [(f"{name}[{first}]{more}", a[first], b[first])]
     return [(name, a, b)]
+
+
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """A list of objects that have names, such as a task's fields, by those names; None for any other value."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, Mapping) and "name" in item for item in value):
+        return None
+    named = {str(item["name"]): item for item in value}
+    return named if len(named) == len(value) else None
 
 
 def row_differences(a: RunColumns, b: RunColumns, joined: RowJoin) -> list[RunDifference]:
@@ -137,9 +170,27 @@ def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: R
             f"or accept the difference with --allow {names}"
         )
     if not joined.ids:
+        ids = [next((row.id for _, row in run.stream()), None) for run in (a, b)]
+        such = "" if None in ids else f" (their ids are such as {ids[0]!r} and {ids[1]!r})"
         raise UserError(
-            f"{a.rows_path} and {b.rows_path} have no whole row in common; run both on the same catalogue and split"
+            f"{a.rows_path} and {b.rows_path} have no whole row in common{such}; run both on the same catalogue and split"
         )
+
+
+def check_floor_run(
+    reference: Run, run: Run, of_rows: list[RunDifference], joined: RowJoin, allow: Collection[str]
+) -> None:  # fmt: skip
+    """Raises UserError where `run`, of --floor, is not the reference run again: the same data, prompt, decoding and weights."""
+    if run.path.resolve() == reference.path.resolve():
+        raise UserError(f"--floor {run.path} is the reference itself; answer again, such as with another batch size")
+    found = manifest_differences(reference.manifest, run.manifest) + of_rows
+    other = [item for item in found if item.name in _SUBJECT_HASHES.values() and item.name not in allow]
+    if other:
+        raise UserError(
+            f"--floor {run.path} is no run of what {reference.path} is a run of: {'; '.join(map(str, other))}. "
+            "Give runs of the same model and adapter"
+        )
+    check_comparable(reference, run, found, joined, allow)
 
 
 def check_allowed(allow: Collection[str], runs: Sequence[Run], more: Collection[str] = ()) -> None:
@@ -159,10 +210,20 @@ def check_allowed(allow: Collection[str], runs: Sequence[Run], more: Collection[
             raise UserError(f"--allow {name} is no difference that runs may have; {hint}")
 
 
+def _shorts(a: Any, b: Any) -> tuple[str, str]:
+    """Both values, cut where they are long; two texts that begin alike are cut before they differ."""
+    left, right = _short(a), _short(b)
+    if left != right or not (isinstance(a, str) and isinstance(b, str)):
+        return left, right
+    alike = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    start = max(0, alike - _SHOWN_CHARACTERS // 3)
+    return f"...{_short(a[start:])}", f"...{_short(b[start:])}"
+
+
 def _short(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
         return value[:12]
     if value is None:
         return "none"
     text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

@@ -105,6 +105,7 @@ def _table(console: Console, config: CompareConfig) -> int:
             seed=config.seed,
             resamples=config.resamples,
             cluster=config.cluster,
+            one_sided=config.one_sided,
             say=say,
         )
     _write(console, config, found.to_dict(), lambda console: terminal.print_rows(console, found))

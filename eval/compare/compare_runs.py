@@ -7,11 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..runs.columns import read_columns
 from ..runs.run import Run
 from . import divergence, verdict
 from .absent_rows import AbsentRows, count_absent
-from .comparable import RunDifference, check_comparable, join, manifest_differences, other_model, row_differences
+from .comparable import (
+    RunDifference,
+    check_comparable,
+    check_floor_run,
+    join,
+    manifest_differences,
+    other_model,
+    read_for_comparison,
+    row_differences,
+)
 from .comparison import Comparison
 from .decoded_pixels import PixelChange, find_pixel_change
 from .diverged_rows import explain_rows
@@ -65,7 +73,7 @@ def compare_runs(
     by_category = measure_by_category(data, seed=seed, resamples=resamples) if breakdown else {}
     return Comparison(
         decision=decision, differences=differences, metrics=metrics, both_parsed=both_parsed, by_category=by_category,
-        diverged=diverged, floors=_floors(data, floor), near_tie=nats, logit_noise=noise, seed=seed, resamples=resamples,
+        diverged=diverged, floors=_floors(data, floor, allow), near_tie=nats, logit_noise=noise, seed=seed, resamples=resamples,
         one_sided=one_sided, remarks=remarks, guards=stand_guard(data, gated, one_sided=one_sided), simple=simple,
         absent=absent, guards_count=guards, data=data,
     )  # fmt: skip
@@ -76,9 +84,9 @@ def _join_runs(
 ) -> tuple[PairedRuns, list[RunDifference]]:
     """Read both runs and join their rows by id. Raises UserError where they must not be compared."""
     say(f"reading {run_a.label}")
-    columns_a = read_columns(run_a)
+    columns_a = read_for_comparison(run_a)
     say(f"reading {run_b.label}")
-    columns_b = read_columns(run_b)
+    columns_b = read_for_comparison(run_b)
     joined = join(columns_a, columns_b)
     differences = manifest_differences(run_a.manifest, run_b.manifest) + row_differences(columns_a, columns_b, joined)
     check_comparable(run_a, run_b, differences, joined, allow)
@@ -136,14 +144,19 @@ def _differ_beyond_pixels(data: PairedRuns, noise: LogitNoise, pixels: PixelChan
     return not _logit_noise(replace(data, join=joined), None).rounding
 
 
-def _floors(data: PairedRuns, runs: Sequence[Run]) -> list[Floor]:
-    """A (the reference) against each run of itself, and the gap to B as a multiple of that."""
+def _floors(data: PairedRuns, runs: Sequence[Run], allow: Collection[str]) -> list[Floor]:
+    """A (the reference) against each run of itself, and the gap to B as a multiple of that.
+
+    Raises UserError for a run of anything else.
+    """
     if not runs:
         return []
     gap = measure_noise(data.columns_a, data.columns_b, data.join)
     floors = []
     for run in runs:
-        again = read_columns(run)
-        noise = measure_noise(data.columns_a, again, join(data.columns_a, again))
+        again = read_for_comparison(run)
+        joined = join(data.columns_a, again)
+        check_floor_run(data.run_a, run, row_differences(data.columns_a, again, joined), joined, allow)
+        noise = measure_noise(data.columns_a, again, joined)
         floors.append(compare_with_floor(run.label, gap, noise))
     return floors

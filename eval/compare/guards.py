@@ -8,6 +8,7 @@ price bias, mean of ln(B / A)    2 %         paired t, in either direction (with
 the same, over prices that both  1 %         likewise; a factor on what is right hides in the spread of what is wrong
 runs have within 10 %
 a deciding measure, one category 10 points   score
+bias of right prices, likewise   2 %         as the bias of all rows
 
 A guard is raised where its one-sided p-value stays below 5 % after Holm's correction (1979): half of the 5 % over the guards
 of all rows, half over those of the categories, so that many categories do not blunt the others. Errors of prices have heavy
@@ -26,7 +27,7 @@ import numpy as np
 import scipy
 
 from ..runs.columns import FieldColumn, Ints
-from .metrics import METRICS, Metric, right
+from .metrics import METRICS, Metric, get_metric, right
 from .paired_measures import NO_CATEGORY, judged_difference
 from .paired_runs import PairedRuns
 from .products import within
@@ -36,7 +37,8 @@ from .statistics.multiplicity import holm
 ALPHA = 0.05
 GUARD_MARGINS = {"ratio": 0.05, "parse_failures": 0.02, "mean_ape": 0.05, "log_error": math.log(1.02)}
 RIGHT_BIAS, RIGHT_BIAS_MARGIN = "right_bias", math.log(1.01)
-CATEGORY_MARGIN = 0.10
+RIGHT_BIAS_METRIC = replace(get_metric("number", "log_error"), name=RIGHT_BIAS, label="bias of right prices")
+CATEGORY_MARGIN, CATEGORY_BIAS_MARGIN = 0.10, math.log(1.02)
 _FEW_ROWS = 50  # up to so many rows that differ, the sign-flip test is asked too
 _FLIPS = 5_000
 
@@ -62,7 +64,7 @@ def stand_guard(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]], *,
     """Every guard of two runs, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
     deciding = {(name, metric.name) for name, metric, _ in gated}
     overall = [guard for guard in _overall(data, one_sided) if (guard.field, guard.metric) not in deciding]
-    return adjusted(overall, list(_categories(data, gated)))
+    return adjusted(overall, list(_categories(data, gated, one_sided)))
 
 
 def adjusted(*families: list[Guard]) -> list[Guard]:
@@ -88,9 +90,7 @@ def _overall(data: PairedRuns, one_sided: bool) -> Iterator[Guard]:
             else:
                 yield _unbounded(name, metric, margin, a, b, clusters, one_sided)
             if metric.name == "log_error":
-                both = np.flatnonzero(right(a) & right(b))
-                bias = replace(metric, name=RIGHT_BIAS, label="bias of right prices")
-                yield _unbounded(name, bias, RIGHT_BIAS_MARGIN, a.take(both), b.take(both), within(clusters, both), one_sided)
+                yield _right_bias(name, RIGHT_BIAS_MARGIN, a, b, clusters, one_sided)
 
 
 def _bounded(
@@ -106,7 +106,8 @@ def _bounded(
 
 
 def _unbounded(
-    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, clusters: Ints | None, one_sided: bool
+    name: str, metric: Metric, margin: float, a: FieldColumn, b: FieldColumn, clusters: Ints | None, one_sided: bool,
+    category: str | None = None,
 ) -> Guard:  # fmt: skip
     assert metric.rows is not None
     (x, mask_a), (y, mask_b) = metric.rows(a), metric.rows(b)
@@ -120,7 +121,18 @@ def _unbounded(
     else:
         p = min(1.0, 2 * min(p_beyond(gaps, margin, own), p_beyond(-gaps, margin, own)))
     unit: Literal["points", "log"] = "points" if metric.unit == "share" else "log"
-    return Guard(name, metric.name, metric.label, None, mean, margin, unit, len(gaps), p, 1.0, False)
+    return Guard(name, metric.name, metric.label, category, mean, margin, unit, len(gaps), p, 1.0, False)
+
+
+def _right_bias(
+    name: str, margin: float, a: FieldColumn, b: FieldColumn, clusters: Ints | None, one_sided: bool,
+    category: str | None = None,
+) -> Guard:  # fmt: skip
+    """The bias over the prices that both runs have within 10 %."""
+    both = np.flatnonzero(right(a) & right(b))
+    return _unbounded(
+        name, RIGHT_BIAS_METRIC, margin, a.take(both), b.take(both), within(clusters, both), one_sided, category
+    )  # fmt: skip
 
 
 def p_beyond(gaps: Floats, margin: float, clusters: Ints | None = None) -> float:
@@ -150,23 +162,25 @@ def sign_flips(gaps: Floats) -> float:
     return (1 + int((signs @ gaps >= gaps.sum() * (1 - 1e-12)).sum())) / (_FLIPS + 1)
 
 
-def by_category(
-    categories: Sequence[str | None], gated: Sequence[tuple[str, Metric, float]], fields: Container[str]
-) -> Iterator[tuple[str, Ints, str, Metric]]:
-    """(category, its rows, field, measure) of each guard on one category; none where there is one category only.
-
-    categories: of each row [n]; gated: the deciding measures; fields: those that the rows have.
-    """
+def category_rows(categories: Sequence[str | None]) -> Iterator[tuple[str, Ints]]:
+    """(category, its rows), for the guards on one category; none where there is one category only. categories: of each row."""
     names = np.array([NO_CATEGORY if value is None else value for value in categories], dtype=object)
     present = sorted(set(names.tolist()))
     for category in present if len(present) > 1 else ():
-        rows: Ints = np.flatnonzero(names == category)
-        for name, metric, _ in gated:
-            if name in fields and metric.better > 0:
-                yield category, rows, name, metric
+        yield category, np.flatnonzero(names == category)
 
 
-def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
-    for category, rows, name, metric in by_category(data.category, gated, data.fields_a):
-        a, b = data.fields_a[name].take(rows), data.fields_b[name].take(rows)
-        yield _bounded(name, metric, CATEGORY_MARGIN, a, b, within(data.products.clusters, rows), category)
+def of_one_category(gated: Sequence[tuple[str, Metric, float]], fields: Container[str]) -> Iterator[tuple[str, Metric]]:
+    """(field, measure) of the guards on one category: the deciding measures of the fields that the rows have."""
+    yield from ((name, metric) for name, metric, _ in gated if name in fields and metric.better > 0)
+
+
+def _categories(data: PairedRuns, gated: Sequence[tuple[str, Metric, float]], one_sided: bool) -> Iterator[Guard]:
+    for category, rows in category_rows(data.category):
+        clusters = within(data.products.clusters, rows)
+        fields = {name: (a.take(rows), data.fields_b[name].take(rows)) for name, a in data.fields_a.items()}
+        for name, metric in of_one_category(gated, fields):
+            yield _bounded(name, metric, CATEGORY_MARGIN, *fields[name], clusters, category)
+        for name, (a, b) in fields.items():
+            if a.kind == "number":
+                yield _right_bias(name, CATEGORY_BIAS_MARGIN, a, b, clusters, one_sided, category)

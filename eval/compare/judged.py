@@ -49,12 +49,15 @@ class Judged:
 
     @property
     def raised(self) -> list[Guard]:
-        """The guards that are raised, without the categories of a measure that is worse as a whole."""
+        """The guards that are raised, without the categories that tell no more than the measure of all rows does."""
         worse = {(gate.field, gate.metric) for gate in self.gates if gate.state == "worse"}
+        raised = [guard for guard in self.guards if guard.raised]
+        whole = {(guard.field, guard.metric): guard.difference for guard in raised if guard.category is None}
         return [
             guard
-            for guard in self.guards
-            if guard.raised and not (guard.category is not None and (guard.field, guard.metric) in worse)
+            for guard in raised
+            if guard.category is None
+            or ((guard.field, guard.metric) not in worse and _apart(guard.difference, whole.get((guard.field, guard.metric))))
         ]
 
     @property
@@ -63,6 +66,11 @@ class Judged:
         if self.verdict != "NOT MEANINGFUL":
             return []
         return shortfalls(self.simple, as_good=False) or shortfalls(self.simple, as_good=True)
+
+
+def _apart(of_category: float, of_all: float | None) -> bool:
+    """Whether a category differs otherwise than all rows do, where they do: the other way, or more than twice as much."""
+    return of_all is None or of_category * of_all < 0 or abs(of_category) > 2 * abs(of_all)
 
 
 def plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ class Products:
     def count(self) -> str:
         """ "300 rows of 100 products"; "300 rows" where each counts by itself."""
         if self.clusters is None:
-            return f"{self.rows:,} rows"
+            return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
         what = "products" if self.column == PRODUCT else f"values of {self.column}"
         return f"{self.rows:,} rows of {self.products:,} {what}"
 
@@ -70,6 +70,8 @@ def find_products(
     for _, columns, places in sides:
         values = [known if known is not None else columns.products[at] for known, at in zip(values, places.tolist())]
     recorded = any(value is not None for value in values)
+    if column is None and recorded:
+        _check_alike(ids, sides)
     if column == NONE or (column is None and not recorded):
         return Products(None, recorded, len(ids), len(ids), min(1, len(ids)), None)
     if column is not None and column in fields:
@@ -80,6 +82,22 @@ def find_products(
     products = int(clusters.max(initial=-1)) + 1
     shared = clusters if products < len(ids) else None
     return Products(column or PRODUCT, recorded, len(ids), products, largest, shared)
+
+
+def _check_alike(ids: Sequence[str], sides: Sequence[tuple[Run, RunColumns, Ints]]) -> None:
+    """Raises UserError where two runs group the rows to other products."""
+    first, *others = sides
+    for side in others:
+        left, right = ([columns.products[at] for at in places.tolist()] for _, columns, places in (first, side))
+        known = [i for i in range(len(ids)) if left[i] is not None and right[i] is not None]
+        groups = [number([values[i] for i in known])[0] for values in (left, right)]
+        apart = [i for i, x, y in zip(known, *groups) if x != y]
+        if apart:
+            raise UserError(
+                f"{first[0].path} and {side[0].path} record other products for the row {ids[apart[0]]!r}: "
+                f"{left[apart[0]]!r} and {right[apart[0]]!r}; "
+                "give --cluster COLUMN for what rows of one product share, or --cluster none"
+            )
 
 
 def _of_catalogue(ids: Sequence[str], runs: Sequence[Run], column: str) -> list[Any]:

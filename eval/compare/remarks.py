@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -31,6 +31,7 @@ def make_remarks(
     if not moved:
         remarks += other_files_remarks(data)
     remarks += spelling_remarks(data)
+    remarks += _unlike_their_text(data)
     if pixels:
         remarks.append(pixels.sentence())
     return remarks
@@ -49,6 +50,17 @@ def _same_run(data: PairedRuns, differences: Collection[RunDifference]) -> list[
         what = "adapter" if hashes.get("adapter") else "model"
         return [f"A and B are the same {what} with the same settings on the same backend: this shows how far it repeats itself"]
     return []
+
+
+def _unlike_their_text(data: PairedRuns) -> Iterator[str]:
+    """The runs whose values are not those that their answers give: changed by hand, or parsed by another version."""
+    for name, run, columns in (("A", data.run_a, data.columns_a), ("B", data.run_b, data.columns_b)):
+        if columns.unlike_text:
+            yield (
+                f"{len(columns.unlike_text):,} of {name}'s {len(columns.ids):,} rows, such as {columns.unlike_text[0]}, hold "
+                f"other values than their answers give (changed, or parsed by another version): "
+                f"python -m eval.score {run.path} --output NEW_RUN parses them again"
+            )
 
 
 def _one_without_adapter(data: PairedRuns) -> list[str]:

@@ -36,6 +36,7 @@ class RunTableRow:
     alone: str = ""  # the verdict of this comparison by itself, before the correction
     first_line: str = ""
     raised: tuple[str, ...] = ()  # the guards that are raised, in words
+    remarks: tuple[str, ...] = ()  # what a reader must know before the verdict; A is the reference, B this run
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,17 @@ def tabulate(
     seed: int = 0,
     resamples: int = RESAMPLES,
     cluster: str | None = None,
+    one_sided: bool = False,
     say: Callable[[str], None] = lambda stage: None,
 ) -> RunTable:
     """Compare every run with the reference, the reference itself first.
 
-    Raises UserError where a run must not be compared with the reference, or only the reference is given.
+    one_sided: only a loss of a run counts. Raises UserError where a run must not be compared with the reference, where it is
+    given twice, or only the reference is given.
     """
+    places = [run.path.resolve() for run in runs]
+    if twice := [run.path for i, run in enumerate(runs) if places[i] in places[:i]]:
+        raise UserError(f"{twice[0]} is given twice; give each run once")
     others = [run for run in runs if run.path.resolve() != reference.path.resolve()]
     if not others:
         raise UserError(f"{reference.path} is the only run; give another to compare with it")
@@ -75,8 +81,9 @@ def tabulate(
     for run in others:
         say(f"comparing {run.label}")
         comparison = compare_runs(
-            reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, cluster=cluster, breakdown=False
-        )
+            reference, run, margins=margins, allow=allow, seed=seed, resamples=resamples, cluster=cluster, one_sided=one_sided,
+            breakdown=False,
+        )  # fmt: skip
         if not rows:
             gated = [(gate.field, gate.metric) for gate in comparison.gates]
             rows.append(_reference_row(reference, comparison))
@@ -111,6 +118,7 @@ def _compared_row(run: Run, comparison: Comparison) -> RunTableRow:
         comparison.verdict,
         comparison.first_line,
         tuple(guard_words(guard) for guard in comparison.raised),
+        (*comparison.remarks, *comparison.notes),
     )
 
 

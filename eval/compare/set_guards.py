@@ -12,14 +12,16 @@ import scipy
 
 from ..runs.columns import Ints
 from .guards import (
+    CATEGORY_BIAS_MARGIN,
     CATEGORY_MARGIN,
     GUARD_MARGINS,
-    RIGHT_BIAS,
     RIGHT_BIAS_MARGIN,
+    RIGHT_BIAS_METRIC,
     Guard,
     adjusted,
-    by_category,
+    category_rows,
     cautious,
+    of_one_category,
 )
 from .metrics import METRICS, Metric, right
 from .set_measures import set_difference, stacked
@@ -31,7 +33,7 @@ def stand_guard_of_sets(sets: TrainingSets, gated: Sequence[tuple[str, Metric, f
     """Every guard of two sides, the raised ones first; `gated` are the deciding measures (field, metric, margin)."""
     deciding = {(name, metric.name) for name, metric, _ in gated}
     overall = [guard for guard in _overall(sets, one_sided) if (guard.field, guard.metric) not in deciding]
-    return adjusted(overall, list(_categories(sets, gated)))
+    return adjusted(overall, list(_categories(sets, gated, one_sided)))
 
 
 def _overall(sets: TrainingSets, one_sided: bool) -> Iterator[Guard]:
@@ -46,9 +48,7 @@ def _overall(sets: TrainingSets, one_sided: bool) -> Iterator[Guard]:
             else:
                 yield _unbounded(sets, name, metric, margin, every, one_sided)
             if metric.name == "log_error":
-                both = np.flatnonzero(np.logical_and.reduce([right(c) for side in sets.sides for c in side.column(name)]))
-                bias = replace(metric, name=RIGHT_BIAS, label="bias of right prices")
-                yield _unbounded(sets, name, bias, RIGHT_BIAS_MARGIN, both, one_sided)
+                yield _right_bias(sets, name, RIGHT_BIAS_MARGIN, every, one_sided)
 
 
 def _bounded(
@@ -63,13 +63,23 @@ def _bounded(
     )
 
 
-def _unbounded(sets: TrainingSets, name: str, metric: Metric, margin: float, rows: Ints, one_sided: bool) -> Guard:
+def _right_bias(
+    sets: TrainingSets, name: str, margin: float, rows: Ints, one_sided: bool, category: str | None = None
+) -> Guard:  # fmt: skip
+    """The bias over the prices of these rows that all trainings have within 10 %."""
+    every = np.logical_and.reduce([right(column.take(rows)) for side in sets.sides for column in side.column(name)])
+    return _unbounded(sets, name, RIGHT_BIAS_METRIC, margin, rows[every], one_sided, category)
+
+
+def _unbounded(
+    sets: TrainingSets, name: str, metric: Metric, margin: float, rows: Ints, one_sided: bool, category: str | None = None
+) -> Guard:  # fmt: skip
     values, counted = stacked(metric, [*sets.a.column(name), *sets.b.column(name)], rows)
     a, b = np.split(values[:, counted], [len(sets.a.trainings)])
     clusters = sets.clusters[counted]
     unit: Literal["points", "log"] = "points" if metric.unit == "share" else "log"
     if len(np.unique(clusters)) < 2:
-        return Guard(name, metric.name, metric.label, None, math.nan, margin, unit, len(counted), 1.0, 1.0, False)
+        return Guard(name, metric.name, metric.label, category, math.nan, margin, unit, len(counted), 1.0, 1.0, False)
     found = seeded_difference(a, b, clusters, paired=sets.paired)
     gaps = b.mean(axis=0) - a.mean(axis=0)
     if metric.better:
@@ -78,7 +88,7 @@ def _unbounded(sets: TrainingSets, name: str, metric: Metric, margin: float, row
         p = 1.0  # B is hardly further from zero than A
     else:
         p = min(1.0, 2 * min(_beyond(found, gaps, clusters, margin, sign) for sign in (1, -1)))
-    return Guard(name, metric.name, metric.label, None, found.estimate, margin, unit, len(counted), p, 1.0, False)
+    return Guard(name, metric.name, metric.label, category, found.estimate, margin, unit, len(counted), p, 1.0, False)
 
 
 def _beyond(found: EffectiveEstimate, gaps: Floats, clusters: Ints, margin: float, sign: int) -> float:
@@ -87,6 +97,10 @@ def _beyond(found: EffectiveEstimate, gaps: Floats, clusters: Ints, margin: floa
     return cautious(p, cluster_totals(sign * gaps, clusters))
 
 
-def _categories(sets: TrainingSets, gated: Sequence[tuple[str, Metric, float]]) -> Iterator[Guard]:
-    for category, rows, name, metric in by_category(sets.category, gated, sets.fields):
-        yield _bounded(sets, name, metric, CATEGORY_MARGIN, rows, category)
+def _categories(sets: TrainingSets, gated: Sequence[tuple[str, Metric, float]], one_sided: bool) -> Iterator[Guard]:
+    for category, rows in category_rows(sets.category):
+        for name, metric in of_one_category(gated, sets.fields):
+            yield _bounded(sets, name, metric, CATEGORY_MARGIN, rows, category)
+        for name, column in sets.fields.items():
+            if column.kind == "number":
+                yield _right_bias(sets, name, CATEGORY_BIAS_MARGIN, rows, one_sided, category)

@@ -91,6 +91,8 @@ def check_runs(config: CompareConfig) -> None:
         raise UserError("give two runs to compare, or one and --baseline FILE; see --help")
     elif len(config.runs) > 2 and (config.html or config.floor or config.trace or config.report_to or config.report_run):
         raise UserError("--html, --floor, --trace, --report-to and --report-run are for two runs; see --help")
+    elif len(config.runs) > 2 and (config.near_tie is not None or config.guards == "off"):
+        raise UserError("--near-tie and --guards off are for two runs: a table tells no causes and exits 0; see --help")
     elif len(config.runs) <= 2 and config.reference:
         raise UserError("--reference is for a table of three runs or more; with two, the first is the reference")
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mlx_phi3v.errors import UserError
 
-from ..runs.columns import FieldColumn, Ints, RunColumns, first_category, read_columns
+from ..runs.columns import FieldColumn, Ints, RunColumns, first_category
 from ..runs.run import Run
 from ..runs.training_settings import seed_of, setting_differences
-from .comparable import RunDifference, check_comparable, join, manifest_differences, row_differences
+from .comparable import RunDifference, check_comparable, join, manifest_differences, read_for_comparison, row_differences
 from .products import Products, find_products
 from .trainings import find_training
 
@@ -106,7 +106,7 @@ def load_sets(
     columns = []
     for run in (*runs_a, *runs_b):
         say(f"reading {run.label}")
-        columns.append(_slim(read_columns(run)))
+        columns.append(_slim(read_for_comparison(run)))
     return _join(runs_a, runs_b, columns, settings, paired, allow, cluster)
 
 

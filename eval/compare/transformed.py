@@ -14,6 +14,7 @@ from itertools import islice, permutations
 import numpy as np
 
 from ..runs.columns import Bools, FieldColumn, Floats, Ints
+from ..runs.prediction import answer_of
 from .paired_runs import PairedRuns
 
 _LEAST_ROWS = 10
@@ -156,8 +157,10 @@ def _one_answer(data: PairedRuns) -> Iterator[str]:
 
 def _around_answers(data: PairedRuns) -> Iterator[str]:
     """Words that stand before or behind nearly every answer of one run, and of the other's nowhere; answers that are empty."""
-    texts = [(a.text, b.text) for a, b in islice(data.rows(range(len(data.join.ids))), _LOOKED_AT)]
-    sides = tuple([text or "" for text in side] for side in zip(*texts))
+    texts = [(answer_of(a), answer_of(b)) for a, b in islice(data.rows(range(len(data.join.ids))), _LOOKED_AT)]
+    sides = tuple([text for text in side if text is not None] for side in zip(*texts))
+    if not all(sides):
+        return
     for run, own, other in (("A", sides[0], sides[1]), ("B", sides[1], sides[0])):
         empty = sum(not text.strip() for text in own)
         if empty >= _LEAST_SHARE * len(own) and empty > 2 * sum(not text.strip() for text in other):

@@ -16,6 +16,8 @@ import scipy
 from ..compare.counted_power import border, counted_power
 from ..compare.power import ALPHA, POWER, power_beyond
 from ..compare.statistics import PairedProportion, Spread, bisect, normal_quantile
+from ..compare.statistics.seeded import TRUST_PRODUCTS
+from ..compare.statistics.spread import Caution
 
 MOST_ROWS = 10_000_000
 MOST_TRAININGS = 200
@@ -121,11 +123,21 @@ def _power_spread(measure: Measure, rows: Rows, seeds: Seeds | None) -> float:
     k, common = seeds.trainings, own * seeds.shared
     between = (2 * seeds.deviation**2 + own - common) / k
     # The tests add what the pairs do not share twice, on purpose; the estimate has it once.
-    of_rows, true = (common + (own - common) / k) * wider, common + between
+    of_rows, true = _drawn((common + (own - common) / k) * wider, own, rows, measure.discordance), common + between
     levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     seen = between * scipy.stats.chi2.ppf(levels, k - 1) / (k - 1)
     powers = [_power_at(measure, rows, Spread(of_rows, rows.n / rows.size, float(v), k, k - 1.0), true) for v in seen]
     return float(np.mean(powers))
+
+
+def _drawn(of_rows: float, of_one: float, rows: Rows, discordance: float) -> float:
+    """The variance over rows as the tests take it: towards that of one training where few rows are discordant in it.
+
+    Products of several rows have the caution of `Rows.judged_effect` instead (`statistics.seeded`).
+    """
+    if rows.size > 1:
+        return of_rows
+    return Caution(rows.n * discordance, of_rows, of_one, TRUST_PRODUCTS).variance
 
 
 def _power_at(measure: Measure, rows: Rows, spread: Spread, variance: float) -> float:

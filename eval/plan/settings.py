@@ -54,6 +54,12 @@ def check_flags(config: PlanConfig) -> None:
     """Raise UserError where the flags do not fit together."""
     if len(config.runs) not in (0, 2):
         raise UserError(f"a pilot is two runs; {len(config.runs)} {'is' if len(config.runs) == 1 else 'are'} given")
+    if config.runs and len({path.resolve() for path in config.runs}) == 1:
+        raise UserError(f"{config.runs[0]} is given twice; a pilot is two runs that differ")
+    if config.allow and not config.runs:
+        raise UserError("--allow is for the two runs of a pilot, and none are given")
+    if config.cluster_size is None and config.cluster_correlation != PlanConfig.cluster_correlation:
+        raise UserError("--cluster-correlation needs --cluster-size, the rows of one product")
     if not config.runs and config.rows is None:
         raise UserError("give --rows, or two runs as a pilot; see --help")
     if config.rows is not None and config.cluster_size is not None and config.cluster_size > config.rows:

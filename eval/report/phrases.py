@@ -55,8 +55,11 @@ def share(count: int, of: int) -> str:
 
 def headline(comparison: Comparison) -> str:
     """What the verdict says of the two runs, in one sentence."""
-    b = comparison.b.label
-    a = f"the baseline {comparison.a.label}" if comparison.data.run_a.path.is_file() else comparison.a.label
+    a, b = comparison.a.label, comparison.b.label
+    if a == b:
+        a, b = f"A ({a})", f"B ({b})"
+    if comparison.data.run_a.path.is_file():
+        a = f"the baseline {comparison.a.label}"
     sentences = {
         "EQUIVALENT": f"{b} is as good as {a}, within the margins",
         "WORSE": f"{b} is worse than {a}, by more than a margin",
@@ -69,11 +72,14 @@ def headline(comparison: Comparison) -> str:
 
 
 def _inconclusive(comparison: Comparison, a: str, b: str) -> str:
+    if unknown := [gate.field for gate in comparison.gates if not gate.rows]:
+        return f"no row has a true value of {' or '.join(unknown)}: whether {b} is as good as {a} cannot be said"
     if any(gate.state == "open" and gate.differs for gate in comparison.gates):
         return f"{b} differs from {a}, but whether by more than the margin is not settled"
     if comparison.absent.counted:
         return f"{comparison.absent.counted:,} rows are absent: whether {b} is as good as {a} hangs on them"
-    return f"{comparison.products.count()} are too few to show whether {b} is as good as {a}"
+    few = f"{comparison.products.count()} {'is' if comparison.joined == 1 else 'are'} too few"
+    return f"{few} to show whether {b} is as good as {a}"
 
 
 def more_rows(comparison: Comparison) -> str | None:
@@ -82,14 +88,16 @@ def more_rows(comparison: Comparison) -> str | None:
         return None
     more = comparison.decision.more_rows
     if more is None:
+        if not all(gate.rows for gate in comparison.gates):
+            return "Rows with true values would decide it: add them to the catalogue."
         return "No number of rows would decide it at these rates. Set a wider margin."
     absent = comparison.absent.counted
     if absent and more <= absent:
         return f"Answer the {absent:,} absent rows first."
+    rows = f"{more:,} more row{'' if more == 1 else 's'}{_products_of(comparison, more)}"
     return (
-        f"About {more:,} more rows{_products_of(comparison, more)} would decide it (80 % power for all measures together, "
-        "if the rates seen here are the true ones). Ask for them at once: each further look is a further chance of a false "
-        "answer."
+        f"About {rows} would decide it (80 % power for all measures together, if the rates seen here are the "
+        "true ones). Ask for them at once: each further look is a further chance of a false answer."
     )
 
 
@@ -159,7 +167,7 @@ def warnings(comparison: Comparison) -> list[str]:
 
 _DIFFER = "INPUTS DIFFER"
 STAGE_NAMES = {
-    "file": "photo file",
+    "file": "photo files",
     "pixels": "decoded pixels",
     "pixel_values": "model's pixel values",
     "input_ids": "prompt's token ids",

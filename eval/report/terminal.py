@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -217,15 +218,20 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
         ("same text", 9, "right"),
         ("rows/s", 6, "right"),
     )
-    for row in found.rows:
-        measures = [run_table.measure_of(row, *name) for name in gated]
+    alike = len({row.label for row in found.rows}) < len(found.rows)
+    names = [f"{row.label} ({Path(row.path).name})" if alike else row.label for row in found.rows]
+    for name, row in zip(names, found.rows):
+        measures = [run_table.measure_of(row, *gate) for gate in gated]
         grid.add_row(
-            _run_cell(row),
+            _run_cell(name, row),
             *("–" if item is None else _measure_cell(item) for item in measures),
             "" if row.same_text is None else f"{100 * row.same_text:.1f} %",
             "–" if row.rows_per_second is None else f"{row.rows_per_second:.3g}",
         )
     console.print(grid, width=min(WIDTH, console.width))
+    for name, row in zip(names, found.rows):
+        for remark in row.remarks:
+            console.print(_text(f"! {name}: {remark}", "yellow"), width=min(WIDTH, console.width))
     console.print(_text("below each figure: difference to the reference in points, and its 95 % interval", "dim"))
     if len(found.rows) > 2:
         console.print(
@@ -233,8 +239,8 @@ def print_rows(console: Console, found: run_table.RunTable) -> None:
         )
 
 
-def _run_cell(row: run_table.RunTableRow) -> Text:
-    name = _text(row.label, "bold")
+def _run_cell(label: str, row: run_table.RunTableRow) -> Text:
+    name = _text(label, "bold")
     verdict = row.verdict or "reference"
     if row.raised:
         more = f" and {len(row.raised) - 1} more" if len(row.raised) > 1 else ""

@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 
 from mlx_phi3v.task import NUMBERS, Field, FieldKind, ParsedField, Task, clean_text, is_missing
 
-from .prediction import STATUSES, Prediction
+from .prediction import STATUSES, Prediction, reparse
 from .run import Run
 
 Floats = NDArray[np.float64]
@@ -89,6 +89,7 @@ class RunColumns:
     seconds: Floats
     products: list[str | None]  # what all rows of the same product share; None where not recorded
     duplicates: list[tuple[str, bool]]  # (id, whether the repeated row is equal); the first row is used
+    unlike_text: list[str]  # ids of rows whose values are not those that their answer gives
 
     def position(self) -> dict[str, int]:
         """id -> row."""
@@ -118,6 +119,8 @@ class _RunBuilder:
         self.digests = {name: array("q") for name in ("text", "tokens", "predicted", "true", *STAGES)}
         self.token_ids, self.logprobs, self.bounds = array("q"), array("d"), array("q", [0])
         self.duplicates: list[tuple[str, bool]] = []
+        self.task = task
+        self.unlike_text: list[str] = []
 
     def add(self, offset: int, row: Prediction) -> None:
         """Add a row; a repeated one is noted and left out."""
@@ -127,6 +130,8 @@ class _RunBuilder:
             same = all(digests[name] == self.digests[name][first] for name in ("text", "predicted", "true"))
             self.duplicates.append((row.id, same))
             return
+        if reparse(row, self.task).predicted != row.predicted:
+            self.unlike_text.append(row.id)
         self.position[row.id] = len(self.position)
         self.offsets.append(offset)
         self.seconds.append(row.seconds or 0.0)
@@ -151,6 +156,7 @@ class _RunBuilder:
             seconds=np.array(self.seconds),
             products=self.products,
             duplicates=self.duplicates,
+            unlike_text=self.unlike_text,
         )
 
 

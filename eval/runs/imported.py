@@ -184,8 +184,8 @@ def _prediction(
 ) -> Prediction:
     true, image, product = true_values(task, row), next(iter(row["images"]), None), row.get(PRODUCT)
     if settings.text:
-        text = str(_cell(given, settings.text, settings.input, number) or "")
-        predicted, text = _read_answer(task, text)
+        answer = str(_cell(given, settings.text, settings.input, number) or "")
+        predicted, text = _read_answer(task, answer)
         return Prediction(identity, true, predicted, text, image=image, product=product)
     predicted = {
         item.name: parse_field(item, _cell(given, columns[item.name], settings.input, number))
@@ -196,7 +196,7 @@ def _prediction(
     return Prediction(identity, true, predicted, image=image, product=product)
 
 
-def _read_answer(task: Task, text: str) -> tuple[dict[str, ParsedField], str]:
+def _read_answer(task: Task, text: str) -> tuple[dict[str, ParsedField], str | None]:
     """(fields, text) of an answer, without a fence around it.
 
     One that has no field by the template but is a JSON object with their names is read as `--fields` are: without its text,
@@ -213,7 +213,7 @@ def _read_answer(task: Task, text: str) -> tuple[dict[str, ParsedField], str]:
     names = {item: found for item in task.fields if (found := find_column(item.name, list(said)))}
     values = {item: said.get(name) for item, name in names.items()}
     own = {item.name: parse_field(item, value) for item, value in values.items() if not isinstance(value, (dict, list))}
-    return parsed | own, "" if own else text
+    return parsed | own, None if own else text
 
 
 def _cell(given: Mapping[str, Any], column: str, path: Path, number: int) -> Any:

@@ -8,7 +8,7 @@ from typing import BinaryIO, Generic, NoReturn, Protocol, TypeVar
 
 import msgspec
 
-from mlx_phi3v.documents import MOST_BYTES, check_shape, parse_json
+from mlx_phi3v.documents import MOST_BYTES, check_shape, parse_json, refuse_mark
 from mlx_phi3v.errors import UserError
 
 
@@ -48,6 +48,9 @@ class LineDecoder(Generic[Shape]):
 
     def _parse(self, line: bytes, path: Path, number: int) -> None:
         place = f"{path} line {number}"
+        refuse_mark(line, place)
+        if not line.strip():
+            raise UserError(f"{place} is blank; remove that line")
         try:
             value = parse_json(line, place)
         except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -103,6 +103,23 @@ class Prediction:
 def true_values(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction's `true`: the task's fields of a catalogue row, None where the row has no value."""
     return {item.name: None if is_missing(row.get(item.name)) else row[item.name] for item in task.fields}
+
+
+def answer_of(row: Prediction) -> str | None:
+    """The answer that a row's fields were read from; None where it was not recorded, as where fields had columns of their own.
+
+    Imports of earlier versions recorded an empty text for the latter.
+    """
+    own_columns = not row.text and any(item.status == "ok" for item in row.predicted.values())
+    return None if own_columns else row.text
+
+
+def reparse(row: Prediction, task: Task) -> Prediction:
+    """The row with its answer parsed by this version's code; without its answer, or scored elsewhere, it stays as it is."""
+    text = answer_of(row)
+    if text is None or any(item.kind == "score" for item in task.fields):
+        return row
+    return replace(row, predicted=task.parse(text, truncated=row.finish not in (None, "end")))
 
 
 class PredictionReader:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_phi3v.progress import note
-from mlx_phi3v.task import Task
 from mlx_phi3v.text import csv_cell
 
 from .made_from import KEY, is_made, made_from, said
-from .prediction import Prediction
+from .prediction import Prediction, reparse
 from .run import Run
 from .writer import RunWriter
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def reparse(row: Prediction, task: Task) -> Prediction:
-    """The row with its answer parsed by this version's code; without its text, or scored elsewhere, it stays as it is."""
-    if row.text is None or any(item.kind == "score" for item in task.fields):
-        return row
-    return replace(row, predicted=task.parse(row.text, truncated=row.finish not in (None, "end")))
 
 
 class RescoredRun(Run):

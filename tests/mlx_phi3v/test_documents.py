@@ -47,7 +47,14 @@ def test_what_json_allows_only_by_accident_is_refused_with_its_place(tmp_path: P
     assert len(str(error.value).replace(str(tmp_path), "")) < 400
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"{'a': 1}", b"\xff\xfe{\x00}\x00", b'{"a": "\xff"}', b"\xef\xbb\xbf{}", b"[1,]"])
+@pytest.mark.parametrize("data", [b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}"])
+def test_a_byte_order_mark_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"settings .*x\.json begins with a byte order mark; save it as UTF-8 without one"):
+        read_json(tmp_path / "x.json", "settings")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{'a': 1}", b'{"a": "\xff"}', b"[1,]"])
 def test_what_is_no_json_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(UserError, match=r"settings .*x\.json is not valid JSON"):

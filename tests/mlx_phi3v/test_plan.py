@@ -168,6 +168,11 @@ def test_a_folder_with_brackets_is_named_as_it_is(checkpoint: Path, tmp_path: Pa
     assert "x[/b]" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_a_photo_beside_a_catalogue_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--photo 640x480 is for where there is no --data"):
+        plan.main(["--model", str(checkpoint), "--data", str(tmp_path), "--photo", "640x480", "--gflops", "1"])
+
+
 @pytest.mark.parametrize("photo", ["large", "0x10", "10x", "-3x4"])
 def test_a_photo_that_is_no_size_is_named(checkpoint: Path, photo: str) -> None:
     with pytest.raises(UserError, match=r"--photo .* WIDTHxHEIGHT"):

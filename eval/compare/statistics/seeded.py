@@ -21,7 +21,7 @@ from .effective import EffectiveEstimate, EffectiveMean, EffectiveProportion
 from .estimators import Floats
 from .spread import Caution, Ints, Spread, cluster_variance, share_variance, spread_of
 
-_TRUST_PRODUCTS = 1  # discordant products of a training at which what all show weighs as much as what one shows
+TRUST_PRODUCTS = 1  # discordant products of a training at which what all show weighs as much as what one shows
 
 
 def seeded(a: Floats, b: Floats, clusters: Ints, *, paired: bool) -> EffectiveProportion:
@@ -83,7 +83,7 @@ def _cautious(rows: Spread, gaps: Floats, seen: float) -> Spread:
     were then falsely EQUIVALENT in 6.0 % of cases. Sides that are not paired are held to their level by `_over_seeds`.
     """
     largest = float(gaps.var(axis=1, ddof=1).mean()) / gaps.shape[1]
-    caution = Caution(seen, rows.rows, largest, _TRUST_PRODUCTS)
+    caution = Caution(seen, rows.rows, largest, TRUST_PRODUCTS)
     return replace(rows, rows=caution.variance, caution=caution)
 
 

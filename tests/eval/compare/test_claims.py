@@ -72,6 +72,8 @@ def test_a_floor_is_said_with_the_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "scope"),
     [
+        ({"hashes": {"base": "e" * 64}}, "these two models only"),
+        ({"hashes": {"base": "e" * 64}, "backend": "mlx"}, "these two models only"),
         ({"hashes": {"adapter": "f" * 64}}, "these two adapters only"),
         ({"hashes": {"adapter": None}}, "these two models only"),
         ({"hashes": {"adapter": "f" * 64}, "backend": "mlx"}, "these two adapters only"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from eval.compare.compare_runs import compare_runs
 from eval.compare.comparison import Comparison
 from eval.compare.cross_scores import cross_score, kl_top_k
 from eval.compare.divergence import GAP, NEAR_TIE, NOT_RECORDED, PARSE_ONLY, PIXELS, SAMPLING, SCORE_ONLY, TOKEN_IDS
-from eval.report.phrases import headline, inputs
+from eval.report.phrases import headline, inputs, more_rows
 from eval.report.terminal import print_comparison, print_table
 from eval.runs.prediction import Prediction
 from eval.runs.run import Run
@@ -77,8 +79,8 @@ def test_a_run_against_itself_is_equivalent_and_diverges_nowhere(reference: Run)
         ({"hashes": {"tokenizer": "f" * 64}}, "tokenizer"),
         ({"settings": {"num_crops": 16}}, "num_crops"),
         ({"settings": {"temperature": 0.7}}, "temperature"),
-        ({"limit": 100}, "limit"),
-        ({"shard": [1, 2]}, "shard"),
+        ({"limit": 300}, "limit"),
+        ({"shard": [1, 1]}, "shard"),
     ],
 )
 def test_runs_of_other_data_prompt_or_decoding_are_refused_unless_allowed_by_name(
@@ -88,6 +90,15 @@ def test_runs_of_other_data_prompt_or_decoding_are_refused_unless_allowed_by_nam
         compared(reference, ROWS, **changes)
     other = Run.load(reference.path.parent / "b")
     assert compare_runs(reference, other, allow=(name,), resamples=100).verdict == "EQUIVALENT"
+
+
+def test_a_task_that_differs_is_named_by_what_differs_in_it(reference: Run) -> None:
+    fields = tuple(dataclasses.replace(item, currency="EUR") if item.kind == "number" else item for item in TASK.fields)
+    other = Task(fields, TASK.prompt.replace("this image?", "this picture?"), TASK.template)
+    with pytest.raises(UserError) as error:
+        compared(reference, ROWS, task=other)
+    assert "task.fields.full_price.currency: USD | EUR" in str(error.value)
+    assert "image?" in str(error.value) and "picture?" in str(error.value) and "--allow task" in str(error.value)
 
 
 def test_every_refused_difference_is_named_at_once(reference: Run) -> None:
@@ -151,8 +162,51 @@ def test_a_repeated_row_is_named_and_counted_once(reference: Run, alike: bool) -
 
 def test_runs_with_no_row_in_common_are_refused(reference: Run) -> None:
     rows = [{**row, "id": f"q{i}"} for i, row in enumerate(ROWS)]
-    with pytest.raises(UserError, match="no whole row in common"):
+    with pytest.raises(UserError, match=r"no whole row in common \(their ids are such as 'p00000' and 'q0'\)"):
         compared(reference, rows)
+
+
+@pytest.mark.parametrize("changes", [{"split_rows": 299}, {"split_rows": 500, "limit": 100}, {"shard": [1, 2]}])
+def test_more_rows_than_the_manifest_allows_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    a, b = (write_run(tmp_path / name, ROWS, **changes) for name in "ab")
+    with pytest.raises(UserError, match=r"has 300 rows, but its manifest says .*predict again"):
+        compare_runs(a, b, resamples=10)
+
+
+def test_values_that_do_not_follow_from_their_answers_are_named(reference: Run) -> None:
+    def better(row: Row) -> None:
+        row["predicted"]["category3_code"]["value"] = row["true"]["category3_code"]
+
+    rows = changed(ROWS, every(1), better)
+    assert not any("hold other values" in remark for remark in compared(reference, ROWS[:290]).remarks)
+    shutil.rmtree(reference.path.parent / "b")
+    unlike = [row["id"] for row, own in zip(rows, ROWS) if row["predicted"] != own["predicted"]]
+    found = compared(reference, rows)
+    assert [r for r in found.remarks if r.startswith(f"{len(unlike)} of B's 300 rows, such as {unlike[0]}, hold other values")]
+
+
+def test_values_that_had_columns_of_their_own_follow_from_no_answer(tmp_path: Path) -> None:
+    imported = [
+        {**row, "text": text, "token_ids": [], "logprobs": [], "top_k": []} for row, text in zip(ROWS, ["", None] * 150)
+    ]
+    found = compare_runs(write_run(tmp_path / "a", imported), write_run(tmp_path / "b", ROWS), resamples=10)
+    assert not any("hold other values" in remark or "are empty" in remark for remark in found.remarks)
+
+
+def test_without_a_true_value_the_headline_names_the_field(tmp_path: Path) -> None:
+    rows = changed(ROWS, every(1), lambda row: row["true"].update(full_price=None))
+    found = compare_runs(*(write_run(tmp_path / name, rows, label=name) for name in "ab"), resamples=10)
+    assert headline(found) == "no row has a true value of full_price: whether b is as good as a cannot be said"
+    assert more_rows(found) == "Rows with true values would decide it: add them to the catalogue."
+
+
+def test_runs_of_one_label_are_told_apart(reference: Run, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", ROWS)
+    assert headline(compare_runs(reference, other, resamples=10)) == (
+        "B (reference) is as good as A (reference), within the margins"
+    )
+    text = printed(lambda console: print_table(console, [reference, other], reference), tmp_path / "out.txt")
+    assert f"reference ({reference.path.name})" in text and "reference (other)" in text
 
 
 def test_an_unfinished_run_is_reported(reference: Run) -> None:
@@ -386,6 +440,24 @@ def test_the_gap_is_reported_as_a_multiple_of_the_noise_floor(reference: Run, tm
     assert found.floors[0].times_diverged is None  # no answer diverges in the floor
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hashes": {"adapter": "f" * 64}}, "is no run of what .* is a run of: adapter weights"),
+        ({"hashes": {"catalogue": "f" * 64}}, "differ in what must be equal: catalogue"),
+        ({"settings": {"num_crops": 16}}, "differ in what must be equal: num_crops"),
+    ],
+)
+def test_a_floor_of_another_run_than_the_reference_is_refused(
+    reference: Run, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    other, floor = write_run(tmp_path / "b", ROWS), write_run(tmp_path / "floor", ROWS, **changes)
+    with pytest.raises(UserError, match=message):
+        compare_runs(reference, other, floor=[floor], resamples=10)
+    with pytest.raises(UserError, match="is the reference itself"):
+        compare_runs(reference, other, floor=[reference], resamples=10)
+
+
 def test_log_probabilities_count_only_up_to_the_first_difference(tmp_path: Path) -> None:
     a, b = (answer({"id": "x", "true": {}}, text) for text in ("abcd", "abXd"))
     b["logprobs"] = [-0.01, -0.03, -9.0, -9.0, -9.0]
@@ -576,6 +648,21 @@ def test_a_tables_verdicts_hold_over_all_its_runs(reference: Run, tmp_path: Path
     assert [row.alone for row in together.rows] == ["", "EQUIVALENT", "EQUIVALENT"]
 
 
+def test_a_table_says_of_each_run_what_a_comparison_says_first(reference: Run, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "b", [*ROWS, ROWS[3]], raw=True, label="with repeats")
+    better = write_run(
+        tmp_path / "c", changed(ROWS, every(1), lambda row: answer(row, TASK.answer(row["true"]))), label="right"
+    )
+    text = printed(lambda console: print_table(console, [reference, other], reference), tmp_path / "out.txt")
+    assert "! with repeats: 1 row repeated in B" in text and max(len(line) for line in text.splitlines()) <= 80
+    assert [row.verdict for row in run_table.tabulate([better], reference, resamples=10, one_sided=True).rows] == [
+        "",
+        "NO WORSE",
+    ]
+    with pytest.raises(UserError, match="is given twice"):
+        run_table.tabulate([reference, other, other], reference)
+
+
 def test_comparing_imports_no_framework() -> None:
     script = "import sys, eval.compare, eval.import_run, eval.merge, eval.score; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -593,6 +680,8 @@ def test_equal_manifests_have_no_difference(reference: Run) -> None:
         (["--allow", "NONSENSE"], "--allow NONSENSE is no difference that runs may have"),
         (["--allow", "num_crop"], "did you mean num_crops?"),
         (["--reference", "A"], "--reference is for a table of three runs or more"),
+        (["A", "--near-tie", "0.1"], "--near-tie and --guards off are for two runs"),
+        (["A", "--guards", "off"], "--near-tie and --guards off are for two runs"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(

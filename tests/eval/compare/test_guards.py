@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -101,6 +102,39 @@ def test_a_loss_in_one_category_alone_is_named(tmp_path: Path) -> None:
     assert found.verdict == "EQUIVALENT" and found.exit_status == 1
     assert [guard.category for guard in found.raised] == ["RARE"]
     assert "category RARE: category3_code -50.0 points" in found.first_line
+
+
+def price_times(factor: float) -> Callable[[Row], None]:
+    return lambda row: row["predicted"]["full_price"].update(value=factor * row["true"]["full_price"])
+
+
+def exact_prices() -> list[Row]:
+    rows = make_rows(600)
+    for i, row in enumerate(rows):
+        row["true"]["category3_code"] = "RARE" if i % 20 == 0 else CATEGORIES[i % 5]
+        row["predicted"]["category3_code"]["value"] = row["true"]["category3_code"]
+        price_times(1)(row)
+    return rows
+
+
+def test_a_bias_of_one_category_alone_is_named(tmp_path: Path) -> None:
+    rows = exact_prices()  # 30 of them are RARE: 4 % of their price are 0.2 % of all
+    found = against(tmp_path, changed(rows, lambda i, row: i % 20 == 0, price_times(0.96)), reference=rows)
+    assert found.verdict == "EQUIVALENT" and found.exit_status == 1
+    assert [(guard.category, guard.metric) for guard in found.raised] == [("RARE", "right_bias")]
+    assert "category RARE: full_price bias of right prices -4.0 %" in found.first_line
+
+
+def test_a_bias_of_all_rows_does_not_list_its_categories_but_a_larger_one(tmp_path: Path) -> None:
+    rows = exact_prices()
+
+    def up(rare: float) -> list[Row]:
+        all_up = changed(rows, lambda i, row: True, price_times(1.03))
+        return changed(all_up, lambda i, row: i % 20 == 0, price_times(rare))
+
+    assert {guard.category for guard in against(tmp_path / "even", up(1.03), reference=rows).raised} == {None}
+    assert {guard.category for guard in against(tmp_path / "uneven", up(1.08), reference=rows).raised} == {None, "RARE"}
+    assert {guard.category for guard in against(tmp_path / "down", up(0.95), reference=rows).raised} == {None, "RARE"}
 
 
 def test_answers_that_no_longer_parse_are_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from eval.runs.columns import read_columns
 from eval.runs.run import Run
 from eval.runs.writer import write_baseline
 from mlx_phi3v.catalogue import PRODUCT
+from mlx_phi3v.errors import UserError
 from mlx_phi3v.task import Task
 from tests.helpers.synthetic_runs import CATEGORIES, Row, answer, make_rows, write_run
 
@@ -119,6 +120,19 @@ def test_what_one_run_alone_records_holds_for_both(tmp_path: Path) -> None:
     rows = photos(100)
     found = against(tmp_path, without(rows), rows)
     assert found.products.products == 100 and found.products.largest == SIZE
+
+
+def test_runs_that_record_other_products_are_refused_unless_told_how_to_group(tmp_path: Path) -> None:
+    rows = make_rows(30)
+    a, b = (
+        write_run(tmp_path / name, [{**row, "product": f"p{(i + shift) // 3}"} for i, row in enumerate(rows)])
+        for name, shift in (("a", 0), ("b", 1))
+    )
+    renamed = write_run(tmp_path / "c", [{**row, "product": f"q{i // 3}"} for i, row in enumerate(rows)])
+    with pytest.raises(UserError, match="record other products for the row 'p00002': 'p0' and 'p1'; give --cluster"):
+        compare_runs(a, b, resamples=10)
+    assert compare_runs(a, b, resamples=10, cluster="none").products.clusters is None
+    assert compare_runs(a, renamed, resamples=10).products.products == 10
 
 
 def test_a_baseline_keeps_products(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def test_prices_5_percent_up_raise_the_bias(tmp_path: Path) -> None:
     sides = train(tmp_path, "x", EQUAL_A, rows=ROWS), train(tmp_path, "y", EQUAL_B, rows=[dearer(row) for row in ROWS])
     found = compare_sets(*sides, resamples=20)
     assert found.verdict == "EQUIVALENT" and "full_price bias +5.0 %" in found.first_line
+    one = [dearer(row) if row["true"]["category3_code"] == "BAGS" else row for row in ROWS]
+    found = compare_sets(sides[0], train(tmp_path, "z", EQUAL_B, rows=one), resamples=20)
+    assert found.verdict == "EQUIVALENT" and "category BAGS: full_price bias of right prices +5.0 %" in found.first_line
 
 
 def test_two_sides_that_have_learnt_nothing_are_not_meaningful(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_a_pilot_says_which_rows_its_runs_lack(
         (["one", "--rows", "100"], "a pilot is two runs; 1 is given"),
         (["--rows", "100", "--discordance", "1", "--difference", "-3"], "--discordance 1 is below --difference -3"),
         (["--rows", "3"], "--rows"),
+        (["one", "./one"], "one is given twice; a pilot is two runs that differ"),
+        (["--rows", "30", "--allow", "adapter"], "--allow is for the two runs of a pilot"),
+        (["--rows", "30", "--cluster-correlation", "0.5"], "--cluster-correlation needs --cluster-size"),
         (["--rows", "30", "--cluster-size", "31"], "--cluster-size 31 is more than --rows 30"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,7 +23,8 @@ from eval import merge
 from eval.runs.import_config import ImportConfig
 from eval.runs.imported import import_run
 from eval.runs.manifest import split_hash
-from eval.runs.prediction import Prediction
+from eval.runs.prediction import Prediction, reparse
+from eval.runs.rescored import RescoredRun
 from eval.runs.run import Run
 from eval.runs.writer import RunWriter, write_baseline
 from eval.score import main as score_main
@@ -130,6 +133,25 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
         RunWriter.open(run.path, manifest())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: b"\xef\xbb\xbf" + data, "line 1 begins with a byte order mark; save it as UTF-8 without one"),
+        (lambda data: data.decode().encode("utf-16"), "begins with a byte order mark"),
+        (lambda data: data + b"\n", "line 3 is blank; remove that line"),
+    ],
+)
+def test_what_an_editor_did_to_a_file_is_named(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    run = write_run(tmp_path / "run", make_rows(2))
+    path = run.path / "predictions.jsonl"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message):
+        _ = Run.load(run.path).rows
+    (run.path / "manifest.json").write_bytes(b"\xef\xbb\xbf" + (run.path / "manifest.json").read_bytes())
+    with pytest.raises(UserError, match=r"manifest\.json begins with a byte order mark"):
+        Run.load(run.path)
+
+
 def test_a_truncated_last_line_is_left_out_and_reported(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_rows(5), finish=False)
     path = run.path / "predictions.jsonl"
@@ -211,6 +233,17 @@ def test_imported_jsonl_with_whole_answers_is_parsed_by_the_task(tmp_path: Path,
     run = import_run(ImportConfig(tmp_path / "theirs.jsonl", catalogue, tmp_path / "run", text="answer"))
     assert {row.id: row.to_dict()["predicted"] for row in run.rows} == {row["id"]: row["predicted"] for row in rows}
     assert run.manifest["hashes"]["split"] == split_hash(TASK, iter([{"id": r["id"], **r["true"]} for r in rows]))
+
+
+def test_imported_answers_in_json_keep_their_values_when_scored_again(tmp_path: Path, catalogue: Path) -> None:
+    rows = make_rows(6)
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"id": r["id"], "answer": json.dumps(r["true"])}) for r in rows))
+    run = import_run(ImportConfig(tmp_path / "p.jsonl", catalogue, tmp_path / "run", text="answer"))
+    again = RescoredRun.load(run.path)
+    assert [row.to_dict()["predicted"] for row in again.rows] == [row.to_dict()["predicted"] for row in run.rows]
+    assert all(row.predicted["full_price"].value == row.true["full_price"] for row in again.rows)
+    of_earlier_versions = [dataclasses.replace(row, text="") for row in run.rows]
+    assert [reparse(row, TASK) for row in of_earlier_versions] == of_earlier_versions
 
 
 @pytest.mark.parametrize(

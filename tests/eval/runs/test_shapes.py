@@ -88,7 +88,7 @@ LINES: list[tuple[Callable[[Row], Any], str]] = [
     (text('"seconds": 0.05', f'"newer": {DEEP}'), "nested too deeply"),
     (lambda row: json.dumps(row)[:50], "not whole JSON"),
     (lambda row: "[]", r"it is \[\]; it must be an object"),
-    (lambda row: "", "not whole JSON"),
+    (lambda row: "", "is blank; remove that line"),
 ]
 
 
