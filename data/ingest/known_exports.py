@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ KNOWN = (
 )
 PRESETS = ("burberry", *KNOWN, "generic", "none")
 _OWN_KEYS = ("export", "found_by")
+Say = Callable[[str], None]
 _LAST = ("caption", "text", "description")  # a title only where nothing else is
 
 
@@ -82,44 +83,45 @@ def _found_by(name: str) -> list[frozenset[str]]:
     return [frozenset(folded(str(column)) for column in wanted) for wanted in preset["found_by"]]
 
 
-def fitted(preset: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def fitted(preset: Mapping[str, Any], columns: Sequence[str], say: Say = note) -> dict[str, Any]:
     """The mapping's keys of a preset with the names that this table has.
 
-    A preset without `found_by` is for one set of columns: its keys are as they are written.
+    A preset without `found_by` is for one set of columns: its keys are as they are written. `say` is told where one of
+    several columns is taken.
     """
     keys = {key: value for key, value in preset.items() if key not in _OWN_KEYS}
     if "found_by" not in preset and "export" not in preset:
         return keys
-    fields = {name: spec for name, given in (keys.get("fields") or {}).items() if (spec := _spec(given, columns))}
+    fields = {name: spec for name, given in (keys.get("fields") or {}).items() if (spec := _spec(given, columns, say))}
     fit = keys | {"fields": fields}
     for key in ("image", "code", "split"):
-        if key in keys and not (fit.update({key: _spec(keys[key], columns)}) or fit[key]):
+        if key in keys and not (fit.update({key: _spec(keys[key], columns, say)}) or fit[key]):
             del fit[key]
     if "group" in keys:
         fit |= {"group": _group(keys["group"], columns)}
     return {key: value for key, value in fit.items() if value}
 
 
-def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
+def _spec(given: Any, columns: Sequence[str], say: Say) -> dict[str, Any] | None:
     """The columns of one key as `{column: ...}` or `{columns: [...]}`, with what else it says; None where there is none."""
     spec = dict(given) if isinstance(given, Mapping) else {"columns": given}
     listed = spec.pop("columns", spec.pop("column", None))
     choices = listed if isinstance(listed, (list, tuple)) else [listed]
     if spec.get("kind") == "number":
-        return _prices(choices, spec, columns)
+        return _prices(choices, spec, columns, say)
     names = list(dict.fromkeys(name for item in choices if (name := _column(item, columns))))
     if (not names or folded(names[0]) in _LAST) and (
         worded := qualified_columns(_spellings(choices), columns, category=spec.get("kind") == "category")
     ):
-        names = [_first_of(worded)]
+        names = [_first_of(worded, say)]
     if not names:
         return None
     if spec.get("kind") == "category" and (others := other_levels(names[0], columns)):
-        note(f"the category is read from {names[0]}, not from {listed_names(others, 3)}; --field says otherwise")
+        say(f"the category is read from {names[0]}, not from {listed_names(others, 3)}; --field says otherwise")
     return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
 
 
-def _prices(choices: Sequence[Any], spec: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any] | None:
+def _prices(choices: Sequence[Any], spec: Mapping[str, Any], columns: Sequence[str], say: Say) -> dict[str, Any] | None:
     """The columns of a number's tiers, such as sale and regular price: of each its own name, else with tax or currency beside.
 
     Columns in another currency than the first, or without tax behind one that is not, are no tier of the same price.
@@ -129,15 +131,15 @@ def _prices(choices: Sequence[Any], spec: Mapping[str, Any], columns: Sequence[s
         own = _column(item, columns)
         choice = [(own, None)] if own else priced_columns(_spellings([item]), columns)
         if choice:
-            found.setdefault(_first_of([name for name, _ in choice]), choice[0][1])
+            found.setdefault(_first_of([name for name, _ in choice], say), choice[0][1])
     if not found:
         return None
     first, code = next(iter(found.items()))
     names = [name for name in found if found[name] in (None, code) and is_untaxed(name) == is_untaxed(first)]
     if others := [name for name in found if is_untaxed(name) != is_untaxed(first)]:
-        note(f"price is read from {first}, not from {listed_names(others, 3)}, by what they say of tax; --field says otherwise")
+        say(f"price is read from {first}, not from {listed_names(others, 3)}, by what they say of tax; --field says otherwise")
     elif is_untaxed(first):
-        note(f"price is read from {first}, which is without tax")
+        say(f"price is read from {first}, which is without tax")
     currency = {"currency": code} if code else {}
     return {"column": names[0], **currency, **spec} if len(names) == 1 else {"columns": names, **currency, **spec}
 
@@ -155,9 +157,9 @@ def _spellings(choices: Sequence[Any]) -> list[str]:
     return [*(name for name in names if name not in last), *(["name"] if "title" in names else []), *last]
 
 
-def _first_of(names: Sequence[str]) -> str:
+def _first_of(names: Sequence[str], say: Say) -> str:
     if len(names) > 1:
-        note(f"of {', '.join(names[:4])} the column {names[0]} is read; --field says otherwise")
+        say(f"of {', '.join(names[:4])} the column {names[0]} is read; --field says otherwise")
     return names[0]
 
 
@@ -168,6 +170,10 @@ def _group(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
         return None
     key = _column(spec.get("key"), columns)
     return {"column": column} | ({"key": key} if key else {}) | ({"continued": True} if spec.get("continued") else {})
+
+
+def _say_nothing(_: str) -> None:
+    pass
 
 
 KINDS_OF_USUAL = {"title": "text", "name": "text", "category": "category", "price": "number"}
@@ -184,7 +190,8 @@ def with_preset(
     known = getattr(table, "preset", None) or detect(columns)
     found = preset or known
     given = load_preset(found or "generic")
-    keys = fitted(given, columns)
+    # Beside the user's own fields those of a preset are not learned, so nothing is said of them.
+    keys = fitted(given, columns, _say_nothing if own.get("fields") else note)
     if table is not None and found == getattr(table, "preset", ""):
         keys = _of_annotations(keys, table)
     if not own.get("fields") and not keys.get("fields") and preset != "none":

@@ -9,6 +9,7 @@ from typing import Any
 
 from .column_names import folded
 from .paths_in_row import resolve
+from .values import truth
 
 _SEPARATORS = "_.:/- "
 _OF_CLASSES = {"category", "categories", "class", "label", "type", "kind", "is"}
@@ -22,7 +23,7 @@ def class_of(columns: Sequence[str], values: Mapping[str, Any]) -> str | None:
     ('hat', 'bag')
     """
     names = class_names(tuple(columns))
-    return ", ".join(name for name, column in zip(names, columns) if _truth(resolve(values, column)) is True) or None
+    return ", ".join(name for name, column in zip(names, columns) if truth(resolve(values, column)) is True) or None
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,7 +45,7 @@ def one_hot_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -
 
     Flags that are independent of each other (in stock, on sale) are none: some rows have several or no 1.
     """
-    marks = {column: [_truth(resolve(row, column)) for row in rows] for column in columns}
+    marks = {column: [truth(resolve(row, column)) for row in rows] for column in columns}
     for is_class, run in itertools.groupby(columns, key=lambda column: None not in marks[column]):
         found = list(run)
         chosen = [sum(map(bool, cells)) for cells in zip(*(marks[column] for column in found))]
@@ -52,11 +53,3 @@ def one_hot_columns(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -
         if is_class and len(found) >= _LEAST and several and set(chosen) == {1}:
             return found
     return []
-
-
-def _truth(cell: Any) -> bool | None:
-    """A cell of 0 or 1, however it is written; None of anything else."""
-    if isinstance(cell, (bool, int, float)) and cell in (0, 1):
-        return bool(cell)
-    text = cell.strip().casefold() if isinstance(cell, str) else ""
-    return {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}.get(text)

@@ -33,7 +33,7 @@ from .photos_by_value import no_pictures, photos_by_value
 from .planned_rows import PlannedRows
 from .row_references import row_references
 from .shown_by_values import with_shown_by_values
-from .source_tables import first_rows
+from .source_tables import JudgedRows, first_rows
 from .sources import Source, open_source
 from .tables import Reading, Table, open_table
 
@@ -85,7 +85,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
             _require_columns(keys, columns, settings.source)
             keys = {"fields": {"answer": "answer"}, "template": "{answer}"} | keys
     else:
-        looked_at = PlannedRows(source, _NO_MAPPING, joined, settings.limit)
+        looked_at = JudgedRows(PlannedRows(source, _NO_MAPPING, joined, settings.limit))
         keys, export = _with_known_columns(settings, keys, first, looked_at, list(columns))
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source)
     mapping = with_shown_by_values(mapping, PlannedRows(source, mapping, joined, settings.limit))
@@ -157,7 +157,7 @@ def _with_own_preset(settings: IngestConfig) -> IngestConfig:
 
 
 def _with_known_columns(
-    settings: IngestConfig, own: dict[str, Any], table: Table, rows: PlannedRows, columns: list[str]
+    settings: IngestConfig, own: dict[str, Any], table: Table, rows: JudgedRows, columns: list[str]
 ) -> tuple[dict[str, Any], str | None]:
     """The keys for what names and values of columns show, and the known export that they are."""
     keys, export = with_preset(own, columns, settings.preset, table)

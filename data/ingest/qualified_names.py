@@ -18,7 +18,7 @@ _AT_THE_END = re.compile(
     r"(?P<name>.*?\w)(?:[\s_.-]+(?:(?:in|en|em)[\s_.-]+)?|(?=[€$£¥₹]))(?P<unit>[A-Za-z]{3}|[^\w\s.-]{1,2})\s*"
 )
 _LANGUAGE = re.compile(
-    r"(?P<name>.*?\w)[\s_.:(\[-]+(?i:en|de|fr|it|es|pt|nl|pl|sv|da|nb|fi|cs|sk|hu|ro|tr|ru|uk|ja|zh|ko|ar|he|el|bg|hr|ca|vi|th)"
+    r"(?P<name>.*?\w)[\s_.:(\[#~-]+(?i:en|de|fr|it|es|pt|nl|pl|sv|da|nb|fi|cs|sk|hu|ro|tr|ru|uk|ja|zh|ko|ar|he|el|bg|hr|ca|vi|th)"
     r"(?:[_-][A-Z]{2})?(?:[-_.:][a-z]+)?[)\]]?"
 )
 _NUMBER = re.compile(r"\d+|[一二三四五]")

@@ -36,6 +36,19 @@ def first_rows(rows: Iterable[RawRow], count: int = JUDGED_BY) -> Iterator[RawRo
     return itertools.islice(rows, count)
 
 
+class JudgedRows:
+    """The first rows of a source, which are read once however often they are asked for."""
+
+    def __init__(self, rows: Iterable[RawRow]) -> None:
+        self._rows = rows
+        self._found: list[RawRow] | None = None
+
+    def __iter__(self) -> Iterator[RawRow]:
+        if self._found is None:
+            self._found = list(first_rows(self._rows))
+        return iter(self._found)
+
+
 def first_values(rows: Iterable[RawRow], count: int = JUDGED_BY) -> list[Mapping[str, Any]]:
     """The values of those of them that can be read."""
     return [row.values for row in first_rows(rows, count) if not isinstance(row.values, RowError)]

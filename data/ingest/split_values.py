@@ -6,6 +6,7 @@ from typing import Any
 
 from .column_names import folded
 from .sources import SPLIT_NAMES
+from .values import truth
 
 _FURTHER = {
     "tr": "train", "trn": "train", "fit": "train",
@@ -13,7 +14,6 @@ _FURTHER = {
     "tst": "test", "te": "test", "holdout": "test", "hold out": "test", "held out": "test",
 }  # fmt: skip
 _NAMES = SPLIT_NAMES | _FURTHER
-_YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 _NUMBERED = {"0": "train", "1": "validation", "2": "test"}
 
 
@@ -30,8 +30,8 @@ def split_of(value: Any, column: str) -> str | None:
     if (named := _NAMES.get(word)) is not None:
         return named
     flag = _flagged(column)
-    if flag is not None and word in _YES + _NO:
-        return flag if word in _YES else "validation" if flag == "train" else "train"
+    if flag is not None and (found := truth(word)) is not None:
+        return flag if found else "validation" if flag == "train" else "train"
     return _NUMBERED.get(word.removesuffix(".0"))
 
 

@@ -116,6 +116,20 @@ def unpacked(value: Any) -> Any:
     return value
 
 
+_TRUTH = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+
+
+def truth(cell: Any) -> bool | None:
+    """A cell of yes or no, however it is written; None of anything else.
+
+    >>> truth("1"), truth(0.0), truth(" Yes"), truth("2")
+    (True, False, True, None)
+    """
+    if isinstance(cell, (bool, int, float)) and cell in (0, 1):
+        return bool(cell)
+    return _TRUTH.get(cell.strip().casefold()) if isinstance(cell, str) else None
+
+
 def unquoted(value: Any) -> Any:
     """The text that a JSON string stands for; any other cell itself.
 

@@ -47,7 +47,8 @@ class Dialect:
         if self.quoting in ("backslash", "quote-only"):
             return escaped_records(lines, self.delimiter, letters=self.quoting == "backslash")
         if self.quoting == "single":
-            return strict_records(lines, self.delimiter, shape, spaced=True, clean=self.clean, mend=False, quote="'")
+            lines.quote = "'"
+            return strict_records(lines, self.delimiter, shape, spaced=True, clean=self.clean, mend=False)
         spaced = self.quoting == "spaced"
         return strict_records(lines, self.delimiter, shape, spaced=spaced, clean=self.clean, mend=mend)
 

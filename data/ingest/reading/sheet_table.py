@@ -79,11 +79,12 @@ class SheetTable:
                 if (media := pictures.named(cell)) is not None:
                     found[row, column] = [media]
         below = {place: media for place, media in found.items() if self._start <= place[0] < len(self._rows)}
-        for (row, column), media in sorted(below.items()):
+        beside_text = {column for row, column in below if _is_text(self._rows[row], column)}
+        for (row, column), files in sorted(below.items()):
             name = self.names[column] if 0 <= column < len(self.names) else None
-            if name is None or any(_is_text(self._rows[line], column) for line, at in below if at == column):
+            if name is None or column in beside_text:
                 name = "picture" if "picture" not in self.names else "picture_inside"
-            self._media.setdefault(row, {}).setdefault(name, []).extend(media)
+            self._media.setdefault(row, {}).setdefault(name, []).extend(files)
             self.columns[name] = pa.binary()
         if self._media:
             columns = ", ".join(dict.fromkeys(name for names in self._media.values() for name in names))

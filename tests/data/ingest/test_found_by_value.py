@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data.ingest import planned_rows
 from data.ingest.__main__ import main
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
+from data.ingest.plan import make_plan
+from data.ingest.source_tables import RawRow
 from mlx_phi3v.catalogue import Catalogue
 from mlx_phi3v.errors import UserError
 from tests.helpers.misbehaving_server import photo_bytes
@@ -208,3 +212,17 @@ def test_a_step_of_nothing_is_one_sentence(folder: Path) -> None:
         main([*flags, "--category-step", "0"])
     with pytest.raises(UserError, match="--category-separator needs"):
         main([*flags, "--category-separator", ">"])
+
+
+def test_the_rows_by_which_columns_are_judged_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real = planned_rows.PlannedRows.__iter__
+
+    def counted(rows: planned_rows.PlannedRows) -> Iterator[RawRow]:
+        opened.append(len(rows.mapping.fields))
+        return real(rows)
+
+    monkeypatch.setattr(planned_rows.PlannedRows, "__iter__", counted)
+    path = write(folder / "s.csv", "title|front view|Endpreis", "Clock|p1.jpg|9,50", "Vase|p2.jpg|19,50")
+    make_plan(IngestConfig(str(path), folder / "out"))
+    assert opened.count(0) == 1  # before there is a mapping

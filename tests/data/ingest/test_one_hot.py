@@ -24,7 +24,7 @@ def take(source: Path, **settings: Any) -> list[dict[str, Any]]:
     return sorted(Catalogue(output).split("train")[:], key=lambda row: str(row["id"]))
 
 
-@pytest.mark.parametrize(("one", "zero"), [(" 1", " 0"), ("True", "False"), ("1.0", "0.0")])
+@pytest.mark.parametrize(("one", "zero"), [(" 1", " 0"), ("True", "False"), ("1.0", "0.0"), ("Yes", "no")])
 def test_classes_in_columns_of_their_own_are_the_category(
     one: str, zero: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ HEADERS = {
     ),
     "Kod;Ürün Adı;Ana Kategori;Satış Fiyatı (KDV Dahil);Resim 1": ("Ürün Adı", "Ana Kategori", "Satış Fiyatı (KDV Dahil)"),
     "id;Name;Product Category/Display Name;Sales Price;Image": ("Name", "Product Category/Display Name", "Sales Price"),
+    "o_id;name#de;name#en;category;price;image": ("name#de", "category", "price"),
     "title;category;old_price;new_price;image": ("title", "category", "new_price"),
     "Title (DE);description;Category_1;Category_2;Net price;Gross price;photo": ("Title (DE)", "Category_1", "Gross price"),
 }
@@ -90,6 +91,12 @@ def test_a_price_without_tax_is_never_read_in_place_of_one_with_tax(tmp_path: Pa
     field = next(f for f in make_plan(IngestConfig(str(path), tmp_path / "out")).mapping.fields if f.name == "price")
     assert field.columns == ("Price (tax incl.)",)
     assert "price is read from Price (tax incl.), not from Price (tax excl.)" in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_columns_beside_the_users_own_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path, "title;Price netto;category_1;category_2;image", "Sofa;200;Home;Living;p0.jpg")
+    make_plan(IngestConfig(str(path), tmp_path / "out", field=("title=title",)))
+    assert "is read from" not in capsys.readouterr().err
 
 
 def test_further_levels_of_a_category_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

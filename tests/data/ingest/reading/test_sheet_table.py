@@ -62,8 +62,8 @@ def test_the_sheet_with_most_rows_is_taken_or_the_one_that_is_named(tmp_path: Pa
 
 
 def test_a_sheet_of_further_photos_is_not_taken_for_the_products(tmp_path: Path) -> None:
-    products = [["id", "name", "price", "image"], [1, "Belt", 12.5, "a.jpg"]]
-    photos = [["id", "image"], *([1, f"b{k}.jpg"] for k in range(2))]
+    products: list[list[Cell]] = [["id", "name", "price", "image"], [1, "Belt", 12.5, "a.jpg"]]
+    photos: list[list[Cell]] = [["id", "image"], [1, "b1.jpg"], [1, "b2.jpg"]]
     table = open_table(write_xlsx(tmp_path / "t.xlsx", {"Products": products, "Images": photos}))
     assert list(table.columns) == ["id", "name", "price", "image"]
 
@@ -76,7 +76,7 @@ def test_cells_that_are_merged_downwards_count_in_each_row(tmp_path: Path) -> No
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in parts.items():
             archive.writestr(name, data.replace(b"</sheetData>", merged))
-    assert [row["kind"] for _, row in open_table(path).rows()] == ["Bags", "Bags", None]  # type: ignore[call-overload]
+    assert [row["kind"] for _, row in open_table(path).rows()] == ["Bags", "Bags", None]  # type: ignore[index]
 
 
 def test_a_title_above_the_header_is_none_of_the_rows(tmp_path: Path) -> None:
