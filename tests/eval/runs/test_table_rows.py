@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data.ingest.reading.options import Reading
 from eval.runs.imported import parse_field
 from eval.runs.table_rows import read_rows
 from mlx_phi3v.errors import UserError
@@ -46,6 +47,13 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / "p.csv")
     with pytest.raises(UserError, match=r"q\.csv does not exist"):
         read_rows(tmp_path / "q.csv")
+
+
+def test_how_to_read_csv_is_refused_for_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match="--header-line is of CSV files and workbooks; leave it out for --input"):
+        read_rows(tmp_path / "p.jsonl", Reading(header_line=2))
+    assert list(read_rows(tmp_path / "p.jsonl", Reading())) == [(1, {"id": "a"})]
 
 
 def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
