@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from .backend import Backend
-from .batches import Example
+from .batches import Example, collate
 from .config import ModelArgs
 from .errors import UserError
 from .kv_cache import fewest_moves
 from .next_tokens import NextTokens, Scores
 from .overflow import not_finite
-from .prefix_cache import PrefixCache, read_prompts
+from .prefix_cache import PrefixCache, rest_of
 from .prompts import IGNORE
 from .rope import uses_long_factor
 from .sampling import Draws, RowNumbers, Sampling
@@ -131,7 +131,7 @@ class AnswerBatch:
         """Prefill rows, which get their first token with the next step. Where that fails the batch is as it was before."""
         if rows:
             began = time.perf_counter()
-            self._joining.append(self._prefill(rows))
+            self._joining += self._prefill(rows)
             _share_time(rows, began)
 
     def step(self) -> list[tuple[RowState, int]]:
@@ -168,26 +168,37 @@ class AnswerBatch:
             given.append((row, token))
         return given
 
-    def _prefill(self, rows: Sequence[RowState]) -> _Read:
-        scores, cache = read_prompts(self.backend, [row.example for row in rows], self.prefixes)
-        return _Read(list(rows), scores, cache)
+    def _prefill(self, rows: Sequence[RowState]) -> list[_Read]:
+        """Read the rows' texts: each that begins like one read before goes on from there, all the others are read together."""
+        done, others = [], []
+        for row in rows:
+            example = row.example
+            cached = None if self.prefixes is None else self.prefixes.find(example)
+            if cached is None:
+                others.append((row, example))
+            else:
+                rest = collate([rest_of(example, int(cached.lengths[0]))], self.backend.config)
+                done.append(_Read([row], *self.backend.prefill(rest, cached)))
+        if others:
+            batch = collate([example for _, example in others], self.backend.config)
+            done.append(_Read([row for row, _ in others], *self.backend.prefill(batch)))
+        return done
 
     def _go_on(self) -> _Read:
         """Read the last tokens of the rows that stay, and let those in that join."""
         if self._running is not None and self._tokens is not None:
             self._read_tokens(self._running, self._tokens)
         self._tokens = self._begun = None
-        for joining in self._joining:
-            if self._running is None:
-                self._running = joining
-            else:
-                self.backend.join(self._running.cache, joining.cache)
-                scores = self._running.scores.join(joining.scores)
-                self._running = _Read([*self._running.rows, *joining.rows], scores, self._running.cache)
-        self._joining = []
-        if self._running is None:
+        reads, self._joining = [*([] if self._running is None else [self._running]), *self._joining], []
+        if not reads:
             raise ValueError("the batch has no rows")
-        return self._running
+        first, *others = reads
+        if others:
+            self.backend.join(first.cache, *(read.cache for read in others))
+            scores = first.scores.join(*(read.scores for read in others))
+            first = _Read([row for read in reads for row in read.rows], scores, first.cache)
+        self._running = first
+        return first
 
     def _read_tokens(self, running: _Read, tokens: NextTokens) -> None:
         """Go on with the rows that stay; a row whose last token needs the other RoPE factors is to join again."""
@@ -204,7 +215,7 @@ class AnswerBatch:
         else:
             self._running = None  # its cache makes room
         if stale:
-            self._joining.insert(0, self._prefill(stale))
+            self._joining[:0] = self._prefill(stale)
 
     def _keep(self, running: _Read, places: list[int]) -> None:
         """Let only the rows at these places stay, in the cache and in the step that was begun."""

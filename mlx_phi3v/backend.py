@@ -121,7 +121,7 @@ class Backend(Protocol):
         """Summed token loss without gradients (and without dropout)."""
 
     def prefill(self, batch: Batch, read: Any = None) -> tuple[Scores, Any]:
-        """Read left-padded prompts: the scores of the next tokens, and the cache. Long ones are read in chunks.
+        """Read prompts: the scores of the next tokens, and the cache. Long ones are read in chunks.
 
         read: the cache of the beginning of a batch's only prompt, which is then used up; the batch has the rest.
         """
@@ -135,8 +135,8 @@ class Backend(Protocol):
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """Let only these rows stay in the cache, in this order; see `kv_cache.fewest_moves`."""
 
-    def join(self, cache: Any, other: Any) -> None:
-        """Put the rows of another cache, which is used up, behind those of this one."""
+    def join(self, cache: Any, *others: Any) -> None:
+        """Put the rows of other caches, which are used up, behind those of this one."""
 
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
         """Every layer's hidden states, and logits of positions `logits_from` on."""

@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded to one length.
+    """Rows padded to one length, on the right.
 
     input_ids, labels, positions: int64 [B, T]; attention_mask: bool [B, T], False on padding.
     pixel_values: fp32 [N, 3, 336, 336], only real crops; none where the features are given.
@@ -69,26 +69,31 @@ class Batch:
         return np.pad(index, (0, behind)), np.pad(shifted[rows, columns], (0, behind), constant_values=IGNORE)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [B]."""
+        lengths: np.ndarray = self.attention_mask.sum(1)
+        return lengths
+
+    @property
     def tokens(self) -> int:
         """Positions that hold a token."""
         return int(self.attention_mask.sum())
 
 
-def collate(examples: Sequence[Example], config: ModelArgs, *, pad_left: bool = False, pad_id: int = 0) -> Batch:
-    """Pad `examples` to one length: on the right for training, on the left for generation."""
+def collate(examples: Sequence[Example], config: ModelArgs) -> Batch:
+    """Pad `examples` to one length, on the right."""
     length = max(len(e.input_ids) for e in examples)
     images = [image for e in examples for image in e.images]
     total_crops = sum(image.crop_count for image in images)
     known = bool(images) and all(image.features is not None for image in images)
     shape = (len(examples), length)
-    input_ids, labels = np.full(shape, pad_id, np.int64), np.full(shape, IGNORE, np.int64)
+    input_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
     mask, image_index = np.zeros(shape, bool), np.full(shape, -1, np.int64)
     crops: list[np.ndarray] = []
     first_crop = 0
     for row, example in enumerate(examples):
         n = len(example.input_ids)
-        place = slice(length - n, length) if pad_left else slice(0, n)
-        input_ids[row, place], labels[row, place], mask[row, place] = example.input_ids, example.labels, True
+        input_ids[row, :n], labels[row, :n], mask[row, :n] = example.input_ids, example.labels, True
         index = np.full(n, -1, np.int64)
         for k, image in enumerate(example.images, start=1):
             last = first_crop + image.crop_count - 1
@@ -97,7 +102,7 @@ def collate(examples: Sequence[Example], config: ModelArgs, *, pad_left: bool = 
             index[where] = np.tile(source, len(where) // len(source))  # a tag may appear twice
             first_crop += image.crop_count
             crops.append(image.features[:-2] if known and image.features is not None else image.distinct_crops)
-        image_index[row, place] = index
+        image_index[row, :n] = index
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
     pixel_values, features = np.zeros((0, 3, CROP_SIZE, CROP_SIZE), np.float32), None
     if known and images[-1].features is not None:

@@ -26,11 +26,11 @@ class LayerCache(ABC):
     What a row that left had taken, and padding that no row has any more, is room for rows that join. So one that leaves costs a
     copy of one row at most, and one that joins a copy of itself. bits: 8 or 4 packs keys and values, 0 stores them as they are;
     expected: tokens to make room for at once; rounded: whether the places are as many as a power of two, for a compiled step of
-    few shapes.
+    few shapes; prompts: tokens of each of the prompts that are appended first, padded on the right.
     """
 
-    def __init__(self, bits: int = 0, expected: int = 0, rounded: bool = False) -> None:
-        self.bits, self.expected, self.rounded = bits, expected, rounded
+    def __init__(self, bits: int = 0, expected: int = 0, rounded: bool = False, prompts: Sequence[int] = ()) -> None:
+        self.bits, self.expected, self.rounded, self.prompts = bits, expected, rounded, prompts
         # Those of the keys, then those of the values: [places, heads, columns, D], or what the framework's `pack` makes. The
         # columns from `start` to `end` are filled. What stands in the others of the first `rows` places is finite.
         self.arrays: list[Any] = []
@@ -71,13 +71,22 @@ class LayerCache(ABC):
         """S."""
         return self.length
 
-    def append(self, new: Sequence[Any]) -> list[Any]:
-        """Store new tokens [B, heads, T, D] of each array behind the last; what is filled then, [B, heads, S, D] each."""
+    def append(self, new: Sequence[Any]) -> Sequence[Any]:
+        """Store new tokens [B, heads, T, D] of each array behind the last; what is filled then, [B, heads, S, D] each.
+
+        Of prompts padded on the right: these, as they are. They are stored with their padding on the left.
+        """
         tokens = int(new[0].shape[2])
         if not self.length:
             self.rows, self.start = int(new[0].shape[0]), 0
             places, columns = self._places(self.rows), room(max(tokens, self.expected))
             self.arrays = [self.zeros(array, places, columns) for array in new]
+            if any(count < tokens for count in self.prompts):
+                self.length = tokens
+                for array, added in zip(self.arrays, new):
+                    for row, count in enumerate(self.prompts):
+                        array[row : row + 1, :, tokens - count : tokens] = added[row : row + 1, :, :count]
+                return new
         self.make_room(tokens)
         for array, added in zip(self.arrays, new):
             array[: self.rows, :, self.end : self.end + tokens] = added
@@ -102,17 +111,19 @@ class LayerCache(ABC):
             if moved:
                 self.move_rows(moved)
 
-    def truncate(self, tokens: int) -> None:
-        """Drop all but the first tokens."""
-        self.length = min(self.length, tokens)
-        for array in self.arrays:
-            array[:, :, self.end :] = 0
-
-    def row(self, row: int, padding: int) -> Self:
-        """A copy of one row without its padding, in no more room than it needs."""
+    def row(self, row: int, padding: int, tokens: int, expected: int = 0) -> Self:
+        """A copy of some tokens of one row, behind its padding: in no more room than they need, or with room for `expected`."""
         copy = type(self)(self.bits, rounded=self.rounded)
-        copy.rows, copy.length = 1, self.length - padding
-        copy.arrays = self.copied([array[row : row + 1, :, self.start + padding : self.end] for array in self.arrays])
+        copy.rows, copy.length = 1, tokens
+        begin = self.start + padding
+        parts = [array[row : row + 1, :, begin : begin + tokens] for array in self.arrays]
+        if expected > tokens:
+            copy.arrays = [self.zeros(part, 1, room(expected)) for part in parts]
+            for array, part in zip(copy.arrays, parts):
+                array[:, :, :tokens] = part
+            copy.settle()
+        else:
+            copy.arrays = self.copied(parts)
         return copy
 
     def join(self, others: Sequence[Self], columns: int) -> None:
@@ -184,17 +195,11 @@ class BatchCache(Generic[Layer]):
         for layer in self.layers:
             layer.filter(rows, padding)
 
-    def truncate(self, tokens: int) -> None:
-        """Drop all but the first tokens of a cache of one row."""
-        self.valid = self.valid[:, :tokens]
-        self.lengths = self.valid.sum(1)
-        for layer in self.layers:
-            layer.truncate(tokens)
-
-    def row(self, row: int) -> Self:
-        """A copy of one row without its padding."""
+    def row(self, row: int, tokens: int | None = None, expected: int = 0) -> Self:
+        """A copy of one row without its padding, or of its first tokens; expected: see `LayerCache.row`."""
         padding = self.valid.shape[1] - int(self.lengths[row])
-        return type(self)([layer.row(row, padding) for layer in self.layers], self.valid[row : row + 1, padding:])
+        tokens = int(self.lengths[row]) if tokens is None else tokens
+        return type(self)([layer.row(row, padding, tokens, expected) for layer in self.layers], np.ones((1, tokens), bool))
 
     def join(self, *others: Self) -> None:
         """Take the rows of the others behind its own. They give up their layers, so that no two copies are whole at once."""

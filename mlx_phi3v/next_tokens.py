@@ -55,7 +55,7 @@ class Scores(Protocol):
     def rows(self, rows: Sequence[int]) -> Scores:
         """Those of some rows."""
 
-    def join(self, other: Any) -> Scores:
+    def join(self, *others: Any) -> Scores:
         """These rows and, behind them, those of others of the same kind."""
 
     def numpy(self) -> np.ndarray:
@@ -91,9 +91,9 @@ class HostScores:
         """See `Scores`."""
         return HostScores(self.logits[list(rows)])
 
-    def join(self, other: HostScores) -> HostScores:
+    def join(self, *others: HostScores) -> HostScores:
         """See `Scores`."""
-        return HostScores(np.concatenate([self.logits, other.logits]))
+        return HostScores(np.concatenate([self.logits, *(other.logits for other in others)]))
 
     def numpy(self) -> np.ndarray:
         """See `Scores`."""

@@ -7,19 +7,16 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from .backend import Backend
-from .batches import Example, collate
+from .batches import Example
 from .config import ModelArgs
 from .crops import ProcessedImage
 from .kv_cache import BatchCache
-from .next_tokens import Scores
 from .rope import uses_long_factor
 
 LEAST = 16  # tokens: to read fewer again costs less than a pass of their own
@@ -43,7 +40,10 @@ class PrefixCache:
         self._texts: list[_Text] = []  # the one used last at the end
 
     def find(self, example: Example) -> BatchCache[Any] | None:
-        """A copy of what is cached of the beginning of this prompt, whole photos only; None where that is little."""
+        """A copy of what is cached of the beginning of this prompt, whole photos only; None where that is little.
+
+        It has room for the whole prompt.
+        """
         keys, total = token_keys(example), len(example.input_ids)
         best, shared = None, LEAST - 1
         for text in self._texts:
@@ -56,9 +56,7 @@ class PrefixCache:
         self._texts.remove(best)
         self._texts.append(best)
         self.reused += shared
-        copy = best.cache.row(0)
-        copy.truncate(shared)
-        return copy
+        return best.cache.row(0, shared, expected=total)
 
     def store(self, example: Example, cache: BatchCache[Any], row: int) -> None:
         """Keep a copy of what a batch's cache holds of this row; `example` is its text, as far as it is cached or farther."""
@@ -114,21 +112,3 @@ def rest_of(example: Example, read: int) -> Example:
     for number, k in enumerate(shown, start=1):
         renamed[ids == -k] = -number
     return replace(example, input_ids=renamed, labels=example.labels[read:], images=tuple(example.images[k - 1] for k in shown))
-
-
-def read_prompts(backend: Backend, examples: Sequence[Example], prefixes: PrefixCache | None) -> tuple[Scores, Any]:
-    """`Backend.prefill` of prompts to be answered together; what was read before of one is not read again."""
-    found = [None if prefixes is None else prefixes.find(example) for example in examples]
-    if not any(found):
-        return backend.prefill(collate(examples, backend.config, pad_left=True))
-    scores, cache = None, None
-    for example, cached in zip(examples, found):
-        rest = example if cached is None else rest_of(example, int(cached.lengths[0]))
-        new_scores, new_cache = backend.prefill(collate([rest], backend.config, pad_left=True), cached)
-        if scores is None:
-            scores, cache = new_scores, new_cache
-        else:
-            scores = scores.join(new_scores)
-            backend.join(cache, new_cache)
-    assert scores is not None
-    return scores, cache

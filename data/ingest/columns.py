@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from mlx_phi3v.task import is_missing
@@ -14,6 +15,8 @@ from .paths_in_row import resolve
 from .values import readable, unpacked
 
 _BETWEEN_PATHS = re.compile(r"(?<!\\),\s*|\s*\|\s*")
+_ZERO = re.compile(r"\D*0(?:[.,]?0)*\D*")
+_LONGEST_PRICE = 40  # characters
 _SEPARATORS = (" > ", ">", "＞", "::", " / ", "/", " | ", "|", "›", "»", "→", "\\")
 
 
@@ -23,17 +26,28 @@ def field_source(field: MappedField, values: Mapping[str, Any], is_empty: Callab
     >>> price = MappedField("price", "sale", "number", further=("regular",))
     >>> field_source(price, {"sale": "", "regular": "20"})
     '20'
+    >>> field_source(price, {"sale": "0.00", "regular": "20"}), field_source(price, {"sale": "0.00", "regular": ""})
+    ('20', '0.00')
     """
     if not field.further and field.step is None and field.column in values:
         return values[field.column]
     if field.one_hot:
         return class_of(field.columns, values)
-    value = None
+    value = zero = None
     for column in field.columns:
         value = resolve(values, column)
-        if not is_blank(value) and not is_empty(value):
-            return value if field.step is None else path_step(unpacked(value), field.step, field.separator)
-    return value
+        if is_blank(value) or is_empty(value):
+            continue
+        if field.kind == "number" and field.further and _is_zero(value):
+            zero = value if zero is None else zero  # a sale price of 0 beside a regular one is no sale
+            continue
+        return value if field.step is None else path_step(unpacked(value), field.step, field.separator)
+    return value if zero is None else zero
+
+
+def _is_zero(value: Any) -> bool:
+    text = str(value) if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool) else ""
+    return len(text) <= _LONGEST_PRICE and _ZERO.fullmatch(text) is not None
 
 
 def is_blank(value: Any) -> bool:

@@ -33,6 +33,7 @@ _NOT_ASKED = re.compile(
     r"|unit|per|kg|ship|versand|porto|frais|min|max|range|currency|type|note",
     re.I,
 )
+_TAX_RATE = re.compile(r"\W*(?:tax|mwst|ust|vat|steuer|iva|tva|btw|moms|gst|kdv|dph)\W*(?:rate|satz|class|id)?\W*", re.I)
 _HUNDREDTHS = re.compile(r"price.*(cents|minor)|(cents|minor).*price|unit_amount|amount_cents", re.I)
 _NO_TEXT = re.compile(r"https?://|\.(jpe?g|png|webp|gif)\b", re.I)
 
@@ -97,7 +98,9 @@ def _looks_like(field: str, name: str, rows: Sequence[Mapping[str, Any]]) -> boo
         return False
     if field == "price":
         priced = sum(_is_price(cell, sure=not named) for cell in cells)
-        return priced >= _LEAST * len(cells) and not (_NO_PRICE.search(name) or _HUNDREDTHS.search(name))
+        return priced >= _LEAST * len(cells) and not (
+            _NO_PRICE.search(name) or _HUNDREDTHS.search(name) or _TAX_RATE.fullmatch(name)
+        )
     if len(cells) > 1 and len(set(map(str, cells))) == 1:
         return False
     return all(isinstance(cell, str) and re.search(r"[^\W\d]{2}", cell) and not _NO_TEXT.search(cell) for cell in cells)

@@ -14,7 +14,20 @@ from mlx_phi3v.task import FieldKind
 from .prices import DecimalMark
 
 KINDS = ("text", "category", "number")
-_KEYS = ("column", "columns", "kind", "currency", "currency_column", "decimal", "required", "step", "separator", "one_hot")
+_KEYS = (
+    "column",
+    "columns",
+    "kind",
+    "currency",
+    "currency_column",
+    "decimal",
+    "required",
+    "step",
+    "separator",
+    "one_hot",
+    "untaxed",
+    "quoted",
+)
 _RESERVED = ("id", "images")
 
 
@@ -25,7 +38,8 @@ class MappedField:
     Of a number: `decimal` is its decimal mark, `currency_column` the column of its currency. `further` columns are read
     where the ones before are empty. Of a path such as `Home > Shelves`, cut at `separator` or at the usual signs, `step`
     is the part to take: from 1, or from -1 for the last; None takes all of it. `one_hot`: the value is the name of the one
-    of its columns that has a 1.
+    of its columns that has a 1. `untaxed`: all of its values say that a tax comes on top. `quoted`: they are JSON
+    strings, with their quotes.
     """
 
     name: str
@@ -39,6 +53,8 @@ class MappedField:
     separator: str | None = None
     currency_column: str | None = None
     one_hot: bool = False
+    untaxed: bool = False
+    quoted: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -108,6 +124,9 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
     one_hot = _true_or_false("one_hot", spec, said)
     if one_hot and (number or len(columns) < 2 or spec.get("step") is not None):
         raise UserError(f"{said} has one_hot, so it is a category or text of several columns: columns: [bag, hat]")
+    untaxed = _true_or_false("untaxed", spec, said)
+    if untaxed and not number:
+        raise UserError(f"{said} has untaxed but is of kind {kind}; only a number can have a tax")
     return MappedField(
         name,
         columns[0],
@@ -119,6 +138,8 @@ def _field(name: Any, spec: Any, currency: str | None, where: str) -> MappedFiel
         *_step(spec, said),
         column_text(spec["currency_column"], f"{said}: currency_column") if spec.get("currency_column") else None,
         one_hot,
+        untaxed,
+        _true_or_false("quoted", spec, said),
     )
 
 

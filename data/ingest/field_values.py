@@ -15,7 +15,7 @@ from .mapping import MappedField
 from .notes import Note
 from .prices import Price, PriceError, parse_price
 from .text import normalise
-from .values import is_nothing, may_be_nothing, price_parts, readable, without_html
+from .values import is_nothing, may_be_nothing, price_parts, readable, unquoted, without_html
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def field_value(field: MappedField, cell: Any, currency: Any, rules: ValueRules,
     What was read as missing, what could not be read and the currencies found are added to `notes`. Raises FieldError where
     a required field has no value.
     """
+    if field.quoted:
+        cell = unquoted(cell)
     if rules.is_empty(cell):
         if isinstance(cell, str) and cell.strip():
             notes.append(Note(field.name, "empty", cell.strip()))
@@ -96,6 +98,8 @@ def _number(field: MappedField, cell: Any, currency: Any, rules: ValueRules, not
         if cell is not given and rules.is_empty(cell):
             raise PriceError("price_empty")
         price = _price(field, cell, currency_code(currency) if currency is not None else None, rules)
+        if price.untaxed and not field.untaxed:
+            raise PriceError("price_without_tax")  # beside others with tax it is too low
     except PriceError as error:
         if field.required:
             raise FieldError(error.reason, cell) from None
@@ -130,4 +134,4 @@ def _price(field: MappedField, cell: Any, code: str | None, rules: ValueRules) -
     if rate is None:
         raise PriceError("price_no_rate")
     amount = price.amount * Decimal(str(rate))
-    return Price(round(amount, decimals(wanted)), wanted, wanted, price.rounded)
+    return dataclasses.replace(price, amount=round(amount, decimals(wanted)), currency=wanted, sign=wanted)

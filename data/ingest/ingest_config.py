@@ -96,7 +96,7 @@ class IngestConfig:
     header_line: int | None = option(
         None, help="line of a CSV file that names the columns; found if not given", at_least=1, at_most=MAX_ROWS
     )
-    sheet: str | None = option(None, help="sheet of a workbook; the one with most rows if not given")
+    sheet: str | None = option(None, help="sheet of a workbook; the one with most cells if not given")
     hub_config: str | None = option(None, help="configuration of a hub dataset, where it has several")
     revision: str | None = option(None, help="branch, tag or commit of a hub dataset")
     hub_split: str | None = option(None, help="splits of a hub dataset to read, such as train or train[:10%%]")

@@ -19,9 +19,10 @@ from mlx_phi3v.cli import read_yaml
 from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
 from mlx_phi3v.ranges import short
+from mlx_phi3v.text import listed as listed_names
 
 from .column_names import find_column, first_column, folded
-from .qualified_names import priced_columns, qualified_columns
+from .qualified_names import is_untaxed, other_levels, priced_columns, qualified_columns
 
 _FOLDER = Path(__file__).parent / "presets"
 # In the order they are looked for: what names few columns comes last.
@@ -39,6 +40,7 @@ KNOWN = (
         "wix",
         "bigcommerce",
         "squarespace",
+        "ecwid",
     ),
     *("label_studio", "coco", "llava", "imagefolder"),
 )
@@ -103,16 +105,41 @@ def _spec(given: Any, columns: Sequence[str]) -> dict[str, Any] | None:
     spec = dict(given) if isinstance(given, Mapping) else {"columns": given}
     listed = spec.pop("columns", spec.pop("column", None))
     choices = listed if isinstance(listed, (list, tuple)) else [listed]
+    if spec.get("kind") == "number":
+        return _prices(choices, spec, columns)
     names = list(dict.fromkeys(name for item in choices if (name := _column(item, columns))))
-    if not names and spec.get("kind") == "number" and (priced := priced_columns(_spellings(choices), columns)):
-        names, spec = [_first_of([name for name, _ in priced])], ({"currency": priced[0][1]} if priced[0][1] else {}) | spec
-    elif (not names or folded(names[0]) in _LAST) and (
+    if (not names or folded(names[0]) in _LAST) and (
         worded := qualified_columns(_spellings(choices), columns, category=spec.get("kind") == "category")
     ):
         names = [_first_of(worded)]
     if not names:
         return None
+    if spec.get("kind") == "category" and (others := other_levels(names[0], columns)):
+        note(f"the category is read from {names[0]}, not from {listed_names(others, 3)}; --field says otherwise")
     return {"column": names[0], **spec} if len(names) == 1 else {"columns": names, **spec}
+
+
+def _prices(choices: Sequence[Any], spec: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any] | None:
+    """The columns of a number's tiers, such as sale and regular price: of each its own name, else with tax or currency beside.
+
+    Columns in another currency than the first, or without tax behind one that is not, are no tier of the same price.
+    """
+    found: dict[str, str | None] = {}
+    for item in choices:
+        own = _column(item, columns)
+        choice = [(own, None)] if own else priced_columns(_spellings([item]), columns)
+        if choice:
+            found.setdefault(_first_of([name for name, _ in choice]), choice[0][1])
+    if not found:
+        return None
+    first, code = next(iter(found.items()))
+    names = [name for name in found if found[name] in (None, code) and is_untaxed(name) == is_untaxed(first)]
+    if others := [name for name in found if is_untaxed(name) != is_untaxed(first)]:
+        note(f"price is read from {first}, not from {listed_names(others, 3)}, by what they say of tax; --field says otherwise")
+    elif is_untaxed(first):
+        note(f"price is read from {first}, which is without tax")
+    currency = {"currency": code} if code else {}
+    return {"column": names[0], **currency, **spec} if len(names) == 1 else {"columns": names, **currency, **spec}
 
 
 def _column(spelled: Any, columns: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ from .row import Row, RowError
 _LEAST = 0.5  # of the rows whose file must be there
 _DISTINCT = 0.9  # of the rows must have a file of their own
 _LONGEST_PREFIX = 4
+_FIRST = ("_1", "-1", "_01", "-01", "_0", "-0", "_a", "-a", "_front", "-front")  # of several photos
 _MOST_FILES = 100_000  # of any kind, that are looked at
 _MOST_DEPTH = 4
 _MOST_VALUE = 80  # characters of a value that may be a file's name
@@ -28,7 +29,9 @@ def photo_pattern(rows: Iterable[tuple[Row, str | None]], given: Path | None = N
     folder = given or next((Path(root) for _, root in seen if root is not None), None)
     if folder is None or not folder.is_dir():
         return None
-    files = {path.stem: path for path in _photos(folder)}
+    found_files = list(_photos(folder))
+    # A name in other letters finds its file too, see `PhotoRoots`.
+    files = {path.stem.casefold(): path for path in found_files} | {path.stem: path for path in found_files}
     if not files:
         return None
     lengths = Counter(len(stem) for stem in files if stem.isdecimal())
@@ -69,12 +72,12 @@ def _named_by(value: Any, column: str, files: Mapping[str, Path], folder: Path, 
     if not 0 < len(name) <= _MOST_VALUE:
         return
     filled = name.zfill(length) if name.isdecimal() else name
-    for stem, form in ((name, ""), (filled, f"0{length}")):
-        if (path := files.get(stem)) is not None:
+    for stem, form, last in ((name, "", ""), (filled, f"0{length}", ""), *((name, "", sign) for sign in _FIRST)):
+        if (path := files.get(stem + last) or files.get((stem + last).casefold())) is not None:
             parts = path.relative_to(folder).parent.parts
             made = [f"{{{column}:{form}.{len(part)}}}" if _is_prefix(part, stem) else part for part in parts]
             if not any(set("{}") & set(part) for part in parts):
-                yield "/".join([*made, f"{{{column}{':' + form if form else ''}}}{path.suffix}"]), stem
+                yield "/".join([*made, f"{{{column}{':' + form if form else ''}}}{last}{path.suffix}"]), stem
             return
 
 

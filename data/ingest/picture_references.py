@@ -40,7 +40,9 @@ _WRITTEN = (
     re.compile(r"(?<![^,()])[^,()]+\.\w{3,5} \((https?://[^)\s]+)\)"),
 )
 _NEXT_URL = re.compile(r"(?<![\s,;|~])[\s,;|~]++(?=(?:https?:)?//)", re.IGNORECASE)
-_SEPARATORS = ("|", "~", ";", "\n", ",", " ")
+# Between paths with a photo's suffix; the last ones are in no file's name that is cut so by chance.
+_SEPARATORS = ("|", "~", ";", "\n", ",", "、", "，", "；", "\\n", "<br>", "<br/>", "<br />", " / ", " + ", "#", "^", " ")
+_BRACKETS = {("{", "}"), ("[", "]"), ("(", ")")}
 _SUFFIXED = re.compile(rf"(?:{'|'.join(re.escape(suffix) for suffix in PICTURE_SUFFIXES)})(?:[?#].*)?$", re.IGNORECASE)
 # How JPEG, PNG, GIF and WebP begin in base64, and bytes where pandas wrote them as text.
 _ENCODED = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "b'\\x", 'b"\\x', "b'GIF", "b'RIFF")
@@ -117,11 +119,17 @@ def split_pictures(text: str, separator: str | None = None) -> list[str]:
     path is cut only where every piece has a picture's suffix. A `separator` that is given always cuts.
     """
     text = text.strip(" \t\r\n,;|~") or text
+    if separator is None and (text[0], text[-1]) in _BRACKETS and not text[1:-1].strip().startswith(("{", "[", "(")):
+        inner = [piece.strip("\"' ") for piece in text[1:-1].split(",")]
+        if all(_SUFFIXED.search(piece) for piece in inner):  # of PostgreSQL, and a list without its quotes
+            return inner
     if separator is None and "//" in text:
         return [piece for piece in (part.strip(" \t\r\n,;|~") for part in _NEXT_URL.split(text)) if piece] or [text]
     for sign in (separator,) if separator else _SEPARATORS:
         pieces = [piece.strip() for piece in (text.split(sign) if sign != " " else text.split())]
         pieces = [piece for piece in pieces if piece]
+        if not separator and all(piece[0] == piece[-1] and piece[0] in "\"'" for piece in pieces):
+            pieces = [piece[1:-1] for piece in pieces]
         if separator or sign == "|":
             if sign in text:
                 return pieces

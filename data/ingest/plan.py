@@ -22,7 +22,6 @@ from mlx_phi3v.turns import TURNS
 from .chat import ChatPrompt, ChatTable
 from .chunk_store import chunk_schema
 from .currencies import read_rates
-from .decimal_commas import with_decimal_commas
 from .field_hints import with_fields_by_value
 from .field_values import ValueRules
 from .ingest_config import IngestConfig
@@ -33,6 +32,7 @@ from .paths_in_row import column_of
 from .photos_by_value import no_pictures, photos_by_value
 from .planned_rows import PlannedRows
 from .row_references import row_references
+from .shown_by_values import with_shown_by_values
 from .source_tables import first_rows
 from .sources import Source, open_source
 from .tables import Reading, Table, open_table
@@ -88,7 +88,7 @@ def make_plan(settings: IngestConfig) -> IngestPlan:
         looked_at = PlannedRows(source, _NO_MAPPING, joined, settings.limit)
         keys, export = _with_known_columns(settings, keys, first, looked_at, list(columns))
     mapping = _with_photos(make_mapping(keys, list(columns), settings.source), source)
-    mapping = with_decimal_commas(mapping, PlannedRows(source, mapping, joined, settings.limit))
+    mapping = with_shown_by_values(mapping, PlannedRows(source, mapping, joined, settings.limit))
     rows = PlannedRows(source, mapping, joined, settings.limit)
     if not mapping.images and settings.images:
         if set(columns) - _mapped(mapping):

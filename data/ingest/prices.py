@@ -16,6 +16,7 @@ from typing import Any, Literal
 from mlx_phi3v.text import in_form
 
 from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma, sign_key
+from .taxes import without_notes
 
 DecimalMark = Literal[".", ","]
 CENTS_BEHIND_COMMA = re.compile(r"\d,\d{1,2}(?!\d)")
@@ -34,13 +35,7 @@ _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
 # As Excel writes a number that its column is too narrow for, and as programs do: 1,99E+02  1.990000e+02. 1e3 is no number.
 _SCIENTIFIC = re.compile(r"(?P<first>\d)(?:(?P<mark>[.,])(?P<part>\d+))?[eE](?P<power>[+-]\d{2,3})")
-# Behind the price that a customer pays: inkl. 19 % MwSt.  incl. VAT  (Incl. of all taxes)  TTC  IVA incluido  税込
-_TAX = r"(?:mwst|ust|vat|gst|tax(?:es)?|tva|iva|btw|moms|mva|alv|dph|kdv)"
-_TAX_INCLUDED = re.compile(
-    rf"(?!\A),? ?\(?(?:\b(?:(?:inkl|incl|inc|including|inclusive)\b\.?(?: of)?(?: all)? ?(?:\d{{1,2}} ?% ?)?{_TAX}"
-    rf"|{_TAX} (?:incl|inkl|incluid[oa]|inclus[ae]?|compris)|ttc)|(?<=\d)ttc|税込み?|含税)\.?\)?\Z",
-    re.IGNORECASE,
-)
+_RAISED_NOTE = re.compile(r"(?<=\D)[¹²³]\s*\Z")  # 19,90 €¹
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 _EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
 _WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
@@ -59,12 +54,14 @@ class Price:
     """An amount, the ISO code of its currency where it is known, and `sign`: the code or sign that the text itself has.
 
     rounded: the text has not all digits down to the currency's minor unit, as 1.99E+02 may be 199.37.
+    untaxed: the text says that a tax comes on top.
     """
 
     amount: Decimal
     currency: str | None = None
     sign: str | None = None
     rounded: bool = False
+    untaxed: bool = False
 
 
 def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark | None = None) -> Price:
@@ -82,7 +79,7 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
     currency = currency.upper() if currency else None
     if isinstance(value, (int, float, Decimal)):
         return Price(tidy_amount(_from_number(value), currency), currency)
-    text = str(value)
+    text, untaxed = str(value), False
     usual = _USUAL.fullmatch(text) if decimal != "," else None
     if usual:  # as most are written: the rules below say the same of it, only slower
         number, found = usual[2], find_sign(usual[1]) if usual[1] else None
@@ -90,6 +87,10 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         text = _plain(text)
         if not text:
             raise PriceError("price_empty")
+        if not text[-1].isdigit():
+            text, taxed = without_notes(text)
+            untaxed = taxed is False
+        text = _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", text)
         if scientific := _SCIENTIFIC.fullmatch(text):
             return _from_scientific(scientific, currency, decimal)
         _refuse_what_is_no_single_price(text)
@@ -99,7 +100,7 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
     named = next(iter(found.codes)) if found and len(found.codes) == 1 else found.usual if found else None
     known = currency or (named if named and is_currency(named) else None)
     amount = Decimal(number.replace(",", "")) if usual else tidy_amount(_amount(number, known, decimal), known)
-    return Price(amount, known, _label(found, text, number))
+    return Price(amount, known, _label(found, text, number), untaxed=untaxed)
 
 
 def _label(found: Sign | None, text: str, number: str) -> str | None:
@@ -168,17 +169,17 @@ def _from_scientific(match: re.Match[str], currency: str | None, decimal: Decima
 
 
 def _plain(text: str) -> str:
-    """ASCII digits, plain spaces and apostrophes, `.00` where a dash stands for "no cents", no note that tax is included."""
+    """ASCII digits, plain spaces and apostrophes, without what is not seen."""
     if not text.isascii() or "`" in text:
+        text = _RAISED_NOTE.sub("", text)
+        if any(c.isdigit() and not c.isdecimal() for c in text):
+            raise PriceError("price_malformed")  # 12⁹⁹ is no 1299
         text = in_form("NFKC", text)
         text = "".join(str(unicodedata.digit(c)) if c.isdecimal() and not c.isascii() else c for c in text)
         text = text.translate(_PLAIN_MARKS)
         # Bidirectional and zero-width marks come with prices from right-to-left shops.
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    text = " ".join(text.split())
-    if not text[-1:].isdigit():
-        text = _TAX_INCLUDED.sub("", text)
-    return _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", text)
+    return " ".join(text.split())
 
 
 def _refuse_what_is_no_single_price(text: str) -> None:

@@ -9,24 +9,10 @@ from mlx_phi3v.text import in_form
 
 from .column_names import folded
 from .currencies import find_sign
+from .taxes import includes_tax, is_tax_word
 
 _LONGEST = 200  # characters of a name that is looked at
 _CUT = re.compile(r"[\s,;/()\[\]_.:-]+")
-_WITH_TAX = {
-    *("ttc", "brutto", "gross", "incl", "inkl", "inc", "including", "inclusive", "incluido", "incluida", "inclus", "incluse"),
-    *("inclusa", "compris", "with", "mit", "税込", "税込み", "含税"),
-}
-_WITHOUT_TAX = {
-    *("ht", "netto", "net", "excl", "exkl", "ex", "excluding", "hors", "sin", "sans", "zzgl", "senza", "esclusa", "escluso"),
-    *("excluido", "税抜", "税別", "不含税", "未税"),
-}
-_OF_TAXES = (
-    _WITH_TAX
-    | _WITHOUT_TAX
-    | {
-        *("mwst", "ust", "vat", "tax", "taxes", "taxe", "iva", "tva", "btw", "moms", "gst", "dph", "kdv", "mva", "alv"),
-    }
-)
 _IN_BRACKETS = re.compile(r"(?P<name>.*\w)\s*[\[(](?P<unit>[^\])]*)[\])]\s*")
 _AT_THE_END = re.compile(
     r"(?P<name>.*?\w)(?:[\s_.-]+(?:(?:in|en|em)[\s_.-]+)?|(?=[€$£¥₹]))(?P<unit>[A-Za-z]{3}|[^\w\s.-]{1,2})\s*"
@@ -35,6 +21,7 @@ _LANGUAGE = re.compile(
     r"(?P<name>.*?\w)[\s_.:(\[-]+(?i:en|de|fr|it|es|pt|nl|pl|sv|da|nb|fi|cs|sk|hu|ro|tr|ru|uk|ja|zh|ko|ar|he|el|bg|hr|ca|vi|th)"
     r"(?:[_-][A-Z]{2})?(?:[-_.:][a-z]+)?[)\]]?"
 )
+_NUMBER = re.compile(r"\d+|[一二三四五]")
 _LEVEL = re.compile(
     r"(?P<name>.*?\w)[\s_.(-]*(?:ebene|level|lvl|niveau|nivel|livello|stufe)?[\s_.-]*1\)?|(?:一级|第一)(?P<cjk>\w+)", re.I
 )
@@ -54,6 +41,16 @@ def qualified_columns(names: Iterable[str], columns: Sequence[str], *, category:
             if len(column) <= _LONGEST and (match := pattern.fullmatch(column)):
                 bare.setdefault(folded(match["name"] or match.groupdict().get("cjk") or ""), []).append(column)
     return next((found for name in names if (found := bare.get(folded(name)))), [])
+
+
+def other_levels(column: str, columns: Sequence[str]) -> list[str]:
+    """The columns whose names differ from this one in their number alone.
+
+    >>> other_levels("Kategorie Ebene 1", ["Kategorie Ebene 1", "Kategorie Ebene 2", "Ebene 2"]), other_levels("a", ["a", "b"])
+    (['Kategorie Ebene 2'], [])
+    """
+    without = _NUMBER.sub("#", column)
+    return [name for name in columns if name != column and "#" in without and _NUMBER.sub("#", name) == without]
 
 
 def priced_columns(names: Iterable[str], columns: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -77,25 +74,30 @@ def priced_columns(names: Iterable[str], columns: Sequence[str]) -> list[tuple[s
     return [(column, code) for _, column, code in sorted(found, key=lambda item: item[0])]
 
 
+def is_untaxed(column: str) -> bool:
+    """Whether the name of a column of prices says that a tax comes on top.
+
+    >>> is_untaxed("Price (tax excl.)"), is_untaxed("Prix TTC"), is_untaxed("price")
+    (True, False, False)
+    """
+    return includes_tax(word for word in _CUT.split(in_form("NFKC", column[:_LONGEST])) if word) is False
+
+
 def _without_words(column: str) -> tuple[str, int, str | None] | None:
     """(the name without words of tax and currency around it, its rank, the code); None where there are none around it."""
     plain = in_form("NFKC", column)
     name, code = _without_currency(plain) or (plain, None)
     words = [word for word in _CUT.split(name) if word]
-    taxes = {word.casefold() for word in _CUT.split(plain[len(name) :]) if word}
-    while len(words) > 1 and (_is_tax(words[-1]) or (code is None and find_sign(words[-1]) is not None)):
-        sign = None if _is_tax(words[-1]) else find_sign(words[-1])
+    taxed = includes_tax(word for word in _CUT.split(plain) if word)
+    while len(words) > 1 and (is_tax_word(words[-1]) or (code is None and find_sign(words[-1]) is not None)):
+        sign = None if is_tax_word(words[-1]) else find_sign(words[-1])
         code = sign.usual if sign else code
-        taxes.add(words.pop().casefold())
-    while len(words) > 1 and _is_tax(words[0]):
-        taxes.add(words.pop(0).casefold())
-    if name == plain and not taxes & (_WITH_TAX | _WITHOUT_TAX) and code is None:
+        words.pop()
+    while len(words) > 1 and is_tax_word(words[0]):
+        words.pop(0)
+    if name == plain and taxed is None and code is None:
         return None
-    return folded(" ".join(words)), 0 if taxes & _WITH_TAX else 2 if taxes & _WITHOUT_TAX else 1, code
-
-
-def _is_tax(word: str) -> bool:
-    return word.casefold() in _OF_TAXES
+    return folded(" ".join(words)), {True: 0, None: 1, False: 2}[taxed], code
 
 
 def _without_currency(name: str) -> tuple[str, str | None] | None:

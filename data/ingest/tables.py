@@ -22,6 +22,7 @@ from .row import Table as Table
 from .row import whole
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson")
+_DATABASES = (".db", ".sqlite", ".sqlite3", ".sql", ".mdb", ".accdb", ".dump")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".arrow", ".feather", *sheet_table.SUFFIXES)
 
 
@@ -36,6 +37,8 @@ def open_table(path: Path, reading: Reading | None = None) -> Table:
 
 def _table(path: Path, reading: Reading) -> Table:
     try:
+        if suffix_of(path) in _DATABASES:
+            raise UserError(f"{path} is a database; export its table as CSV or JSON, and give that")
         with whole(path):
             kind = file_kind(path, suffix_of(path))
         if kind == "json":
@@ -55,8 +58,6 @@ def _table(path: Path, reading: Reading) -> Table:
             return CsvTable(path, reading, tabs=kind == "tsv")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    if suffix_of(path) in (".db", ".sqlite", ".sqlite3", ".sql", ".mdb", ".accdb", ".dump"):
-        raise UserError(f"{path} is a database; export its table as CSV or JSON, and give that")
     raise UserError(
         f"{path} is of no known kind; give CSV, TSV, JSON, Parquet, Arrow, XLSX, ODS, XML, or a zip or tar archive of these"
     )

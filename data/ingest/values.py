@@ -116,6 +116,21 @@ def unpacked(value: Any) -> Any:
     return value
 
 
+def unquoted(value: Any) -> Any:
+    """The text that a JSON string stands for; any other cell itself.
+
+    >>> unquoted('"Hat"'), unquoted('"Imagine" poster'), unquoted(5)
+    ('Hat', '"Imagine" poster', 5)
+    """
+    text = value.strip() if isinstance(value, str) and len(value) <= _MOST_TEXT else ""
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return value
+    try:
+        return json.loads(text)
+    except ValueError:
+        return value
+
+
 def _object(value: Mapping[str, Any], path: bool, words: bool) -> str | None:
     for key in (*_NAMES, *_LANGUAGES):
         if key in value and (text := readable(value[key], path=path, words=words)):

@@ -36,7 +36,7 @@ class ImportConfig:
     header_line: int | None = option(
         None, at_least=1, at_most=MAX_ROWS, help="line or row of a table, from 1, that names the columns; found if not given"
     )
-    sheet: str | None = option(None, help="sheet of a workbook; the one with most rows if not given")
+    sheet: str | None = option(None, help="sheet of a workbook; the one with most cells if not given")
     score: tuple[str, ...] = option((), help="of a harness' log: the scores to take (default: all from 0 to 1)")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from ..config import ModelArgs
 from ..next_tokens import Scores
 from . import lora
 from .arrays import leaves, scalar, to_numpy
-from .cache import Cache, KVCache, prefill_mask
+from .cache import Cache, KVCache
 from .compiled import CompiledGradient
 from .compiled_step import CompiledStep
 from .cpu import blas
@@ -171,9 +172,10 @@ class MLXBackend:
         """See `backend.Backend`."""
         rows, tokens = batch.input_ids.shape
         if read is None and in_one(tokens):
-            cache = self._cache(batch.attention_mask)
-            hidden = self.model(*self._inputs(batch), mask=prefill_mask(batch.attention_mask), cache=cache.layers)
-            return self._scores(hidden), cache
+            cache = self._cache(batch.attention_mask[:, ::-1].copy(), prompts=batch.lengths.tolist())
+            # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+            hidden = self.model(*self._inputs(batch), mask="causal", cache=cache.layers)
+            return self._scores(hidden[mx.arange(rows), mx.array(batch.lengths - 1)][:, None]), cache
         images = mx.array(batch.pixel_values if batch.features is None else batch.features)
         features = self.model.features(images)
         done = [self._read_row(batch, row, features, read) for row in range(rows)]
@@ -194,9 +196,9 @@ class MLXBackend:
             mx.eval(hidden, [layer.arrays for layer in cache.layers])  # what the chunk took is free again
         return hidden, cache
 
-    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+    def _cache(self, valid: np.ndarray, expected: int = 0, prompts: Sequence[int] = ()) -> Cache:
         rounded, layers = self.compiled_step is not None, range(self.config.num_hidden_layers)
-        return Cache([KVCache(self.kv_bits, expected, rounded) for _ in layers], valid)
+        return Cache([KVCache(self.kv_bits, expected, rounded, prompts) for _ in layers], valid)
 
     @without_dropout
     def decode(self, cache: Cache, tokens: Any) -> Scores:
@@ -221,9 +223,9 @@ class MLXBackend:
         """See `backend.Backend`."""
         cache.keep_rows(rows)
 
-    def join(self, cache: Cache, other: Cache) -> None:
+    def join(self, cache: Cache, *others: Cache) -> None:
         """See `backend.Backend`."""
-        cache.join(other)
+        cache.join(*others)
 
     @without_dropout
     def forward(self, batch: Batch, logits_from: int = 0) -> Forward:
@@ -269,9 +271,8 @@ class MLXBackend:
         return scores(self.model.lm_head(hidden[:, -1]), on_device=self.scores_on_device)
 
     def _inputs(self, batch: Batch) -> Inputs:
-        lengths = batch.attention_mask.sum(1)
         images = batch.pixel_values if batch.features is None else batch.features
-        return Inputs(*map(mx.array, (batch.input_ids, batch.positions, lengths, batch.image_index, images)))
+        return Inputs(*map(mx.array, (batch.input_ids, batch.positions, batch.lengths, batch.image_index, images)))
 
     def _loss_inputs(self, batch: Batch, labels: int = 0) -> tuple[mx.array, ...]:
         """labels: see `Batch.learnt`."""

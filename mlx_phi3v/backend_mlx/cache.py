@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
-import numpy as np
 
 from ..kv_cache import KV_GROUP, BatchCache, LayerCache
 
@@ -62,11 +61,3 @@ def unpack(arrays: Sequence[mx.array], bits: int, heads: int) -> mx.array:
 
 
 Cache = BatchCache[KVCache]
-
-
-def prefill_mask(valid: np.ndarray) -> mx.array | str:
-    """Mask of left-padded prompts of one chunk, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
-    if valid.all():
-        return "causal"
-    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
-    return mx.array(causal & (valid[:, None, None, :] | ~valid[:, None, :, None]))

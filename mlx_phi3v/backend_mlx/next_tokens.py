@@ -69,9 +69,9 @@ class DeviceScores:
         """See `Scores`."""
         return DeviceScores(self.logits[mx.array(list(rows))])
 
-    def join(self, other: DeviceScores) -> DeviceScores:
+    def join(self, *others: DeviceScores) -> DeviceScores:
         """See `Scores`."""
-        return DeviceScores(mx.concatenate([self.logits, other.logits]))
+        return DeviceScores(mx.concatenate([self.logits, *(other.logits for other in others)]))
 
     def numpy(self) -> np.ndarray:
         """See `Scores`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..config import ModelArgs
 from ..next_tokens import Scores
 from . import lora
 from .accelerator import free_memory, peak_memory
-from .cache import Cache, KVCache, prefill_mask
+from .cache import Cache, KVCache
 from .compiled import CompiledLayers
 from .compiled_step import CompiledStep
 from .decoder import additive
@@ -157,10 +158,11 @@ class TorchBackend:
         """See `backend.Backend`."""
         rows, tokens = batch.input_ids.shape
         if read is None and in_one(tokens):
-            cache = self._cache(batch.attention_mask)
-            whole = batch.attention_mask.all() and self.attn_implementation != "eager"
-            hidden = self._hidden(batch, None if whole else self._mask(prefill_mask(batch.attention_mask)), cache=cache)
-            return self._scores(hidden), cache
+            cache = self._cache(batch.attention_mask[:, ::-1].copy(), prompts=batch.lengths.tolist())
+            # Padding is on the right, behind all that a real token may see: the causal mask is enough.
+            hidden = self._hidden(batch, self._causal(tokens, tokens), cache=cache)
+            last = self._tensor(np.stack([np.arange(rows), batch.lengths - 1]))
+            return self._scores(hidden[last[0], last[1]][:, None]), cache
         images = self._tensor(batch.pixel_values if batch.features is None else batch.features)
         features = self.model.features(images)
         done = [self._read_row(batch, row, features, read) for row in range(rows)]
@@ -185,9 +187,9 @@ class TorchBackend:
             hidden = self.model.model(embedded, positions, lengths, mask, cache)[:, -1:]
         return hidden, cache
 
-    def _cache(self, valid: np.ndarray, expected: int = 0) -> Cache:
+    def _cache(self, valid: np.ndarray, expected: int = 0, prompts: Sequence[int] = ()) -> Cache:
         rounded, layers = self.compiled_step is not None, range(self.config.num_hidden_layers)
-        return Cache([KVCache(self.kv_bits, expected, rounded) for _ in layers], valid)
+        return Cache([KVCache(self.kv_bits, expected, rounded, prompts) for _ in layers], valid)
 
     @without_dropout
     @torch.inference_mode()
@@ -212,9 +214,9 @@ class TorchBackend:
         cache.keep_rows(rows)
 
     @torch.inference_mode()
-    def join(self, cache: Cache, other: Cache) -> None:
+    def join(self, cache: Cache, *others: Cache) -> None:
         """See `backend.Backend`."""
-        cache.join(other)
+        cache.join(*others)
 
     @without_dropout
     @torch.no_grad()
@@ -278,9 +280,8 @@ class TorchBackend:
     def _hidden(
         self, batch: Batch, mask: torch.Tensor | None, cache: Any = None, every_layer: list[torch.Tensor] | None = None
     ) -> torch.Tensor:
-        lengths = batch.attention_mask.sum(1)
         images = batch.pixel_values if batch.features is None else batch.features
-        inputs = map(self._tensor, (batch.input_ids, batch.positions, lengths, batch.image_index, images))
+        inputs = map(self._tensor, (batch.input_ids, batch.positions, batch.lengths, batch.image_index, images))
         hidden: torch.Tensor = self.model(*inputs, mask, cache, every_layer)
         return hidden
 

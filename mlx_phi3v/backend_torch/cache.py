@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from ..kv_cache import KV_GROUP, BatchCache, LayerCache
@@ -62,10 +61,3 @@ class Cache(BatchCache[KVCache]):
     def update(self, k: torch.Tensor, v: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values of one layer, see `KVCache.update_and_fetch`."""
         return self.layers[layer_idx].update_and_fetch(k, v)
-
-
-def prefill_mask(valid: np.ndarray) -> np.ndarray:
-    """Mask of left-padded prompts of one chunk, bool [B, 1, T, T]; padding sees itself so that no softmax is empty."""
-    causal = np.tril(np.ones((valid.shape[1],) * 2, bool))
-    allowed: np.ndarray = causal & (valid[:, None, None, :] | ~valid[:, None, :, None])
-    return allowed

@@ -66,9 +66,9 @@ class DeviceScores:
         """See `Scores`."""
         return DeviceScores(self.logits[to_device(np.array(rows), self.logits.device)])
 
-    def join(self, other: DeviceScores) -> DeviceScores:
+    def join(self, *others: DeviceScores) -> DeviceScores:
         """See `Scores`."""
-        return DeviceScores(torch.cat([self.logits, other.logits]))
+        return DeviceScores(torch.cat([self.logits, *(other.logits for other in others)]))
 
     def numpy(self) -> np.ndarray:
         """See `Scores`."""

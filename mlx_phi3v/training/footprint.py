@@ -192,16 +192,17 @@ def _largest_packed(config: ModelArgs, training: StepSettings) -> float:
     return float(largest * ITEM_SIZE[training.dtype])
 
 
-def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0) -> int:
+def answer_bytes(config: ModelArgs, tokens: int, dtype: str, kv_bits: int = 0, *, compiled: bool = False) -> int:
     """Peak memory of answering one prompt of so many tokens, its photos' pixels aside: weights, keys and values, a chunk.
 
-    Packed keys and values are unpacked a layer at a time.
+    compiled: whether the step of a token is. A layer's keys and values move to larger arrays from time to time, and packed ones
+    are unpacked at every step.
     """
     item = ITEM_SIZE[dtype]
-    unpacked = kv_bytes(config, tokens, item) // config.num_hidden_layers if kv_bits else 0
+    at_work = LAYERS_AT_WORK[bool(kv_bits), compiled] * kv_bytes(config, tokens, item) / config.num_hidden_layers
     numbers = 4 * config.hidden_size + 2 * config.qkv_size + 3 * config.intermediate_size  # of a token in one layer
     chunk = min(tokens, CHUNK) * numbers * item
-    return weight_bytes(config, dtype) + kv_bytes(config, tokens, item, kv_bits) + unpacked + chunk
+    return int(weight_bytes(config, dtype) + kv_bytes(config, tokens, item, kv_bits) + at_work + chunk)
 
 
 def fits(config: ModelArgs, shape: BatchShape, training: StepSettings, limit: int) -> bool:
@@ -241,6 +242,8 @@ TOWER_AT_WORK = {
     ("mlx", None): (9.55, 2.4), ("mlx", False): (6.6, 2.4), ("mlx", True): (11.6, 2.0),
     ("accelerator", None): (9.55, 0.0), ("accelerator", False): (6.6, 0.0), ("accelerator", True): (6.6, 0.0),
 }  # fmt: skip
+# Layers' keys and values, as computed, at work beside those that are cached, by (packed, compiled step): at most, on a CPU.
+LAYERS_AT_WORK = {(False, False): 2.0, (False, True): 2.0, (True, False): 3.0, (True, True): 3.7}
 PIXELS = 2.0  # values per pixel and channel, of the crops themselves and their patches
 # A compiled step of an accelerator was not measured. On a CPU torch's took at most 1.11 of an uncompiled one of the same shape.
 NOT_FORESEEN = 1.12

@@ -141,12 +141,14 @@ def choose_adapter(config: PlanConfig, model: ModelArgs, folder: Path) -> tuple[
     return config, adapter
 
 
-def _answer(model: ModelArgs, context: int, dtype: str) -> dict[str, Any]:
+def _answer(model: ModelArgs, context: int, dtype: str, compiled: bool) -> dict[str, Any]:
     """Peak memory of answering a prompt of so many tokens, with cached keys and values as computed and packed."""
     kinds = ((dtype, 0), ("8 bit", 8), ("4 bit", 4))
     return {
         "context": context,
-        "answer_gb": {name: (answer_bytes(model, context, dtype, bits) + INTERPRETER) / 1e9 for name, bits in kinds},
+        "answer_gb": {
+            name: (answer_bytes(model, context, dtype, bits, compiled=compiled) + INTERPRETER) / 1e9 for name, bits in kinds
+        },
     }
 
 
@@ -194,7 +196,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "gflops": reached.gflops,
         "calibrated": known.made if known else None,
         "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
-        **_answer(model, config.context or model.max_position_embeddings, training.dtype),
+        **_answer(model, config.context or model.max_position_embeddings, training.dtype, config.compile),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }

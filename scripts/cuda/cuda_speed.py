@@ -159,7 +159,7 @@ def answers(backend: Any, folder: Path, rows: int, new_tokens: int, top_k: int, 
             lambda: generation.generate(backend, examples, max_new_tokens=new_tokens, stop_ids=(), sampling=sampling)
         )
     loop = took - watch.spent["collate"] - watch.spent["prefill"]
-    scores, cache = backend.prefill(collate(examples, backend.config, pad_left=True))
+    scores, cache = backend.prefill(collate(examples, backend.config))
     tokens = scores.greedy()
     model = median_seconds(lambda: backend.decode(cache, tokens), 5)
     step = loop / (new_tokens - 1)

@@ -59,9 +59,7 @@ def training_steps(options: argparse.Namespace) -> tuple[Any, Callable[[bool], N
 def token_steps(options: argparse.Namespace) -> tuple[Any, Callable[[bool], None]]:
     """A backend, and its step of a token a row, compiled or not; each way has its own cache."""
     backend: Any = load_backend(options.backend, Path(resolve_model(options.model)), dtype=options.dtype, compiled=True)
-    prompts = collate(
-        [without_answer(backend, row, options.tokens) for row in range(options.rows)], backend.config, pad_left=True
-    )
+    prompts = collate([without_answer(backend, row, options.tokens) for row in range(options.rows)], backend.config)
     compiled, caches, tokens = backend.compiled_step, [backend.prefill(prompts)[1] for _ in range(2)], np.full(options.rows, 5)
 
     def step(how: bool) -> None:

@@ -41,7 +41,7 @@ def measure(folder: Path, backend: str, tokens: int, kv_bits: int | None) -> dic
     more = 5
     loaded = load_backend(backend, folder, dtype="float32", kv_bits=kv_bits)
     ids = np.random.Generator(np.random.PCG64(0)).integers(3, 1000, min(tokens, POSITIONS - more))
-    batch = collate([Example("text", ids, np.full(len(ids), IGNORE), ())], loaded.config, pad_left=True)
+    batch = collate([Example("text", ids, np.full(len(ids), IGNORE), ())], loaded.config)
     scores, cache = loaded.prefill(collate([Example("short", ids[:64], ids[:64], ())], loaded.config))
     scores.numpy()
     before, began = peak_gb(), time.perf_counter()

@@ -113,7 +113,7 @@ class ReadyScores:
         """See `next_tokens.Scores`."""
         return self
 
-    def join(self, other: Any) -> Any:
+    def join(self, *others: Any) -> Any:
         """See `next_tokens.Scores`."""
         return self
 
@@ -144,7 +144,7 @@ class NoModel:
     def keep_rows(self, cache: Any, rows: list[int]) -> None:
         """See `backend.Backend`."""
 
-    def join(self, cache: Any, other: Any) -> None:
+    def join(self, cache: Any, *others: Any) -> None:
         """See `backend.Backend`."""
         self.joins += 1
 

@@ -55,10 +55,11 @@ class TextBackend:
         """See `backend.Backend`."""
         cache.texts = [cache.texts[row] for row in rows]
 
-    def join(self, cache: TextCache, other: TextCache) -> None:
+    def join(self, cache: TextCache, *others: TextCache) -> None:
         """See `backend.Backend`."""
-        cache.texts += other.texts
-        other.texts = []
+        for other in others:
+            cache.texts += other.texts
+            other.texts = []
 
     def _scores(self, texts: list[list[tuple[int, bool]]]) -> Scores:
         seeds = [zlib.crc32(repr(text).encode()) for text in texts]

@@ -77,3 +77,49 @@ def write_ods(path: Path, rows: Sequence[Sequence[Cell]]) -> Path:
         )
         archive.writestr("META-INF/manifest.xml", "<manifest/>")
     return path
+
+
+def add_pictures(path: Path, pictures: Mapping[tuple[int, int], bytes], *, in_cells: bool = False) -> Path:
+    """The workbook with pictures at (row, column), both from 0, of its first sheet: laid over the cells, or placed in them.
+
+    A cell in which one is placed must have been None.
+    """
+    main = "http://schemas.openxmlformats.org/drawingml/2006/main"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    listed = "".join(f'<Relationship Id="rId{k}" Target="../media/image{k}.jpeg"/>' for k in range(1, len(pictures) + 1))
+    related = f'<Relationships xmlns="{package}">{listed}</Relationships>'
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts |= {f"xl/media/image{k}.jpeg": data for k, data in enumerate(pictures.values(), 1)}
+    if in_cells:
+        numbers = range(len(pictures))
+        for k, (row, column) in enumerate(pictures, 1):
+            start = f'<row r="{row + 1}">'
+            cell = f'<c r="{chr(65 + column)}{row + 1}" t="e" vm="{k}"><v>#VALUE!</v></c>'
+            sheet = parts["xl/worksheets/sheet1.xml"]
+            parts["xl/worksheets/sheet1.xml"] = sheet.replace(start.encode(), f"{start}{cell}".encode())
+        blocks = "".join(f'<bk><ext><rvb i="{k}"/></ext></bk>' for k in numbers)
+        cells = "".join(f'<bk><rc t="1" v="{k}"/></bk>' for k in numbers)
+        values = "".join(f'<rv s="0"><v>{k}</v><v>5</v></rv>' for k in numbers)
+        rels = "".join(f'<rel r:id="rId{k + 1}"/>' for k in numbers)
+        keys = '<s t="_localImage"><k n="_rvRel:LocalImageIdentifier" t="i"/><k n="CalcOrigin" t="i"/></s>'
+        known = f"<futureMetadata>{blocks}</futureMetadata><valueMetadata>{cells}</valueMetadata>"
+        parts["xl/metadata.xml"] = f"<metadata {_NS}>{known}</metadata>".encode()
+        parts["xl/richData/rdrichvalue.xml"] = f"<rvData>{values}</rvData>".encode()
+        parts["xl/richData/rdrichvaluestructure.xml"] = f"<rvStructures>{keys}</rvStructures>".encode()
+        parts["xl/richData/richValueRel.xml"] = f"<richValueRels {_REL}>{rels}</richValueRels>".encode()
+        parts["xl/richData/_rels/richValueRel.xml.rels"] = related.encode()
+    else:
+        anchors = "".join(
+            f"<x:oneCellAnchor><x:from><x:col>{column}</x:col><x:row>{row}</x:row></x:from><x:pic><x:blipFill>"
+            f'<a:blip {_REL} r:embed="rId{k}"/></x:blipFill></x:pic></x:oneCellAnchor>'
+            for k, (row, column) in enumerate(pictures, 1)
+        )
+        parts["xl/drawings/drawing1.xml"] = f'<x:wsDr xmlns:x="x" xmlns:a="{main}">{anchors}</x:wsDr>'.encode()
+        parts["xl/drawings/_rels/drawing1.xml.rels"] = related.encode()
+        drawing = '<Relationship Id="rId1" Target="../drawings/drawing1.xml"/>'
+        parts["xl/worksheets/_rels/sheet1.xml.rels"] = f'<Relationships xmlns="{package}">{drawing}</Relationships>'.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return path

@@ -386,7 +386,7 @@ def test_answers_of_a_model_in_training_have_no_dropout(load: Load, checkpoint: 
     batch = batch_of(checkpoint)
     first, again = (backend.forward(batch).logits for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    prompts = collate(examples(checkpoint, with_answer=False), backend.config, pad_left=True)
+    prompts = collate(examples(checkpoint, with_answer=False), backend.config)
     np.testing.assert_array_equal(backend.prefill(prompts)[0].numpy(), backend.prefill(prompts)[0].numpy())
     assert len({float(backend.accumulate(batch)) for _ in range(4)}) > 1  # and training still has it
 

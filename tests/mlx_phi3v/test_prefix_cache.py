@@ -89,6 +89,29 @@ def test_of_a_batch_each_row_goes_on_from_its_own_text(backend: Backend, photos:
     assert prefixes.reused == sum(len(example.input_ids) for example in texts)
 
 
+def test_rows_that_read_the_rest_join_the_others_at_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are read as one batch, and no row is copied again for each that joins."""
+    prefixes = PrefixCache(backend.config, PLENTY)
+    texts = [Example("", np.arange(first, first + 20), np.full(20, IGNORE), ()) for first in (100, 200, 300, 400, 500)]
+    answer(backend, prefixes, *texts[:3])
+    reads, joins = [], []
+    prefill, join = backend.prefill, backend.join
+
+    def noting_prefill(batch: Any, read: Any = None) -> Any:
+        reads.append((len(batch.ids), read is not None))
+        return prefill(batch, read)
+
+    def noting_join(cache: Any, *others: Any) -> None:
+        joins.append(len(others))
+        join(cache, *others)
+
+    monkeypatch.setattr(backend, "prefill", noting_prefill)
+    monkeypatch.setattr(backend, "join", noting_join)
+    rows = [RowState(example, Sampling(), MORE) for example in texts]
+    AnswerBatch(backend, rows, (), prefixes=prefixes).step()
+    assert sorted(reads) == [(1, True)] * 3 + [(2, False)] and joins == [3]
+
+
 def test_another_photo_is_read_anew(backend: Backend, photos: list[ProcessedImage]) -> None:
     prefixes = PrefixCache(backend.config, PLENTY)
     text = "<|user|>\n<|image_1|>What is this?<|end|><|assistant|>\n"

@@ -46,6 +46,8 @@ class Dialect:
             return literal_records(lines, self.delimiter)
         if self.quoting in ("backslash", "quote-only"):
             return escaped_records(lines, self.delimiter, letters=self.quoting == "backslash")
+        if self.quoting == "single":
+            return strict_records(lines, self.delimiter, shape, spaced=True, clean=self.clean, mend=False, quote="'")
         spaced = self.quoting == "spaced"
         return strict_records(lines, self.delimiter, shape, spaced=spaced, clean=self.clean, mend=mend)
 

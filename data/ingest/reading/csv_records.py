@@ -132,16 +132,24 @@ class Lines(Iterator[str]):
 
 
 def strict_records(
-    lines: Lines, delimiter: str, shape: Shape | None = None, *, spaced: bool = False, clean: bool = True, mend: bool = True
+    lines: Lines,
+    delimiter: str,
+    shape: Shape | None = None,
+    *,
+    spaced: bool = False,
+    clean: bool = True,
+    mend: bool = True,
+    quote: str = '"',
 ) -> Iterator[tuple[int, list[str] | RowError]]:
     """(number of the first line, cells or why there are none) of each record. A blank line is none.
 
     spaced: spaces after a delimiter are not part of a cell. clean: every quote of the file is as it should be, as far as a
     reader can tell; then a cell that could be several rows is refused whole, else the rows are read. mend: see `csv_mend`.
+    quote: what is around cells.
     """
     csv.field_size_limit(MAX_LINE)
     lines.shape = shape
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced)
+    reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, strict=True, skipinitialspace=spaced)
     doubtful = 0  # the last line that a broken record reached
     held = lines.held
     while True:

@@ -18,6 +18,7 @@ from .options import Quoting
 
 _DELIMITERS = ",;\t|"
 _MOST_RECORDS = 2000
+_LEAST_QUOTED = 0.9  # of the lines
 
 Score = tuple[float, float, int]
 
@@ -27,11 +28,13 @@ class Sample:
     """The first records of a file: (first line, last line, cells), without those that are broken.
 
     score: whether the header has the width that most records have, the share of those that have it, that width.
+    quoting: the way in which they were read.
     """
 
     delimiter: str
     records: list[tuple[int, int, list[Any]]]
     score: Score
+    quoting: Quoting = "rfc"
 
 
 def take_sample(text: str, delimiter: str, *, cut: bool = False, quoting: Quoting | None = None) -> Sample:
@@ -53,7 +56,21 @@ def take_sample(text: str, delimiter: str, *, cut: bool = False, quoting: Quotin
         if way == "rfc" and sample.score[:2] == (1.0, 1.0) and "spaced" not in ways:
             break
     assert best is not None
+    if quoting is None and _in_single_quotes(text, delimiter):
+        single = _in_one_way(text, Dialect(delimiter, "single"), cut)
+        best = single if single.score >= best.score else best
     return best
+
+
+def _in_single_quotes(text: str, delimiter: str) -> bool:
+    """Whether most lines have a cell in single quotes, and none has one in double quotes."""
+    lines = text.splitlines()[:_MOST_RECORDS]
+    if text.count("'") < len(lines):
+        return False
+    mark = re.escape(delimiter)
+    found = [sum(re.search(rf"(?:^|{mark}) ?{cell}\s*(?:{mark}|$)", line) is not None for line in lines)
+             for cell in ("'(?:[^']|'')*'", '"(?:[^"]|"")*"')]  # fmt: skip
+    return len(lines) > 1 and found[0] >= max(2, _LEAST_QUOTED * (len(lines) - 1)) and not found[1]
 
 
 def _has_quoted(sample: Sample) -> bool:
@@ -73,7 +90,7 @@ def _in_one_way(text: str, dialect: Dialect, cut: bool) -> Sample:
         found.append((first, lines.number, cells))
         if any(cell and cell.strip() for cell in cells):
             widths.append(len(cells))
-    return Sample(dialect.delimiter, found, _score(widths))
+    return Sample(dialect.delimiter, found, _score(widths), dialect.quoting)
 
 
 def find_delimiter(text: str, *, first: str | None = None, cut: bool = False, quoting: Quoting | None = None) -> Sample:

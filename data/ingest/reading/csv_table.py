@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .header import column_names, find_header, is_blank, is_header_again
 from .options import Reading
 
 _QUICK_RECORDS = 5000
+_FORMULA_OF_TEXT = re.compile(r'\A="((?:[^"]|"")*)"\Z')  # ="00123", so that a spreadsheet keeps the zeros
 
 
 class CsvTable:
@@ -48,17 +50,18 @@ class CsvTable:
             else:
                 found = find_delimiter(text, first="\t" if tabs else None, cut=cut, quoting=reading.quoting)
             self.shape = self._read_header(found, is_first=reading.header_line is not None)
-            self.dialect, self.count = self._find_dialect(found.delimiter, reading)
+            self.dialect, self.count = self._find_dialect(found, reading)
         except AmbiguousError as error:
             raise UserError(f"{path} can be read in two ways: {error}; give --{error.flag}") from None
         except UnicodeError:
             raise self.file.wrong_encoding("in its rows") from None
 
-    def _find_dialect(self, delimiter: str, reading: Reading) -> tuple[Dialect, int]:
+    def _find_dialect(self, sample: Sample, reading: Reading) -> tuple[Dialect, int]:
         """(how the file is quoted, the number of its rows)."""
+        delimiter = sample.delimiter
         marks, lines = self.file.marks(delimiter)
-        if reading.quoting is not None:
-            return Dialect(delimiter, reading.quoting), max(0, lines - self.skipped)
+        if reading.quoting is not None or sample.quoting == "single":
+            return Dialect(delimiter, reading.quoting or sample.quoting), max(0, lines - self.skipped)
         if not (marks.quotes or marks.backslashes):
             return Dialect(delimiter), max(0, lines - self.skipped)
         most = _QUICK_RECORDS if reading.quick else None
@@ -77,6 +80,8 @@ class CsvTable:
                 f"{self.path} has no header that can be read; name every column in its first line, or --header-line"
             )
         place = 0 if is_first else place
+        if sample.quoting == "single":
+            self.notes.append(f"the quotes around cells of {self.path.name} are single ones; --quoting rfc keeps them")
         first, last, header = records[place]
         rows = [cells for _, _, cells in records[place + 1 :]]
         if place and not is_blank(records[place - 1][2]):
@@ -90,6 +95,7 @@ class CsvTable:
         if not self.columns:
             raise UserError(f"{self.path} names no column in line {self.skipped}; give --header-line")
         self._all_named = None not in self.names
+        self._has_formulas = any(cell and cell.startswith('="') for cells in rows for cell in cells)
         return shape_of(rows, len(self.names), sample.delimiter)
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -117,6 +123,8 @@ class CsvTable:
     def _row(self, cells: list[Any]) -> Row | None:
         """The values of a record by their columns; None where all are empty."""
         names = self.names
+        if self._has_formulas:
+            cells = [cell and _FORMULA_OF_TEXT.sub(lambda match: match[1].replace('""', '"'), cell) for cell in cells]
         if len(cells) == len(names) and self._all_named:
             row = dict(zip(names, cells))
         else:

@@ -34,6 +34,7 @@ _LANGUAGES = {
 }  # fmt: skip
 _ASIAN = ("cp932", "gb18030", "big5", "cp949", "euc_jp", "euc_kr")
 _SIGNS = set("€£¥°®©™’‘“”„–—…•·½¼¾×«»´ºª¿¡²³±µ§\u00a0№")
+_EAST_ASIAN = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef·—‘’“”…×°]")
 _WORD = re.compile(r"[^\W\d_]+")
 _ASCII = re.compile("[A-Za-z]")
 _SIGN_IN_WORD = re.compile(r"[^\W\d_][€£¥®©½¼¾¿¡²³±§µ][^\W\d_]")
@@ -131,9 +132,15 @@ def _guessed(path: Path, sample: bytes) -> tuple[str, str]:
     if len(set(readings.values())) == 1:
         name = next(iter(readings))
         return name, f"{path.name} is read as {name}, by its letters: {_beyond_ascii(readings[name])}"
-    shown = readings or {name: sample.decode(name, "replace") for name in ("cp1252", "cp1250", "cp1251")}
+    asian = {name: text for name in _ASIAN if (text := _decoded(sample, name)) is not None and _is_asian(text)}
+    shown = readings or asian or {name: sample.decode(name, "replace") for name in ("cp1252", "cp1250", "cp1251")}
     tries = ", ".join(f"{_beyond_ascii(text)!r} as {name}" for name, text in list(shown.items())[:3])
     raise UserError(f"{path} is not UTF-8 text ({tries}); give its encoding, such as --encoding {next(iter(shown))}")
+
+
+def _is_asian(text: str) -> bool:
+    """Whether all that is not ASCII is Chinese, Japanese or Korean, of the signs that are in use."""
+    return all(ord(character) < 128 or _EAST_ASIAN.match(character) for character in text)
 
 
 def _decoded(sample: bytes, name: str) -> str | None:

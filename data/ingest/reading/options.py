@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Quoting = Literal["rfc", "spaced", "backslash", "quote-only", "none"]
+Quoting = Literal["rfc", "spaced", "backslash", "quote-only", "single", "none"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from mlx_phi3v.errors import UserError
 
-from ..row import Row, RowError, first_line
+from ..row import Row, RowError, first_line, whole
 from .binary_sheet import binary_extent
 from .byte_streams import missing_package
 from .header import column_names, find_header, is_blank, is_header_again
 from .markup_sheets import html_sheets, xml_sheets
+from .sheet_pictures import SheetPictures
 
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_UNPACKED = 2 << 30  # bytes of a workbook's XML: the sheet is held in memory
@@ -44,10 +45,13 @@ class SheetTable:
         if form == "sheet":
             _refuse_bomb(path)
             _refuse_far_cells(path)
-            self._name, self._rows, first = _open_sheet(path, sheet, self.notes)
+            self._name, self._rows, first, left = _open_sheet(path, sheet, self.notes)
+            pictures = SheetPictures(path, self._name)
         else:
+            pictures, left = None, 0
             sheets, first = (html_sheets if form == "html" else xml_sheets)(path), 0
-            self._name = _chosen(path, {name: len(rows) for name, rows in sheets.items()}, sheet, self.notes)
+            sizes = {name: (len(rows), max(map(len, rows), default=0)) for name, rows in sheets.items()}
+            self._name = _chosen(path, sizes, sheet, self.notes)
             self._rows = sheets[self._name]
         place = find_header(self._rows[:_SAMPLE_ROWS]) if header_line is None else header_line - 1 - first
         if place is None or not 0 <= place < len(self._rows):
@@ -59,12 +63,45 @@ class SheetTable:
         self.names = column_names(self._rows[place], self._rows[place + 1 : place + 1 + _SAMPLE_ROWS])
         self._start, self._first = place + 1, first
         self.columns = {name: pa.string() for name in self.names if name is not None}
+        self._pictures = pictures
+        self._media: dict[int, dict[str, list[str]]] = {}  # row -> column -> pictures inside
+        if pictures is not None:
+            self._place_pictures(pictures, left)
         while len(self._rows) > self._start and is_blank(self._rows[-1]):
             self._rows.pop()
         self.count = len(self._rows) - self._start
 
+    def _place_pictures(self, pictures: SheetPictures, left: int) -> None:
+        """Give each picture that the workbook holds to a row and a column: the one it is in, or one of its own beside text."""
+        found = {(row - self._first, column - left): media for (row, column), media in pictures.places.items()}
+        for row in range(self._start, len(self._rows)):
+            for column, cell in enumerate(self._rows[row]):
+                if (media := pictures.named(cell)) is not None:
+                    found[row, column] = [media]
+        below = {place: media for place, media in found.items() if self._start <= place[0] < len(self._rows)}
+        for (row, column), media in sorted(below.items()):
+            name = self.names[column] if 0 <= column < len(self.names) else None
+            if name is None or any(_is_text(self._rows[line], column) for line, at in below if at == column):
+                name = "picture" if "picture" not in self.names else "picture_inside"
+            self._media.setdefault(row, {}).setdefault(name, []).extend(media)
+            self.columns[name] = pa.binary()
+        if self._media:
+            columns = ", ".join(dict.fromkeys(name for names in self._media.values() for name in names))
+            self.notes.append(f"the pictures inside {self.path.name} are the values of {columns} in their rows")
+
     def rows(self) -> Iterator[tuple[int, Row]]:
         """Each row with its number in the sheet. Empty rows at the end are none."""
+        if not self._media or self._pictures is None:
+            yield from self._plain_rows()
+            return
+        with whole(self.path), zipfile.ZipFile(self.path) as book:
+            for number, row in self._plain_rows():
+                media = self._media.get(number - self._first - 1, {})
+                if isinstance(row, dict):
+                    row |= {name: self._pictures.read(book, found) for name, found in media.items()}
+                yield number, row
+
+    def _plain_rows(self) -> Iterator[tuple[int, Row]]:
         for place in range(self._start, len(self._rows)):
             cells = self._rows[place]
             number = self._first + place + 1
@@ -78,8 +115,14 @@ class SheetTable:
                 yield number, {name: _value(cell) for name, cell in zip(self.names, cells) if name is not None}
 
 
-def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int]:
-    """(name, rows, the number of empty rows above them) of the sheet that is wanted, or of the one with most rows."""
+def _is_text(cells: list[Any], column: int) -> bool:
+    """Whether a cell holds more than a formula that names a picture, or what stands for one."""
+    cell = cells[column] if column < len(cells) else None
+    return cell not in (None, "", "#VALUE!") and not (isinstance(cell, str) and "DISPIMG(" in cell.upper())
+
+
+def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, list[list[Any]], int, int]:
+    """(name, rows, the empty rows above and empty columns before them) of the sheet that is wanted, or has most cells."""
     try:
         import python_calamine as calamine
     except ImportError:
@@ -92,9 +135,13 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
                 if item.typ == calamine.SheetTypeEnum.WorkSheet
                 and (item.name == wanted or item.visible == calamine.SheetVisibleEnum.Visible)
             ]
-            name = _chosen(path, {name: book.get_sheet_by_name(name).height for name in names}, wanted, notes)
-            sheet = book.get_sheet_by_name(name)
-            return name, sheet.to_python(skip_empty_area=True), sheet.start[0] if sheet.start else 0
+            sheets = {name: book.get_sheet_by_name(name) for name in names}
+            name = _chosen(path, {name: (item.height, item.width) for name, item in sheets.items()}, wanted, notes)
+            sheet = sheets[name]
+            first, left = sheet.start or (0, 0)
+            rows = sheet.to_python(skip_empty_area=True)
+            _fill_merged(rows, sheet.merged_cell_ranges or (), first, left)
+            return name, rows, first, left
     except UserError:
         raise
     except calamine.PasswordError:
@@ -103,14 +150,27 @@ def _open_sheet(path: Path, wanted: str | None, notes: list[str]) -> tuple[str, 
         raise UserError(f"{path} cannot be read as a workbook ({first_line(error)}); save the sheet as CSV UTF-8") from None
 
 
-def _chosen(path: Path, heights: dict[str, int], wanted: str | None, notes: list[str]) -> str:
-    """The sheet that is wanted, or the one with most rows."""
-    if wanted is not None and wanted not in heights:
-        raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, heights))}")
-    if not heights:
+def _fill_merged(rows: list[list[Any]], ranges: Iterable[Any], first: int, left: int) -> None:
+    """Give the rows of cells that are merged downwards the value of all: a category that is written once for its products."""
+    for (top, column), (bottom, last) in ranges:
+        place = column - left
+        if column == last and top < bottom and 0 <= top - first < len(rows) and 0 <= place < len(rows[top - first]):
+            for row in rows[top - first + 1 : bottom - first + 1]:
+                if place < len(row) and row[place] in (None, ""):
+                    row[place] = rows[top - first][place]
+
+
+def _chosen(path: Path, sizes: dict[str, tuple[int, int]], wanted: str | None, notes: list[str]) -> str:
+    """The sheet that is wanted, or the one with most cells: a sheet of further photos may have more rows than the products.
+
+    sizes: the rows and columns of each.
+    """
+    if wanted is not None and wanted not in sizes:
+        raise UserError(f"{path} has no sheet {wanted!r}; it has {', '.join(map(repr, sizes))}")
+    if not sizes:
         raise UserError(f"{path} has no sheet with rows")
-    name = wanted or max(heights, key=lambda sheet: heights[sheet])
-    others = [f"{other!r} ({height})" for other, height in heights.items() if other != name and height]
+    name = wanted or max(sizes, key=lambda sheet: sizes[sheet][0] * sizes[sheet][1])
+    others = [f"{other!r} ({height})" for other, (height, _) in sizes.items() if other != name and height]
     if others and wanted is None:
         notes.append(f"the rows of {path.name} are those of the sheet {name!r}, not {', '.join(others)}; see --sheet")
     return name

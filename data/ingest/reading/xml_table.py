@@ -188,6 +188,9 @@ def _content(element: Any) -> Any:
     children = [child for child in element if isinstance(child.tag, str)]
     text = "".join(element.itertext()).strip() if not children else (element.text or "").strip()
     if children:
+        languages = [child for child in children if local_name(child.tag) == "language" and child.get("id")]
+        if len(languages) == len(children):  # of PrestaShop: a text in several languages, the first is the column
+            return _content(languages[0])
         return _row(element)
     if text:
         return text

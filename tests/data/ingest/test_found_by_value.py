@@ -67,6 +67,19 @@ def test_photos_named_after_a_value_are_found_also_in_folders_by_prefix(zeros: b
     assert info["counts"]["kept"] == 3
 
 
+@pytest.mark.parametrize(
+    ("file", "pattern"), [("{}_1.jpg", "{sku}_1.jpg"), ("{}-front.jpg", "{sku}-front.jpg"), ("{}.JPG", "{sku}.JPG")]
+)
+def test_the_first_of_several_photos_and_names_in_another_case_are_found(
+    file: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k, sku in enumerate(["ab-1x", "cd-2x", "ef-3x"]):
+        (tmp_path / file.format(sku)).write_bytes(photo_bytes(k))
+    info, _ = take(write(tmp_path / "s.csv", "sku|title", *(f"{sku}|Clock {sku}" for sku in ("AB-1X", "CD-2X", "EF-3X"))))
+    assert info["counts"]["kept"] == 3
+    assert f"the photos are the files {pattern}" in capsys.readouterr().err
+
+
 def test_a_value_that_many_rows_share_names_no_photo(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for k in range(3):

@@ -63,6 +63,22 @@ def test_the_pictures_of_a_cell(value: Any, expected: list[Any]) -> None:
     assert photo_references(value) == expected
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("{a.jpg,b.jpg}", '{"a.jpg","b.jpg"}', "[a.jpg, b.jpg]", '("a.jpg", "b.jpg")', "'a.jpg','b.jpg'", "a.jpg、b.jpg"),
+        *("a.jpg<br>b.jpg", "a.jpg / b.jpg", "a.jpg + b.jpg", "a.jpg#b.jpg", "a.jpg^b.jpg", r"a.jpg\nb.jpg"),
+    ],
+)
+def test_paths_are_cut_at_any_sign_that_leaves_photos(cell: str) -> None:
+    assert photo_references(cell) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("cell", ["a # 1.jpg", "front / side.jpg", "(a).jpg", "[a] b.jpg", "a + b.jpg", "{id}.jpg"])
+def test_a_sign_inside_a_name_cuts_nothing(cell: str) -> None:
+    assert photo_references(cell) == [cell]
+
+
 def test_a_separator_that_is_given_always_cuts() -> None:
     assert photo_references("a,b;c", ";") == ["a,b", "c"]
     assert photo_references("one two", " ") == ["one", "two"]

@@ -95,6 +95,24 @@ READ = {
     "12.50TTC": "12.50",
     "19,99 € IVA incluido": "19.99",
     "1,980円(税込)": "1980",
+    "12.50 €*": "12.50",
+    "99,-*": "99",
+    "19,90 €¹": "19.90",
+    "19,99 € inkl. 19 % MwSt., zzgl. Versand*": "19.99",
+    "$12.50 + shipping": "12.50",
+    "100 TL KDV dahil": "100",
+    "250 Kč s DPH": "250",
+    "12,50 zł brutto": "12.50",
+}
+UNTAXED = {
+    "12.50 € excl. VAT": "12.50",
+    "12.50 € zzgl. MwSt.": "12.50",
+    "12,50 € + IVA": "12.50",
+    "12,50 € HT": "12.50",
+    "12,50 € IVA no incluido": "12.50",
+    "250 Kč bez DPH": "250",
+    "1,980円(税抜)": "1980",
+    "12.50 USD net": "12.50",
 }
 REFUSED = {
     "": "price_empty",
@@ -119,9 +137,9 @@ REFUSED = {
     "from $12": "price_text",
     "ab 12 €": "price_text",
     "$5 each": "price_text",
-    "12.50 €*": "price_text",
-    "12.50 € excl. VAT": "price_text",
-    "12.50 € zzgl. MwSt.": "price_text",
+    "12⁹⁹ €": "price_malformed",
+    "12.50 VAT": "price_text",
+    "19,99 € inkl. MwSt. / 15,99 € netto": "price_several_numbers",
     "12.50 € inkl. MwSt. ab 3": "price_several_numbers",
     "incl. VAT": "price_no_number",
     "12.50 incl. case": "price_text",
@@ -169,6 +187,21 @@ def test_the_tables_are_as_long_as_asked() -> None:
 @pytest.mark.parametrize(("text", "amount"), READ.items())
 def test_a_price_is_read(text: str, amount: str) -> None:
     assert parse_price(text).amount == Decimal(amount)
+
+
+@pytest.mark.parametrize(("text", "amount"), UNTAXED.items())
+def test_a_price_without_tax_says_so(text: str, amount: str) -> None:
+    price = parse_price(text)
+    assert (price.amount, price.untaxed) == (Decimal(amount), True)
+
+
+def test_a_price_with_tax_or_without_a_word_about_it_is_not_untaxed() -> None:
+    assert not any(parse_price(text).untaxed for text in READ)
+
+
+def test_notes_behind_a_price_may_have_any_length() -> None:
+    with pytest.raises(PriceError):
+        parse_price("12 € " + "inkl. " * 100_000)
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items())

@@ -45,6 +45,16 @@ HEADERS = {
     "sku;categories;name-en_US;name-fr_FR;description-en_US-ecommerce;price-EUR;price-USD;picture": (
         *("name-en_US", "categories", "price-EUR"),
     ),
+    "상품코드;상품명;카테고리명;판매가격;대표이미지": ("상품명", "카테고리명", "판매가격"),
+    "商品番号;商品名;ジャンル名;販売価格;商品画像URL": ("商品名", "ジャンル名", "販売価格"),
+    "Kod;Nazwa towaru;Kategoria;Cena netto;Cena brutto;Zdjęcie": ("Nazwa towaru", "Kategoria", "Cena brutto"),
+    "Réf;Libellé produit;Catégorie;Prix de vente TTC;Photo principale": ("Libellé produit", "Catégorie", "Prix de vente TTC"),
+    "Код;Наименование товара;Раздел каталога;Розничная цена;Фотография": (
+        *("Наименование товара", "Раздел каталога", "Розничная цена"),
+    ),
+    "Kod;Ürün Adı;Ana Kategori;Satış Fiyatı (KDV Dahil);Resim 1": ("Ürün Adı", "Ana Kategori", "Satış Fiyatı (KDV Dahil)"),
+    "id;Name;Product Category/Display Name;Sales Price;Image": ("Name", "Product Category/Display Name", "Sales Price"),
+    "title;category;old_price;new_price;image": ("title", "category", "new_price"),
     "Title (DE);description;Category_1;Category_2;Net price;Gross price;photo": ("Title (DE)", "Category_1", "Gross price"),
 }
 
@@ -53,7 +63,8 @@ HEADERS = {
 def test_usual_names_are_found_with_words_beside_them(header: str, tmp_path: Path) -> None:
     width = header.count(";")
     path = table(tmp_path, header, *(";".join(["1,50"] * width + [f"p{k}.jpg"]) for k in range(2)))
-    assert columns(path) == dict(zip(("title", "category", "price"), HEADERS[header]))
+    found = columns(path)
+    assert (found.get("title") or found.get("name"), found["category"], found["price"]) == HEADERS[header]
 
 
 def test_of_several_languages_or_currencies_the_first_is_read_and_said(
@@ -63,6 +74,27 @@ def test_of_several_languages_or_currencies_the_first_is_read_and_said(
     assert columns(path) == {"title": "name-en", "price": "price-USD"}
     said = capsys.readouterr().err
     assert "of name-en, name-de the column name-en is read" in said and "of price-USD, price-EUR the column price-USD" in said
+
+
+def test_a_price_with_tax_beside_its_name_comes_before_a_list_price(tmp_path: Path) -> None:
+    path = table(tmp_path, "Artikelname;Std. VK Netto;Std. VK Brutto;UVP;Bild", "Stuhl;83,19;99,00;120,00;p0.jpg")
+    field = next(f for f in make_plan(IngestConfig(str(path), tmp_path / "out")).mapping.fields if f.name == "price")
+    assert field.columns == ("Std. VK Brutto", "UVP")
+
+
+def test_a_price_without_tax_is_never_read_in_place_of_one_with_tax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "Product ID;Image;Name;Reference;Price (tax excl.)"
+    assert columns(table(tmp_path, names, "1;p0.jpg;Shirt;r;20"))["price"] == "Price (tax excl.)"
+    assert "Price (tax excl.), which is without tax" in capsys.readouterr().err
+    path = table(tmp_path, f"{names};Price (tax incl.)", "1;p0.jpg;Shirt;r;20;24")
+    field = next(f for f in make_plan(IngestConfig(str(path), tmp_path / "out")).mapping.fields if f.name == "price")
+    assert field.columns == ("Price (tax incl.)",)
+    assert "price is read from Price (tax incl.), not from Price (tax excl.)" in capsys.readouterr().err
+
+
+def test_further_levels_of_a_category_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns(table(tmp_path, "title;category_1;category_2;price;image", "Sofa;Home;Living;200;p0.jpg"))
+    assert "the category is read from category_1, not from category_2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["Price note", "Price tax", "price per kg", "price type"])
@@ -88,6 +120,12 @@ def test_the_one_column_that_is_a_price_by_name_and_values_is_read(tmp_path: Pat
 def test_a_price_of_other_things_and_a_choice_between_two_are_left_to_the_user(names: str, tmp_path: Path) -> None:
     cells = ";".join(["on request" if "text" in names else "9,50"] * (names.count(";") + 1))
     assert columns(table(tmp_path, f"Title;{names};image", f"Chair;{cells};p0.jpg")) == {"title": "Title"}
+
+
+def test_a_rate_of_tax_is_no_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns(table(tmp_path, "title;tax;price_a;image", "Chair;19.00;9,50;p0.jpg", "Bench;7.00;19,50;p1.jpg"))
+    said = capsys.readouterr().err
+    assert "price_a" in said and "tax" not in said
 
 
 def test_nothing_is_said_where_nothing_looks_like_a_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,8 +103,8 @@ def test_what_stands_in_unused_places_is_not_seen(backend_name: str, checkpoint:
     for compiled in (False, True):
         backend: Any = load_backend(backend_name, checkpoint, dtype="float32", kv_bits=8, compiled=compiled)
         put_adapter_on(backend)
-        _, cache = backend.prefill(collate(texts(backend)[:4], backend.config, pad_left=True))
-        _, other = backend.prefill(collate(texts(backend)[4:5], backend.config, pad_left=True))
+        _, cache = backend.prefill(collate(texts(backend)[:4], backend.config))
+        _, other = backend.prefill(collate(texts(backend)[4:5], backend.config))
         backend.keep_rows(cache, [0, 3, 2])
         spoil(backend_name, cache, 3)
         scores, before = [backend.decode(cache, np.array([5, 6, 7])).numpy()], where(cache)
@@ -152,7 +152,7 @@ def test_eager_attention_adds_the_mask(checkpoint: Path) -> None:
     found = []
     for compiled in (False, True):
         backend = torch_backend(checkpoint, attn_implementation="eager", compiled=compiled)
-        _, cache = backend.prefill(collate(texts(backend)[:2], backend.config, pad_left=True))
+        _, cache = backend.prefill(collate(texts(backend)[:2], backend.config))
         found.append(backend.decode(cache, np.array([5, 6])).numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)  # fp32 sums of other shapes
 

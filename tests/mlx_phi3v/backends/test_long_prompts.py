@@ -55,7 +55,7 @@ def read(backend: Backend, examples: list[Example], chunk: int, more: int = 2) -
     """Logits after the prompts and after a few tokens more, read with chunks of so many tokens; and the cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "CHUNK", chunk)
-        scores, cache = backend.prefill(collate(examples, backend.config, pad_left=True))
+        scores, cache = backend.prefill(collate(examples, backend.config))
     found = [scores.numpy()]
     for token in range(more):
         found.append(backend.decode(cache, np.arange(len(examples)) + 7 + token).numpy())
@@ -106,9 +106,17 @@ def test_an_answer_is_the_same_whatever_the_chunks(backend: Backend, with_photo:
 
 
 def test_no_mask_of_all_tokens_is_made(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__(f"mlx_phi3v.backend_{backend.name}.backend", fromlist=["backend"])
-    monkeypatch.setattr(module, "prefill_mask", lambda valid: pytest.fail(f"a mask of {valid.shape[1]} tokens a side"))
-    read(backend, [text(90, 1), text(70, 2)], 30)
+    model: Any = type(backend.model.model)  # type: ignore[attr-defined]
+    masks, call = [], model.__call__
+
+    def noting(self: Any, hidden: Any, positions: Any, lengths: Any, mask: Any, *rest: Any) -> Any:
+        masks.append(mask)
+        return call(self, hidden, positions, lengths, mask, *rest)
+
+    monkeypatch.setattr(model, "__call__", noting)
+    read(backend, [text(30, 1), text(20, 2)], 30, more=0)  # padded, in one
+    read(backend, [text(90, 1), text(70, 2)], 30, more=0)
+    assert len(masks) == 7 and all(mask is None or mask == "causal" for mask in masks)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -33,12 +33,12 @@ def test_keys_that_begin_behind_their_arrays_first_column_are_attended_with_a_ma
     for on_device in (False, True):
         monkeypatch.setattr(backend, "scores_on_device", on_device)
         rows = [Example(str(n), np.full(n, 7, np.int64), np.full(n, -100, np.int64), ()) for n in (8, 3)]
-        _, cache = backend.prefill(collate(rows, backend.config, pad_left=True))
+        _, cache = backend.prefill(collate(rows, backend.config))
         backend.keep_rows(cache, [1])
         assert cache.valid.all() and cache.layers[0].start == 5
         found.append(backend.decode(cache, token).numpy())
         assert (masks[-1] is not None) == on_device
-        _, cache = backend.prefill(collate(rows[1:], backend.config, pad_left=True))
+        _, cache = backend.prefill(collate(rows[1:], backend.config))
         backend.decode(cache, token)
         assert masks[-1] is None  # from the first column on nothing is in the way
     # Two kernels for the same sums of few terms.

@@ -105,10 +105,10 @@ def test_a_row_in_a_batch_is_what_it_is_alone(load: Load, checkpoint: Path) -> N
     assert backend.loss(together) == pytest.approx(sum(losses), rel=1e-5)
 
 
-def test_left_padding_changes_no_next_token(load: Load, checkpoint: Path) -> None:
+def test_padding_changes_no_next_token(load: Load, checkpoint: Path) -> None:
     backend = load(checkpoint)
     questions = rows(checkpoint, answer=None)
-    together, _ = backend.prefill(collate(questions, backend.config, pad_left=True))
+    together, _ = backend.prefill(collate(questions, backend.config))
     for i, question in enumerate(questions):
         alone = collate([question], backend.config)
         close(together.numpy()[i], backend.forward(alone).logits[0, -1], 1e-5)

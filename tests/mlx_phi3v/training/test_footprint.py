@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from mlx_phi3v.adapters import LANGUAGE, LM_HEAD, PROJECTOR, VISION, AdapterArgs
 from mlx_phi3v.backend import OptimizerArgs
 from mlx_phi3v.batches import Example, collate
 from mlx_phi3v.config import ModelArgs, Quantization, VisionArgs
+from mlx_phi3v.kv_cache import kv_bytes
 from mlx_phi3v.prompts import IGNORE
-from mlx_phi3v.training.footprint import footprint, layer_at_work, layers_save
+from mlx_phi3v.training.footprint import answer_bytes, footprint, layer_at_work, layers_save
 from mlx_phi3v.training.step_shape import BatchShape, StepSettings
 
 WHOLE = ModelArgs()
@@ -139,3 +141,33 @@ def test_packed_weights_of_a_layer_are_unpacked_on_a_cpu_alone() -> None:
     packed, shape = replace(TWO, quantization=Quantization(64, 4)), BatchShape(1, 200, 0, 40)
     assert layer_at_work(packed, shape, CPU) > layer_at_work(TWO, shape, CPU)
     assert layer_at_work(packed, shape, GPU) == layer_at_work(TWO, shape, GPU)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+@pytest.mark.parametrize("bits", [0, 8], ids=["plain", "packed"])
+def test_a_step_of_an_answer_takes_the_layers_that_are_counted(bits: int, compiled: bool) -> None:
+    """MLX's own count of the peak of a token's step in which the cache makes room, above what is cached then."""
+    mx = pytest.importorskip("mlx.core")
+    from mlx_phi3v.backend_mlx.backend import MLXBackend
+    from mlx_phi3v.backend_mlx.model import Phi3VForCausalLM
+
+    tokens, heads, width = 8192, 4, 32
+    config = ModelArgs(64, heads * width, 64, 3, heads, heads, vision=VisionArgs(32, 64, 1, 2, patch_size=42))
+    model = Phi3VForCausalLM(config)
+    mx.eval(model.parameters())
+    backend = MLXBackend(model, config, Path(), "float32", bits, compiled)
+    cache = backend._cache(np.ones((1, 0), bool))
+    cache.append(tokens)
+    for layer in cache.layers:
+        layer.update_and_fetch(*mx.random.normal((2, 1, heads, tokens, width)))
+        mx.eval(layer.arrays)
+    held, before, peaks = mx.get_active_memory(), cache.nbytes(), []
+    for _ in range(2):
+        mx.reset_peak_memory()
+        backend.decode(cache, np.array([5])).numpy()
+        peaks.append(mx.get_peak_memory() - held - (cache.nbytes() - before))
+    # A prompt twice as long differs by as many keys and values, and by what is at work for them.
+    both = [answer_bytes(config, times * tokens, "float32", bits, compiled=compiled) for times in (1, 2)]
+    estimate = both[1] - both[0] - kv_bytes(config, tokens, 4, bits)
+    # Of arrays that move MLX allocates one ahead or not, as its threads come.
+    assert 0.45 * estimate < max(peaks) < 1.1 * estimate

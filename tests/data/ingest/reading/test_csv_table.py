@@ -151,6 +151,31 @@ def test_a_text_of_several_lines_is_one_cell(tmp_path: Path) -> None:
     assert [line for line, _ in table.rows()][-6:] == [7, 12, 13, 14, 15, 16]
 
 
+def test_single_quotes_around_cells_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("title,price\n'Bag, red','12.50'\n'Hat ''L'' 12\" wide','9.00'\n")
+    table = CsvTable(path)
+    assert [row for _, row in table.rows()] == [
+        {"title": "Bag, red", "price": "12.50"},
+        {"title": "Hat 'L' 12\" wide", "price": "9.00"},
+    ]
+    assert any("single ones" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("line", ["'90s hat,9", "Rock 'n' roll,9", "\"'Love', red\",9"])
+def test_an_apostrophe_is_text(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"title,price\n{line}\nLadies' bag,12\n{line}\n")
+    rows = [row for _, row in CsvTable(path).rows()]
+    assert rows[1] == {"title": "Ladies' bag", "price": "12"} and "'" in rows[0]["title"]  # type: ignore[index]
+
+
+def test_a_formula_of_a_text_is_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('sku,title\n"=""00123""","=""Bag """"L"""""""\n"=""00124""",=x\n')
+    assert [row for _, row in CsvTable(path).rows()] == [{"sku": "00123", "title": 'Bag "L"'}, {"sku": "00124", "title": "=x"}]
+
+
 def test_mysql_escapes(tmp_path: Path) -> None:
     body = '"1","Pot \\"retro\\", red","5.00","a\\\\b.png"\n"2","two\\\nlines",\\N,"c.png"\n"3","a\\0b",7,"d.png"\n'
     assert rows_of(open_csv(tmp_path, HEAD + body)) == [

@@ -62,6 +62,13 @@ def test_what_cannot_be_known_is_asked_for_with_its_readings(data: bytes, tmp_pa
     assert " as cp1252" in str(error.value) or " as " in str(error.value)
 
 
+def test_chinese_that_is_too_short_to_be_known_is_shown_in_its_own_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("宝贝标题,宝贝类目\n真皮女靴 冬季新款,女鞋\n".encode("gb18030"))
+    with pytest.raises(UserError, match=r"宝贝标题.* as gb18030"):
+        find_encoding(path, None)
+
+
 def test_a_few_broken_lines_of_a_utf8_file_are_rejected_alone(tmp_path: Path) -> None:
     lines = [f"{k},Grün {k}\n".encode() for k in range(100)]
     (tmp_path / "t.csv").write_bytes(b"sku,title\n" + b"".join(lines[:50]) + b"50,Caf\xe9\n" + b"".join(lines[50:]))

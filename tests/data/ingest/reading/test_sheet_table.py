@@ -61,6 +61,24 @@ def test_the_sheet_with_most_rows_is_taken_or_the_one_that_is_named(tmp_path: Pa
         open_table(path, Reading(sheet="Price"))
 
 
+def test_a_sheet_of_further_photos_is_not_taken_for_the_products(tmp_path: Path) -> None:
+    products = [["id", "name", "price", "image"], [1, "Belt", 12.5, "a.jpg"]]
+    photos = [["id", "image"], *([1, f"b{k}.jpg"] for k in range(2))]
+    table = open_table(write_xlsx(tmp_path / "t.xlsx", {"Products": products, "Images": photos}))
+    assert list(table.columns) == ["id", "name", "price", "image"]
+
+
+def test_cells_that_are_merged_downwards_count_in_each_row(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "t.xlsx", {"S": [["kind", "name"], ["Bags", "Tote"], [None, "Clutch"], [None, "Cap"]]})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    merged = b'</sheetData><mergeCells count="1"><mergeCell ref="A2:A3"/></mergeCells>'
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data.replace(b"</sheetData>", merged))
+    assert [row["kind"] for _, row in open_table(path).rows()] == ["Bags", "Bags", None]  # type: ignore[call-overload]
+
+
 def test_a_title_above_the_header_is_none_of_the_rows(tmp_path: Path) -> None:
     rows: list[list[Cell]] = [[None], ["Pots of autumn"], [], ["", "title", "price", ""], [1, "Pot", 5], [2, "Pan", 6]]
     path = write_xlsx(tmp_path / "t.xlsx", {"A": rows})

@@ -83,6 +83,13 @@ def test_of_a_text_in_several_languages_one_is_the_column(tmp_path: Path) -> Non
     assert row == {"name": "Pot", "name_lang": "x-default", "name_de": "Topf", "name_fr": "Pot à eau", "tag": ["a", "b"]}
 
 
+def test_of_languages_that_are_elements_the_first_is_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "p.xml"
+    name = '<name><language id="1">Belt</language><language id="2">Ceinture</language></name>'
+    path.write_text(f"<products>{f'<product><id>1</id>{name}</product>' * 2}</products>")
+    assert [row["name"] for _, row in open_table(path).rows()] == ["Belt", "Belt"]  # type: ignore[call-overload]
+
+
 def test_an_element_of_very_many_attributes_costs_its_own_row_alone(tmp_path: Path) -> None:
     """libxml2 looks each up among all: 100,000 took a minute."""
     wide = " ".join(f'a{i}="1"' for i in range(1001))
