@@ -18,7 +18,7 @@ from .lines import LineDecoder
 from .shapes import PredictionShape, TopK
 
 STATUSES: tuple[ParseStatus, ...] = get_args(ParseStatus)
-_LARGEST = 1e100  # of a number: more than any price, and its square is still a float
+LARGEST = 1e100  # of a number: more than any price, and its square is still a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,8 @@ def _text_problem(name: str, row: Prediction) -> str | None:
 
 
 def _size_problem(key: str, value: Any) -> str | None:
-    if isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
-        return f"{key} is {shown(value)}; it must be a number of at most {_LARGEST:g}"
+    if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        return f"{key} is {shown(value)}; it must be a number of at most {LARGEST:g}"
     return None
 
 

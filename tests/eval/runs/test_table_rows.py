@@ -63,6 +63,12 @@ def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "p.jsonl")) == [(1, {"id": "a", "price": None})]
 
 
+@pytest.mark.parametrize("value", [1e308, -1e200, float("inf"), 10**400])
+def test_a_number_that_no_run_may_hold_is_malformed(value: float) -> None:
+    assert parse_field(Field("price", "number"), value) == ParsedField(None, "malformed")
+    assert parse_field(Field("price", "number"), 1e100) == ParsedField(1e100, "ok")
+
+
 def test_a_price_of_more_digits_than_a_float_holds_is_malformed() -> None:
     assert parse_field(Field("price", "number"), "9" * 400) == ParsedField(None, "malformed")
 
