@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -110,16 +110,17 @@ def answer_of(row: Prediction) -> str | None:
 
     Imports of earlier versions recorded an empty text for the latter.
     """
-    own_columns = not row.text and any(item.status == "ok" for item in row.predicted.values())
-    return None if own_columns else row.text
+    if not row.text and any(item.status == "ok" for item in row.predicted.values()):
+        return None
+    return row.text
 
 
-def reparse(row: Prediction, task: Task) -> Prediction:
-    """The row with its answer parsed by this version's code; without its answer, or scored elsewhere, it stays as it is."""
+def parsed_again(row: Prediction, task: Task) -> dict[str, ParsedField]:
+    """The fields of a row's answer, parsed by this version's code; without its answer, or scored elsewhere, those it has."""
     text = answer_of(row)
     if text is None or any(item.kind == "score" for item in task.fields):
-        return row
-    return replace(row, predicted=task.parse(text, truncated=row.finish not in (None, "end")))
+        return row.predicted
+    return task.parse(text, truncated=row.finish not in (None, "end"))
 
 
 class PredictionReader:
