@@ -143,7 +143,9 @@ def _read_config(folder: Path, path: Path) -> ConfigShape:
             f"{folder} is not a folder; give a checkpoint folder or a hub id such as microsoft/Phi-3-vision-128k-instruct"
         )
     if not path.exists():
-        raise UserError(f"{folder} is not a checkpoint: it has no config.json{hint(folder, MODEL_FILE)}")
+        raise UserError(
+            f"{folder} is not a checkpoint: it has no config.json{hint(folder, MODEL_FILE) or '; give one that has'}"
+        )
     raw = read_json(path, "model configuration")
     if not isinstance(raw, dict) or raw.get("model_type") != "phi3_v":
         kind = raw.get("model_type") if isinstance(raw, dict) else None

@@ -39,7 +39,7 @@ def convert(config: ConvertConfig, finish: Callable[[Path], object] = lambda fol
     """
     started = time.perf_counter()
     _check_sizes(config)
-    source = resolve_model(config.hf_path)
+    source = resolve_model(config.hf_path, "--hf-path")
     model = load_model_config(source)
     _check_source(config, model)
     # Leave out position_ids, which older transformers wrote beside the weights and nothing reads.

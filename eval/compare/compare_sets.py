@@ -208,6 +208,7 @@ def _remarks(sets: TrainingSets, absent: AbsentRows) -> Iterator[str]:
         alike = _alike(side)
         if alike:
             yield f"{side.name}: {alike[0]} and {alike[1]} give the same answer to every row; is one a copy of the other?"
+    yield from sets.of_rows
     yield from absent.sentences()
 
 

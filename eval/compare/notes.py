@@ -27,15 +27,30 @@ def make_notes(data: PairedRuns) -> list[str]:
 
 
 def _notes_of_run(name: str, run: Run, columns: RunColumns) -> Iterator[str]:
+    yield from notes_of_rows(name, run, columns)
+    if not run.finished:
+        yield f"{name} ({run.label}) is unfinished: resume it with eval.predict before you trust this comparison"
+
+
+def notes_of_rows(name: str, run: Run, columns: RunColumns) -> Iterator[str]:
+    """What is wrong with the rows of a run: repeats, and a truncated last line."""
     if columns.duplicates:
         ids = [identity for identity, _ in columns.duplicates]
         unlike = [identity for identity, same in columns.duplicates if not same]
         repeats = f"; the repeats of {_listed(unlike)} have other values" if unlike else "; the repeats are equal"
         yield f"{_count(len(ids), 'row')} repeated in {name}, the first is used: {_listed(ids)}{repeats}"
-    if not run.finished:
-        yield f"{name} ({run.label}) is unfinished: resume it with eval.predict before you trust this comparison"
     if run.truncated:
         yield f"{name}'s last line is truncated and left out"
+
+
+def values_unlike_answers(name: str, run: Run, columns: RunColumns) -> Iterator[str]:
+    """Where a run's values are not those that its answers give: changed by hand, or parsed by another version."""
+    if columns.unlike_text:
+        yield (
+            f"{len(columns.unlike_text):,} of {name}'s {len(columns.ids):,} rows, such as {columns.unlike_text[0]}, hold "
+            f"other values than their answers give (changed, or parsed by another version): "
+            f"python -m eval.score {run.path} --output NEW_RUN parses them again"
+        )
 
 
 def _listed(ids: Sequence[str]) -> str:

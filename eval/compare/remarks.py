@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from .absent_rows import AbsentRows
 from .comparable import RunDifference
 from .decoded_pixels import PixelChange
 from .misjoined import Misjoined
+from .notes import values_unlike_answers
 from .other_files import other_files_remarks
 from .paired_runs import PairedRuns
 from .spelling import spelling_remarks
@@ -31,7 +32,8 @@ def make_remarks(
     if not moved:
         remarks += other_files_remarks(data)
     remarks += spelling_remarks(data)
-    remarks += _unlike_their_text(data)
+    for name, run, columns in (("A", data.run_a, data.columns_a), ("B", data.run_b, data.columns_b)):
+        remarks += values_unlike_answers(name, run, columns)
     if pixels:
         remarks.append(pixels.sentence())
     return remarks
@@ -50,17 +52,6 @@ def _same_run(data: PairedRuns, differences: Collection[RunDifference]) -> list[
         what = "adapter" if hashes.get("adapter") else "model"
         return [f"A and B are the same {what} with the same settings on the same backend: this shows how far it repeats itself"]
     return []
-
-
-def _unlike_their_text(data: PairedRuns) -> Iterator[str]:
-    """The runs whose values are not those that their answers give: changed by hand, or parsed by another version."""
-    for name, run, columns in (("A", data.run_a, data.columns_a), ("B", data.run_b, data.columns_b)):
-        if columns.unlike_text:
-            yield (
-                f"{len(columns.unlike_text):,} of {name}'s {len(columns.ids):,} rows, such as {columns.unlike_text[0]}, hold "
-                f"other values than their answers give (changed, or parsed by another version): "
-                f"python -m eval.score {run.path} --output NEW_RUN parses them again"
-            )
 
 
 def _one_without_adapter(data: PairedRuns) -> list[str]:

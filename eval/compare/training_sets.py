@@ -16,6 +16,7 @@ from ..runs.columns import FieldColumn, Ints, RunColumns, first_category
 from ..runs.run import Run
 from ..runs.training_settings import seed_of, setting_differences
 from .comparable import RunDifference, check_comparable, join, manifest_differences, read_for_comparison, row_differences
+from .notes import notes_of_rows, values_unlike_answers
 from .products import Products, find_products
 from .trainings import find_training
 
@@ -70,6 +71,7 @@ class TrainingSets:
     settings: list[tuple[str, object, object]]  # in which the trainings of the sides differ
     known_settings: bool  # of all trainings
     first: tuple[Run, Run] = field(repr=False)
+    of_rows: list[str] = field(default_factory=list)  # what is wrong with the rows of some training, one sentence each
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -103,11 +105,13 @@ def load_sets(
     paired = _same_seeds([seeds[id(run)] for run in runs_a], [seeds[id(run)] for run in runs_b])
     if paired:
         runs_a, runs_b = (sorted(runs, key=lambda run: seeds[id(run)] or 0) for runs in (runs_a, runs_b))
-    columns = []
+    columns, of_rows = [], list[str]()
     for run in (*runs_a, *runs_b):
         say(f"reading {run.label}")
-        columns.append(_slim(read_for_comparison(run)))
-    return _join(runs_a, runs_b, columns, settings, paired, allow, cluster)
+        whole = read_for_comparison(run)
+        of_rows += [*values_unlike_answers(run.label, run, whole), *notes_of_rows(run.label, run, whole)]
+        columns.append(_slim(whole))
+    return replace(_join(runs_a, runs_b, columns, settings, paired, allow, cluster), of_rows=of_rows)
 
 
 def _settings(run: Run) -> dict[str, object]:

@@ -31,12 +31,12 @@ from .weights import WeightCheck, check_weights
 def make_receipt(config: ReceiptConfig) -> Receipt:
     """Answer, compare and write; the receipt. Raises UserError where a model, an adapter or the catalogue does not serve."""
     before, after = config.models
-    after_folder = resolve_model(after)
+    before_folder, after_folder = resolve_model(before, "BEFORE"), resolve_model(after, "AFTER")
     output = config.output or after_folder
     split = _held_out(config)
     weights = WeightCheck(0, [])
     if config.expect == "same":  # before the answers, which take longer
-        weights = check_weights(resolve_model(before), config.adapter, after_folder)
+        weights = check_weights(before_folder, config.adapter, after_folder)
     scratch = scratch_folder()
     for name, model, adapter in (("before", before, config.adapter), ("after", after, None)):
         predict(

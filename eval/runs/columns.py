@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 
 from mlx_phi3v.task import NUMBERS, Field, FieldKind, ParsedField, Task, clean_text, is_missing
 
-from .prediction import STATUSES, Prediction, reparse
+from .prediction import STATUSES, Prediction, parsed_again
 from .run import Run
 
 Floats = NDArray[np.float64]
@@ -130,7 +130,7 @@ class _RunBuilder:
             same = all(digests[name] == self.digests[name][first] for name in ("text", "predicted", "true"))
             self.duplicates.append((row.id, same))
             return
-        if reparse(row, self.task).predicted != row.predicted:
+        if parsed_again(row, self.task) != row.predicted:
             self.unlike_text.append(row.id)
         self.position[row.id] = len(self.position)
         self.offsets.append(offset)

@@ -24,7 +24,7 @@ from .harness_logs import as_run, is_log, read_log
 from .import_config import ImportConfig
 from .made_from import KEY, is_made, made_from, said
 from .manifest import split_hash
-from .prediction import Prediction, true_values
+from .prediction import LARGEST, Prediction, true_values
 from .row_ids import RowIds
 from .run import Run
 from .table_rows import read_rows
@@ -40,7 +40,7 @@ def parse_field(item: Field, value: Any) -> ParsedField:
     if is_missing(value):
         return ParsedField(None, "missing")
     if item.kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return ParsedField(float(value), "ok")
+        return ParsedField(float(value), "ok") if abs(value) <= LARGEST else ParsedField(None, "malformed")
     if item.kind != "number":
         return ParsedField(clean_text(str(value)), "ok")
     # Parsed as the task parses an answer, so that an imported price and a predicted one follow the same rule.

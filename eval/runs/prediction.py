@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -18,7 +18,7 @@ from .lines import LineDecoder
 from .shapes import PredictionShape, TopK
 
 STATUSES: tuple[ParseStatus, ...] = get_args(ParseStatus)
-_LARGEST = 1e100  # of a number: more than any price, and its square is still a float
+LARGEST = 1e100  # of a number: more than any price, and its square is still a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,17 @@ def answer_of(row: Prediction) -> str | None:
 
     Imports of earlier versions recorded an empty text for the latter.
     """
-    own_columns = not row.text and any(item.status == "ok" for item in row.predicted.values())
-    return None if own_columns else row.text
+    if not row.text and any(item.status == "ok" for item in row.predicted.values()):
+        return None
+    return row.text
 
 
-def reparse(row: Prediction, task: Task) -> Prediction:
-    """The row with its answer parsed by this version's code; without its answer, or scored elsewhere, it stays as it is."""
+def parsed_again(row: Prediction, task: Task) -> dict[str, ParsedField]:
+    """The fields of a row's answer, parsed by this version's code; without its answer, or scored elsewhere, those it has."""
     text = answer_of(row)
     if text is None or any(item.kind == "score" for item in task.fields):
-        return row
-    return replace(row, predicted=task.parse(text, truncated=row.finish not in (None, "end")))
+        return row.predicted
+    return task.parse(text, truncated=row.finish not in (None, "end"))
 
 
 class PredictionReader:
@@ -166,8 +167,8 @@ def _text_problem(name: str, row: Prediction) -> str | None:
 
 
 def _size_problem(key: str, value: Any) -> str | None:
-    if isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:
-        return f"{key} is {shown(value)}; it must be a number of at most {_LARGEST:g}"
+    if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        return f"{key} is {shown(value)}; it must be a number of at most {LARGEST:g}"
     return None
 
 

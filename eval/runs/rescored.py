@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from mlx_phi3v.progress import note
 from mlx_phi3v.text import csv_cell
 
 from .made_from import KEY, is_made, made_from, said
-from .prediction import Prediction, reparse
+from .prediction import Prediction, parsed_again
 from .run import Run
 from .writer import RunWriter
 
@@ -27,9 +28,9 @@ class RescoredRun(Run):
         """As `Run.numbered`, each row's fields parsed again from its text."""
         self.changed = 0
         for number, offset, row in super().numbered():
-            again = reparse(row, self.task)
-            self.changed += again.predicted != row.predicted
-            yield number, offset, again
+            again = parsed_again(row, self.task)
+            self.changed += again != row.predicted
+            yield number, offset, replace(row, predicted=again)
 
 
 def table(run: RescoredRun) -> pd.DataFrame:

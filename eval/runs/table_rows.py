@@ -12,6 +12,7 @@ import itertools
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,12 @@ def read_rows(path: Path, reading: Reading | None = None, column: str | None = N
         raise UserError(f"--input {path} does not exist; check the path")
     if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe or a device might never end
         raise UserError(f"--input {path} is a {'folder' if path.is_dir() else 'device'}; give a file")
-    if path.suffix.lower() == ".jsonl":
-        return _json_rows(path)
     reading = reading or Reading()
+    if path.suffix.lower() == ".jsonl":
+        given = [item.name for item in fields(reading) if getattr(reading, item.name) != item.default]
+        if given:
+            raise UserError(f"--{given[0].replace('_', '-')} is of CSV files and workbooks; leave it out for --input {path}")
+        return _json_rows(path)
     if (kind := file_kind(path, suffix_of(path))) not in ("csv", "tsv"):
         return _checked(open_table(path, reading), path)
     if reading.quoting not in (None, "rfc"):

@@ -18,10 +18,10 @@ _HUB_FILES = ["model.safetensors", "model-*.safetensors", "model.safetensors.ind
               "probe-?.png", "LICENSE*"]  # fmt: skip
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, flag: str = "--model") -> Path:
     """The folder of a model: the built-in "tiny", a folder, or a hub id (downloaded once, no remote code).
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, which names it as the value of `flag`.
     """
     if name == BUILTIN:
         return Path(__file__).parents[1] / "tiny"
@@ -29,6 +29,6 @@ def resolve_model(name: str) -> Path:
     if path.exists() or not is_hub_id(name):
         if not path.is_dir():
             near = hint(path, MODEL_FILE) or f"; give a checkpoint folder, a hub id or {BUILTIN!r}"
-            raise UserError(f"--model {name} is not a folder{near}")
+            raise UserError(f"{flag} {name} is not a folder{near}")
         return path
-    return download(name, _HUB_FILES, f"--model {name}: there is no such folder")
+    return download(name, _HUB_FILES, f"{flag} {name}: there is no such folder")

@@ -12,6 +12,7 @@ from ..cli import option
 from ..errors import UserError
 from ..ranges import MAX_BATCH, MAX_GB, MAX_TOKENS
 
+_HOST_NAME = re.compile(r"[\w.-]{1,253}|[0-9A-Fa-f:.]{2,45}")  # a name, or an address of either kind
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,200}")  # unreserved in a URL
 
 
@@ -48,6 +49,11 @@ class ServeConfig:
     json: bool = option(False, help="one JSON line with the address")
 
     def check_values(self, where: str) -> None:
-        """Raises UserError for a token that cannot be part of an address, or is too short."""
+        """Raises UserError for a token that cannot be part of an address, or is too short, and for what is no host's name."""
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise UserError(f"the token in {where} must be 16 to 200 letters, digits or any of . _ ~ -")
+        for name in self.allow_host:
+            if not _HOST_NAME.fullmatch(name):
+                raise UserError(
+                    f"--allow-host {name!r} is no name of a host; give it without http://, port and path: shop.example"
+                )

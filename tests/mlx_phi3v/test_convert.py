@@ -119,7 +119,7 @@ def test_tensors_that_nobody_reads_are_left_out(checkpoint: Path, tmp_path: Path
         ({"quantize": True, "q_bits": 3}, "--q-bits 3"),
         ({"quantize": True, "q_group_size": 48}, "--q-group-size 48"),
         ({"quantize": True, "q_group_size": 64}, "--q-group-size 64 does not divide the model's width 96; choose 32"),
-        ({"hf_path": "{tmp}/nowhere"}, "nowhere is not a folder"),
+        ({"hf_path": "{tmp}/nowhere"}, "--hf-path .*nowhere is not a folder"),
         ({"hf_path": "{tmp}/empty"}, r"no config\.json"),
     ],
 )

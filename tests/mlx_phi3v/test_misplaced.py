@@ -70,7 +70,7 @@ def test_gguf_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_near_leaves_the_plain_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no config\.json$"):
+    with pytest.raises(UserError, match=r"has no config\.json; give one that has$"):
         load_model_config(tmp_path)
     with pytest.raises(UserError, match=r"give a folder with one$"):
         resolve_adapter(tmp_path)

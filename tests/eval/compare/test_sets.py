@@ -117,6 +117,17 @@ def test_prices_5_percent_up_raise_the_bias(tmp_path: Path) -> None:
     assert found.verdict == "EQUIVALENT" and "category BAGS: full_price bias of right prices +5.0 %" in found.first_line
 
 
+def test_repeated_rows_and_values_that_follow_from_no_answer_are_named(tmp_path: Path) -> None:
+    sides = train(tmp_path, "x", EQUAL_A, rows=ROWS), train(tmp_path, "y", EQUAL_B, rows=ROWS)
+    path = sides[1][0].path / "predictions.jsonl"
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    changed = json.dumps({**json.loads(second), "text": "no idea"}) + "\n"
+    path.write_text("".join([first, changed, *others, first]))
+    remarks = compare_sets(*sides, resamples=20).remarks
+    assert [remark.split(",")[0] for remark in remarks] == ["1 of y-0's 1", "1 row repeated in y-0"]
+    assert "hold other values than their answers give" in remarks[0]
+
+
 def test_two_sides_that_have_learnt_nothing_are_not_meaningful(tmp_path: Path) -> None:
     found = compared(tmp_path, (1.0, 1.0), (1.0, 1.0), rows=base_rows(300))
     assert found.verdict == "NOT MEANINGFUL" and found.exit_status == 4

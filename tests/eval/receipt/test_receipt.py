@@ -210,6 +210,8 @@ def test_a_catalogue_that_is_none_stops_before_anything_is_made(checkpoint: Path
 def test_two_models_and_held_out_rows_are_needed(checkpoint: Path, tmp_path: Path, make_catalogue: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="give two models, BEFORE and AFTER; the flags have 1"):
         main([str(checkpoint), "--data", str(tmp_path)])
+    with pytest.raises(UserError, match=r"AFTER .*nowhere is not a folder"):
+        main([str(checkpoint), str(tmp_path / "nowhere"), "--data", str(tmp_path)])
     with pytest.raises(UserError, match="has no split 'test' or 'validation', whose rows were held out; give --split"):
         main([str(checkpoint), str(checkpoint), "--data", str(make_catalogue({"train": 2}))])
 

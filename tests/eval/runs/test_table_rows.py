@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data.ingest.reading.options import Reading
 from eval.runs.imported import parse_field
 from eval.runs.table_rows import read_rows
 from mlx_phi3v.errors import UserError
@@ -48,11 +49,24 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / "q.csv")
 
 
+def test_how_to_read_csv_is_refused_for_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match="--header-line is of CSV files and workbooks; leave it out for --input"):
+        read_rows(tmp_path / "p.jsonl", Reading(header_line=2))
+    assert list(read_rows(tmp_path / "p.jsonl", Reading())) == [(1, {"id": "a"})]
+
+
 def test_long_cells_short_rows_and_nan_are_read(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_bytes(f"\ufeffid,text\r\na,{LONG}\r\n\r\nb\r\n".encode())
     assert list(read_rows(tmp_path / "p.csv")) == [(2, {"id": "a", "text": LONG}), (4, {"id": "b", "text": None})]
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a", "price": NaN}\n')
     assert list(read_rows(tmp_path / "p.jsonl")) == [(1, {"id": "a", "price": None})]
+
+
+@pytest.mark.parametrize("value", [1e308, -1e200, float("inf"), 10**400])
+def test_a_number_that_no_run_may_hold_is_malformed(value: float) -> None:
+    assert parse_field(Field("price", "number"), value) == ParsedField(None, "malformed")
+    assert parse_field(Field("price", "number"), 1e100) == ParsedField(1e100, "ok")
 
 
 def test_a_price_of_more_digits_than_a_float_holds_is_malformed() -> None:

@@ -23,6 +23,7 @@ from mlx_phi3v.serve.app import Service
 from mlx_phi3v.serve.chat_request import ChatRequest, read_body
 from mlx_phi3v.serve.guard import Guard, Message, is_loopback
 from mlx_phi3v.serve.refusals import Refusal
+from mlx_phi3v.serve.settings import ServeConfig
 from tests.helpers.serving import Serving, data_url, png, shown
 
 Result = TypeVar("Result")
@@ -250,6 +251,13 @@ def test_an_open_server_is_called_by_its_address_or_a_name_that_it_knows() -> No
 )
 def test_what_is_reached_from_this_machine_alone_needs_no_token(host: str, alone: bool) -> None:
     assert is_loopback(host) is alone
+
+
+@pytest.mark.parametrize("name", ["http://shop.example", "shop.example:8080", "shop.example/page", "", "two names"])
+def test_what_no_host_is_called_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="is no name of a host; give it without http://, port and path"):
+        main(["--allow-host", name])
+    ServeConfig(allow_host=("shop.example", "shop", "büro.local", "10.1.2.3", "fe80::1")).check_values("the flags")
 
 
 def test_a_token_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
