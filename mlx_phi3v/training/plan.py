@@ -195,6 +195,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "tflop": work.flops / 1e12,
         "gflops": reached.gflops,
         "calibrated": known.made if known else None,
+        "calibrated_in": known.dtype if known else None,
         "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
         **_answer(model, config.context or model.max_position_embeddings, training.dtype, config.compile),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
@@ -235,6 +236,11 @@ def show(figures: dict[str, Any]) -> None:
     if figures["calibrated"]:
         made = figures["calibrated"][:10]
         console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
+        if (dtype := figures["calibrated_in"]) != figures["dtype"]:
+            console.print(
+                f"They were measured in {dtype}, not in {figures['dtype']}: the time may be far off.",
+                style="yellow", highlight=False,
+            )  # fmt: skip
     if not figures["foreseen"]:
         text = "A compiled step was not measured on an accelerator: it counts as an uncompiled one, padded, with room to spare."
         console.print(text, style="dim")

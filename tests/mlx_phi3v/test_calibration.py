@@ -48,6 +48,15 @@ def test_a_plan_uses_it_and_says_so(file: Path, checkpoint: Path, capsys: pytest
     assert "as mlx_phi3v.doctor measured them here on 2026-11-26" in capsys.readouterr().out
 
 
+def test_a_plan_in_another_dtype_says_that_its_time_may_be_far_off(
+    file: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration.store(entry(dtype="float32"))
+    for dtype, said in (("float32", False), ("bfloat16", True)):
+        assert plan.main(["--model", str(checkpoint), "--photo", "300x300", "--dtype", dtype]) == 0
+        assert ("measured in float32, not in bfloat16" in capsys.readouterr().out) is said
+
+
 @pytest.mark.parametrize("other", [{"machine": "another"}, {"backend": "abacus"}])
 def test_that_of_another_machine_or_backend_is_not_used(file: Path, other: dict[str, str]) -> None:
     calibration.store(entry(**other))
