@@ -29,6 +29,7 @@ _NO_CENTS = re.compile(rf"(?<=\d)\s*(?:(?P<mark>[.,:])\s?[{_DASHES}]{{1,2}}(?!\d
 _STRICT = re.compile(rf"(?P<before>[^\d]*)(?P<number>{_DIGITS})(?P<after>[^\d]*)")
 _TO = rf"(?:[{_DASHES}~/]|\.{{2,3}}|\b(?:to|bis|à|a|and|or|до|al|até|til|tot)\b)"
 _JOINED = re.compile(rf"(?P<before>[^\d]*?)\s*{_TO}\s*(?P<after>[^\d]*)")
+_BESIDE = re.compile(r"\s*[/|(;=≈]\s*")  # between one price in two currencies: 19,56 лв. / 10,00 €
 _GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)\d{3})*)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
 _PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
@@ -68,8 +69,9 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
     """Read one price from a number or from the text of one field.
 
     `currency` is the ISO code the column is in: it settles what a sign of several currencies means, and a text with
-    another currency is refused. `decimal` is the decimal mark of the column; without it "1.250" of a dot-decimal or
-    unknown currency is refused. Digits that only the binary form of a number has are rounded away (`tidy_amount`).
+    another currency is refused, unless the price in this one is beside it. `decimal` is the decimal mark of the column;
+    without it "1.250" of a dot-decimal or unknown currency is refused. Digits that only the binary form of a number has
+    are rounded away (`tidy_amount`).
 
     Raises PriceError with one of the reasons price_empty, price_no_number, price_negative, price_range,
     price_several_numbers, price_text, price_currency, price_malformed, price_ambiguous, price_too_large.
@@ -93,6 +95,7 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         text = _NO_CENTS.sub(lambda m: m["mark"] + "00" if m["mark"] in (".", ",") else "", text)
         if scientific := _SCIENTIFIC.fullmatch(text):
             return _from_scientific(scientific, currency, decimal)
+        text = _in_currency(text, currency) or text
         _refuse_what_is_no_single_price(text)
         number, found = _strict(text, currency) or _with_price_parser(text)
     if found is not None and (not found.codes or (currency is not None and currency not in found.codes)):
@@ -180,6 +183,17 @@ def _plain(text: str) -> str:
         # Bidirectional and zero-width marks come with prices from right-to-left shops.
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return " ".join(text.split())
+
+
+def _in_currency(text: str, currency: str | None) -> str | None:
+    """The price in the column's currency, of one that is written in two: "10,00 €" of "19,56 лв. / 10,00 €"."""
+    parts = _BESIDE.split(text.rstrip(") "))
+    if currency is None or len(parts) != 2:
+        return None
+    found = [_strict(part, currency) for part in parts]
+    codes = [one[1].codes if one is not None and one[1] is not None else frozenset() for one in found]
+    own = [currency in some for some in codes]
+    return parts[own.index(True)] if all(codes) and own.count(True) == 1 else None
 
 
 def _refuse_what_is_no_single_price(text: str) -> None:

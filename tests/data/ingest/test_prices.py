@@ -262,6 +262,27 @@ LOCAL = {
 }  # fmt: skip
 
 
+BOTH = [
+    ("19,56 лв. / 10,00 €", {"EUR": "10", "BGN": "19.56", "USD": "price_range", None: "price_range"}),
+    ("1.299,00 € (2.540,62 лв.)", {"EUR": "1299", "BGN": "2540.62"}),
+    ("US$ 10 | CA$ 14", {"CAD": "14", "USD": "10"}),
+    ("10 € / 12 €", {"EUR": "price_range"}),  # a range
+    ("10 / 12 €", {"EUR": "price_range"}),
+    ("€ 10 - $ 12", {"EUR": "price_range"}),
+]
+
+
+@pytest.mark.parametrize(("text", "answers"), BOTH)
+def test_a_price_in_two_currencies_is_read_in_that_of_the_column(text: str, answers: dict[str | None, str]) -> None:
+    for currency, answer in answers.items():
+        if answer.startswith("price_"):
+            with pytest.raises(PriceError, match=answer):
+                parse_price(text, currency=currency)
+        else:
+            found = parse_price(text, currency=currency)
+            assert (found.amount, found.currency) == (Decimal(answer), currency)
+
+
 @pytest.mark.parametrize(("text", "currency", "amount"), [(text, *found) for text, found in LOCAL.items()])
 def test_naming_the_right_currency_reads_its_own_sign(text: str, currency: str, amount: str) -> None:
     price = parse_price(text, currency=currency)
