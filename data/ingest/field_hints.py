@@ -11,10 +11,11 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.progress import note
 from mlx_phi3v.text import listed
 
+from .amounts import PriceError
 from .known_exports import KINDS_OF_USUAL
 from .one_hot import one_hot_columns
 from .paths_in_row import leaf_paths, resolve
-from .prices import CENTS_BEHIND_COMMA, PriceError, parse_price
+from .prices import CENTS_BEHIND_COMMA, parse_price
 from .source_tables import RawRow, first_values
 
 _LOOKED_AT_PATHS = 5

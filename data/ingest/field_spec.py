@@ -11,7 +11,7 @@ from mlx_phi3v.errors import UserError
 from mlx_phi3v.ranges import short
 from mlx_phi3v.task import FieldKind
 
-from .prices import DecimalMark
+from .amounts import DecimalMark
 
 KINDS = ("text", "category", "number")
 _KEYS = (

@@ -10,10 +10,11 @@ from typing import Any
 
 from mlx_phi3v.task import is_missing
 
+from .amounts import PriceError
 from .currencies import currency_code, decimals, is_currency
 from .mapping import MappedField
 from .notes import Note
-from .prices import Price, PriceError, parse_price
+from .prices import Price, parse_price
 from .text import normalise
 from .values import is_nothing, may_be_nothing, price_parts, readable, unquoted, without_html
 

@@ -7,18 +7,17 @@ price-parser, which knows more currencies; its answer counts only if nothing is 
 from __future__ import annotations
 
 import re
-import struct
 import unicodedata
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Any
 
 from mlx_phi3v.text import in_form
 
-from .currencies import Sign, both, decimals, dot_marks_decimals, find_sign, is_currency, only_comma, sign_key
+from .amounts import GROUPED, DecimalMark, PriceError, check_mark, read_amount, tidy_amount
+from .currencies import Sign, both, decimals, find_sign, is_currency, sign_key
 from .taxes import without_notes
 
-DecimalMark = Literal[".", ","]
 CENTS_BEHIND_COMMA = re.compile(r"\d,\d{1,2}(?!\d)")
 
 _DIGITS = r"\d(?:[\d.,' ]*\d)?"
@@ -30,24 +29,11 @@ _STRICT = re.compile(rf"(?P<before>[^\d]*)(?P<number>{_DIGITS})(?P<after>[^\d]*)
 _TO = rf"(?:[{_DASHES}~/]|\.{{2,3}}|\b(?:to|bis|à|a|and|or|до|al|até|til|tot)\b)"
 _JOINED = re.compile(rf"(?P<before>[^\d]*?)\s*{_TO}\s*(?P<after>[^\d]*)")
 _BESIDE = re.compile(r"\s*[/|(;=≈]\s*")  # between one price in two currencies: 19,56 лв. / 10,00 €
-_GROUPED = re.compile(r"(?P<whole>\d{1,3}(?:(?P<group>[.,' ])\d{3})(?:(?P=group)\d{3})*)(?:(?P<mark>[.,])(?P<part>\d+))?")
-_LAKHS = re.compile(r"(?P<whole>\d{1,2}(?:,\d{2})+,\d{3})(?:\.(?P<part>\d+))?")
-_PLAIN = re.compile(r"(?P<whole>\d+)(?:(?P<mark>[.,])(?P<part>\d+))?")
 _USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
 # As Excel writes a number that its column is too narrow for, and as programs do: 1,99E+02  1.990000e+02. 1e3 is no number.
 _SCIENTIFIC = re.compile(r"(?P<first>\d)(?:(?P<mark>[.,])(?P<part>\d+))?[eE](?P<power>[+-]\d{2,3})")
 _RAISED_NOTE = re.compile(r"(?<=\D)[¹²³]\s*\Z")  # 19,90 €¹
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
-_EXACT_DIGITS = 15  # a float holds so many digits exactly; more are the noise of a computation
-_WRITTEN = 2  # decimals beyond the currency's that people still write (fuel at 1.459); more are computed
-
-
-class PriceError(ValueError):
-    """A text that is not a single price; `reason` is a short fixed word for counting."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         raise PriceError("price_currency")
     named = next(iter(found.codes)) if found and len(found.codes) == 1 else found.usual if found else None
     known = currency or (named if named and is_currency(named) else None)
-    amount = Decimal(number.replace(",", "")) if usual else tidy_amount(_amount(number, known, decimal), known)
+    amount = Decimal(number.replace(",", "")) if usual else tidy_amount(read_amount(number, known, decimal), known)
     return Price(amount, known, _label(found, text, number), untaxed=untaxed)
 
 
@@ -112,45 +98,6 @@ def _label(found: Sign | None, text: str, number: str) -> str | None:
         return found.usual if found else None
     sign = text.replace(number, " ").strip()
     return {"$": "USD", "¥": "JPY"}.get(sign) or sign_key(sign)
-
-
-def tidy_amount(amount: Decimal, currency: str | None) -> Decimal:
-    """An amount without the digits that only a binary number or a computation has.
-
-    19.989999771118164 (float32) is 19.99, 15.991999999999999 (19.99 * 0.8) is 15.992, and 6.663333333333333 has more
-    decimals than people write: it is rounded to the currency's minor unit. Raises PriceError from 10**15 on.
-    """
-    if amount >= 10**_EXACT_DIGITS:
-        raise PriceError("price_too_large")
-    minor = decimals(currency)
-    if len(amount.as_tuple().digits) > 9 or _places(amount) > minor:
-        amount = _without_noise(amount, minor)
-    if _places(amount) > minor + _WRITTEN:
-        amount = amount.quantize(Decimal(1).scaleb(-minor), ROUND_HALF_EVEN) or amount
-    return amount
-
-
-def _places(amount: Decimal) -> int:
-    """Decimals after the point, without zeros at the end."""
-    exponent = amount.as_tuple().exponent
-    if isinstance(exponent, int) and exponent < 0:
-        exponent = amount.normalize().as_tuple().exponent
-    assert isinstance(exponent, int)
-    return max(0, -exponent)
-
-
-def _without_noise(amount: Decimal, minor: int) -> Decimal:
-    number, digits = float(amount), len(amount.as_tuple().digits)
-    if number != int(number) and struct.unpack("f", struct.pack("f", number))[0] == number:
-        import numpy as np
-
-        shortest = Decimal(str(np.float32(number)))  # the shortest decimal that is this float32
-        # Few digits may have been written by hand, unless they hide an amount in the currency's own unit: from 65,536
-        # on, float32 writes 75612.56 as 75612.5625.
-        return shortest if digits > 9 or _places(shortest) <= minor else amount
-    if digits > _EXACT_DIGITS:
-        return Decimal(f"{number:.{_EXACT_DIGITS}g}")
-    return amount
 
 
 def _from_number(value: int | float | Decimal) -> Decimal:
@@ -164,7 +111,7 @@ def _from_number(value: int | float | Decimal) -> Decimal:
 
 def _from_scientific(match: re.Match[str], currency: str | None, decimal: DecimalMark | None) -> Price:
     """The amount of `1,99E+02`: the mark behind a first digit is that of decimals, whatever it is."""
-    _check_mark(match["mark"] or "", "", decimal)
+    check_mark(match["mark"] or "", "", decimal)
     part, power = match["part"] or "", int(match["power"])
     amount = Decimal(f"{match['first']}.{part or 0}").scaleb(power)
     rounded = len(part) - power < decimals(currency) and amount != 0
@@ -214,7 +161,7 @@ def _split_numbers(text: str) -> list[re.Match[str]]:
     """The numbers of a text; digits with spaces between are one number only in groups of three."""
     found: list[re.Match[str]] = []
     for match in _NUMBER.finditer(text):
-        if " " in match[0] and not (_GROUPED.fullmatch(match[0])):
+        if " " in match[0] and not (GROUPED.fullmatch(match[0])):
             found += re.compile(r"\d(?:[\d.,']*\d)?").finditer(text, match.start(), match.end())
         else:
             found.append(match)
@@ -259,46 +206,3 @@ def _with_price_parser(text: str) -> tuple[str, Sign | None]:
         raise PriceError("price_text")
     own = Sign(frozenset({found.currency}), found.currency)
     return found.amount_text.strip(), find_sign(found.currency) or own
-
-
-def _amount(number: str, currency: str | None, decimal: DecimalMark | None) -> Decimal:
-    grouped = _GROUPED.fullmatch(number)
-    if grouped and grouped["mark"] is None and grouped["whole"].count(grouped["group"]) == 1 and grouped["group"] in ".,":
-        return _one_mark_three_digits(number, grouped["group"], currency, decimal)
-    if grouped and grouped["mark"] != grouped["group"]:
-        _check_mark(grouped["mark"] or "", grouped["group"], decimal)
-        whole = re.sub(r"\D", "", grouped["whole"])
-        return Decimal(f"{whole}.{grouped['part'] or 0}")
-    if lakhs := _LAKHS.fullmatch(number):
-        return Decimal(f"{lakhs['whole'].replace(',', '')}.{lakhs['part'] or 0}")
-    plain = _PLAIN.fullmatch(number)
-    if plain is None:
-        raise PriceError("price_malformed")  # 1.2.3, 1,250,00
-    _check_mark(plain["mark"] or "", "", decimal)
-    return Decimal(f"{plain['whole']}.{plain['part'] or 0}")
-
-
-def _check_mark(mark: str, group: str, decimal: DecimalMark | None) -> None:
-    """The marks in a number must agree with the column's."""
-    if decimal is not None and ((mark and mark != decimal) or group == decimal):
-        raise PriceError("price_malformed")
-
-
-def _one_mark_three_digits(number: str, mark: str, currency: str | None, decimal: DecimalMark | None) -> Decimal:
-    """`1.250` or `1,250`: thousands or three decimals."""
-    digits = number.replace(mark, "")
-    as_decimals = Decimal(number.replace(mark, "."))
-    if decimal is not None:
-        return as_decimals if mark == decimal else Decimal(digits)
-    if number.startswith("0"):
-        return as_decimals
-    if decimals(currency) == 0:
-        return Decimal(digits)
-    if decimals(currency) == 3:
-        # Written out, prices in dinars have three decimals; a comma marks them only where the language says so.
-        if mark == "." or only_comma(currency):
-            return as_decimals
-        raise PriceError("price_ambiguous")
-    if mark == "." and dot_marks_decimals(currency):
-        raise PriceError("price_ambiguous")
-    return Decimal(digits)

@@ -10,12 +10,13 @@ from typing import Any
 
 from mlx_phi3v.progress import note
 
+from .amounts import DecimalMark, PriceError
 from .column_names import folded
 from .columns import field_source, is_blank
 from .field_spec import MappedField
 from .mapping import FieldMapping
 from .paths_in_row import resolve
-from .prices import CENTS_BEHIND_COMMA, DecimalMark, PriceError, parse_price
+from .prices import CENTS_BEHIND_COMMA, parse_price
 from .source_tables import RawRow, first_values
 from .values import unquoted
 

@@ -48,7 +48,8 @@ def parse_field(item: Field, value: Any) -> ParsedField:
     parsed = alone.parse(f"{item.name}: {value}")[item.name]
     if parsed.status == "ok":
         return parsed
-    from data.ingest.prices import PriceError, parse_price  # with its tables: only where a price needs them
+    from data.ingest.amounts import PriceError  # with its tables: only where a price needs them
+    from data.ingest.prices import parse_price
 
     try:
         return ParsedField(float(parse_price(value, currency=item.currency).amount), "ok")

@@ -194,13 +194,28 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "peak_gb": taken.process / 1e9,
         "tflop": work.flops / 1e12,
         "gflops": reached.gflops,
-        "calibrated": known.made if known else None,
-        "calibrated_in": known.dtype if known else None,
+        **_calibrated(known),
         "seconds_per_step": step_seconds(work, reached) * config.grad_accumulation_steps,
         **_answer(model, config.context or model.max_position_embeddings, training.dtype, config.compile),
         "fits": {name: fits(model, shape, training, limit) for name, limit in limits.items()},
         "advice": {name: advice(config, model, rows, shape, training, limit) for name, limit in limits.items()},
     }
+
+
+def _calibrated(known: calibration.Calibration | None) -> dict[str, str | None]:
+    return {"calibrated": known.made if known else None, "calibrated_in": known.dtype if known else None}
+
+
+def _doubts(figures: dict[str, Any]) -> Iterator[str]:
+    """What the figures were measured with, and what was not measured."""
+    if figures["calibrated"]:
+        yield f"Time and activations as mlx_phi3v.doctor measured them here on {figures['calibrated'][:10]}."
+        if figures["calibrated_in"] != figures["dtype"]:
+            yield f"They were measured in {figures['calibrated_in']}, not in {figures['dtype']}: the time may be far off."
+    if not figures["foreseen"]:
+        yield "A compiled step was not measured on an accelerator: it counts as an uncompiled one, padded, with room to spare."
+    if figures["backend"] == "torch":
+        yield "Memory is that of torch on CUDA; on a CPU torch takes up to 1.5 times as much."
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -233,17 +248,6 @@ def show(figures: dict[str, Any]) -> None:
     for name, change in figures["advice"].items():
         text = "cannot be made to fit" if change is None else f"fits with {change}" if change else "fits as it is"
         console.print(f"{name}: {text}", highlight=False)
-    if figures["calibrated"]:
-        made = figures["calibrated"][:10]
-        console.print(f"Time and activations as mlx_phi3v.doctor measured them here on {made}.", style="dim", highlight=False)
-        if (dtype := figures["calibrated_in"]) != figures["dtype"]:
-            console.print(
-                f"They were measured in {dtype}, not in {figures['dtype']}: the time may be far off.",
-                style="yellow", highlight=False,
-            )  # fmt: skip
-    if not figures["foreseen"]:
-        text = "A compiled step was not measured on an accelerator: it counts as an uncompiled one, padded, with room to spare."
-        console.print(text, style="dim")
-    if figures["backend"] == "torch":
-        console.print("Memory is that of torch on CUDA; on a CPU torch takes up to 1.5 times as much.", style="dim")
+    for text in _doubts(figures):
+        console.print(text, style="dim", highlight=False)
     console.print("The batch counted is the largest possible; a Mac's GPU may use three quarters of the memory.", style="dim")

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data.ingest.workers
+from data.ingest.amounts import PriceError
 from data.ingest.download import parse_url, retry_after
 from data.ingest.ingest_config import IngestConfig
 from data.ingest.pipeline import ingest
-from data.ingest.prices import PriceError, parse_price
+from data.ingest.prices import parse_price
 from data.ingest.row import RowError
 from data.ingest.tables import open_table
 from mlx_phi3v.catalogue import Catalogue

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.ingest.prices import DecimalMark, Price, PriceError, parse_price
+from data.ingest.amounts import DecimalMark, PriceError
+from data.ingest.prices import Price, parse_price
 from tests.helpers.paths import ROOT
 
 READ = {
