@@ -32,6 +32,7 @@ _BESIDE = re.compile(r"\s*[/|(;=≈]\s*")  # between one price in two currencies
 _USUAL = re.compile(r"([$€£])?([0-9]{1,9}(?:\.[0-9]{1,2})?|[0-9]{1,3}(?:,[0-9]{3}){1,2}\.[0-9]{2})")
 # As Excel writes a number that its column is too narrow for, and as programs do: 1,99E+02  1.990000e+02. 1e3 is no number.
 _SCIENTIFIC = re.compile(r"(?P<first>\d)(?:(?P<mark>[.,])(?P<part>\d+))?[eE](?P<power>[+-]\d{2,3})")
+_CENTS = re.compile(r"\d ?¢\Z")  # 99¢; before the number it is the colón of Costa Rica
 _RAISED_NOTE = re.compile(r"(?<=\D)[¹²³]\s*\Z")  # 19,90 €¹
 _PLAIN_MARKS = str.maketrans("’ʼ`´٫٬", "''''.,")
 
@@ -82,7 +83,7 @@ def parse_price(value: Any, *, currency: str | None = None, decimal: DecimalMark
         if scientific := _SCIENTIFIC.fullmatch(text):
             return _from_scientific(scientific, currency, decimal)
         text = _in_currency(text, currency) or text
-        _refuse_what_is_no_single_price(text)
+        _refuse_what_is_no_single_price(text, currency)
         number, found = _strict(text, currency) or _with_price_parser(text)
     if found is not None and (not found.codes or (currency is not None and currency not in found.codes)):
         raise PriceError("price_currency")
@@ -143,7 +144,9 @@ def _in_currency(text: str, currency: str | None) -> str | None:
     return parts[own.index(True)] if all(codes) and own.count(True) == 1 else None
 
 
-def _refuse_what_is_no_single_price(text: str) -> None:
+def _refuse_what_is_no_single_price(text: str, currency: str | None) -> None:
+    if currency != "CRC" and _CENTS.search(text):
+        raise PriceError("price_text")
     numbers = _split_numbers(text)
     if not numbers:
         raise PriceError("price_no_number")

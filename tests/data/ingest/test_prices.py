@@ -130,6 +130,7 @@ REFUSED = {
     "€ 12 – € 15": "price_range",
     "$10 - $20": "price_range",
     "10-20": "price_range",
+    "99¢": "price_text",
     "10 to 20": "price_range",
     "was $20 now $10": "price_several_numbers",
     "2 for $10": "price_several_numbers",
@@ -261,6 +262,10 @@ LOCAL = {
     "৳1,200": ("BDT", "1200"),
     "1,200/=": ("KES", "1200"), "Ksh 1,200": ("KES", "1200"), "1 290 ₸": ("KZT", "1290"), "12 грн": ("UAH", "12"),
 }  # fmt: skip
+
+
+def test_a_sign_of_cents_is_the_colon_only_before_a_number_or_in_its_column() -> None:
+    assert parse_price("¢99") == parse_price("99 ¢", currency="CRC") == Price(Decimal(99), "CRC", "CRC")
 
 
 BOTH = [
