@@ -23,7 +23,8 @@ from ..runs.run import Run
 _SUBJECT_HASHES = {"base": "base weights", "adapter": "adapter weights"}
 _SUBJECT_SETTINGS = ("dtype", "quantization", "attn_implementation", "kv_bits", "backend", "batch_size", "device", "processes")
 _SETTINGS = ("num_crops", "max_new_tokens", "temperature", "top_p", "seed")  # those of eval.predict, whether recorded or not
-_MUST_MATCH = ("split", "limit", "shard")
+_FEWER_ROWS = ("limit", "shard")
+_MUST_MATCH = ("split", *_FEWER_ROWS)
 # Manifest keys that differ between any two runs and mean nothing.
 _SILENT = (
     "schema", "hashes", "settings", "task", "label", "start", "end", "rows", "seconds", "catalogue", "made_from",
@@ -180,7 +181,10 @@ def check_comparable(a: Run, b: Run, differences: list[RunDifference], joined: R
 def check_floor_run(
     reference: Run, run: Run, of_rows: list[RunDifference], joined: RowJoin, allow: Collection[str]
 ) -> None:  # fmt: skip
-    """Raises UserError where `run`, of --floor, is not the reference run again: the same data, prompt, decoding and weights."""
+    """Raises UserError where `run`, of --floor, is not the reference run again: the same data, prompt, decoding and weights.
+
+    It may have fewer of the rows.
+    """
     if run.path.resolve() == reference.path.resolve():
         raise UserError(f"--floor {run.path} is the reference itself; answer again, such as with another batch size")
     found = manifest_differences(reference.manifest, run.manifest) + of_rows
@@ -190,7 +194,7 @@ def check_floor_run(
             f"--floor {run.path} is no run of what {reference.path} is a run of: {'; '.join(map(str, other))}. "
             "Give runs of the same model and adapter"
         )
-    check_comparable(reference, run, found, joined, allow)
+    check_comparable(reference, run, found, joined, {*allow, *_FEWER_ROWS})
 
 
 def check_allowed(allow: Collection[str], runs: Sequence[Run], more: Collection[str] = ()) -> None:

@@ -440,6 +440,12 @@ def test_the_gap_is_reported_as_a_multiple_of_the_noise_floor(reference: Run, tm
     assert found.floors[0].times_diverged is None  # no answer diverges in the floor
 
 
+def test_a_floor_may_have_fewer_rows(reference: Run, tmp_path: Path) -> None:
+    floor = write_run(tmp_path / "floor", ROWS[:2], label="batch 1", batch_size=1, limit=2)
+    other = write_run(tmp_path / "b", ROWS)
+    assert [found.label for found in compare_runs(reference, other, floor=[floor], resamples=10).floors] == ["batch 1"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
