@@ -10,6 +10,7 @@ from data.ingest.__main__ import main
 from data.ingest.reading.sheet_table import SheetTable
 from mlx_phi3v.catalogue import Catalogue
 from tests.helpers.misbehaving_server import photo_bytes
+from tests.helpers.tables import column_values
 from tests.helpers.workbooks import Cell, add_pictures, write_xlsx
 
 ROWS: list[list[Cell]] = [["Photo", "Title", "Price"], [None, "Bag", 12.5], [None, "Hat", 9], [None, "Belt", 15]]
@@ -31,7 +32,7 @@ def test_a_picture_beside_text_has_a_column_of_its_own_and_a_logo_above_the_head
     path = write_xlsx(tmp_path / "t.xlsx", {"S": rows})
     add_pictures(path, {(0, 2): photo_bytes(0), (2, 0): photo_bytes(1), (3, 5): photo_bytes(2)})
     table = SheetTable(path)
-    assert [row["picture"] for _, row in table.rows()] == [photo_bytes(1), photo_bytes(2)]  # type: ignore[index]
+    assert column_values(table, "picture") == [photo_bytes(1), photo_bytes(2)]
     assert any("pictures inside t.xlsx are the values of picture" in note for note in table.notes)
 
 
@@ -52,11 +53,11 @@ def test_a_formula_of_wps_office_names_its_picture(tmp_path: Path) -> None:
             "xl/_rels/cellimages.xml.rels",
             '<Relationships><Relationship Id="rId1" Target="media/image1.jpeg"/></Relationships>',
         )
-    assert [row["Pic"] for _, row in SheetTable(path).rows()] == [photo_bytes(1), '=DISPIMG("ID_2",1)']  # type: ignore[index]
+    assert column_values(SheetTable(path), "Pic") == [photo_bytes(1), '=DISPIMG("ID_2",1)']
 
 
 def test_damaged_parts_of_pictures_leave_the_rows_readable(tmp_path: Path) -> None:
     path = add_pictures(write_xlsx(tmp_path / "t.xlsx", {"S": ROWS}), {(1, 0): photo_bytes(1)}, in_cells=True)
     data = path.read_bytes().replace(b"<rv s=", b"<rv s9")  # stored, not packed: the zip's checksum fails
     path.write_bytes(data)
-    assert [row["Title"] for _, row in SheetTable(path).rows()] == ["Bag", "Hat", "Belt"]  # type: ignore[index]
+    assert column_values(SheetTable(path), "Title") == ["Bag", "Hat", "Belt"]

@@ -13,6 +13,7 @@ from data.ingest.reading.binary_sheet import binary_extent
 from data.ingest.reading.options import Reading
 from data.ingest.tables import open_table
 from mlx_phi3v.errors import UserError
+from tests.helpers.tables import column_values
 from tests.helpers.workbooks import Cell, write_ods, write_xlsx
 
 ROWS: list[list[Cell]] = [
@@ -76,7 +77,7 @@ def test_cells_that_are_merged_downwards_count_in_each_row(tmp_path: Path) -> No
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in parts.items():
             archive.writestr(name, data.replace(b"</sheetData>", merged))
-    assert [row["kind"] for _, row in open_table(path).rows()] == ["Bags", "Bags", None]  # type: ignore[index]
+    assert column_values(open_table(path), "kind") == ["Bags", "Bags", None]
 
 
 def test_a_title_above_the_header_is_none_of_the_rows(tmp_path: Path) -> None:

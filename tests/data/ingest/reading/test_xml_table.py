@@ -11,6 +11,7 @@ import pytest
 from data.ingest.row import RowError
 from data.ingest.tables import open_table
 from mlx_phi3v.errors import UserError
+from tests.helpers.tables import column_values
 
 GOOGLE = """<?xml version="1.0"?>
 <rss version="2.0" xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop</title><link>https://a.example</link>
@@ -87,7 +88,7 @@ def test_of_languages_that_are_elements_the_first_is_the_text(tmp_path: Path) ->
     path = tmp_path / "p.xml"
     name = '<name><language id="1">Belt</language><language id="2">Ceinture</language></name>'
     path.write_text(f"<products>{f'<product><id>1</id>{name}</product>' * 2}</products>")
-    assert [row["name"] for _, row in open_table(path).rows()] == ["Belt", "Belt"]  # type: ignore[index]
+    assert column_values(open_table(path), "name") == ["Belt", "Belt"]
 
 
 def test_an_element_of_very_many_attributes_costs_its_own_row_alone(tmp_path: Path) -> None:
