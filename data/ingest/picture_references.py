@@ -119,7 +119,7 @@ def split_pictures(text: str, separator: str | None = None) -> list[str]:
     path is cut only where every piece has a picture's suffix. A `separator` that is given always cuts.
     """
     text = text.strip(" \t\r\n,;|~") or text
-    if separator is None and (text[0], text[-1]) in _BRACKETS and not text[1:-1].strip().startswith(("{", "[", "(")):
+    if separator is None and (text[:1], text[-1:]) in _BRACKETS and not text[1:-1].strip().startswith(("{", "[", "(")):
         inner = [piece.strip("\"' ") for piece in text[1:-1].split(",")]
         if all(_SUFFIXED.search(piece) for piece in inner):  # of PostgreSQL, and a list without its quotes
             return inner

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.ingest.mapping import FieldMapping
-from data.ingest.picture_references import photo_references
+from data.ingest.picture_references import photo_references, split_pictures
 from data.ingest.row_references import row_references
 
 A, B = "https://cdn.example/a.jpg", "https://cdn.example/b.png?v=1,2"
@@ -166,3 +166,8 @@ def test_a_text_that_only_begins_so_stays_as_it_is(text: str) -> None:
 def test_a_long_cell_is_read_in_a_time_that_grows_as_its_length(start: str, again: str) -> None:
     """With a time that grows as its square, each of these would take more than ten minutes."""
     assert "b.jpg" in photo_references(start + again)[0]
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_an_empty_cell_of_photos_is_cut_without_an_error(separator: str | None) -> None:
+    assert "".join(split_pictures("", separator)) == ""
