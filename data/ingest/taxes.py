@@ -12,20 +12,18 @@ _TAXES = frozenset(
     {"mwst", "mehrwertsteuer", "ust", "umsatzsteuer", "vat", "gst", "tax", "taxes", "taxe", "tva", "iva", "btw", "moms",
      "mva", "alv", "dph", "kdv", "pdv", "áfa", "afa", "ндс", "пдв", "φπα"}
 )  # fmt: skip
-# Before or behind the tax: inkl. MwSt., IVA inclusa. Those in `_ALONE` say it without naming one.
-_WITH = frozenset(
-    {"inkl", "incl", "inc", "including", "inclusive", "included", "incluido", "incluida", "incluído", "inclus", "incluse",
-     "incluso", "inclusa", "inclusi", "compris", "comprise", "with", "mit", "con", "avec", "dahil", "ttc", "brutto",
-     "gross", "税込", "税込み", "含税"}
-)  # fmt: skip
-_WITHOUT = frozenset(
-    {"excl", "exkl", "ekskl", "eks", "exc", "ex", "excluding", "exclusive", "excluded", "excluido", "excluida", "excluído",
-     "esclusa", "escluso", "hors", "sin", "sans", "senza", "ohne", "bez", "без", "zzgl", "plus", "hariç", "ht",
-     "netto", "net", "税抜", "税抜き", "税別", "不含税", "未税"}
-)  # fmt: skip
-_ALONE = frozenset(
-    {"ttc", "brutto", "gross", "ht", "netto", "net", "税込", "税込み", "含税", "税抜", "税抜き", "税別", "不含税", "未税"}
-)
+# These say it without naming a tax.
+_ALONE_WITH = frozenset({"ttc", "brutto", "gross", "税込", "税込み", "含税"})
+_ALONE_WITHOUT = frozenset({"ht", "netto", "net", "税抜", "税抜き", "税別", "不含税", "未税"})
+# Before or behind the tax: inkl. MwSt., IVA inclusa.
+_WITH = _ALONE_WITH | {
+    *("inkl", "incl", "inc", "including", "inclusive", "included", "incluido", "incluida", "incluído", "inclus", "incluse"),
+    *("incluso", "inclusa", "inclusi", "compris", "comprise", "with", "mit", "con", "avec", "dahil"),
+}
+_WITHOUT = _ALONE_WITHOUT | {
+    *("excl", "exkl", "ekskl", "eks", "exc", "ex", "excluding", "exclusive", "excluded", "excluido", "excluida", "excluído"),
+    *("esclusa", "escluso", "hors", "sin", "sans", "senza", "ohne", "bez", "без", "zzgl", "plus", "hariç"),
+}
 _WORDS = _TAXES | _WITH | _WITHOUT
 _SHORT_WITH = frozenset({"s", "z", "с"})  # with, before a tax alone: s DPH, z VAT, с НДС
 _NOT = frozenset({"non", "no", "not", "nicht", "ikke", "inte", "niet"})
@@ -92,7 +90,7 @@ def _is_note(words: list[str]) -> bool:
         return False
     if not all(word in _KNOWN or word.endswith("%") for word in plain) or includes_tax(words) is None:
         return False
-    return not _TAXES.isdisjoint(plain) or (len(plain) == 1 and plain[0] in _ALONE)
+    return not _TAXES.isdisjoint(plain) or (len(plain) == 1 and plain[0] in _ALONE_WITH | _ALONE_WITHOUT)
 
 
 def _plain(word: str) -> str:
