@@ -105,8 +105,8 @@ def test_an_answer_is_the_same_whatever_the_chunks(backend: Backend, with_photo:
     assert answers[0] == answers[1] and len(answers[0][0]) == 14
 
 
-def test_no_mask_of_all_tokens_is_made(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = type(backend.model.model)  # type: ignore[attr-defined]
+def test_no_mask_of_all_tokens_is_made(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = type(backend.model.model)
     masks, call = [], model.__call__
 
     def noting(self: Any, hidden: Any, positions: Any, lengths: Any, mask: Any, *rest: Any) -> Any:
